@@ -1,0 +1,145 @@
+"""Pictures of what was found: image | reconstruction | anomaly map | defect outline."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+from pydantic import PositiveInt
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+
+from torch import Tensor
+
+from anomaly_lab.run_folder import write_whole
+from anomaly_lab.types import Batch, Prediction
+
+
+class Panel(NamedTuple):
+    """One test image with everything a person wants to see of it, at the working size."""
+
+    name: str
+    image: np.ndarray  # uint8 RGB, height x width x 3, as all pictures here
+    reconstruction: np.ndarray | None
+    anomaly_map: np.ndarray  # float32, height x width
+    mask: np.ndarray | None  # bool, height x width; None: not known
+
+    def draw(self, low: float, high: float) -> np.ndarray:
+        """The panel's pictures side by side; the map coloured from `low` (dark) to `high` (yellow)."""
+        outlined = overlay(self.image, self.anomaly_map, low, high) if self.mask is None else outline(self)
+        pictures = [self.image, self.reconstruction, heat(self.anomaly_map, low, high), outlined]
+        return np.concatenate([picture for picture in pictures if picture is not None], axis=1)
+
+
+class Pictures(pl.Callback):
+    """Write the first `per_defect` test images of every defect type, and one overview, to `pictures/`.
+
+    All maps of a run share one colour range, so that bright means abnormal in every picture of it.
+    """
+
+    def __init__(self, per_defect: PositiveInt = 4, side: PositiveInt = 256) -> None:
+        self.per_defect = per_defect
+        self.side = side
+        self._seen: Counter[str] = Counter()
+        self._panels: list[Panel] = []
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
+    ) -> None:
+        """Keep the first images of each defect type."""
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        for i, index in enumerate(batch.index.tolist()):
+            sample = samples[index]
+            self._seen[sample.defect] += 1
+            if self._seen[sample.defect] > self.per_defect:
+                continue
+            known = sample.label == 0 or sample.mask_path is not None
+            self._panels.append(
+                panel(f"{sample.defect}_{sample.path.stem}", i, outputs, batch, self.side, batch.mask[i] if known else None)
+            )
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, write and log."""
+        if not trainer.is_global_zero or not self._panels:
+            return
+        folder = Path(trainer.default_root_dir) / "pictures"
+        low, high = color_range([panel.anomaly_map for panel in self._panels])
+        pictures = {panel.name: panel.draw(low, high) for panel in self._panels}
+        for name, picture in pictures.items():
+            write_picture(folder / f"{name}.png", picture)
+        first_of_each = [pictures[panel.name] for panel in self._panels if panel.name in self._overview()]
+        write_picture(folder / "overview.png", stack(first_of_each))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("test/pictures", list(pictures.values()), caption=list(pictures))
+            elif isinstance(logger, TensorBoardLogger):
+                for name, picture in pictures.items():
+                    logger.experiment.add_image(f"test/{name}", picture, dataformats="HWC")
+
+    def _overview(self) -> set[str]:
+        """One panel of each defect type, six at most."""
+        first = {panel.name.rsplit("_", 1)[0]: panel.name for panel in reversed(self._panels)}
+        return set(sorted(first.values(), key=lambda name: not name.startswith("good_"))[:6])
+
+
+def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask: Tensor | None) -> Panel:
+    """Panel of image `i` of a batch, `side` px along its longer side, without padding."""
+    place = batch.placement[i]
+    top, left, height, width = place.target
+    size = (max(1, side * width // max(height, width)), max(1, side * height // max(height, width)))
+
+    def shown(image: np.ndarray) -> np.ndarray:
+        inner = image[..., top : top + height, left : left + width].transpose(1, 2, 0)
+        rgb = np.repeat(inner, 3, axis=2) if inner.shape[2] == 1 else inner
+        return cv2.resize((rgb * 255).round().astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+
+    inner_map = outputs.anomaly_map[i, 0].cpu().numpy()[top : top + height, left : left + width]
+    part = None
+    if mask is not None:
+        top_, left_, height_, width_ = place.source
+        full = mask[0].cpu().numpy()[top_ : top_ + height_, left_ : left_ + width_]
+        part = cv2.resize(full.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return Panel(
+        name,
+        shown(batch.image[i].cpu().numpy()),
+        None if outputs.reconstruction is None else shown(outputs.reconstruction[i].cpu().numpy()),
+        cv2.resize(inner_map, size, interpolation=cv2.INTER_LINEAR),
+        part,
+    )
+
+
+def stack(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures below each other, black to the right of narrower ones."""
+    width = max(picture.shape[1] for picture in pictures)
+    return np.concatenate([np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0))) for picture in pictures])
+
+
+def color_range(maps: list[np.ndarray]) -> tuple[float, float]:
+    """The scores that are drawn darkest and brightest: the least, and the top of all but the highest 0.1 %."""
+    values = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
+    return float(values.min()), float(np.quantile(values, 0.999))
+
+
+def heat(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Colour a map: black, violet, orange, yellow."""
+    level = np.clip((anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    return cv2.cvtColor(cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The image under its coloured map."""
+    return cv2.addWeighted(image, 0.5, heat(anomaly_map, low, high), 0.5, 0)
+
+
+def outline(panel: Panel) -> np.ndarray:
+    """The image with its defects outlined in green."""
+    assert panel.mask is not None
+    contours, _ = cv2.findContours(panel.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(panel.image.copy(), contours, -1, (0, 255, 0), 1)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture as PNG, whole or not at all."""
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+    write_whole(path, lambda part: part.write_bytes(encoded.tobytes()))

@@ -1,0 +1,127 @@
+"""What is going on: the expected cost before training, then a bar with images a second and the time left."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+
+from anomaly_lab.data.datamodule import DataModule
+
+
+class Budget(pl.Callback):
+    """Say before training how much there is to do, about how long it will take and how much memory it needs.
+
+    The time comes from one real forward and backward pass over a few patches; the weights are left alone.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the line."""
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        epochs = (trainer.max_epochs or 1) - trainer.current_epoch
+        steps = int(trainer.num_training_batches) * epochs
+        seconds, memory = self._measure(pl_module, data, trainer.world_size)
+        parts = [
+            f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
+            f"{len(data.test_samples)} test images",
+            f"{steps * data.batch_size:,} patches of {data.patch_size} px in {epochs} epochs",
+            f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
+        ]
+        if pl_module.device.type == "cpu" and steps * seconds > 1800:
+            parts.append("too long? experiment=quick")
+        if trainer.is_global_zero:
+            print(" · ".join(parts), flush=True)
+
+    def _measure(self, method: pl.LightningModule, data: DataModule, world_size: int) -> tuple[float, float]:
+        """Seconds a step and bytes in all, from a few patches scaled to the batch."""
+        share = data.batch_size // world_size
+        count = min(share, 8)
+        rows = data.plan(0).take(slice(0, count))
+        assert data.store is not None
+        saved = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal saved
+            saved += tensor.numel() * tensor.element_size()
+            return tensor
+
+        method.eval()
+        start = time.perf_counter()
+        for repeat in range(2):  # the first one warms up
+            start = time.perf_counter() if repeat else start
+            saved = 0
+            images = data.on_after_batch_transfer(rows, 0).image
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+                answer = method.inspect(images).anomaly_map.mean()  # type: ignore[operator]
+            if answer.requires_grad:
+                answer.backward()
+            answer.item()  # waits for the accelerator
+        seconds = (time.perf_counter() - start) / count * share
+        method.zero_grad()
+        method.train()
+        weights = sum(parameter.numel() * 4 for parameter in method.parameters())
+        return seconds, data.store.numel() + 4 * weights + saved / count * share
+
+
+class Progress(RichProgressBar):
+    """Lightning's rich bar with images instead of batches a second."""
+
+    def configure_columns(self, trainer: pl.Trainer) -> list:
+        """Description, bar, batches, elapsed and remaining time, images a second."""
+        columns = super().configure_columns(trainer)
+        return [*columns[:-1], ImagesPerSecond(trainer)]
+
+
+class ImagesPerSecond(ProgressColumn):
+    """Speed of a bar in images, whatever the batch."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def render(self, task: Task) -> Text:
+        """`123 images/s`, empty before the first batch."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = data.batch_size if self.trainer.training else data.test_batch_size
+        return Text(f"{task.speed * batch:.0f} images/s" if task.speed else "", style="progress.data.speed")
+
+
+class EpochLines(pl.Callback):
+    """A line an epoch where there is no terminal to draw a bar in: batch jobs, logs, CI."""
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._first_epoch = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start, self._first_epoch = time.perf_counter(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Epoch, losses, images a second, time left."""
+        if not trainer.is_global_zero or Console().is_terminal:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        here = done - self._first_epoch
+        seconds = time.perf_counter() - self._start
+        images = here * int(trainer.num_training_batches) * data.batch_size
+        losses = {
+            name.removesuffix("_epoch"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if not name.endswith("_step") and f"{name}_epoch" not in trainer.callback_metrics
+        }
+        told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        left = duration(seconds / here * (epochs - done))
+        print(f"epoch {done}/{epochs}: {told}; {images / seconds:.0f} images/s, {left} left", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

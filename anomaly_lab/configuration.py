@@ -1,0 +1,224 @@
+"""Check a configuration before anything heavy is imported, and say what is wrong with it in one line.
+
+The constructors are the schema: their parameters, types and ranges (pydantic's `PositiveInt` and the like) are read
+from the source by `ast`, so that no second list has to be kept and torch is not imported to find a typing mistake.
+"""
+
+import ast
+import builtins
+import re
+import typing
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from anomaly_lab.data.layouts import nearest
+from anomaly_lab.errors import UserError
+
+# What no constructor of ours says: the top level, and numbers that go to torch and Lightning.
+TOP_LEVEL = {"seed": pydantic.NonNegativeInt, "name": str, "runs_dir": str, "rerun": bool}
+POSITIVE = pydantic.PositiveInt
+FOREIGN = {
+    "max_epochs": POSITIVE,
+    "num_nodes": POSITIVE,
+    "log_every_n_steps": POSITIVE,
+    "precision": typing.Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"],
+    "accelerator": typing.Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+    "devices": POSITIVE | list[int] | typing.Literal["auto"],
+    "lr": pydantic.PositiveFloat,
+    "weight_decay": pydantic.NonNegativeFloat,
+    "betas": list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]],
+    "eps": pydantic.PositiveFloat,
+}
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Check a composed configuration against the constructors that it names, and return it resolved.
+
+    Raises UserError: one line with the key, what was expected, what was found.
+    """
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    _check_category(raw["data"])
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    assert isinstance(resolved, dict)
+    for key, expected in TOP_LEVEL.items():
+        _check_value(key, resolved[key], expected)
+    if bad := re.search(r"[^\w.+-]", resolved["name"]):
+        raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {bad[0]!r}")
+    _check_node("", resolved, raw)
+    return resolved
+
+
+def explain(error: BaseException) -> UserError:
+    """Turn what Hydra and OmegaConf say of a mistake into one line."""
+    cause: BaseException | None = error
+    while cause is not None:  # our own message is the best one, wherever Hydra wrapped it
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, found = error.missing_cfg_file.rpartition("/")
+        options = sorted(option for option in error.options or [] if not option.startswith("_"))
+        if options:
+            return UserError(f"{group}: expected one of {', '.join(options)}, found {found!r}{nearest(found, options)}")
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    parent = getattr(cause, "parent_node", None)
+    if getattr(cause, "key", None) is not None and OmegaConf.is_dict(parent) and not parent._is_none():
+        known, found = [str(key) for key in parent], str(cause.key)  # type: ignore[union-attr]
+        where = (getattr(cause, "full_key", "") or found).rpartition(".")[0]
+        if found not in known:
+            under = f" under {where}" if where else ""
+            return UserError(
+                f"{getattr(cause, 'full_key', found)}: expected one of the keys{under} "
+                f"({', '.join(key for key in known if not key.startswith('_'))}), found {found!r}{nearest(found, known)}"
+            )
+    if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in str(cause):
+        key = str(cause).split("Missing mandatory value: ")[-1].split()[0]
+        return UserError(f"{key}: expected a value, found none; set {key}=...")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return UserError(" ".join(lines[:2]) or type(error).__name__)
+
+
+def is_user_mistake(error: BaseException) -> bool:
+    """Whether an exception tells of a mistake in the configuration or the data rather than in the program."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return True
+        cause = cause.__cause__ or (cause.__context__ if isinstance(cause, InterpolationResolutionError) else None)
+    return False
+
+
+def _check_category(data: dict[str, Any]) -> None:
+    """Refuse an unknown category before an interpolation does it in words that nobody understands."""
+    known, category = data.get("categories"), data.get("category")
+    if known is not None and category not in known:
+        raise UserError(
+            f"data.category: expected one of {', '.join(known)}, found {category!r}{nearest(str(category), known)}"
+        )
+
+
+def _check_node(path: str, node: Any, raw: Any) -> None:
+    """Check a node and all below it: where it names one of our constructors, its keys and values must fit."""
+    if isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_node(f"{path}[{index}]", value, raw[index] if isinstance(raw, list) else None)
+    if not isinstance(node, dict) or path == "hydra":
+        return
+    raw = raw if isinstance(raw, dict) else {}
+    target = node.get("_target_")
+    parameters = signature(target) if isinstance(target, str) and target.startswith("anomaly_lab.") else None
+    for key, value in node.items():
+        here = f"{path}.{key}" if path else key
+        if key.startswith("_") or (path == "method" and key == "name"):
+            continue
+        if parameters is not None:
+            if key not in parameters:
+                raise UserError(
+                    f"{here}: expected one of {', '.join(parameters)}, found {key!r}{nearest(key, parameters)}"
+                )
+            _check_value(_source(here, raw.get(key)), value, parameters[key])
+        elif target is not None and key in FOREIGN:
+            _check_value(_source(here, raw.get(key)), value, FOREIGN[key])
+        _check_node(here, value, raw.get(key))
+
+
+def _source(path: str, raw: Any) -> str:
+    """The key that the user sets, where this one only repeats it: `${data.patches}` -> data.patches."""
+    repeated = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    return repeated[1] if repeated else path
+
+
+def _check_value(path: str, value: Any, expected: Any) -> None:
+    if expected is Any:
+        return
+    try:
+        pydantic.TypeAdapter(expected).validate_python(value, strict=True)
+    except pydantic.ValidationError as error:
+        messages = dict.fromkeys(details["msg"] for details in error.errors())
+        said = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)
+        said = said.replace("greater", "a number greater").replace("less than", "a number less than")
+        options = re.findall(r"'([^']+)'", said)
+        hint = nearest(value, options) if isinstance(value, str) else ""
+        raise UserError(f"{path}: expected {said}, found {value!r}{hint}") from None
+
+
+@cache
+def signature(target: str) -> dict[str, Any]:
+    """Parameter names and types of a class or function of ours, from its source; Any where a type needs torch."""
+    module, _, name = target.rpartition(".")
+    tree = _source_tree(module)
+    aliases = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    imported = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("anomaly_lab")
+        for alias in node.names
+    }
+    found = next((node for node in tree.body if getattr(node, "name", None) == name), None)
+    if isinstance(found, ast.FunctionDef):
+        return {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(found)}
+    if not isinstance(found, ast.ClassDef):
+        raise UserError(f"_target_: expected a class or function of {module}, found {name!r}")
+    constructor = next((node for node in found.body if getattr(node, "name", None) == "__init__"), None)
+    if isinstance(constructor, ast.FunctionDef):
+        return {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(constructor)[1:]}
+    if any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list):
+        fields = [node for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+        return {field.target.id: _type(field.annotation, aliases, imported) for field in fields}  # type: ignore[union-attr]
+    return {}
+
+
+def _source_tree(module: str) -> ast.Module:
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    if not path.is_file():
+        raise UserError(f"_target_: expected a module of anomaly_lab, found {module!r}")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _arguments(function: ast.FunctionDef) -> list[ast.arg]:
+    return [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+
+
+def _type(annotation: ast.expr | None, aliases: dict[str, ast.expr], imported: dict[str, tuple[str, str]]) -> Any:
+    """Evaluate an annotation made of built-in types, typing and pydantic; aliases are followed, the rest is Any."""
+    if annotation is None:
+        return Any
+    if isinstance(annotation, ast.Name):
+        if annotation.id in aliases:
+            return _type(aliases[annotation.id], {}, imported)
+        if annotation.id in imported:
+            module, name = imported[annotation.id]
+            return _alias(module, name)
+    names = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
+    try:
+        return eval(ast.unparse(annotation), {"__builtins__": {}}, names)
+    except (NameError, AttributeError, TypeError):
+        return Any
+
+
+PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
+
+
+@cache
+def _alias(module: str, name: str) -> Any:
+    """A type alias such as `Resize = Literal[...]` in another module of ours."""
+    for node in _source_tree(module).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return _type(node.value, {}, {})
+    return Any

@@ -1,0 +1,170 @@
+"""Where the data of a run comes from: patches for training, whole images for thresholds and tests."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from anomaly_lab.data.augmentation import Augmentation
+from anomaly_lab.data.images import Resize, read_mask, read_working_image, size_on_disk, wrong_mask_size
+from anomaly_lab.data.layouts import Sample, Splits, hold_out
+from anomaly_lab.data.patches import Kind, PatchLoader, PatchPlan, draw_plan, render
+from anomaly_lab.data.store import ahead, decode
+from anomaly_lab.types import Batch
+
+
+class ImageLoader:
+    """Whole images in order, a batch at a time, decoded by threads a few images ahead.
+
+    Images are uint8 at the working size (the datamodule scales them on the device), masks have the size of
+    their photo. Every process sees every image: none is repeated to fill a batch and no metric counts one twice.
+    """
+
+    def __init__(
+        self, samples: list[Sample], image_size: int, channels: int, resize: Resize, batch_size: int, workers: int
+    ) -> None:
+        self.samples = samples
+        self.image_size = image_size
+        self.channels = channels
+        self.resize: Resize = resize
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.samples) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        items: list[Batch] = []
+        for item in ahead(self._read, range(len(self.samples)), self.workers):
+            items.append(item)
+            if len(items) == self.batch_size:
+                yield collate(items)
+                items = []
+        if items:
+            yield collate(items)
+
+    def _read(self, index: int) -> Batch:
+        sample = self.samples[index]
+        image, placement = read_working_image(sample.path, self.image_size, self.channels, self.resize)
+        mask = torch.from_numpy(read_mask(sample.mask_path, placement.photo))[None]
+        label, position = torch.tensor([sample.label]), torch.tensor([index])
+        return Batch(torch.from_numpy(image)[None], (mask,), label, position, (placement,))
+
+
+def collate(items: list[Batch]) -> Batch:
+    """Join batches of images of one size."""
+    image, label, index = (torch.cat([getattr(item, name) for item in items]) for name in ("image", "label", "index"))
+    masks = tuple(mask for item in items for mask in item.mask)
+    return Batch(image, masks, label, index, tuple(place for item in items for place in item.placement))
+
+
+class DataModule(pl.LightningDataModule):
+    """Splits off the held-out normal images, then serves patches of the rest and whole images of the others.
+
+    Held-out images are chosen before anything is augmented; thresholds and the validation loss see only them.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        augmentation: Augmentation,
+        kind: Kind,
+        image_size: PositiveInt,
+        patch_size: PositiveInt,
+        channels: Annotated[int, Field(ge=1, le=3)],
+        resize: Resize,
+        patches: PositiveInt,
+        redraw: bool,
+        batch_size: PositiveInt,
+        test_batch_size: PositiveInt,
+        workers: NonNegativeInt,
+        held_out: Annotated[float, Field(gt=0, lt=1)],
+        split_seed: NonNegativeInt,
+        seed: NonNegativeInt,
+    ) -> None:
+        super().__init__()
+        self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
+        self.test_samples = splits.test
+        self.augmentation = augmentation
+        self.kind: Kind = kind
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.channels = channels
+        self.resize: Resize = resize
+        self.patches = patches
+        self.redraw = redraw
+        self.batch_size = batch_size
+        self.test_batch_size = test_batch_size
+        self.workers = workers
+        self.seed = seed
+        self.store: torch.Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        """Decode the training images once; look at the headers of the test images before hours are spent.
+
+        Raises UserError naming the file that cannot be read or whose mask has another size.
+        """
+        if stage != "fit" or self.store is not None:
+            return
+        for sample in self.test_samples:
+            photo = size_on_disk(sample.path)
+            if sample.mask_path is not None and (mask := size_on_disk(sample.mask_path)) != photo:
+                raise wrong_mask_size(sample.mask_path, mask, photo)
+        self.store = decode(self.train_samples, self.image_size, self.channels, self.resize, self.workers)
+
+    def plan(self, epoch: int) -> PatchPlan:
+        """The patches of an epoch: they follow from the seed and, unless `redraw` is off, from the epoch."""
+        return draw_plan(
+            np.random.default_rng([self.seed, epoch if self.redraw else 0]),
+            self.kind,
+            self.patches,
+            len(self.train_samples),
+            self.image_size,
+            self.patch_size,
+            self.augmentation,
+        )
+
+    def train_dataloader(self) -> PatchLoader:
+        """The patches of the epoch that is about to start; the trainer asks anew every epoch."""
+        assert self.trainer is not None
+        plan = self.plan(self.trainer.current_epoch)
+        return PatchLoader(plan, self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> ImageLoader:
+        """The held-out normal images, whole and unaugmented."""
+        return self._images(self.held_out_samples)
+
+    def predict_dataloader(self) -> ImageLoader:
+        """The held-out normal images again: their maps set the threshold after training."""
+        return self._images(self.held_out_samples)
+
+    def test_dataloader(self) -> ImageLoader:
+        """The test images with their masks."""
+        return self._images(self.test_samples)
+
+    def transfer_batch_to_device(
+        self, batch: PatchPlan | Batch, device: torch.device, dataloader_idx: int
+    ) -> PatchPlan | Batch:
+        """Rows of the plan stay on the host, where they say which windows to cut."""
+        if isinstance(batch, PatchPlan):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: PatchPlan | Batch, dataloader_idx: int) -> Batch:
+        """On the device: rows of the plan become patches, uint8 images become [0, 1]."""
+        if isinstance(batch, PatchPlan):
+            assert self.store is not None and self.trainer is not None
+            device = self.trainer.strategy.root_device
+            image = render(self.store, batch, self.patch_size, self.augmentation.reach(), device)
+            index = batch.image.to(device, non_blocking=True)
+            return Batch(image, (), torch.zeros_like(index), index, ())
+        return batch._replace(image=batch.image.float() / 255)
+
+    def _images(self, samples: list[Sample]) -> ImageLoader:
+        return ImageLoader(
+            samples, self.image_size, self.channels, self.resize, self.test_batch_size, self.workers
+        )

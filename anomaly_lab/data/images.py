@@ -1,0 +1,139 @@
+"""One file -> one uint8 image at the working size, and the way back from a map to the photo."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from anomaly_lab.errors import UserError
+
+Resize = Literal["pad", "stretch", "crop"]
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+class Placement(NamedTuple):
+    """How a photo of any shape was put into the square working image."""
+
+    photo: tuple[int, int]  # height and width of the photo
+    source: Box  # the part of the photo that is inspected
+    target: Box  # where this part lies in the working image; the rest is padding
+
+
+def place(height: int, width: int, image_size: int, resize: Resize) -> Placement:
+    """Say where a photo goes in a working image of `image_size` x `image_size`.
+
+    `pad` keeps the aspect ratio and all of the photo, `crop` keeps the aspect ratio and the central square,
+    `stretch` keeps all of the photo and gives up the aspect ratio.
+    """
+    photo, whole = (height, width), (0, 0, height, width)
+    if resize == "stretch":
+        return Placement(photo, whole, (0, 0, image_size, image_size))
+    if resize == "crop":
+        side = min(photo)
+        central = ((height - side) // 2, (width - side) // 2, side, side)
+        return Placement(photo, central, (0, 0, image_size, image_size))
+    scale = image_size / max(photo)
+    inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (image_size - inner_height) // 2, (image_size - inner_width) // 2
+    return Placement(photo, whole, (top, left, inner_height, inner_width))
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open a file upright (EXIF rotation applied), or raise a `UserError` that names it."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected an image, found no such file") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = "empty file" if path.is_file() and path.stat().st_size == 0 else str(error)
+        raise UserError(f"{path}: expected a readable image, found: {reason}") from error
+
+
+def read_photo(path: Path, channels: int) -> np.ndarray:
+    """Decode a file to uint8 (height, width, channels), channels 1 (gray) or 3 (RGB).
+
+    16-bit images are scaled by their type's range, 65535 -> 255, never clipped.
+    """
+    image = open_image(path)
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise UserError(f"{path}: expected 8 or 16 bits a pixel, found values {wide.min()} to {wide.max()}")
+        image = Image.fromarray((wide // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise UserError(f"{path}: expected 8 or 16 bits a pixel, found floating point; store it with 16 bits")
+    photo = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return photo[:, :, None] if channels == 1 else photo
+
+
+def fit(photo: np.ndarray, placement: Placement, image_size: int) -> np.ndarray:
+    """Resize the inspected part of a photo into a uint8 (channels, image_size, image_size) working image.
+
+    Padding repeats the border: black bars would be learnt as edges.
+    """
+    top, left, height, width = placement.source
+    part = photo[top : top + height, left : left + width]
+    top, left, height, width = placement.target
+    shrinks = height < part.shape[0] or width < part.shape[1]
+    if part.shape[:2] != (height, width):
+        part = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    below, right = image_size - top - height, image_size - left - width
+    if (top, left, below, right) != (0, 0, 0, 0):
+        part = cv2.copyMakeBorder(part, top, below, left, right, cv2.BORDER_REPLICATE)
+    part = part.reshape(image_size, image_size, -1)  # OpenCV drops a last axis of one
+    return np.ascontiguousarray(part.transpose(2, 0, 1))
+
+
+def read_working_image(path: Path, image_size: int, channels: int, resize: Resize) -> tuple[np.ndarray, Placement]:
+    """Decode a file to its uint8 working image and say how it was placed."""
+    photo = read_photo(path, channels)
+    placement = place(*photo.shape[:2], image_size, resize)
+    return fit(photo, placement, image_size), placement
+
+
+def read_mask(path: Path | None, photo: tuple[int, int]) -> np.ndarray:
+    """Read a defect mask as bool (height, width), True = defect; no path: nothing is defective."""
+    if path is None:
+        return np.zeros(photo, dtype=bool)
+    mask = np.asarray(open_image(path).convert("L")) > 127
+    if mask.shape != photo:
+        raise wrong_mask_size(path, mask.shape, photo)
+    return mask
+
+
+def wrong_mask_size(path: Path, mask: tuple[int, ...], photo: tuple[int, int]) -> UserError:
+    """The error for a mask that does not lie on its photo."""
+    return UserError(
+        f"{path}: expected a mask of the size of its image, {photo[1]} x {photo[0]}, found {mask[1]} x {mask[0]}"
+    )
+
+
+def size_on_disk(path: Path) -> tuple[int, int]:
+    """Height and width of an image from its header alone, upright."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+    except (OSError, SyntaxError, ValueError):
+        width, height = open_image(path).size  # raises the error that names the file
+        turned = False
+    return (width, height) if turned else (height, width)
+
+
+def to_photo(anomaly_map: np.ndarray, placement: Placement) -> np.ndarray:
+    """Bring a float32 map from the working size to the photo's own size, bilinearly, without the padding.
+
+    Pixels that `crop` cut away were not judged and carry the lowest value of the map: a defect there is missed.
+    """
+    top, left, height, width = placement.target
+    inner = anomaly_map[top : top + height, left : left + width]
+    top, left, height, width = placement.source
+    inspected = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR)
+    if placement.source == (0, 0, *placement.photo):
+        return inspected
+    whole = np.full(placement.photo, inspected.min(), dtype=np.float32)
+    whole[top : top + height, left : left + width] = inspected
+    return whole

@@ -1,0 +1,245 @@
+"""A folder on disk -> which images train, which are tested, and what is known about each.
+
+Pure functions of a path; no image is opened and neither torch nor NumPy is imported, so that a wrong path is
+answered at once.
+"""
+
+import csv as csv_file
+import hashlib
+import random
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from anomaly_lab.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+NORMAL = {"good", "normal", "ok"}  # folder names and CSV labels that mean "no defect"
+NOT_IMAGES_OF_PARTS = {"ground_truth", "masks"}
+
+
+class Sample(NamedTuple):
+    """One image file on disk and what is known about it."""
+
+    path: Path
+    mask_path: Path | None  # None: no mask is stored, the image is normal or its defects were not marked
+    label: int  # 0 normal, 1 abnormal, -1 unknown
+    defect: str  # name of the folder; "good" for normal images
+    group: str  # images of one group (shots of one part) stay on one side of a split
+
+
+class Splits(NamedTuple):
+    """What a layout finds: normal images to learn from, labelled images to test on (maybe none)."""
+
+    train: list[Sample]
+    test: list[Sample]
+
+
+def mvtec_ad(root: str, category: str) -> Splits:
+    """Read `root/category` in the layout of MVTec AD.
+
+    `train/good/*`, `test/<defect>/*`, `ground_truth/<defect>/<stem>_mask.png`. A category without any
+    `ground_truth` is tested on the image level only.
+    """
+    if not Path(root).is_dir():
+        raise UserError(
+            f"data.root: expected the folder of MVTec AD with one folder a category, found nothing at {root}; "
+            "see 'Your data' in the README, or try data=demo"
+        )
+    known = sorted(folder.parent.name for folder in Path(root).glob("*/train") if folder.is_dir())
+    if category not in known:
+        raise UserError(
+            f"data.category: expected one of {', '.join(known) or '(no category folder is there)'} in {root}, "
+            f"found {category!r}{nearest(category, known)}"
+        )
+    return class_folders(Path(root) / category)
+
+
+def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits:
+    """Read the user's own photos, in whichever of three layouts is found.
+
+    1. `train/good` and `test/<class>`, with or without `ground_truth/<class>/<stem>_mask.png`;
+    2. `good/` beside folders of defects, without a split: a seeded share of the good images is tested too;
+    3. nothing but images, flat or nested: all of them are good and train, there is nothing to test on.
+    """
+    path = Path(root)
+    if not path.is_dir():
+        raise UserError(f"data.root: expected a folder of images, found nothing at {root}; set data.root=FOLDER")
+    if (path / "train").is_dir():
+        return class_folders(path)
+    classes = [child for child in subfolders(path) if images_in(child)]
+    good = [child for child in classes if child.name.lower() in NORMAL]
+    bad = [child for child in classes if child.name.lower() not in NORMAL]
+    if not good:
+        names = ", ".join(child.name for child in classes)
+        suspicious = [child.name for child in classes if any(word in child.name.lower() for word in DEFECT_WORDS)]
+        if suspicious:
+            raise UserError(f"{root}: expected a folder 'good' beside {suspicious[0]!r}, found only {names}")
+        return Splits(_samples(path, path, "good", 0), [])
+    normal = [sample for child in good for sample in _samples(child, path, "good", 0)]
+    if not bad:
+        return Splits(normal, [])
+    abnormal = [sample for child in bad for sample in _samples(child, path, child.name, 1)]
+    train, normal_test = hold_out(normal, normal_test_share, split_seed)
+    return Splits(train, normal_test + abnormal)
+
+
+DEFECT_WORDS = ("bad", "defect", "anomal", "abnormal", "nok", "reject", "faulty", "scrap")
+
+
+def class_folders(path: Path) -> Splits:
+    """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks where there are any."""
+    train_folder = path / "train"
+    good = [child for child in subfolders(train_folder) if child.name.lower() in NORMAL]
+    bad = [child.name for child in subfolders(train_folder) if child.name.lower() not in NORMAL]
+    if bad and not good:
+        raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}")
+    train = [sample for child in good or [train_folder] for sample in _samples(child, path, "good", 0)]
+    test = []
+    for child in subfolders(path / "test") if (path / "test").is_dir() else []:
+        normal = child.name.lower() in NORMAL
+        test += _samples(child, path, "good" if normal else child.name, int(not normal))
+    for masks in subfolders(path / "ground_truth") if (path / "ground_truth").is_dir() else []:
+        if not (path / "test" / masks.name).is_dir():
+            raise UserError(f"{masks}: expected the images of these masks in {path / 'test' / masks.name}, found none")
+    if not train:
+        raise UserError(f"{train_folder}: expected normal images to train on, found none ({_suffixes()})")
+    return Splits(train, test)
+
+
+def csv(root: str) -> Splits:
+    """Read a table with the columns path, label, split and, where known, mask, defect, group.
+
+    `root` is the CSV file; paths are relative to its folder. label: 0/good/normal/ok or 1/anything else;
+    split: train or test.
+    """
+    table = Path(root)
+    if not table.is_file():
+        raise UserError(f"data.root: expected a CSV file with the columns path,label,split, found none at {root}")
+    splits = Splits([], [])
+    with table.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv_file.DictReader(lines)
+        columns = set(reader.fieldnames or [])
+        if missing := {"path", "label", "split"} - columns:
+            raise UserError(
+                f"{root}: expected the columns path,label,split[,mask,defect,group], found "
+                f"{','.join(reader.fieldnames or ['nothing'])}; missing: {', '.join(sorted(missing))}"
+            )
+        if unknown := columns - {"path", "label", "split", "mask", "defect", "group"}:
+            raise UserError(f"{root}: expected the columns path,label,split[,mask,defect,group], found {unknown}")
+        for number, row in enumerate(reader, start=2):
+            sample = _csv_sample(row, table.parent, f"{root}, line {number}")
+            split = (row["split"] or "").strip().lower()
+            if split not in {"train", "test"}:
+                raise UserError(f"{root}, line {number}: expected split train or test, found {row['split']!r}")
+            if split == "train" and sample.label != 0:
+                raise UserError(
+                    f"{root}, line {number}: expected normal images in the split train, found label {row['label']!r}"
+                )
+            getattr(splits, split).append(sample)
+    if not splits.train:
+        raise UserError(f"{root}: expected rows with split train, found none")
+    return splits
+
+
+def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
+    label = (row["label"] or "").strip()
+    if not label:
+        raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
+    normal = label == "0" or label.lower() in NORMAL
+    path = base / (row["path"] or "").strip()
+    mask = (row.get("mask") or "").strip()
+    for file in [path, base / mask] if mask else [path]:
+        if not file.is_file():
+            raise UserError(f"{where}: expected the file {file}, found none")
+    named = (row.get("defect") or "").strip() or ("bad" if label == "1" else label)
+    defect = "good" if normal else named
+    group = (row.get("group") or "").strip() or str(path)
+    return Sample(path, base / mask if mask and not normal else None, int(not normal), defect, group)
+
+
+def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Split off about `share` of the images, whole groups at a time, at least one group on either side."""
+    groups = sorted({sample.group for sample in samples})
+    if len(groups) < 2:
+        raise UserError(
+            "expected at least 2 normal images (of 2 groups), so that one can be held out for the threshold, "
+            f"found {len(samples)}{f' at {samples[0].path}' if samples else ''}"
+        )
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
+    held = set(random.Random(seed).sample(groups, count))
+    kept = [sample for sample in samples if sample.group not in held]
+    return kept, [sample for sample in samples if sample.group in held]
+
+
+def fingerprint(splits: Splits) -> str:
+    """Hash of everything the data can change in a result: contents, labels and names, not the place on disk."""
+
+    def content(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    samples = [*splits.train, *splits.test]
+    files = [path for sample in samples for path in (sample.path, sample.mask_path) if path]
+    with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter
+        digests = dict(zip(files, pool.map(content, files), strict=True))
+    total = hashlib.sha256(str(len(splits.train)).encode())
+    groups = {group: number for number, group in enumerate(dict.fromkeys(sample.group for sample in samples))}
+    for sample in samples:
+        mask = digests[sample.mask_path] if sample.mask_path else ""
+        row = (sample.path.name, digests[sample.path], mask, sample.label, sample.defect, groups[sample.group])
+        total.update(repr(row).encode())
+    return total.hexdigest()
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest right name, where there is one."""
+    match = get_close_matches(found, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def subfolders(path: Path) -> list[Path]:
+    """Folders of images: sorted, not hidden, without the folders of masks."""
+    return sorted(
+        child
+        for child in path.iterdir()
+        if child.is_dir() and not child.name.startswith(".") and child.name.lower() not in NOT_IMAGES_OF_PARTS
+    )
+
+
+def images_in(path: Path) -> list[Path]:
+    """All image files below a folder, sorted, hidden files and folders of masks left out."""
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") or part.lower() in NOT_IMAGES_OF_PARTS for part in file.relative_to(path).parts)
+    )
+
+
+def _samples(class_folder: Path, root: Path, defect: str, label: int) -> list[Sample]:
+    images = images_in(class_folder)
+    if not images:
+        raise UserError(f"{class_folder}: expected images, found none ({_suffixes()})")
+    mask_folders = [root / name / class_folder.name for name in sorted(NOT_IMAGES_OF_PARTS)]
+    mask_folder = next((path for path in mask_folders if path.is_dir()), None) if label else None
+    if mask_folder is None:
+        return [Sample(path, None, label, defect, str(path)) for path in images]
+    masks = {file.relative_to(mask_folder).with_suffix("").as_posix(): file for file in images_in(mask_folder)}
+    samples = []
+    for path in images:
+        stem = path.relative_to(class_folder).with_suffix("").as_posix()
+        mask = masks.pop(f"{stem}_mask", None) or masks.pop(stem, None)
+        if mask is None:
+            raise UserError(f"{path}: expected its mask {mask_folder / f'{stem}_mask.png'}, found none")
+        samples.append(Sample(path, mask, label, defect, str(path)))
+    if masks:
+        raise UserError(f"{next(iter(masks.values()))}: expected the image of this mask in {class_folder}, found none")
+    return samples
+
+
+def _suffixes() -> str:
+    return "looked for " + " ".join(sorted(SUFFIXES))

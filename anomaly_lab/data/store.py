@@ -1,0 +1,53 @@
+"""Every training image decoded once, kept as one uint8 tensor."""
+
+from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from jaxtyping import UInt8
+from rich.progress import track
+from torch import Tensor
+
+from anomaly_lab.data.images import Resize, read_working_image
+from anomaly_lab.data.layouts import Sample
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def decode(
+    samples: list[Sample], image_size: int, channels: int, resize: Resize, workers: int
+) -> UInt8[Tensor, "image channel image_size image_size"]:
+    """Decode the images of `samples`, in their order, with a progress bar.
+
+    Raises UserError naming the first file that cannot be read.
+    """
+    store = torch.empty((len(samples), channels, image_size, image_size), dtype=torch.uint8)
+    images = ahead(lambda sample: read_working_image(sample.path, image_size, channels, resize)[0], samples, workers)
+    for target, image in zip(store, track(images, "decoding", len(samples), transient=True), strict=True):
+        target.copy_(torch.from_numpy(image))
+    return store
+
+
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Like `map`, with `workers` threads a few items ahead: order kept, memory bounded, exceptions passed on.
+
+    Threads suffice: decoding and resizing release the interpreter.
+    """
+    if workers == 0:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,80 @@
+"""What every method is: a LightningModule that learns what normal looks like and says how abnormal a pixel is."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from anomaly_lab.data.images import Placement
+from anomaly_lab.functional.blur import gaussian_blur
+from anomaly_lab.tiling import Tiling
+from anomaly_lab.types import Batch, Prediction
+
+Images = Float[Tensor, "batch channel height width"]
+
+
+class Method(pl.LightningModule, ABC):
+    """One paper: `training_step` tells how it learns, `inspect` what it says about images or tiles.
+
+    Methods draw from torch's global generator only (it is seeded at every step) and never see a file, a mask or
+    a metric. Tiling, scores, thresholds, metrics and pictures are outside and know only `forward`.
+    """
+
+    def __init__(self, tiling: Tiling) -> None:
+        super().__init__()
+        self.tiling = tiling
+
+    @abstractmethod
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Learn from a batch of normal patches."""
+
+    @abstractmethod
+    def inspect(self, images: Images) -> Prediction:
+        """Map, score (None: the default score is meant) and reconstruction of images or tiles, in one forward pass."""
+
+    def forward(self, images: Images, placement: tuple[Placement, ...] = ()) -> Prediction:
+        """Inspect images of any size; padding counts neither in the score nor, later, in the metrics."""
+        prediction = self.tiling(self.inspect, images)
+        if prediction.score is not None:
+            return prediction
+        return prediction._replace(score=default_score(prediction.anomaly_map, content(placement, images)))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """Answer in float32 whatever the precision of training, so that a score does not depend on its batch."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self(batch.image, batch.placement)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """The same answer as in the test."""
+        return self.test_step(batch, batch_idx)
+
+
+def default_score(
+    anomaly_map: Float[Tensor, "batch 1 height width"], valid: Bool[Tensor, "batch 1 height width"] | None = None
+) -> Float[Tensor, " batch"]:
+    """Maximum of the smoothed map over the valid pixels: the score of methods whose paper defines only a map."""
+    smoothed = smooth(anomaly_map, valid)
+    if valid is not None:
+        smoothed = smoothed.masked_fill(~valid, -torch.inf)
+    return smoothed.amax(dim=(1, 2, 3))
+
+
+def smooth(
+    anomaly_map: Float[Tensor, "batch 1 height width"], valid: Bool[Tensor, "batch 1 height width"] | None = None
+) -> Float[Tensor, "batch 1 height width"]:
+    """Smooth maps by a Gaussian of sigma 4 px per 256 px of side."""
+    return gaussian_blur(anomaly_map, 4 * max(anomaly_map.shape[-2:]) / 256, valid)
+
+
+def content(placement: tuple[Placement, ...], images: Images) -> Bool[Tensor, "batch 1 height width"] | None:
+    """Which pixels of the working images show the photo; None where all do."""
+    height, width = images.shape[-2:]
+    if all(place.target == (0, 0, height, width) for place in placement):
+        return None
+    valid = torch.zeros((len(images), 1, height, width), dtype=torch.bool, device=images.device)
+    for pixels, (_, _, (top, left, inner_height, inner_width)) in zip(valid, placement, strict=True):
+        pixels[:, top : top + inner_height, left : left + inner_width] = True
+    return valid

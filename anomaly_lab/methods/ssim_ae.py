@@ -1,0 +1,61 @@
+"""Autoencoder trained by structural similarity (AE-SSIM).
+
+Bergmann, Löwe, Fauser, Sattlegger, Steger: Improving Unsupervised Defect Segmentation by Applying Structural
+Similarity to Autoencoders, 2018. The network, the data and the optimiser of `cae`, with three differences: gray
+images (`input.channels` in the configuration), an SSIM loss, an SSIM residual.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from anomaly_lab.functional.ssim import LIBRARY_CONSTANTS, PAPER_CONSTANTS, Window, ssim_map
+from anomaly_lab.methods.cae import CAE
+from anomaly_lab.methods.method import Images
+from anomaly_lab.networks.autoencoder import Autoencoder
+from anomaly_lab.tiling import Tiling
+
+
+class SSIMAE(CAE):
+    """Reconstruct, and call abnormal where the structure of an 11 x 11 window was not reconstructed.
+
+    The paper prints the constants 0.01 and 0.03 where Wang et al. and every library square them; `constants=paper`
+    takes them as printed. `window=uniform` is the plain window of the paper's formula.
+    """
+
+    def __init__(
+        self,
+        network: Autoencoder,
+        optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
+        tiling: Tiling,
+        schedule: Literal["constant", "cosine"] = "constant",
+        constants: Literal["library", "paper"] = "library",
+        window: Window = "gaussian",
+    ) -> None:
+        super().__init__(network, optimizer, tiling, schedule)
+        self.constants = LIBRARY_CONSTANTS if constants == "library" else PAPER_CONSTANTS
+        self.window: Window = window
+
+    def loss(self, images: Images, reconstructions: Images) -> Float[Tensor, ""]:
+        """1 - mean SSIM over the windows inside the image, in [0, 2]."""
+        similarity = ssim_map(images, reconstructions, self.window, constants=self.constants, padded=False)
+        return 1 - similarity.mean()
+
+    def residual(self, images: Images, reconstructions: Images) -> Float[Tensor, "batch 1 height width"]:
+        """1 - SSIM at each pixel, in [0, 2]; not clamped, because opposite structure is worse than none."""
+        similarity = ssim_map(images, reconstructions, self.window, constants=self.constants)
+        return (1 - similarity).mean(dim=1, keepdim=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Warn of the dead start in which the output has no structure and the gradient none either."""
+        if self.trainer.callback_metrics["train/loss_epoch"] >= 0.99:
+            warnings.warn(
+                "the SSIM loss stays at 0.99 or above: the network learns nothing; use method.network.output=sigmoid "
+                "with method.network.initialisation=xavier, or a lower learning rate",
+                stacklevel=1,
+            )

@@ -1,0 +1,19 @@
+"""Which numbers a device computes fast, from a table of capabilities and never from timing."""
+
+import torch
+
+
+def choose(precision: str, accelerator: str) -> str:
+    """What `trainer.precision=auto` means on this machine; anything else stays as it is.
+
+    bf16 where the hardware has it: NVIDIA from compute capability 8.0, CPUs with AVX512-BF16 or AMX-BF16. Elsewhere
+    it is emulated and ten times slower, so float32.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    if accelerator in {"auto", "cpu"} and not torch.backends.mps.is_available():
+        can = torch.cpu.get_capabilities()
+        return "bf16-mixed" if can.get("avx512_bf16") or can.get("amx_bf16") else "32-true"
+    return "32-true"

@@ -1,0 +1,120 @@
+"""A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
+
+import logging
+import platform
+import subprocess
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from anomaly_lab import __version__
+from anomaly_lab.callbacks.evaluation import Evaluation
+from anomaly_lab.callbacks.throughput import Throughput
+from anomaly_lab.precision import choose
+from anomaly_lab.run_folder import RESULT_VERSION, checkpoint_to_resume, is_finished, write_job, write_json
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Train and test one configuration in its folder, unless its result is there already."""
+    if is_finished(folder) and not config.rerun:
+        print(f"already done, skipped: {folder} (rerun=true does it again)")
+        return
+    resume = None if config.rerun else checkpoint_to_resume(folder)
+    rank_zero = pl.utilities.rank_zero.rank_zero_only.rank == 0
+    if rank_zero:
+        write_job(folder, "running", started=time.time())
+    try:
+        metrics = _fit_and_test(config, folder, resume)
+    except BaseException as error:
+        if rank_zero:
+            write_job(folder, "failed", error=f"{type(error).__name__}: {error}")
+        raise
+    if rank_zero:
+        write_json(folder / "metrics.json", metrics)
+        write_job(folder, "done", finished=time.time())
+        show(metrics, folder)
+
+
+def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
+    settings = OmegaConf.merge(config, {"run_folder": str(folder)})
+    resolved = OmegaConf.to_container(settings, resolve=True)
+    assert isinstance(resolved, dict)
+    pl.seed_everything(resolved["seed"], verbose=False)
+
+    datamodule = instantiate(resolved["data"]["datamodule"])
+    method = build_method(resolved)
+    callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
+    evaluation, throughput = Evaluation(), Throughput()
+    datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
+    logger = instantiate(resolved["logger"]) if resolved["logger"] else None
+    if logger:
+        logger.log_hyperparams({key: value for key, value in resolved.items() if key not in {"logger", "run_folder"}})
+    precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
+    trainer = instantiate(
+        {**resolved["trainer"], "precision": precision},
+        callbacks=[evaluation, throughput, *callbacks],
+        logger=logger or False,
+        default_root_dir=str(folder),
+        _convert_="all",
+    )
+    write_json(folder / "environment.json", environment(trainer))
+
+    trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    trainer.predict(method, datamodule, return_predictions=False)  # held-out normal images: sets the threshold
+    metrics: dict[str, Any] = {"threshold": evaluation.threshold}
+    if datamodule.test_samples:
+        trainer.test(method, datamodule, verbose=False)
+        metrics = evaluation.metrics()
+    else:
+        print("no labelled test images: metrics left out")
+    if logger:
+        logger.log_metrics({f"test/{name}": value for name, value in throughput.costs.items()})
+        logger.finalize("success")
+    return {**metrics, **throughput.costs, "precision": precision, "result_version": RESULT_VERSION}
+
+
+def build_method(resolved: dict[str, Any]) -> pl.LightningModule:
+    """The method of a resolved configuration; its `name` is for people and folders."""
+    return instantiate({key: value for key, value in resolved["method"].items() if key != "name"}, _convert_="all")
+
+
+def environment(trainer: pl.Trainer) -> dict[str, Any]:
+    """What the result was computed with."""
+    packages = ("torch", "pytorch-lightning", "numpy", "kornia", "opencv-python-headless", "pillow")
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    cuda = trainer.strategy.root_device.type == "cuda"
+    return {
+        "versions": {"anomaly_lab": __version__, **{package: version(package) for package in packages}},
+        "python": platform.python_version(),
+        "git": git.stdout.strip() or None,
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "world_size": trainer.world_size,
+    }
+
+
+def show(metrics: dict[str, Any], folder: Path) -> None:
+    """Print the metrics and say where the pictures lie."""
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        if name != "result_version":
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    console = Console()
+    console.print(table)
+    for name, what in (("pictures", "pictures"), ("scores.csv", "scores"), ("metrics.json", "metrics")):
+        if (folder / name).exists():
+            print(f"{what}: {folder / name}")

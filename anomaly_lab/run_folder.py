@@ -1,0 +1,79 @@
+"""The folder of a run: where it lies, whether it is finished, and files that are never half-written."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULT_VERSION = 1  # raise it when the code changes what a given configuration results in
+# What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
+NO_RESULT = {
+    "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra"},
+    "data": {"root", "workers", "categories", "layout", "datamodule", "name", "category"},
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
+}
+
+
+def run_folder(config: dict[str, Any], category: str, data_fingerprint: str) -> Path:
+    """`<runs_dir>/<name>/<method>/<dataset>/<category>/seed=<n>/<hash>` for a resolved configuration."""
+    kept = {key: value for key, value in config.items() if key not in NO_RESULT[""]}
+    for section in ("data", "trainer"):
+        kept[section] = {key: value for key, value in config[section].items() if key not in NO_RESULT[section]}
+    text = json.dumps([kept, data_fingerprint], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    where = (config["name"], config["method"]["name"], config["data"]["name"], category, f"seed={config['seed']}")
+    return Path(config["runs_dir"]).absolute().joinpath(*where, digest)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds the result of this version of the program."""
+    job = read_job(folder)
+    return job.get("state") == "done" and job.get("result_version") == RESULT_VERSION
+
+
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    """The checkpoint from which an unfinished run of this version goes on."""
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    return checkpoint if checkpoint.is_file() and read_job(folder).get("result_version") == RESULT_VERSION else None
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """What `job.json` says: state running, done or failed, and with which version; empty before the first run."""
+    try:
+        return json.loads((folder / "job.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def write_job(folder: Path, state: str, **details: Any) -> None:
+    """Write `job.json`."""
+    write_json(folder / "job.json", {"state": state, "result_version": RESULT_VERSION, **details})
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    write_whole(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all."""
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    write_whole(path, write)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""Ask a method about images larger than what it was trained on: cut, ask, stitch. Stateless."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.types import Prediction
+
+Images = Float[Tensor, "batch channel height width"]
+Inspect = Callable[[Images], Prediction]
+
+
+class Tiling(Protocol):
+    """How a method that answers for images of one size answers for any image."""
+
+    def __call__(self, inspect: Inspect, images: Images) -> Prediction:
+        """Inspect whole images; the map has the size of the images."""
+        ...
+
+    def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
+        """The images as the method sees them in training, without overlap: for a loss on held-out images."""
+        ...
+
+
+class WholeImage:
+    """Objects: the image is asked about as it is."""
+
+    def __call__(self, inspect: Inspect, images: Images) -> Prediction:
+        """Inspect the images; a coarse map is enlarged to the size of the images."""
+        prediction = inspect(images)
+        return prediction._replace(anomaly_map=enlarge(prediction.anomaly_map, images))
+
+    def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
+        """The images themselves."""
+        return images
+
+
+class SlidingWindow:
+    """Textures: overlapping windows; maps and reconstructions are averaged where windows overlap.
+
+    The last window of a row or column touches the border, so nothing is padded and nothing is left out (the MVTec
+    AD paper, section 4: windows of 128 px at stride 30 over 512 px; it does not say what happens to the last
+    24 px). Scores of windows become the score of the image by `score`.
+    """
+
+    def __init__(
+        self, size: PositiveInt, stride: PositiveInt, batch_size: PositiveInt = 64, score: Literal["max", "mean"] = "max"
+    ) -> None:
+        if stride > size:
+            raise UserError(
+                f"data.stride: expected 1 to {size} px (the window), so that windows leave no gap, found {stride}"
+            )
+        self.size = size
+        self.stride = stride
+        self.batch_size = batch_size
+        self.score = score
+
+    def __call__(self, inspect: Inspect, images: Images) -> Prediction:
+        """Inspect every window, `batch_size` at a time across images, and stitch the answers.
+
+        Sums are float64: the average of equal values is exactly that value, in whatever order they are added.
+        """
+        batch, channels, height, width = images.shape
+        rows, columns = self.offsets(height), self.offsets(width)
+        windows = list(product(range(batch), rows, columns))
+        stitched: Tensor | None = None
+        scores: list[Tensor] = []
+        for start in range(0, len(windows), self.batch_size):
+            chunk = windows[start : start + self.batch_size]
+            tiles = torch.stack([images[i, :, y : y + self.size, x : x + self.size] for i, y, x in chunk])
+            prediction = inspect(tiles)
+            answer = enlarge(prediction.anomaly_map, tiles)
+            if prediction.reconstruction is not None:
+                answer = torch.cat([answer, prediction.reconstruction], dim=1)
+            if prediction.score is not None:
+                scores.append(prediction.score)
+            if stitched is None:
+                stitched = images.new_zeros((batch, answer.shape[1], height, width), dtype=torch.float64)
+            for (i, y, x), tile in zip(chunk, answer, strict=True):
+                stitched[i, :, y : y + self.size, x : x + self.size] += tile
+        assert stitched is not None
+        count = self._coverage(height).outer(self._coverage(width)).to(images.device)
+        answer = (stitched / count).to(images.dtype)
+        score = torch.cat(scores).view(batch, -1) if scores else None
+        if score is not None:
+            score = score.amax(dim=1) if self.score == "max" else score.mean(dim=1)
+        return Prediction(answer[:, :1], score, answer[:, 1:] if answer.shape[1] > 1 else None)
+
+    def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
+        """The windows at the stride of their own size; what is left at the border is left out."""
+        rows, columns = (range(0, side - self.size + 1, self.size) for side in images.shape[-2:])
+        return torch.cat([images[:, :, y : y + self.size, x : x + self.size] for y, x in product(rows, columns)])
+
+    def offsets(self, side: int) -> list[int]:
+        """Where the windows start along an axis; the last one touches the border."""
+        if side < self.size:
+            raise UserError(
+                f"data.image_size: expected at least {self.size} px (the window), found an image side of {side} px"
+            )
+        return sorted({*range(0, side - self.size, self.stride), side - self.size})
+
+    def _coverage(self, side: int) -> Float[Tensor, " side"]:
+        count = torch.zeros(side, dtype=torch.float64)
+        for offset in self.offsets(side):
+            count[offset : offset + self.size] += 1
+        return count
+
+
+def enlarge(anomaly_map: Float[Tensor, "batch 1 _ _"], images: Images) -> Float[Tensor, "batch 1 height width"]:
+    """Bring coarse maps to the size of their images, bilinearly; maps of that size pass unchanged."""
+    if anomaly_map.shape[-2:] == images.shape[-2:]:
+        return anomaly_map
+    return functional.interpolate(anomaly_map, images.shape[-2:], mode="bilinear", align_corners=False)

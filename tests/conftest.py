@@ -1,0 +1,106 @@
+"""What the tests share: a tiny data set, the real data where it is there, and skips that CI turns into failures."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REQUIRED = {name for name in os.environ.get("ANOMALY_LAB_REQUIRE", "").split(",") if name}
+
+
+def need(what: str, there: bool, reason: str) -> None:
+    """Skip with a reason, or fail where ANOMALY_LAB_REQUIRE says that it must be there."""
+    if there:
+        return
+    if what in REQUIRED:
+        pytest.fail(f"ANOMALY_LAB_REQUIRE={what}, but {reason}")
+    pytest.skip(f"{what}: {reason}")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets that lies beside the checkout."""
+    path = Path(os.environ.get("ANOMALY_LAB_TEST_DATA", ROOT.parent / "shared" / "data"))
+    need("data", path.is_dir(), "no real data beside the checkout (ANOMALY_LAB_TEST_DATA)")
+    return path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the skips by reason."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line(f"skips: {sum(reasons.values())}")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"  {count} x {reason}")
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.fixture
+def write() -> Callable[[Path, np.ndarray], Path]:
+    return write_image
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A tiny data set in the layout of MVTec AD: gray bars, of which the defective ones have a white square."""
+    random = np.random.default_rng(0)
+    root = tmp_path / "parts" / "bar"
+
+    def image(defective: bool) -> tuple[np.ndarray, np.ndarray]:
+        pixels = np.full((140, 140, 3), 90, np.uint8)
+        pixels[:, 50:90] = 150
+        pixels += random.integers(0, 12, pixels.shape, dtype=np.uint8)
+        mask = np.zeros((140, 140), np.uint8)
+        if defective:
+            y, x = random.integers(20, 90, 2)
+            mask[y : y + 24, x : x + 24] = 255
+            pixels[mask > 0] = 250
+        return pixels, mask
+
+    for i in range(10):
+        write_image(root / f"train/good/{i:03d}.png", image(False)[0])
+    for i in range(5):
+        write_image(root / f"test/good/{i:03d}.png", image(False)[0])
+        pixels, mask = image(True)
+        write_image(root / f"test/hole/{i:03d}.png", pixels)
+        write_image(root / f"ground_truth/hole/{i:03d}_mask.png", mask)
+    return root
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the program in a process of its own, one thread, runs under the test's folder."""
+
+    def run(*arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+        done = subprocess.run(
+            [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, env=variables, capture_output=True,
+            text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+TINY = (
+    "data.patches=64", "data.batch_size=16", "data.image_size=128", "trainer.max_epochs=2", "data.workers=0",
+    "trainer.accelerator=cpu", "logger=none", "data.settings.rotation=0", "data.settings.shift=0",
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny() -> tuple[str, ...]:
+    """Overrides for a training of seconds."""
+    return TINY

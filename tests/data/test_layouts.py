@@ -1,0 +1,152 @@
+"""Folders and tables on disk -> samples; each mistake is one line that names it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_lab.data.layouts import Sample, csv, fingerprint, folder, hold_out, mvtec_ad
+from anomaly_lab.errors import UserError
+
+PIXELS = np.full((8, 8, 3), 100, np.uint8)
+
+
+def names(samples):
+    return [f"{sample.defect}/{sample.path.name}" for sample in samples]
+
+
+def test_mvtec_layout_pairs_images_with_masks(parts):
+    train, test = mvtec_ad(str(parts.parent), "bar")
+    assert len(train) == 10
+    assert {sample.label for sample in train} == {0}
+    assert [sample.defect for sample in test] == ["good"] * 5 + ["hole"] * 5
+    assert all(sample.mask_path is None for sample in test[:5])
+    assert [sample.mask_path.name for sample in test[5:]] == [f"{i:03d}_mask.png" for i in range(5)]
+
+
+def test_a_category_without_ground_truth_has_no_masks(parts):
+    shutil.rmtree(parts / "ground_truth")
+    assert all(sample.mask_path is None for sample in mvtec_ad(str(parts.parent), "bar").test)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda bar: shutil.rmtree(bar.parent), "data.root: expected the folder of MVTec AD .* found nothing at"),
+        (lambda bar: bar.rename(bar.parent / "rod"), r"expected one of rod in .* found 'bar'"),
+        (lambda bar: (bar / "ground_truth/hole/001_mask.png").unlink(), r"hole/001.png: expected its mask .*001_mask"),
+        (lambda bar: (bar / "test/hole/001.png").unlink(), "001_mask.png: expected the image of this mask"),
+        (lambda bar: shutil.rmtree(bar / "test/hole"), "hole: expected the images of these masks"),
+        (lambda bar: [file.unlink() for file in (bar / "train/good").iterdir()], "good: expected images, found none"),
+        (lambda bar: (bar / "train/good").rename(bar / "train/bent"), "expected the folder 'good', found bent"),
+    ],
+)
+def test_mistakes_in_the_layout_are_named(parts, break_it, message):
+    break_it(parts)
+    with pytest.raises(UserError, match=message):
+        mvtec_ad(str(parts.parent), "bar")
+
+
+def test_folder_reads_class_folders_with_masks(parts):
+    assert folder(str(parts), 0) == mvtec_ad(str(parts.parent), "bar")
+
+
+def test_folder_splits_good_beside_bad_by_seed(tmp_path, write):
+    for i in range(20):
+        write(tmp_path / f"good/{i}.png", PIXELS)
+    for i in range(4):
+        write(tmp_path / f"bad/{i}.png", PIXELS)
+    train, test = folder(str(tmp_path), 0)
+    assert len(train) == 16
+    assert sum(sample.label == 0 for sample in test) == 4
+    assert sum(sample.label == 1 for sample in test) == 4
+    assert not {sample.path for sample in train} & {sample.path for sample in test}
+    assert folder(str(tmp_path), 0) == (train, test)
+    assert folder(str(tmp_path), 1) != (train, test)
+
+
+def test_folder_of_good_images_alone_trains_and_has_no_test(tmp_path, write):
+    for name in ("a.png", "monday/b.jpg", "monday/.hidden/c.png", "notes.txt"):
+        if name.endswith("txt"):
+            (tmp_path / name).write_text("x")
+        else:
+            write(tmp_path / name, PIXELS)
+    assert [(sample.path.name) for sample in folder(str(tmp_path), 0).train] == ["a.png", "b.jpg"]
+    assert folder(str(tmp_path), 0).test == []
+
+
+def test_a_folder_of_defects_is_not_taken_for_good(tmp_path, write):
+    write(tmp_path / "defects/a.png", PIXELS)
+    with pytest.raises(UserError, match="expected a folder 'good' beside 'defects'"):
+        folder(str(tmp_path), 0)
+
+
+def test_csv_reads_labels_masks_and_groups(tmp_path, write):
+    for name in ("a", "b", "c", "d", "d_mask"):
+        write(tmp_path / f"{name}.png", PIXELS)
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "path,label,split,mask,defect,group\n"
+        "a.png,0,train,,,part1\nb.png,good,train,,,part1\nc.png,normal,test,,,\nd.png,1,test,d_mask.png,hole,\n"
+    )
+    train, test = csv(str(table))
+    assert [sample.group for sample in train] == ["part1", "part1"]
+    assert names(test) == ["good/c.png", "hole/d.png"]
+    assert test[1].mask_path == tmp_path / "d_mask.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,0", "missing: split"),
+        ("path,label,split,grup\na.png,0,train,x", "found {'grup'}"),
+        ("path,label,split\na.png,0,val", "line 2: expected split train or test, found 'val'"),
+        ("path,label,split\na.png,1,train", "line 2: expected normal images in the split train"),
+        ("path,label,split\nno.png,0,train", "line 2: expected the file .*no.png"),
+        ("path,label,split\na.png,,train", "line 2: expected a label"),
+        ("path,label,split\na.png,0,test", "expected rows with split train, found none"),
+    ],
+)
+def test_mistakes_in_a_table_are_named_with_their_line(tmp_path, write, text, message):
+    write(tmp_path / "a.png", PIXELS)
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        csv(str(tmp_path / "table.csv"))
+
+
+def sample(name, group=None):
+    return Sample(Path(name), None, 0, "good", group or name)
+
+
+def test_held_out_images_are_a_seeded_tenth():
+    samples = [sample(f"{i:02d}") for i in range(60)]
+    kept, held = hold_out(samples, 0.1, 0)
+    assert len(held) == 6
+    assert sorted(kept + held) == samples
+    assert hold_out(samples, 0.1, 0)[1] == held
+    assert hold_out(samples, 0.1, 1)[1] != held
+
+
+def test_groups_stay_on_one_side():
+    samples = [sample(str(i), f"part{i // 4}") for i in range(40)]
+    kept, held = hold_out(samples, 0.1, 3)
+    assert len(held) == 4
+    assert not {s.group for s in kept} & {s.group for s in held}
+
+
+def test_one_image_cannot_be_split():
+    with pytest.raises(UserError, match="at least 2 normal images"):
+        hold_out([sample("a")], 0.1, 0)
+    assert len(hold_out([sample("a"), sample("b")], 0.1, 0)[1]) == 1
+
+
+def test_fingerprint_follows_contents_and_labels_but_not_the_place(parts, tmp_path, write):
+    before = fingerprint(mvtec_ad(str(parts.parent), "bar"))
+    shutil.copytree(parts.parent, tmp_path / "elsewhere")
+    assert fingerprint(mvtec_ad(str(tmp_path / "elsewhere"), "bar")) == before
+    write(parts / "train/good/000.png", PIXELS)
+    changed = fingerprint(mvtec_ad(str(parts.parent), "bar"))
+    assert changed != before
+    (parts / "test/good/000.png").rename(parts / "train/good/100.png")
+    assert fingerprint(mvtec_ad(str(parts.parent), "bar")) not in {before, changed}

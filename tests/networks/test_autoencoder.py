@@ -1,0 +1,48 @@
+"""The layer table: parameter counts and shapes."""
+
+import pytest
+import torch
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.networks.autoencoder import Autoencoder
+
+COUNTS = {  # (image_size, channels, latent_size): parameters with biases, methods.md A1
+    (128, 1, 100): 1_048_549, (256, 1, 100): 1_081_381, (128, 1, 500): 2_687_349, (256, 1, 500): 2_720_181,
+    (128, 1, 128): 1_163_265, (256, 1, 128): 1_196_097, (128, 3, 100): 1_050_599, (256, 3, 100): 1_083_431,
+    (128, 3, 500): 2_689_399, (256, 3, 500): 2_722_231, (128, 3, 128): 1_165_315, (256, 3, 128): 1_198_147,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "expected"), COUNTS.items())
+def test_parameter_counts_are_the_published_ones(setting, expected):
+    network = Autoencoder(*setting)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+def test_biases_are_999():
+    network = Autoencoder(128, 3, 100)
+    assert sum(p.numel() for name, p in network.named_parameters() if name.endswith("bias")) == 999
+
+
+@pytest.mark.parametrize("size", [128, 256, 512])
+def test_the_code_is_one_pixel_and_the_image_comes_back(size):
+    network = Autoencoder(size, 3, 100)
+    images = torch.rand(2, 3, size, size)
+    assert network.encoder(images).shape == (2, 100, 1, 1)
+    assert network(images).shape == images.shape
+
+
+def test_xavier_is_really_applied_and_a_sigmoid_bounds_the_output():
+    network = Autoencoder(128, 1, initialisation="xavier", output="sigmoid")
+    weight = network.encoder[2].weight  # 32 x 32 x 4 x 4
+    assert weight.std().item() == pytest.approx((2 / (2 * 32 * 16)) ** 0.5, rel=0.03)
+    assert all(not p.any() for name, p in network.named_parameters() if name.endswith("bias"))
+    output = network(100 * torch.randn(1, 1, 128, 128))
+    assert output.min() >= 0
+    assert output.max() <= 1
+
+
+@pytest.mark.parametrize("size", [64, 100, 192, 300])
+def test_other_sizes_are_refused(size):
+    with pytest.raises(UserError, match=rf"expected 128, 256 or 512 px .* found {size}"):
+        Autoencoder(size, 3)
