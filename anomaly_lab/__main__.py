@@ -90,8 +90,7 @@ def _run_directory(resolved: str) -> str:
     config: dict[str, Any] = json.loads(resolved)
     layout = config["data"]["layout"]
     splits = hydra.utils.instantiate(layout)
-    category = config["data"]["category"] or Path(config["data"]["root"]).resolve().stem
-    return str(run_folder(config, category, fingerprint(splits)))
+    return str(run_folder(config, fingerprint(splits)))
 
 
 if __name__ == "__main__":

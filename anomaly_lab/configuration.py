@@ -22,6 +22,7 @@ from anomaly_lab.errors import UserError
 
 # What no constructor of ours says: the top level, and numbers that go to torch and Lightning.
 TOP_LEVEL = {"seed": pydantic.NonNegativeInt, "name": str, "runs_dir": str, "rerun": bool}
+KIND = typing.Literal["texture", "object"]
 POSITIVE = pydantic.PositiveInt
 FOREIGN = {
     "max_epochs": POSITIVE,
@@ -35,6 +36,7 @@ FOREIGN = {
     "betas": list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]],
     "eps": pydantic.PositiveFloat,
 }
+OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     assert isinstance(raw, dict)
     _check_category(raw["data"])
     try:
+        _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
         resolved = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise explain(error) from error
@@ -54,7 +57,8 @@ def check(config: DictConfig) -> dict[str, Any]:
         _check_value(key, resolved[key], expected)
     if bad := re.search(r"[^\w.+-]", resolved["name"]):
         raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {bad[0]!r}")
-    _check_node("", resolved, raw)
+    for section in ("data", *resolved):  # data first: others repeat its values, and the user set them there
+        _check_node(section, resolved[section], raw[section])
     return resolved
 
 
@@ -114,13 +118,13 @@ def _check_node(path: str, node: Any, raw: Any) -> None:
     if isinstance(node, list):
         for index, value in enumerate(node):
             _check_node(f"{path}[{index}]", value, raw[index] if isinstance(raw, list) else None)
-    if not isinstance(node, dict) or path == "hydra":
+    if not isinstance(node, dict) or path == "hydra" or isinstance(raw, str):  # text: repeats a node checked elsewhere
         return
-    raw = raw if isinstance(raw, dict) else {}
+    raw = raw or {}
     target = node.get("_target_")
     parameters = signature(target) if isinstance(target, str) and target.startswith("anomaly_lab.") else None
     for key, value in node.items():
-        here = f"{path}.{key}" if path else key
+        here = f"{path}.{key}"
         if key.startswith("_") or (path == "method" and key == "name"):
             continue
         if parameters is not None:

@@ -17,14 +17,15 @@ NO_RESULT = {
 }
 
 
-def run_folder(config: dict[str, Any], category: str, data_fingerprint: str) -> Path:
+def run_folder(config: dict[str, Any], data_fingerprint: str) -> Path:
     """`<runs_dir>/<name>/<method>/<dataset>/<category>/seed=<n>/<hash>` for a resolved configuration."""
     kept = {key: value for key, value in config.items() if key not in NO_RESULT[""]}
     for section in ("data", "trainer"):
         kept[section] = {key: value for key, value in config[section].items() if key not in NO_RESULT[section]}
     text = json.dumps([kept, data_fingerprint], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    where = (config["name"], config["method"]["name"], config["data"]["name"], category, f"seed={config['seed']}")
+    data = config["data"]
+    where = (config["name"], config["method"]["name"], data["name"], data["category"], f"seed={config['seed']}")
     return Path(config["runs_dir"]).absolute().joinpath(*where, digest)
 
 

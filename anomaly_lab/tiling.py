@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import product
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ Images = Float[Tensor, "batch channel height width"]
 Inspect = Callable[[Images], Prediction]
 
 
+@runtime_checkable
 class Tiling(Protocol):
     """How a method that answers for images of one size answers for any image."""
 

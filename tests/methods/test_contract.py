@@ -1,0 +1,98 @@
+"""What every method promises, asked of every YAML of conf/method on a toy set of parts with a known defect."""
+
+import copy
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from anomaly_lab.__main__ import CONF
+from anomaly_lab.callbacks.seed import SeedEveryStep
+from anomaly_lab.configuration import check
+from anomaly_lab.run import build_method
+from tests.golden import golden_losses
+
+METHODS = sorted(path.relative_to(CONF / "method").with_suffix("").as_posix() for path in CONF.glob("method/**/*.yaml"))
+SETTINGS = (
+    "data=folder", "data.image_size=128", "data.patches=160", "data.batch_size=8", "data.workers=0", "logger=none",
+    "data.settings.rotation=0", "data.settings.shift=0", "method.optimizer.lr=1e-3",
+)  # fmt: skip
+
+
+class Losses(pl.Callback):
+    """Keeps the loss of every step."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.values.append(trainer.callback_metrics["train/loss"].item())
+
+
+def test_there_are_methods():
+    assert len(METHODS) >= 2
+
+
+@pytest.fixture(params=METHODS)
+def trained(request, parts, tmp_path):
+    """Method before and after a short training, its configuration, data, losses and checkpoint."""
+    torch.set_num_threads(1)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*SETTINGS, f"method={request.param}", f"data.root={parts}"])
+    OmegaConf.update(config, "hydra", None, force_add=True)
+    resolved = check(config)
+    pl.seed_everything(0, verbose=False)
+    data, method, losses = instantiate(resolved["data"]["datamodule"]), build_method(resolved), Losses()
+    untrained = copy.deepcopy(method).eval()
+    trainer = pl.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[SeedEveryStep(0), losses], default_root_dir=tmp_path,
+        reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(method, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    batch = data.on_after_batch_transfer(next(iter(_loader(data))), 0)
+    return request.param, resolved, untrained, method.eval(), batch, losses.values, tmp_path / "last.ckpt"
+
+
+def _loader(data):
+    data.test_batch_size = 10
+    return data.test_dataloader()
+
+
+def test_contract(trained):
+    name, resolved, untrained, method, batch, losses, checkpoint = trained
+    with torch.inference_mode():
+        before, prediction = untrained(batch.image), method(batch.image, batch.placement)
+        again, alone = method(batch.image, batch.placement), method(batch.image[3:4], batch.placement[3:4])
+
+    # training changes what the method says, and the defects end up above the normal parts
+    assert not torch.equal(before.anomaly_map, prediction.anomaly_map)
+    assert prediction.score[batch.label == 1].mean() > prediction.score[batch.label == 0].mean()
+
+    # the map is finite, of the size of the image, in float32
+    assert prediction.anomaly_map.shape == (10, 1, *batch.image.shape[-2:])
+    assert prediction.anomaly_map.dtype == prediction.score.dtype == torch.float32
+    assert prediction.anomaly_map.isfinite().all()
+    assert prediction.score.shape == (10,)
+    if prediction.reconstruction is not None:
+        assert prediction.reconstruction.shape == batch.image.shape
+        assert prediction.reconstruction.min() >= 0
+        assert prediction.reconstruction.max() <= 1
+
+    # the answer is the same again, and alone or in a batch
+    assert torch.equal(prediction.anomaly_map, again.anomaly_map)
+    torch.testing.assert_close(prediction.anomaly_map[3:4], alone.anomaly_map, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(prediction.score[3:4], alone.score, rtol=0, atol=1e-6)
+
+    # rebuilt from the configuration and the checkpoint it says the same, bit by bit
+    rebuilt = build_method(resolved).eval()
+    rebuilt.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    with torch.inference_mode():
+        assert torch.equal(rebuilt(batch.image, batch.placement).anomaly_map, prediction.anomaly_map)
+
+    # the first five losses are those of yesterday
+    assert losses[:5] == pytest.approx(golden_losses(name, losses[:5]), rel=1e-4)

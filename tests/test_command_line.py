@@ -1,0 +1,57 @@
+"""The command line: help, errors without a traceback, fast answers."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+
+def test_help_shows_usage_examples_and_groups(lab):
+    text = lab("--help").stdout
+    for part in ("method=ssim_ae data.category=screw", "predict run=DIR", "method: cae, ssim_ae", "data.patches"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["method=cea"], "error: method: expected one of cae, ssim_ae, found 'cea'; did you mean 'cae'?"),
+        (["pedict"], "error: expected a command (predict) or key=value, found 'pedict'; did you mean 'predict'?"),
+        (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
+        (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
+        (["data=demo", "trainer.max_epochs=-1"], "error: trainer.max_epochs: expected a number greater than 0, found -1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, arguments, message):
+    done = lab(*arguments, code=1)
+    assert done.stdout == ""
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_and_errors_do_not_import_torch():
+    for arguments in (["--help"], ["method=cea"], ["data.patches=0"]):
+        script = (
+            "import sys; sys.argv[1:] = " + repr(arguments) + "\n"
+            "from anomaly_lab.__main__ import main\n"
+            "try: main()\n"
+            "except SystemExit: pass\n"
+            "heavy = {'torch', 'numpy', 'cv2', 'pytorch_lightning', 'wandb'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--help"], ["method=cea"], ["data.patches=0"]])
+def test_answers_take_half_a_second_of_processor_time(lab, arguments):
+    """A generous bound, best of five: a heavy import would take seconds."""
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        lab(*arguments, code=int(arguments != ["--help"]))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 1.0

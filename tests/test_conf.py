@@ -1,0 +1,130 @@
+"""Every configuration composes, fits the constructors it names, and lies where its code and its test lie."""
+
+import importlib
+import inspect
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from anomaly_lab.__main__ import CONF, run_directory
+from anomaly_lab.configuration import check, signature
+
+OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
+ROOT = CONF.parent
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "train.yaml")
+CHOICES = [(path.parent.as_posix(), path.stem) for path in FILES if not path.stem.startswith("_")]
+NEEDED = {("data", "folder"): ["data.root=x"], ("data", "csv"): ["data.root=x"]}
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def test_there_are_files_to_check():
+    assert len(CHOICES) > 15
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES, ids=[f"{group}={option}" for group, option in CHOICES])
+def test_every_option_composes_and_fits_its_constructors(group, option):
+    resolved = check(composed(f"{group}={option}", *NEEDED.get((group, option), [])))
+    targets = list(_targets(resolved))
+    assert len(targets) > 5
+    for node in targets:
+        module, _, name = node["_target_"].rpartition(".")
+        target = getattr(importlib.import_module(module), name)
+        arguments = {key: None for key in node if not key.startswith("_") and key != "name" or "logger" in module.lower()}
+        arguments.pop("_target_", None), arguments.pop("_partial_", None)
+        bind = inspect.signature(target).bind_partial if node.get("_partial_") else inspect.signature(target).bind
+        bind(**arguments)
+
+
+def _targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from _targets(value)
+
+
+def test_the_signature_read_from_the_source_is_the_real_one():
+    from anomaly_lab.data.datamodule import DataModule
+    from anomaly_lab.methods.ssim_ae import SSIMAE
+
+    for target in (DataModule, SSIMAE):
+        read = signature(f"{target.__module__}.{target.__name__}")
+        assert list(read) == list(inspect.signature(target).parameters)
+
+
+def test_stems_of_code_configuration_and_tests_agree():
+    code = {path.stem for path in (ROOT / "anomaly_lab/methods").glob("*.py")} - {"method", "__init__"}
+    modules = {
+        OmegaConf.load(path).method._target_.split(".")[-2]: path for path in (CONF / "method").glob("*.yaml")
+    }
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/methods").glob("test_*.py")}
+    assert code
+    assert code == set(modules)
+    assert code <= tests
+    for stem in code:
+        assert (CONF / "method" / f"{stem}.yaml").is_file()
+
+
+def test_every_module_has_its_test():
+    modules = [path.relative_to(ROOT / "anomaly_lab") for path in (ROOT / "anomaly_lab").rglob("*.py")]
+    assert len(modules) > 20
+    missing = [
+        str(module)
+        for module in modules
+        if not (ROOT / "tests" / module.parent / f"test_{module.stem}.py").is_file() and module.name != "__init__.py"
+        and module.as_posix() not in WITHOUT_A_TEST_OF_ITS_OWN
+    ]  # fmt: skip
+    assert not missing
+
+
+WITHOUT_A_TEST_OF_ITS_OWN = {
+    "types.py": "types only; jaxtyping checks them in every test",
+    "errors.py": "one class; every error test raises it",
+    "__main__.py": "test_command_line.py",
+}
+
+
+@pytest.mark.parametrize(
+    ("category", "kind", "image_size", "patch_size", "tiling"),
+    [("carpet", "texture", 512, 128, "SlidingWindow"), ("screw", "object", 256, 256, "WholeImage")],
+)
+def test_the_published_protocol_follows_from_the_kind(category, kind, image_size, patch_size, tiling):
+    config = check(composed(f"data.category={category}"))
+    data = config["data"]
+    assert (data["kind"], data["image_size"], data["patch_size"]) == (kind, image_size, patch_size)
+    assert config["tiling"]["_target_"].endswith(tiling)
+    assert config["tiling"].get("stride") == (30 if kind == "texture" else None)
+    assert config["method"]["network"]["image_size"] == patch_size
+
+
+def test_one_key_changes_the_size_of_an_object_everywhere():
+    config = check(composed("data.category=screw", "data.image_size=128"))
+    assert config["data"]["patch_size"] == config["method"]["network"]["image_size"] == 128
+
+
+def test_ssim_ae_is_gray_and_cae_is_not():
+    assert check(composed("method=ssim_ae"))["data"]["channels"] == 1
+    assert check(composed("method=cae"))["data"]["channels"] == 3
+
+
+def test_all_15_categories_have_settings():
+    config = composed()
+    assert len(config.data.categories) == 15
+    assert {settings.kind for settings in config.data.categories.values()} == {"texture", "object"}
+    assert sum(settings.kind == "texture" for settings in config.data.categories.values()) == 5
+
+
+def test_published_settings():
+    for method in ("cae", "ssim_ae"):
+        config = check(composed(f"experiment={method}_paper"))
+        assert config["method"]["name"] == method
+        assert config["data"]["patches"] * config["trainer"]["max_epochs"] == 2_000_000
+        assert (config["data"]["batch_size"], config["data"]["redraw"]) == (128, False)
+        assert config["method"]["optimizer"] == {
+            "_target_": "torch.optim.Adam", "_partial_": True, "lr": 2e-4, "weight_decay": 1e-5
+        }  # fmt: skip

@@ -1,0 +1,73 @@
+"""`predict` rebuilds a run from its folder and says what the test said."""
+
+import csv
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.predict import find, parse
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", ["cae", "ssim_ae"])
+def test_predict_equals_the_test(lab, tiny, parts, tmp_path, write, method):
+    write(parts / "test/good/wide.png", np.full((90, 150, 3), 90, np.uint8))
+    lab("data=folder", f"data.root={parts}", f"method={method}", *tiny)
+    (run,) = (path.parent for path in (tmp_path / "runs").rglob("metrics.json"))
+    photos = tmp_path / "photos"
+    shutil.copytree(parts / "test", photos)
+    expected = {row["path"].split("/test/")[1]: row for row in rows_of(run / "scores.csv")}
+    parts.rename(parts.with_name("gone"))  # the run folder alone must do
+
+    done = lab("predict", f"run={run}", f"source={photos}", "out=judged")
+    assert "11 images judged" in done.stdout
+    rows = rows_of(tmp_path / "judged/scores.csv")
+    assert len(rows) == 11
+    for row in rows:
+        known = expected[row["path"].split("/photos/")[1]]
+        assert float(row["score"]) == pytest.approx(float(known["score"]), abs=1e-6)
+        assert row["decision"] == known["decision"]
+        assert float(row["threshold"]) == float(known["threshold"])
+    picture = cv2.imread(str(tmp_path / "judged/good/wide.png.png"))
+    assert picture.shape == (153, 4 * 256, 3)
+
+    (photos / "good/bad.png").write_bytes(b"junk")
+    single = lab("predict", f"run={run}", f"source={photos}/good/*.png", "out=again", code=1)
+    assert "6 images judged" in single.stdout
+    assert "1 of 7 files could not be read" in single.stderr
+    assert "bad.png: expected a readable image" in single.stderr
+    assert len(rows_of(tmp_path / "again/scores.csv")) == 6
+
+
+def test_a_folder_that_is_no_run_is_refused(lab, parts, tmp_path):
+    done = lab("predict", f"run={tmp_path}", f"source={parts}", code=1)
+    assert done.stderr.startswith("error: run: expected the folder of a finished run")
+
+
+def test_sources(parts):
+    assert len(find(str(parts / "test"))) == 10
+    assert len(find(str(parts / "test/*/00[12].png"))) == 4
+    assert find(str(parts / "test/good/000.png")) == [parts / "test/good/000.png"]
+    with pytest.raises(UserError, match="source: expected an image file, a folder or a glob"):
+        find(str(parts / "none*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["run=x"], "found no source="), (["run=x", "sorce=y"], "found 'sorce'; did you mean 'source'"), (["x"], "found 'x'")],
+)
+def test_wrong_options_are_told(arguments, message):
+    with pytest.raises(UserError, match=message):
+        parse(arguments)
+
+
+def test_help(capsys):
+    assert parse(["--help"]) is None
+    assert "source=FILE|FOLDER|GLOB" in capsys.readouterr().out

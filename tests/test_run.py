@@ -1,0 +1,208 @@
+"""The main job from the outside: the run folder, skip, resume, reproducibility, W&B, bad data."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from anomaly_lab.metrics.ranking import rank
+
+NAMES = {
+    "threshold", "image_auroc", "image_aupr", "image_f1max", "image_auroc_mean", "image_accuracy_normal",
+    "image_accuracy_abnormal", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_f1max", "pixel_auroc_smoothed",
+    "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_f1max_smoothed", "fit_seconds", "train_images_per_second",
+    "test_images_per_second", "peak_memory_mb", "precision", "result_version",
+}  # fmt: skip
+COSTS = {"fit_seconds", "train_images_per_second", "test_images_per_second", "peak_memory_mb"}
+
+
+def folder_of(tmp_path):
+    (job,) = (tmp_path / "runs").rglob("job.json")
+    return job.parent
+
+
+def read(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def rows_of(folder):
+    with (folder / "scores.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_fills_its_folder_and_a_second_call_is_skipped(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny)
+    first = lab(*arguments)
+    assert re.search(r"8 training images|9 training images", first.stdout)
+    assert "128 patches of 128 px in 2 epochs · about" in first.stdout
+    folder = folder_of(tmp_path)
+    metrics, rows = read(folder), rows_of(folder)
+    assert set(metrics) == NAMES
+    assert json.loads((folder / "job.json").read_text())["state"] == "done"
+    assert {"versions", "git", "device"} <= set(json.loads((folder / "environment.json").read_text()))
+    torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+    assert [row["defect"] for row in rows] == ["good"] * 5 + ["hole"] * 5
+    scores = np.array([float(row["score"]) for row in rows])
+    assert metrics["image_auroc"] == pytest.approx(rank(scores[:5], scores[5:]).auroc(), abs=1e-6)
+    for row in rows:
+        assert row["decision"] == ("abnormal" if float(row["score"]) > metrics["threshold"] else "normal")
+        anomaly_map = tifffile.imread(folder / "maps/bar/test" / row["defect"] / f"{row['path'][-7:-4]}.tiff")
+        assert anomaly_map.shape == (140, 140)
+        assert anomaly_map.dtype == np.float32
+        assert anomaly_map.mean() == pytest.approx(float(row["mean"]), rel=0.05)
+    assert len(list((folder / "pictures").glob("*.png"))) == 4 + 4 + 1
+
+    changed = (folder / "metrics.json").stat().st_mtime_ns
+    again = lab(*arguments, "data.workers=1", "logger=csv")  # neither can change a result
+    assert again.stdout.startswith("already done, skipped:")
+    assert (folder / "metrics.json").stat().st_mtime_ns == changed
+    lab(*arguments, "rerun=true")
+    assert (folder / "metrics.json").stat().st_mtime_ns > changed
+    repeated = read(folder)
+    assert {k: v for k, v in repeated.items() if k not in COSTS} == {k: v for k, v in metrics.items() if k not in COSTS}
+    lab(*arguments, "seed=1")
+    assert len(list((tmp_path / "runs").rglob("metrics.json"))) == 2
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.max_epochs=4", "method=ssim_ae")
+    lab(*arguments, "runs_dir=whole")
+    (whole,) = (tmp_path / "whole").rglob("last.ckpt")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (found := list((tmp_path / "runs").rglob("last.ckpt"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert found, "no checkpoint was written"
+    assert not list((tmp_path / "runs").rglob("metrics.json"))
+    resumed = lab(*arguments)
+    assert re.search(r" in [123] epochs", resumed.stdout)
+    ours, theirs = (torch.load(path, weights_only=True) for path in (found[0], whole))
+    assert ours["epoch"] == theirs["epoch"]
+    for key, value in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][key], value), key
+
+
+def test_good_images_alone_train_and_set_the_threshold(lab, tiny, parts, tmp_path):
+    done = lab("data=folder", f"data.root={parts / 'train/good'}", *tiny)
+    assert "no labelled test images: metrics left out" in done.stdout
+    metrics = read(folder_of(tmp_path))
+    assert metrics["threshold"] > 0
+    assert not {name for name in metrics if name.startswith(("image_", "pixel_"))}
+    assert "good" in str(folder_of(tmp_path))
+
+
+def test_images_without_masks_are_judged_on_the_image_level(lab, tiny, parts, tmp_path):
+    shutil.rmtree(parts / "ground_truth")
+    lab(f"data.root={parts.parent}", "data=folder", f"data.root={parts}", *tiny)
+    metrics = read(folder_of(tmp_path))
+    assert "image_auroc" in metrics
+    assert not {name for name in metrics if name.startswith("pixel_")}
+
+
+def test_textures_are_cropped_and_tiled(lab, tiny, parts, tmp_path):
+    """Test images of differing shapes, a window smaller than the image."""
+    lab("data=folder", f"data.root={parts}", *tiny, "data.kind=texture", "data.image_size=140", "data.stride=12")
+    assert set(read(folder_of(tmp_path))) == NAMES
+
+
+@pytest.mark.parametrize("resize", ["pad", "stretch", "crop"])
+def test_photos_that_are_not_square(lab, tiny, parts, tmp_path, write, resize):
+    write(parts / "test/good/wide.png", np.full((90, 150, 3), 90, np.uint8))
+    lab("data=folder", f"data.root={parts}", *tiny, f"data.resize={resize}")
+    anomaly_map = tifffile.imread(folder_of(tmp_path) / "maps/bar/test/good/wide.tiff")
+    assert anomaly_map.shape == (90, 150)
+
+
+@pytest.mark.parametrize(
+    ("where", "content", "message"),
+    [
+        ("train/good/002.png", b"", "002.png: expected a readable image, found: empty file"),
+        ("test/hole/002.png", b"junk", "002.png: expected a readable image"),
+    ],
+)
+def test_an_unreadable_image_ends_in_one_line(lab, tiny, parts, tmp_path, where, content, message):
+    (parts / where).write_bytes(content)
+    done = lab("data=folder", f"data.root={parts}", *tiny, code=1)
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs").rglob("metrics.json"))
+
+
+def test_a_category_with_one_image_ends_in_one_line(lab, tiny, parts):
+    for i in range(1, 10):
+        (parts / f"train/good/{i:03d}.png").unlink()
+    done = lab("data=folder", f"data.root={parts}", *tiny, code=1)
+    assert "expected at least 2 normal images" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(lab, tiny, parts, tmp_path):
+    done = lab("data=folder", f"data.root={parts}", *tiny, "method.optimizer.lr=1e30", code=1)
+    assert re.search(r"error: the loss is (nan|inf) at batch \d of epoch \d: training stopped", done.stderr)
+    assert json.loads((folder_of(tmp_path) / "job.json").read_text())["state"] == "failed"
+
+
+def test_wandb_records_offline_what_can_be_read_back(lab, tiny, parts, tmp_path):
+    arguments = [argument for argument in tiny if argument != "logger=none"]
+    done = lab("data=folder", f"data.root={parts}", *arguments, "name=sweep7", HOME=str(tmp_path), WANDB_API_KEY="")
+    assert "W&B: no key is configured, logging offline" in done.stdout
+    record = read_wandb(folder_of(tmp_path) / "wandb")
+    assert record["run"].run_group == "sweep7"
+    assert record["run"].job_type == "train"
+    assert {"method:cae", "data:folder", "category:bar"} <= set(record["run"].tags)
+    assert record["config"]["method"]["name"] == "cae"
+    assert record["config"]["data"]["patches"] == 64
+    metrics = read(folder_of(tmp_path))
+    for name in NAMES - {"precision", "result_version"}:
+        assert record["summary"][f"test/{name}"] == pytest.approx(metrics[name], rel=1e-5), name
+    assert len(record["history"]["validation/loss"]) == 2
+    assert len(record["history"]["train/loss_epoch"]) == 2
+    assert len(record["files"]) >= 8
+
+
+def read_wandb(folder):
+    """Run, configuration, history and files of an offline run: a leveldb-style log of protobuf records."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("offline-run-*/*.wandb")
+    data, position, parts, found = path.read_bytes(), 7, b"", {"history": {}, "config": {}, "summary": {}, "files": []}
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind not in (1, 4):  # first or middle part of a record
+            continue
+        record = wandb_internal_pb2.Record.FromString(parts)
+        parts = b""
+        if record.HasField("run"):
+            found["run"] = record.run
+            found["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        found["config"] |= {item.key: json.loads(item.value_json) for item in record.config.update}
+        found["files"] += [item.path for item in record.files.files]
+        for item in record.history.item:
+            key = item.key or "/".join(item.nested_key)
+            found["history"].setdefault(key, []).append(json.loads(item.value_json))
+            found["summary"][key] = json.loads(item.value_json)
+        for item in record.summary.update:
+            found["summary"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return found

@@ -1,0 +1,79 @@
+"""Which folder a configuration gets, and files that are whole or not there."""
+
+import json
+
+import pytest
+
+from anomaly_lab.run_folder import is_finished, read_job, run_folder, write_csv, write_job, write_json, write_whole
+
+CONFIG = {
+    "name": "default", "runs_dir": "runs", "seed": 0, "rerun": False, "logger": {"project": "x"}, "run_folder": ".",
+    "data": {"name": "demo", "category": "washer", "root": "/a", "workers": 4, "patches": 100},
+    "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3, "precision": "auto"},
+    "method": {"name": "cae", "schedule": "constant"},
+}  # fmt: skip
+
+
+def changed(section, key, value):
+    return {**CONFIG, section: {**CONFIG[section], key: value}} if section else {**CONFIG, key: value}
+
+
+def test_the_path_says_what_was_run():
+    folder = run_folder(CONFIG, "f")
+    assert folder.is_absolute()
+    assert folder.parts[-7:-1] == ("runs", "default", "cae", "demo", "washer", "seed=0")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("", "logger", None), ("", "rerun", True), ("data", "root", "/b"), ("data", "workers", 0),
+     ("trainer", "devices", 2), ("trainer", "accelerator", "gpu")],
+)  # fmt: skip
+def test_what_cannot_change_a_result_does_not_change_the_folder(section, key, value):
+    assert run_folder(changed(section, key, value), "f") == run_folder(CONFIG, "f")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("data", "patches", 101), ("trainer", "max_epochs", 4), ("trainer", "precision", "32-true"),
+     ("method", "schedule", "cosine"), ("", "seed", 1), ("", "name", "other")],
+)  # fmt: skip
+def test_what_can_change_a_result_changes_the_folder(section, key, value):
+    assert run_folder(changed(section, key, value), "f") != run_folder(CONFIG, "f")
+
+
+def test_other_data_is_another_folder():
+    assert run_folder(CONFIG, "f") != run_folder(CONFIG, "g")
+
+
+def test_the_folder_does_not_depend_on_how_the_value_was_written():
+    assert run_folder(changed("data", "patches", int(1e2)), "f") == run_folder(CONFIG, "f")
+
+
+def test_finished_means_done_with_this_version(tmp_path):
+    assert not is_finished(tmp_path)
+    write_job(tmp_path, "running")
+    assert not is_finished(tmp_path)
+    write_job(tmp_path, "done", finished=1.0)
+    assert is_finished(tmp_path)
+    assert read_job(tmp_path)["finished"] == 1.0
+    write_json(tmp_path / "job.json", {**read_job(tmp_path), "result_version": -1})
+    assert not is_finished(tmp_path)
+
+
+def test_files_are_whole_or_the_old_ones(tmp_path):
+    write_json(tmp_path / "deep" / "a.json", {"x": 1.5})
+
+    def fails(part):
+        part.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "deep" / "a.json", fails)
+    assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1.5}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
+
+
+def test_csv(tmp_path):
+    write_csv(tmp_path / "a.csv", ("path", "score"), [("a, b.png", 0.5)])
+    assert (tmp_path / "a.csv").read_text().splitlines() == ["path,score", '"a, b.png",0.5']
