@@ -81,7 +81,7 @@ def commands() -> Commands:
 
 def run_directory(*, _root_: DictConfig) -> str:
     """The folder of the run that a configuration describes, checked first: a mistake leaves nothing behind."""
-    config = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     return _run_directory(json.dumps(check(config), default=str))
 
 

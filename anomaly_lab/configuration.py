@@ -10,7 +10,7 @@ import re
 import typing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -44,15 +44,13 @@ def check(config: DictConfig) -> dict[str, Any]:
 
     Raises UserError: one line with the key, what was expected, what was found.
     """
-    raw = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(raw, dict)
+    raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
     _check_category(raw["data"])
     try:
         _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
-        resolved = OmegaConf.to_container(config, resolve=True)
+        resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise explain(error) from error
-    assert isinstance(resolved, dict)
     for key, expected in TOP_LEVEL.items():
         _check_value(key, resolved[key], expected)
     if bad := re.search(r"[^\w.+-]", resolved["name"]):
@@ -70,21 +68,20 @@ def explain(error: BaseException) -> UserError:
             return cause
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, found = error.missing_cfg_file.rpartition("/")
+        group, _, wanted = error.missing_cfg_file.rpartition("/")
         options = sorted(option for option in error.options or [] if not option.startswith("_"))
         if options:
-            return UserError(f"{group}: expected one of {', '.join(options)}, found {found!r}{nearest(found, options)}")
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
-    parent = getattr(cause, "parent_node", None)
-    if getattr(cause, "key", None) is not None and OmegaConf.is_dict(parent) and not parent._is_none():
-        known, found = [str(key) for key in parent], str(cause.key)  # type: ignore[union-attr]
-        where = (getattr(cause, "full_key", "") or found).rpartition(".")[0]
-        if found not in known:
-            under = f" under {where}" if where else ""
             return UserError(
-                f"{getattr(cause, 'full_key', found)}: expected one of the keys{under} "
-                f"({', '.join(key for key in known if not key.startswith('_'))}), found {found!r}{nearest(found, known)}"
+                f"{group}: expected one of {', '.join(options)}, found {wanted!r}{nearest(wanted, options)}"
             )
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    parent, found = getattr(cause, "parent_node", None), getattr(cause, "key", None)
+    if isinstance(parent, DictConfig) and found is not None and found not in parent:
+        known, where = [str(key) for key in parent], str(getattr(cause, "full_key", "") or found)
+        under = f" under {where.rpartition('.')[0]}" if "." in where else ""
+        names = ", ".join(key for key in known if not key.startswith("_"))
+        hint = nearest(str(found), known)
+        return UserError(f"{where}: expected one of the keys{under} ({names}), found {str(found)!r}{hint}")
     if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in str(cause):
         key = str(cause).split("Missing mandatory value: ")[-1].split()[0]
         return UserError(f"{key}: expected a value, found none; set {key}=...")
@@ -108,9 +105,8 @@ def _check_category(data: dict[str, Any]) -> None:
     """Refuse an unknown category before an interpolation does it in words that nobody understands."""
     known, category = data.get("categories"), data.get("category")
     if known is not None and category not in known:
-        raise UserError(
-            f"data.category: expected one of {', '.join(known)}, found {category!r}{nearest(str(category), known)}"
-        )
+        hint = nearest(str(category), known) or "; for other data: data=folder data.root=FOLDER"
+        raise UserError(f"data.category: expected one of {', '.join(known)}, found {category!r}{hint}")
 
 
 def _check_node(path: str, node: Any, raw: Any) -> None:
@@ -171,7 +167,7 @@ def signature(target: str) -> dict[str, Any]:
     imported = {
         alias.asname or alias.name: (node.module, alias.name)
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("anomaly_lab")
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anomaly_lab")
         for alias in node.names
     }
     found = next((node for node in tree.body if getattr(node, "name", None) == name), None)

@@ -16,7 +16,7 @@ def wandb_logger(
     Without a key, or where the service does not answer, the run is recorded offline: logging must not cost a run.
     """
     mode = os.environ.get("WANDB_MODE")
-    if mode is None and wandb.api.api_key is None:
+    if mode is None and not wandb.api.api_key:
         mode = "offline"
         print(f"W&B: no key is configured, logging offline; upload later: wandb sync {save_dir}/wandb/offline-run-*")
     Path(save_dir).mkdir(parents=True, exist_ok=True)

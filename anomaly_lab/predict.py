@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from rich.progress import track
@@ -51,7 +50,8 @@ def main(arguments: list[str]) -> None:
     stem = Path(source.rstrip("/")).stem.strip("*?[]. ") or "images"
     out = Path(options.get("out") or run / "predictions" / stem)
     base = Path(os.path.commonpath([path.parent for path in paths]))
-    rows, unreadable = [], []
+    rows: list[tuple] = []
+    unreadable: list[str] = []
     for found, prediction, batch in track(judge(detector, paths, unreadable), "judging", total=_steps(detector, paths)):
         assert prediction.score is not None
         for i, path in enumerate(found):
@@ -105,7 +105,7 @@ def load(run: Path) -> Detector:
     method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
     method.load_state_dict(checkpoint["state_dict"])
-    device = pl.accelerators.CUDAAccelerator.is_available() and "cuda" or "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     threshold = json.loads((run / "metrics.json").read_text())["threshold"]
     return Detector(method.eval().to(device), threshold, *data.values())
 

@@ -1,13 +1,14 @@
 """A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
 
 import logging
+import os
 import platform
 import subprocess
 import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -19,6 +20,7 @@ from rich.table import Table
 from anomaly_lab import __version__
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.throughput import Throughput
+from anomaly_lab.methods.method import Method
 from anomaly_lab.precision import choose
 from anomaly_lab.run_folder import RESULT_VERSION, checkpoint_to_resume, is_finished, write_job, write_json
 
@@ -29,7 +31,7 @@ def run(config: DictConfig, folder: Path) -> None:
         print(f"already done, skipped: {folder} (rerun=true does it again)")
         return
     resume = None if config.rerun else checkpoint_to_resume(folder)
-    rank_zero = pl.utilities.rank_zero.rank_zero_only.rank == 0
+    rank_zero = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0"
     if rank_zero:
         write_job(folder, "running", started=time.time())
     try:
@@ -48,8 +50,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
     settings = OmegaConf.merge(config, {"run_folder": str(folder)})
-    resolved = OmegaConf.to_container(settings, resolve=True)
-    assert isinstance(resolved, dict)
+    resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
     pl.seed_everything(resolved["seed"], verbose=False)
 
     datamodule = instantiate(resolved["data"]["datamodule"])
@@ -85,7 +86,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     return {**metrics, **throughput.costs, "precision": precision, "result_version": RESULT_VERSION}
 
 
-def build_method(resolved: dict[str, Any]) -> pl.LightningModule:
+def build_method(resolved: dict[str, Any]) -> Method:
     """The method of a resolved configuration; its `name` is for people and folders."""
     return instantiate({key: value for key, value in resolved["method"].items() if key != "name"}, _convert_="all")
 
@@ -94,7 +95,11 @@ def environment(trainer: pl.Trainer) -> dict[str, Any]:
     """What the result was computed with."""
     packages = ("torch", "pytorch-lightning", "numpy", "kornia", "opencv-python-headless", "pillow")
     git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     cuda = trainer.strategy.root_device.type == "cuda"
     return {

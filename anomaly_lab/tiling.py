@@ -52,7 +52,11 @@ class SlidingWindow:
     """
 
     def __init__(
-        self, size: PositiveInt, stride: PositiveInt, batch_size: PositiveInt = 64, score: Literal["max", "mean"] = "max"
+        self,
+        size: PositiveInt,
+        stride: PositiveInt,
+        batch_size: PositiveInt = 64,
+        score: Literal["max", "mean"] = "max",
     ) -> None:
         if stride > size:
             raise UserError(
@@ -68,7 +72,7 @@ class SlidingWindow:
 
         Sums are float64: the average of equal values is exactly that value, in whatever order they are added.
         """
-        batch, channels, height, width = images.shape
+        batch, _, height, width = images.shape
         rows, columns = self.offsets(height), self.offsets(width)
         windows = list(product(range(batch), rows, columns))
         stitched: Tensor | None = None

@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     image: Float[Tensor, "batch channel height width"]  # in [0, 1], at the working size
     mask: tuple[Bool[Tensor, "1 photo_height photo_width"], ...]  # at each photo's own size; () in training
     label: Int[Tensor, " batch"]  # 0 normal, 1 abnormal, -1 unknown
-    index: Int[Tensor, " batch"]  # into the split's list of samples
+    index: Int[Tensor, " batch"]  # type: ignore[assignment]  # into the split's list of samples; hides tuple.index
     placement: tuple[Placement, ...]  # where each photo lies in its working image; () in training
 
 

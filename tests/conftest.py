@@ -91,11 +91,11 @@ def parts(tmp_path: Path) -> Path:
 def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the program in a process of its own, one thread, runs under the test's folder."""
 
-    def run(*arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, code: int = 0, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
         done = subprocess.run(
             [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, env=variables, capture_output=True,
-            text=True, timeout=600, check=False,
+            text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

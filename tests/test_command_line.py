@@ -20,7 +20,10 @@ def test_help_shows_usage_examples_and_groups(lab):
         (["pedict"], "error: expected a command (predict) or key=value, found 'pedict'; did you mean 'predict'?"),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
-        (["data=demo", "trainer.max_epochs=-1"], "error: trainer.max_epochs: expected a number greater than 0, found -1"),
+        (
+            ["data=demo", "trainer.max_epochs=-1"],
+            "error: trainer.max_epochs: expected a number greater than 0, found -1",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, arguments, message):

@@ -34,7 +34,9 @@ def test_every_option_composes_and_fits_its_constructors(group, option):
     for node in targets:
         module, _, name = node["_target_"].rpartition(".")
         target = getattr(importlib.import_module(module), name)
-        arguments = {key: None for key in node if not key.startswith("_") and key != "name" or "logger" in module.lower()}
+        arguments = {
+            key: None for key in node if (not key.startswith("_") and key != "name") or "logger" in module.lower()
+        }
         arguments.pop("_target_", None), arguments.pop("_partial_", None)
         bind = inspect.signature(target).bind_partial if node.get("_partial_") else inspect.signature(target).bind
         bind(**arguments)
@@ -59,9 +61,7 @@ def test_the_signature_read_from_the_source_is_the_real_one():
 
 def test_stems_of_code_configuration_and_tests_agree():
     code = {path.stem for path in (ROOT / "anomaly_lab/methods").glob("*.py")} - {"method", "__init__"}
-    modules = {
-        OmegaConf.load(path).method._target_.split(".")[-2]: path for path in (CONF / "method").glob("*.yaml")
-    }
+    modules = {OmegaConf.load(path).method._target_.split(".")[-2]: path for path in (CONF / "method").glob("*.yaml")}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/methods").glob("test_*.py")}
     assert code
     assert code == set(modules)

@@ -22,7 +22,9 @@ def test_processors(monkeypatch, capabilities, expected):
     assert choose("auto", "cpu") == choose("auto", "auto") == expected
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "32-true"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")])
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "32-true"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")]
+)
 def test_graphics_processors(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)

@@ -36,7 +36,7 @@ def test_predict_equals_the_test(lab, tiny, parts, tmp_path, write, method):
         assert row["decision"] == known["decision"]
         assert float(row["threshold"]) == float(known["threshold"])
     picture = cv2.imread(str(tmp_path / "judged/good/wide.png.png"))
-    assert picture.shape == (153, 4 * 256, 3)
+    assert picture.shape == (154, 4 * 256, 3)
 
     (photos / "good/bad.png").write_bytes(b"junk")
     single = lab("predict", f"run={run}", f"source={photos}/good/*.png", "out=again", code=1)
@@ -61,7 +61,11 @@ def test_sources(parts):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["run=x"], "found no source="), (["run=x", "sorce=y"], "found 'sorce'; did you mean 'source'"), (["x"], "found 'x'")],
+    [
+        (["run=x"], "found no source="),
+        (["run=x", "sorce=y"], "found 'sorce'; did you mean 'source'"),
+        (["x"], "found 'x'"),
+    ],
 )
 def test_wrong_options_are_told(arguments, message):
     with pytest.raises(UserError, match=message):

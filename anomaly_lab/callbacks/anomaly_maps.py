@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import tifffile
 
 from anomaly_lab.data.images import to_photo
+from anomaly_lab.data.layouts import file_names
 from anomaly_lab.types import Batch, Prediction
 
 
@@ -20,6 +21,7 @@ class AnomalyMaps(pl.Callback):
     def __init__(self, category: str, dtype: Literal["float32", "float16"] = "float32") -> None:
         self.category = category
         self.dtype = dtype
+        self._names: list[str] = []
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
@@ -29,10 +31,11 @@ class AnomalyMaps(pl.Callback):
             return
         folder = Path(trainer.default_root_dir) / "maps" / self.category / "test"
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        self._names = self._names or file_names(samples)
         for index, place, anomaly_map in zip(
             batch.index.tolist(), batch.placement, outputs.anomaly_map.cpu().numpy(), strict=True
         ):
             sample = samples[index]
-            target = folder / sample.defect / f"{sample.path.stem}.tiff"
+            target = folder / sample.defect / f"{self._names[index]}.tiff"
             target.parent.mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(target, to_photo(anomaly_map[0], place).astype(np.dtype(self.dtype)))

@@ -6,10 +6,10 @@ import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.data.images import to_photo
+from anomaly_lab.methods.method import content, smooth
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.metrics.thresholds import maximum
-from anomaly_lab.methods.method import content, smooth
 from anomaly_lab.run_folder import write_csv
 from anomaly_lab.types import Batch, Prediction
 

@@ -34,8 +34,11 @@ class FiniteLoss(pl.Callback):
             self._look(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look before the checkpoint of the epoch is written."""
+        """Look before the checkpoint of the epoch is written, also at what the last step made of the weights."""
         self._look(trainer)
+        value = float(trainer.callback_metrics.get("validation/loss", 0.0))
+        if not math.isfinite(value):
+            raise not_finite(value, f"after the last batch of epoch {trainer.current_epoch}")
 
     def _look(self, trainer: pl.Trainer) -> None:
         pending, self._pending = self._pending, []
@@ -44,7 +47,12 @@ class FiniteLoss(pl.Callback):
         values = torch.stack([loss for _, loss in pending]).tolist()
         for (batch_idx, _), value in zip(pending, values, strict=True):
             if not math.isfinite(value):
-                raise UserError(
-                    f"the loss is {value} at batch {batch_idx} of epoch {trainer.current_epoch}: training stopped, the "
-                    "last good checkpoint is kept; try a lower method.optimizer.lr or trainer.precision=32-true"
-                )
+                raise not_finite(value, f"at batch {batch_idx} of epoch {trainer.current_epoch}")
+
+
+def not_finite(value: float, where: str) -> UserError:
+    """The error that names the step."""
+    return UserError(
+        f"the loss is {value} {where}: training stopped, the last good checkpoint is kept; "
+        "try a lower method.optimizer.lr or trainer.precision=32-true"
+    )

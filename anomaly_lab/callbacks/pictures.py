@@ -9,9 +9,9 @@ import numpy as np
 import pytorch_lightning as pl
 from pydantic import PositiveInt
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
-
 from torch import Tensor
 
+from anomaly_lab.data.layouts import file_names
 from anomaly_lab.run_folder import write_whole
 from anomaly_lab.types import Batch, Prediction
 
@@ -42,22 +42,26 @@ class Pictures(pl.Callback):
         self.per_defect = per_defect
         self.side = side
         self._seen: Counter[str] = Counter()
+        self._names: list[str] = []
         self._panels: list[Panel] = []
+        self._overview: list[Panel] = []
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
         """Keep the first images of each defect type."""
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        self._names = self._names or file_names(samples)
         for i, index in enumerate(batch.index.tolist()):
             sample = samples[index]
             self._seen[sample.defect] += 1
             if self._seen[sample.defect] > self.per_defect:
                 continue
-            known = sample.label == 0 or sample.mask_path is not None
-            self._panels.append(
-                panel(f"{sample.defect}_{sample.path.stem}", i, outputs, batch, self.side, batch.mask[i] if known else None)
-            )
+            mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
+            shown = panel(f"{sample.defect}_{self._names[index]}", i, outputs, batch, self.side, mask)
+            self._panels.append(shown)
+            if self._seen[sample.defect] == 1 and len(self._overview) < 6:
+                self._overview.append(shown)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, write and log."""
@@ -68,19 +72,13 @@ class Pictures(pl.Callback):
         pictures = {panel.name: panel.draw(low, high) for panel in self._panels}
         for name, picture in pictures.items():
             write_picture(folder / f"{name}.png", picture)
-        first_of_each = [pictures[panel.name] for panel in self._panels if panel.name in self._overview()]
-        write_picture(folder / "overview.png", stack(first_of_each))
+        write_picture(folder / "overview.png", stack([panel.draw(low, high) for panel in self._overview]))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("test/pictures", list(pictures.values()), caption=list(pictures))
             elif isinstance(logger, TensorBoardLogger):
                 for name, picture in pictures.items():
                     logger.experiment.add_image(f"test/{name}", picture, dataformats="HWC")
-
-    def _overview(self) -> set[str]:
-        """One panel of each defect type, six at most."""
-        first = {panel.name.rsplit("_", 1)[0]: panel.name for panel in reversed(self._panels)}
-        return set(sorted(first.values(), key=lambda name: not name.startswith("good_"))[:6])
 
 
 def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask: Tensor | None) -> Panel:
@@ -123,7 +121,7 @@ def color_range(maps: list[np.ndarray]) -> tuple[float, float]:
 
 def heat(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
     """Colour a map: black, violet, orange, yellow."""
-    level = np.clip((anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    level = np.clip((anomaly_map - low) / max(high - low, 1e-30), 0, 1)
     return cv2.cvtColor(cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 

@@ -157,7 +157,8 @@ class DataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: PatchPlan | Batch, dataloader_idx: int) -> Batch:
         """On the device: rows of the plan become patches, uint8 images become [0, 1]."""
         if isinstance(batch, PatchPlan):
-            assert self.store is not None and self.trainer is not None
+            assert self.store is not None
+            assert self.trainer is not None
             device = self.trainer.strategy.root_device
             image = render(self.store, batch, self.patch_size, self.augmentation.reach(), device)
             index = batch.image.to(device, non_blocking=True)
@@ -165,6 +166,4 @@ class DataModule(pl.LightningDataModule):
         return batch._replace(image=batch.image.float() / 255)
 
     def _images(self, samples: list[Sample]) -> ImageLoader:
-        return ImageLoader(
-            samples, self.image_size, self.channels, self.resize, self.test_batch_size, self.workers
-        )
+        return ImageLoader(samples, self.image_size, self.channels, self.resize, self.test_batch_size, self.workers)

@@ -66,9 +66,7 @@ def washer(random: Random, defect: str | None) -> Drawing:
     turn = random.uniform(-0.04, 0.04)
     ring = _soft((radius - 36) / 2) * _soft((104 - radius) / 2)
     metal = 160 + 3 * np.sin(radius * 0.9) + 14 * np.cos(np.arctan2(y - center[0], x - center[1]) - turn)
-    holes = [
-        center + 70 * np.array([np.sin(turn + k * np.pi / 2), np.cos(turn + k * np.pi / 2)]) for k in range(4)
-    ]
+    holes = [center + 70 * np.array([np.sin(turn + k * np.pi / 2), np.cos(turn + k * np.pi / 2)]) for k in range(4)]
     mask = np.zeros((SIDE, SIDE), bool)
     if defect == "missing_hole":
         row, column = holes.pop(int(random.integers(4)))

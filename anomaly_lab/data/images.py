@@ -90,7 +90,7 @@ def fit(photo: np.ndarray, placement: Placement, image_size: int) -> np.ndarray:
 def read_working_image(path: Path, image_size: int, channels: int, resize: Resize) -> tuple[np.ndarray, Placement]:
     """Decode a file to its uint8 working image and say how it was placed."""
     photo = read_photo(path, channels)
-    placement = place(*photo.shape[:2], image_size, resize)
+    placement = place(photo.shape[0], photo.shape[1], image_size, resize)
     return fit(photo, placement, image_size), placement
 
 

@@ -7,6 +7,7 @@ answered at once.
 import csv as csv_file
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
@@ -156,6 +157,10 @@ def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
             raise UserError(f"{where}: expected the file {file}, found none")
     named = (row.get("defect") or "").strip() or ("bad" if label == "1" else label)
     defect = "good" if normal else named
+    if bad := set(defect) & set("/\\:"):
+        raise UserError(
+            f"{where}: expected a defect name without {' '.join(bad)} (it names a folder), found {defect!r}"
+        )
     group = (row.get("group") or "").strip() or str(path)
     return Sample(path, base / mask if mask and not normal else None, int(not normal), defect, group)
 
@@ -194,6 +199,15 @@ def fingerprint(splits: Splits) -> str:
     return total.hexdigest()
 
 
+def file_names(samples: list[Sample]) -> list[str]:
+    """A name for each image's results: its stem, with its number where two images of a defect share the stem."""
+    seen = Counter((sample.defect, sample.path.stem) for sample in samples)
+    return [
+        sample.path.stem if seen[sample.defect, sample.path.stem] == 1 else f"{sample.path.stem}-{number}"
+        for number, sample in enumerate(samples)
+    ]
+
+
 def nearest(found: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest right name, where there is one."""
     match = get_close_matches(found, list(known), n=1, cutoff=0.6)
@@ -216,7 +230,9 @@ def images_in(path: Path) -> list[Path]:
         for file in path.rglob("*")
         if file.suffix.lower() in SUFFIXES
         and file.is_file()
-        and not any(part.startswith(".") or part.lower() in NOT_IMAGES_OF_PARTS for part in file.relative_to(path).parts)
+        and not any(
+            part.startswith(".") or part.lower() in NOT_IMAGES_OF_PARTS for part in file.relative_to(path).parts
+        )
     )
 
 

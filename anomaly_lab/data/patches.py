@@ -6,7 +6,7 @@ batch is needed, with one resampling.
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import kornia.enhance
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn import functional
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.errors import UserError
 
+Side = TypeVar("Side", int, np.ndarray)
 Kind = Literal["texture", "object"]
 
 
@@ -58,7 +59,7 @@ def draw_plan(
         needed = _whole_margin(math.ceil(patch_size * augmentation.reach() - 1e-6), patch_size)
         if needed > image_size:
             raise UserError(
-                f"data.image_size: expected at least {needed} px, so that a turned patch of {patch_size} px lies inside "
+                f"data.image_size: expected at least {needed} px, so that a turned patch of {patch_size} px lies in "
                 f"a texture, found {image_size}; raise data.image_size or set augmentation.rotation=0"
             )
         turned = patch_size * (np.abs(np.cos(angle)) + np.abs(np.sin(angle)))
@@ -79,7 +80,7 @@ def draw_plan(
     )
 
 
-def _whole_margin(side, patch_size: int):
+def _whole_margin(side: Side, patch_size: int) -> Side:
     """A side that is larger by an even number of pixels, so that the patch starts on a whole pixel."""
     return side + (side - patch_size) % 2
 
@@ -158,7 +159,8 @@ class PatchLoader:
         return len(self.plan.image) // self.batch_size
 
     def __iter__(self) -> Iterator[PatchPlan]:
-        for self.done in range(self.done + 1, len(self) + 1):
+        for batch in range(self.done, len(self)):
+            self.done = batch + 1
             end = self.done * self.batch_size
             yield self.plan.take(slice(end - self.batch_size + self.rank, end, self.world_size))
         self.done = 0

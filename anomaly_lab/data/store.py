@@ -1,8 +1,8 @@
 """Every training image decoded once, kept as one uint8 tensor."""
 
-from collections.abc import Callable, Iterable, Iterator
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -40,7 +40,7 @@ def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -
         yield from map(work, items)
         return
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque()
+        pending: deque[Future[Result]] = deque()
         try:
             for item in items:
                 pending.append(pool.submit(work, item))

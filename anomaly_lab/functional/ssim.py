@@ -54,8 +54,9 @@ def _ssim_map(
 
 
 def _window_mean(values: Images, window: Window, size: int) -> Maps:
-    """Weighted mean over the windows inside the image: two products with banded matrices, which cost less than a
-    depthwise convolution, above all backwards.
+    """Weighted mean over the windows inside the image.
+
+    Two products with banded matrices cost less than a depthwise convolution, above all backwards.
     """
     rows, columns = (_band(side, size, window, values.device) for side in values.shape[-2:])
     return rows @ values @ columns.T

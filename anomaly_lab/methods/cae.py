@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.nn.parameter import Parameter
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from anomaly_lab.methods.method import Images, Method
 from anomaly_lab.networks.autoencoder import Autoencoder

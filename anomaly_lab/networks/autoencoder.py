@@ -16,9 +16,10 @@ class Autoencoder(nn.Module):
     """Encoder to a code of `latent_size` numbers, decoder back; images in [0, 1], 128 px or 128 times a power of 2.
 
     Table 1 of the paper at 128 px; each doubling of the side inserts one more stride-2 convolution (32 channels)
-    after the second and its mirror before the last layer. No normalisation layers. The paper names neither the
-    initialisation nor the output activation: PyTorch's default and a linear output learn faster under the L2
-    loss; under SSIM they stick at loss 1, where Xavier and a sigmoid learn.
+    after the second and its mirror before the last layer. No normalisation layers, so the initialisation decides how
+    soon it learns, and the paper names neither it nor the output activation. Under the L2 loss `he` (the variance
+    survives every layer) with a linear output learns soonest by far (experiments/initialisation/); under SSIM a
+    linear output sticks at loss 1, where `xavier` with a sigmoid learns. `default` is PyTorch's.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class Autoencoder(nn.Module):
         image_size: PositiveInt,
         channels: Annotated[int, Field(ge=1, le=3)],
         latent_size: PositiveInt = 100,
-        initialisation: Literal["default", "xavier"] = "default",
+        initialisation: Literal["he", "xavier", "default"] = "he",
         output: Literal["linear", "sigmoid"] = "linear",
     ) -> None:
         super().__init__()
@@ -61,8 +62,8 @@ class Autoencoder(nn.Module):
             nn.ConvTranspose2d(32, channels, 4, 2, 1),
             nn.Sigmoid() if output == "sigmoid" else nn.Identity(),
         )
-        if initialisation == "xavier":
-            self.apply(_xavier)
+        if initialisation != "default":
+            self.apply(_he if initialisation == "he" else _xavier)
         self.to(memory_format=torch.channels_last)  # about twice as fast on a CPU, faster with bf16 on a GPU
 
     def forward(self, images: Images) -> Images:
@@ -76,6 +77,24 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> 
 
 def _transposed(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> tuple[nn.Module, nn.Module]:
     return nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding), nn.LeakyReLU(0.2, inplace=True)
+
+
+def _he(module: nn.Module) -> None:
+    """Normal weights whose variance is 2 / (1 + 0.2^2) / inputs of an output (He et al. 2015, eq. 15).
+
+    A transposed convolution adds only kernel^2 / stride^2 inputs per channel; on a code of one pixel only one.
+    PyTorch's fan-in does not know that and makes these layers too weak, eight times in the first.
+    """
+    if isinstance(module, nn.Conv2d):
+        inputs = module.in_channels * module.kernel_size[0] ** 2
+    elif isinstance(module, nn.ConvTranspose2d):
+        from_one_pixel = module.padding[0] == 0
+        inputs = module.in_channels * (1 if from_one_pixel else (module.kernel_size[0] // module.stride[0]) ** 2)
+    else:
+        return
+    nn.init.normal_(module.weight, std=(2 / (1 + 0.2**2) / inputs) ** 0.5)
+    assert module.bias is not None
+    nn.init.zeros_(module.bias)
 
 
 def _xavier(module: nn.Module) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.data.images import read_mask, size_on_disk
+from anomaly_lab.data.layouts import mvtec_ad
 from tests.metrics.test_pixel_metrics import mvtec_aupro
 
 

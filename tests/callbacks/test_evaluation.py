@@ -30,11 +30,16 @@ def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=
     """Run the callback over two batches and return it with what it logged."""
     logged = {}
     trainer = stand_in(
-        pl.Trainer, datamodule=SimpleNamespace(test_samples=samples), is_global_zero=True, default_root_dir=str(tmp_path)
+        pl.Trainer,
+        datamodule=SimpleNamespace(test_samples=samples),
+        is_global_zero=True,
+        default_root_dir=str(tmp_path),
     )
     module = stand_in(pl.LightningModule, log_dict=lambda values, **_: logged.update(values))
     evaluation = Evaluation()
-    evaluation.on_predict_batch_end(trainer, module, Prediction(torch.zeros(1, 1, 1, 1), torch.tensor(held_out), None), EMPTY)
+    evaluation.on_predict_batch_end(
+        trainer, module, Prediction(torch.zeros(1, 1, 1, 1), torch.tensor(held_out), None), EMPTY
+    )
     evaluation.on_predict_end(trainer, module)
     placement = placement or [place(*mask.shape, maps.shape[-1], "stretch") for mask in masks]
     for rows in (slice(0, 2), slice(2, None)):

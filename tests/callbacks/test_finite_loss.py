@@ -44,5 +44,11 @@ def test_at_the_last_batch_before_the_checkpoint():
     assert "at batch 1" in message
 
 
+def test_weights_that_the_last_step_spoilt_are_not_saved():
+    trainer = stand_in(pl.Trainer, callback_metrics={"validation/loss": torch.tensor(float("nan"))}, current_epoch=2)
+    with pytest.raises(UserError, match="the loss is nan after the last batch of epoch 2"):
+        FiniteLoss().on_train_epoch_end(trainer, stand_in(pl.LightningModule))
+
+
 def test_finite_losses_pass():
     assert feed(FiniteLoss(), [1e30, -1e30, 0.0], "cpu") == (3, "")

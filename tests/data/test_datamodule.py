@@ -35,6 +35,16 @@ def test_the_store_holds_the_training_images_in_their_order(parts):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), cv2.imread(str(sample.path))[..., ::-1])
 
 
+def test_the_store_does_not_depend_on_the_number_of_workers(parts):
+    stores = []
+    for workers in (0, 1, 3):
+        data = datamodule(parts, workers=workers)
+        data.setup("fit")
+        stores.append(data.store)
+    assert torch.equal(stores[0], stores[1])
+    assert torch.equal(stores[0], stores[2])
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_images_and_masks_come_in_order_whatever_the_number_of_workers(parts, workers):
     data = datamodule(parts, workers=workers)

@@ -5,7 +5,13 @@ import pytest
 from PIL import Image
 
 from anomaly_lab.data.images import (
-    fit, place, read_mask, read_photo, read_working_image, size_on_disk, to_photo,
+    fit,
+    place,
+    read_mask,
+    read_photo,
+    read_working_image,
+    size_on_disk,
+    to_photo,
 )  # fmt: skip
 from anomaly_lab.errors import UserError
 

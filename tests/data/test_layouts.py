@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_lab.data.layouts import Sample, csv, fingerprint, folder, hold_out, mvtec_ad
+from anomaly_lab.data.layouts import Sample, csv, file_names, fingerprint, folder, hold_out, mvtec_ad
 from anomaly_lab.errors import UserError
 
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
@@ -105,6 +105,7 @@ def test_csv_reads_labels_masks_and_groups(tmp_path, write):
         ("path,label,split\na.png,1,train", "line 2: expected normal images in the split train"),
         ("path,label,split\nno.png,0,train", "line 2: expected the file .*no.png"),
         ("path,label,split\na.png,,train", "line 2: expected a label"),
+        ("path,label,split,defect\na.png,1,test,../x", "line 2: expected a defect name without /"),
         ("path,label,split\na.png,0,test", "expected rows with split train, found none"),
     ],
 )
@@ -113,6 +114,11 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path, write, text, me
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         csv(str(tmp_path / "table.csv"))
+
+
+def test_images_of_one_stem_get_names_of_their_own():
+    samples = [sample("a/1.png"), sample("b/1.png"), sample("a/2.png"), sample("c/1.png")._replace(defect="hole")]
+    assert file_names(samples) == ["1-0", "1-1", "2", "1"]
 
 
 def sample(name, group=None):

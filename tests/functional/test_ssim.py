@@ -29,9 +29,7 @@ def test_equals_scikit_image_with_a_uniform_window():
     _, expected = structural_similarity(
         x[0, 0].numpy(), y[0, 0].numpy(), data_range=1.0, win_size=11, use_sample_covariance=False, full=True
     )
-    np.testing.assert_allclose(
-        ssim_map(x, y, "uniform")[0, 0].numpy()[5:-5, 5:-5], expected[5:-5, 5:-5], atol=2e-5
-    )
+    np.testing.assert_allclose(ssim_map(x, y, "uniform")[0, 0].numpy()[5:-5, 5:-5], expected[5:-5, 5:-5], atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,16 @@ def test_xavier_is_really_applied_and_a_sigmoid_bounds_the_output():
     assert output.max() <= 1
 
 
+def test_he_keeps_the_variance_through_all_layers():
+    torch.manual_seed(0)
+    network = Autoencoder(256, 3, 100)
+    values = torch.randn(8, 3, 256, 256)
+    for layer in [*network.encoder, *network.decoder]:
+        values = layer(values)
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            assert 0.4 < values.square().mean() < 2.5, layer
+
+
 @pytest.mark.parametrize("size", [64, 100, 192, 300])
 def test_other_sizes_are_refused(size):
     with pytest.raises(UserError, match=rf"expected 128, 256 or 512 px .* found {size}"):

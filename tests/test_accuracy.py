@@ -1,0 +1,56 @@
+"""What the main job must reach: on the demo data over two seeds, on real data with the quick budget."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def metrics_of(tmp_path):
+    (path,) = (tmp_path / "runs").rglob("metrics.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("category", ["washer", "weave"])
+def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, category, seed):
+    lab("experiment=demo", f"data.category={category}", f"seed={seed}", "logger=none")
+    assert metrics_of(tmp_path)["image_auroc"] >= 0.90
+
+
+def quick(lab, root, method):
+    lab(
+        f"method={method}", "experiment=quick", f"data.root={root / 'mvtec_ad_small'}", "data.category=screw",
+        "logger=none", OMP_NUM_THREADS="2", timeout=1800,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "smoothed"), [("ssim_ae", 0.94), ("cae", 0.93)])
+def test_quick_on_screw(lab, tmp_path, real_data, method, smoothed):
+    """The path works. A constant gray image scores .956 under SSIM and a foreground mask .932: no defect is proven."""
+    quick(lab, real_data, method)
+    metrics = metrics_of(tmp_path)
+    assert metrics["pixel_auroc_smoothed"] >= smoothed
+    assert metrics["pixel_auroc"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "pixels"),
+    [
+        (("data=mvtec_ad", "data.root={}/mvtec_ad_small", "data.category=transistor"), 100, False),
+        (("data=folder", "data.root={}/wood_boards_256", "data.kind=texture", "data.image_size=256"), 141, True),
+        (("data=folder", "data.root={}/covid19_xray"), 66, False),
+        (("data=folder", "data.root={}/concrete_crack_700", "data.kind=texture", "data.image_size=227"), 450, False),
+    ],
+    ids=["transistor", "wood_boards", "covid", "concrete"],
+)  # fmt: skip
+def test_other_real_data_goes_through(lab, tmp_path, real_data, options, images, pixels):
+    """Files of mixed types and sizes, gray and colour, with and without masks; too short to learn much."""
+    options = [option.format(real_data) for option in options]
+    lab(*options, "data.patches=160", "data.batch_size=16", "trainer.max_epochs=1", "logger=none")
+    metrics = metrics_of(tmp_path)
+    assert 0 <= metrics["image_auroc"] <= 1
+    assert ("pixel_aupro" in metrics) == pixels
+    (table,) = (tmp_path / "runs").rglob("scores.csv")
+    assert len(table.read_text().splitlines()) == images + 1

@@ -1,0 +1,60 @@
+"""The installed package carries its configuration and works from any folder."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(target), str(ROOT)]
+    subprocess.run(command, check=True)
+    (path,) = target.glob("*.whl")
+    return path
+
+
+def run(command, folder, **environment):
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def train_and_look(binaries: Path, folder: Path):
+    """Help and a short demo run in an empty folder."""
+    folder.mkdir()
+    assert "method: cae, ssim_ae" in run([binaries / "anomaly-lab", "--help"], folder)
+    demo = ["experiment=demo", "data.patches=64", "trainer.max_epochs=1"]
+    run([binaries / "anomaly-lab", *demo], folder, XDG_CACHE_HOME=str(folder / "cache"))
+    assert len(list((folder / "runs").rglob("metrics.json"))) == 1
+    origin = run([binaries / "python", "-c", "import anomaly_lab; print(anomaly_lab.__file__)"], folder)
+    assert str(ROOT / "anomaly_lab") not in origin
+
+
+def test_the_wheel_works_outside_a_checkout(wheel, tmp_path):
+    """Its own environment for the package; the dependencies are borrowed from this one."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False)
+    packages = next(environment.glob("lib/python*/site-packages"))
+    command = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python")]
+    subprocess.run([*command, "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    train_and_look(environment / "bin", tmp_path / "elsewhere")
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_into_an_empty_environment(wheel, tmp_path):
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    command = [environment / "bin/python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*command, wheel], check=True)
+    train_and_look(environment / "bin", tmp_path / "elsewhere")
