@@ -7,6 +7,8 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from anomaly_lab.run_folder import is_first_process
+
 
 def wandb_logger(
     save_dir: str, project: str, name: str, group: str, tags: list[str], job_type: str = "train"
@@ -15,6 +17,8 @@ def wandb_logger(
 
     Without a key, or where the service does not answer, the run is recorded offline: logging must not cost a run.
     """
+    if not is_first_process():
+        return WandbLogger(save_dir=save_dir)  # never opens a run: rank 0 records for all
     mode = os.environ.get("WANDB_MODE")
     if mode is None and not wandb.api.api_key:
         mode = "offline"

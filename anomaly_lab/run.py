@@ -1,7 +1,6 @@
 """A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
 
 import logging
-import os
 import platform
 import subprocess
 import time
@@ -22,7 +21,14 @@ from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.throughput import Throughput
 from anomaly_lab.methods.method import Method
 from anomaly_lab.precision import choose
-from anomaly_lab.run_folder import RESULT_VERSION, checkpoint_to_resume, is_finished, write_job, write_json
+from anomaly_lab.run_folder import (
+    RESULT_VERSION,
+    checkpoint_to_resume,
+    is_finished,
+    is_first_process,
+    write_job,
+    write_json,
+)
 
 
 def run(config: DictConfig, folder: Path) -> None:
@@ -31,16 +37,16 @@ def run(config: DictConfig, folder: Path) -> None:
         print(f"already done, skipped: {folder} (rerun=true does it again)")
         return
     resume = None if config.rerun else checkpoint_to_resume(folder)
-    rank_zero = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0"
-    if rank_zero:
+    first = is_first_process()
+    if first:
         write_job(folder, "running", started=time.time())
     try:
         metrics = _fit_and_test(config, folder, resume)
     except BaseException as error:
-        if rank_zero:
+        if first:
             write_job(folder, "failed", error=f"{type(error).__name__}: {error}")
         raise
-    if rank_zero:
+    if first:
         write_json(folder / "metrics.json", metrics)
         write_job(folder, "done", finished=time.time())
         show(metrics, folder)
@@ -80,10 +86,11 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         metrics = evaluation.metrics()
     else:
         print("no labelled test images: metrics left out")
+    metrics |= throughput.costs
     if logger:
-        logger.log_metrics({f"test/{name}": value for name, value in throughput.costs.items()})
+        logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
         logger.finalize("success")
-    return {**metrics, **throughput.costs, "precision": precision, "result_version": RESULT_VERSION}
+    return {**metrics, "precision": precision, "result_version": RESULT_VERSION}
 
 
 def build_method(resolved: dict[str, Any]) -> Method:

@@ -17,6 +17,11 @@ NO_RESULT = {
 }
 
 
+def is_first_process() -> bool:
+    """Whether this process writes the run's files: the only one, or rank 0 of several."""
+    return os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0"
+
+
 def run_folder(config: dict[str, Any], data_fingerprint: str) -> Path:
     """`<runs_dir>/<name>/<method>/<dataset>/<category>/seed=<n>/<hash>` for a resolved configuration."""
     kept = {key: value for key, value in config.items() if key not in NO_RESULT[""]}

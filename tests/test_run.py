@@ -206,3 +206,26 @@ def read_wandb(folder):
         for item in record.summary.update:
             found["summary"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
     return found
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny)
+    lab(*arguments, "runs_dir=one")
+    lab(*arguments, "runs_dir=two", "trainer=ddp", "trainer.devices=2")
+    ((one, two), (rows, others)) = (
+        [read_one(tmp_path / name) for name in ("one", "two")] for read_one in (read_folder, rows_of_folder)
+    )
+    assert json.loads(next((tmp_path / "two").rglob("environment.json")).read_text())["world_size"] == 2
+    for row, other in zip(rows, others, strict=True):  # sums in another order: the last digits differ
+        assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-3)
+    assert one["threshold"] == pytest.approx(two["threshold"], rel=1e-3)
+    assert one["pixel_auroc"] == pytest.approx(two["pixel_auroc"], abs=1e-3)
+
+
+def read_folder(root):
+    return read(next(root.rglob("metrics.json")).parent)
+
+
+def rows_of_folder(root):
+    return rows_of(next(root.rglob("metrics.json")).parent)

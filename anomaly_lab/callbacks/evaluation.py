@@ -62,10 +62,9 @@ class Evaluation(pl.Callback):
                 self._smoothed.update([to_photo(smoothed[i, 0], place)], [mask])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the table and log the metrics under `test/`."""
+        """Write the table."""
         if trainer.is_global_zero:
             write_csv(Path(trainer.default_root_dir) / "scores.csv", SCORES, self._rows)
-        pl_module.log_dict({f"test/{name}": value for name, value in self.metrics().items()}, rank_zero_only=True)
 
     def metrics(self) -> dict[str, float]:
         """The metrics of the images seen so far; those that need what is not there are left out."""

@@ -27,15 +27,14 @@ def sample(i, label, mask=True):
 
 
 def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=None):
-    """Run the callback over two batches and return it with what it logged."""
-    logged = {}
+    """Run the callback over two batches and return the metrics."""
     trainer = stand_in(
         pl.Trainer,
         datamodule=SimpleNamespace(test_samples=samples),
         is_global_zero=True,
         default_root_dir=str(tmp_path),
     )
-    module = stand_in(pl.LightningModule, log_dict=lambda values, **_: logged.update(values))
+    module = stand_in(pl.LightningModule)
     evaluation = Evaluation()
     evaluation.on_predict_batch_end(
         trainer, module, Prediction(torch.zeros(1, 1, 1, 1), torch.tensor(held_out), None), EMPTY
@@ -52,7 +51,7 @@ def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=
         prediction = Prediction(torch.from_numpy(maps[rows]), torch.tensor(scores)[rows], None)
         evaluation.on_test_batch_end(trainer, module, prediction, batch)
     evaluation.on_test_epoch_end(trainer, module)
-    return {name.removeprefix("test/"): value for name, value in logged.items()}
+    return evaluation.metrics()
 
 
 def set_of(count=6, side=32):

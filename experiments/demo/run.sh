@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# experiments/demo/run.sh: what `make run` does, on both categories and over two seeds; also the picture of the README.
+set -euo pipefail
+for category in washer weave; do
+  for seed in 0 1; do
+    .venv/bin/python -m anomaly_lab experiment=demo data.category=$category seed=$seed logger=none
+  done
+done
+.venv/bin/python experiments/collect.py runs/demo | tee experiments/demo/results.csv
+cp runs/demo/cae/demo/washer/seed=0/*/pictures/overview.png experiments/demo/overview.png
