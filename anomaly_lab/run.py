@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -66,7 +67,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     logger = instantiate(resolved["logger"]) if resolved["logger"] else None
     if logger:
-        logger.log_hyperparams({key: value for key, value in resolved.items() if key not in {"logger", "run_folder"}})
+        logger.log_hyperparams(told(resolved))
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
     trainer = instantiate(
         {**resolved["trainer"], "precision": precision},
@@ -90,12 +91,23 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     if logger:
         logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
         logger.finalize("success")
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()  # a sweep in one process would go on in the same W&B run
     return {**metrics, "precision": precision, "result_version": RESULT_VERSION}
 
 
 def build_method(resolved: dict[str, Any]) -> Method:
     """The method of a resolved configuration; its `name` is for people and folders."""
     return instantiate({key: value for key, value in resolved["method"].items() if key != "name"}, _convert_="all")
+
+
+def told(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that a logger shows: what was chosen, without tables and wiring."""
+    chosen = {
+        key: value for key, value in resolved.items() if key not in {"logger", "run_folder", "tilings", "callbacks"}
+    }
+    data = {key: value for key, value in resolved["data"].items() if key not in {"categories", "layout", "datamodule"}}
+    return {**chosen, "data": data}
 
 
 def environment(trainer: pl.Trainer) -> dict[str, Any]:

@@ -209,6 +209,14 @@ def read_wandb(folder):
 
 
 @pytest.mark.slow
+def test_a_sweep_fills_the_folders_of_single_runs(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny)
+    lab("-m", "seed=0,1", *arguments)
+    assert len(list((tmp_path / "runs").rglob("metrics.json"))) == 2
+    assert lab(*arguments, "seed=1").stdout.startswith("already done, skipped:")
+
+
+@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(lab, tiny, parts, tmp_path):
     arguments = ("data=folder", f"data.root={parts}", *tiny)
     lab(*arguments, "runs_dir=one")

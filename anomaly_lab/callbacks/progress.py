@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
+from anomaly_lab.callbacks.throughput import peak_memory
 from anomaly_lab.data.datamodule import DataModule
 
 
@@ -32,7 +33,7 @@ class Budget(pl.Callback):
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]
         if pl_module.device.type == "cpu" and steps * seconds > 1800:
-            parts.append("too long? experiment=quick")
+            parts.append("shorter: experiment=quick, or a smaller data.patches")
         if trainer.is_global_zero:
             print(" · ".join(parts), flush=True)
 
@@ -41,7 +42,6 @@ class Budget(pl.Callback):
         share = data.batch_size // world_size
         count = min(share, 8)
         rows = data.plan(0).take(slice(0, count))
-        assert data.store is not None
         saved = 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -50,21 +50,21 @@ class Budget(pl.Callback):
             return tensor
 
         method.eval()
-        start = time.perf_counter()
-        for repeat in range(2):  # the first one warms up
-            start = time.perf_counter() if repeat else start
-            saved = 0
+        times = []
+        for _ in range(3):  # the first one warms up
+            saved, start = 0, time.perf_counter()
             images = data.on_after_batch_transfer(rows, 0).image
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
                 answer = method.inspect(images).anomaly_map.mean()  # type: ignore[operator]
             if answer.requires_grad:
                 answer.backward()
             answer.item()  # waits for the accelerator
-        seconds = (time.perf_counter() - start) / count * share
+            times.append(time.perf_counter() - start)
         method.zero_grad()
         method.train()
-        weights = sum(parameter.numel() * 4 for parameter in method.parameters())
-        return seconds, data.store.numel() + 4 * weights + saved / count * share
+        to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
+        memory = peak_memory(method.device) + to_come + saved / count * (share - count)
+        return min(times) / count * share, memory
 
 
 class Progress(RichProgressBar):

@@ -53,8 +53,12 @@ class Throughput(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Ask for the peak of memory so far."""
-        if torch.cuda.is_available() and pl_module.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        self.costs["peak_memory_mb"] = peak
+        self.costs["peak_memory_mb"] = peak_memory(pl_module.device) / 2**20
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: of the accelerator where the work is done on one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
