@@ -43,12 +43,12 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if options is None:
         return
-    run = Path(options["run"])
-    source = options["source"]
+    run = Path(options["run"]).expanduser()
+    source = str(Path(options["source"]).expanduser())
     paths = find(source)
     detector = load(run)
     stem = Path(source.rstrip("/")).stem.strip("*?[]. ") or "images"
-    out = Path(options.get("out") or run / "predictions" / stem)
+    out = Path(options.get("out") or run / "predictions" / stem).expanduser()
     base = Path(os.path.commonpath([path.parent for path in paths]))
     rows: list[tuple] = []
     unreadable: list[str] = []

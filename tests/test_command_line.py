@@ -17,6 +17,7 @@ def test_help_shows_usage_examples_and_groups(lab):
     ("arguments", "message"),
     [
         (["method=cea"], "error: method: expected one of cae, ssim_ae, found 'cea'; did you mean 'cae'?"),
+        (["-m", "method=cea"], "error: method: expected one of cae, ssim_ae, found 'cea'; did you mean 'cae'?"),
         (["pedict"], "error: expected a command (predict) or key=value, found 'pedict'; did you mean 'predict'?"),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),

@@ -7,8 +7,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF, run_directory
+from anomaly_lab.__main__ import CONF
 from anomaly_lab.configuration import check, signature
+from anomaly_lab.train import run_directory
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
 ROOT = CONF.parent
@@ -86,6 +87,7 @@ WITHOUT_A_TEST_OF_ITS_OWN = {
     "types.py": "types only; jaxtyping checks them in every test",
     "errors.py": "one class; every error test raises it",
     "__main__.py": "test_command_line.py",
+    "train.py": "test_command_line.py and test_run.py",
 }
 
 

@@ -49,6 +49,7 @@ class Budget(pl.Callback):
             saved += tensor.numel() * tensor.element_size()
             return tensor
 
+        modes = [(module, module.training) for module in method.modules()]
         method.eval()
         times = []
         for _ in range(3):  # the first one warms up
@@ -61,7 +62,8 @@ class Budget(pl.Callback):
             answer.item()  # waits for the accelerator
             times.append(time.perf_counter() - start)
         method.zero_grad()
-        method.train()
+        for module, training in modes:  # not .train(): a frozen part must stay frozen
+            module.training = training
         to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
         memory = peak_memory(method.device) + to_come + saved / count * (share - count)
         return min(times) / count * share, memory

@@ -26,7 +26,7 @@ Drawing = tuple[np.ndarray, np.ndarray]  # float32 image (side, side, 3) in 0 ..
 def demo(root: str | None, category: str) -> Splits:
     """Make the data where it is missing (seconds), then read it like MVTec AD."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomaly_lab"
-    folder = Path(root) if root else cache / f"demo-{VERSION}"
+    folder = Path(root).expanduser() if root else cache / f"demo-{VERSION}"
     if not folder.is_dir():
         make(folder)
     return mvtec_ad(str(folder), category)

@@ -44,18 +44,19 @@ def mvtec_ad(root: str, category: str) -> Splits:
     `train/good/*`, `test/<defect>/*`, `ground_truth/<defect>/<stem>_mask.png`. A category without any
     `ground_truth` is tested on the image level only.
     """
-    if not Path(root).is_dir():
+    base = Path(root).expanduser()
+    if not base.is_dir():
         raise UserError(
             f"data.root: expected the folder of MVTec AD with one folder a category, found nothing at {root}; "
             "see 'Your data' in the README, or try data=demo"
         )
-    known = sorted(folder.parent.name for folder in Path(root).glob("*/train") if folder.is_dir())
+    known = sorted(folder.parent.name for folder in base.glob("*/train") if folder.is_dir())
     if category not in known:
         raise UserError(
             f"data.category: expected one of {', '.join(known) or '(no category folder is there)'} in {root}, "
             f"found {category!r}{nearest(category, known)}"
         )
-    return class_folders(Path(root) / category)
+    return class_folders(base / category)
 
 
 def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits:
@@ -65,7 +66,7 @@ def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits
     2. `good/` beside folders of defects, without a split: a seeded share of the good images is tested too;
     3. nothing but images, flat or nested: all of them are good and train, there is nothing to test on.
     """
-    path = Path(root)
+    path = Path(root).expanduser()
     if not path.is_dir():
         raise UserError(f"data.root: expected a folder of images, found nothing at {root}; set data.root=FOLDER")
     if (path / "train").is_dir():
@@ -116,7 +117,7 @@ def csv(root: str) -> Splits:
     `root` is the CSV file; paths are relative to its folder. label: 0/good/normal/ok or 1/anything else;
     split: train or test.
     """
-    table = Path(root)
+    table = Path(root).expanduser()
     if not table.is_file():
         raise UserError(f"data.root: expected a CSV file with the columns path,label,split, found none at {root}")
     splits = Splits([], [])
