@@ -13,10 +13,10 @@ run: .venv/installed  ## train and test on the built-in demo data, print metrics
 	$(BIN)/python -m anomaly_lab experiment=demo rerun=true $(DEMO_SETTINGS)
 
 test: .venv/installed-dev lint types  ## lint, types, fast tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: .venv/installed-dev  ## the slow tiers: real data, wheel in an empty environment, accuracy on the demo data
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: .venv/installed-dev  ## ruff, docstrings against signatures
 	$(BIN)/ruff check .

@@ -46,18 +46,34 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
     _check_category(raw["data"])
+    _check_values(_follow(raw, raw), raw)  # finds most mistakes in a third of the time that interpolation takes
     try:
         _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
         resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise explain(error) from error
-    for key, expected in TOP_LEVEL.items():
-        _check_value(key, resolved[key], expected)
+    _check_values(resolved, raw)
     if bad := re.search(r"[^\w.+-]", resolved["name"]):
         raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {bad[0]!r}")
-    for section in ("data", *resolved):  # data first: others repeat its values, and the user set them there
-        _check_node(section, resolved[section], raw[section])
     return resolved
+
+
+def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
+    for key, expected in TOP_LEVEL.items():
+        _check_value(key, config[key], expected)
+    for section in ("data", *config):  # data first: others repeat its values, and the user set them there
+        _check_node(section, config[section], raw[section])
+
+
+def _follow(value: Any, root: dict[str, Any]) -> Any:
+    """Replace plain references, `${data.patches}`, by the plain values they name; leave all else as it is."""
+    if isinstance(value, dict):
+        return {key: _follow(child, root) for key, child in value.items()}
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+    found: Any = root
+    for key in reference[1].split(".") if reference else ():
+        found = found.get(key) if isinstance(found, dict) else None
+    return value if reference is None or found is None or isinstance(found, dict | list) else _follow(found, root)
 
 
 def explain(error: BaseException) -> UserError:
@@ -141,7 +157,7 @@ def _source(path: str, raw: Any) -> str:
 
 
 def _check_value(path: str, value: Any, expected: Any) -> None:
-    if expected is Any:
+    if expected is Any or (isinstance(value, str) and "${" in value):
         return
     try:
         pydantic.TypeAdapter(expected).validate_python(value, strict=True)
@@ -184,6 +200,7 @@ def signature(target: str) -> dict[str, Any]:
     return {}
 
 
+@cache
 def _source_tree(module: str) -> ast.Module:
     path = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
     if not path.is_file():

@@ -23,6 +23,7 @@ if yaml.__with_libyaml__:
 def main(conf: Path) -> None:
     """Compose and check once before Hydra does it twice, then let Hydra run the job or the sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
     overrides = sys.argv[1:]
     if not any(argument.startswith("-") for argument in overrides):
