@@ -14,6 +14,6 @@ def choose(precision: str, accelerator: str) -> str:
     if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
     if accelerator in {"auto", "cpu"} and not torch.backends.mps.is_available():
-        can = torch.cpu.get_capabilities()
+        can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
         return "bf16-mixed" if can.get("avx512_bf16") or can.get("amx_bf16") else "32-true"
     return "32-true"

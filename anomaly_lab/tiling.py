@@ -87,11 +87,12 @@ class SlidingWindow:
             if prediction.score is not None:
                 scores.append(prediction.score)
             if stitched is None:
-                stitched = images.new_zeros((batch, answer.shape[1], height, width), dtype=torch.float64)
+                exact = torch.float32 if images.device.type == "mps" else torch.float64  # Apple's has no float64
+                stitched = images.new_zeros((batch, answer.shape[1], height, width), dtype=exact)
             for (i, y, x), tile in zip(chunk, answer, strict=True):
                 stitched[i, :, y : y + self.size, x : x + self.size] += tile
         assert stitched is not None
-        count = self._coverage(height).outer(self._coverage(width)).to(images.device)
+        count = self._coverage(height).outer(self._coverage(width)).to(stitched)
         answer = (stitched / count).to(images.dtype)
         score = torch.cat(scores).view(batch, -1) if scores else None
         if score is not None:
