@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pydantic
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -21,22 +26,30 @@ from anomaly_lab.data.layouts import nearest
 from anomaly_lab.errors import UserError
 
 # What no constructor of ours says: the top level, and numbers that go to torch and Lightning.
-TOP_LEVEL = {"seed": pydantic.NonNegativeInt, "name": str, "runs_dir": str, "rerun": bool}
+TOP_LEVEL = {
+    "seed": typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)],
+    "name": str,
+    "runs_dir": str,
+    "rerun": bool,
+}
 KIND = typing.Literal["texture", "object"]
 POSITIVE = pydantic.PositiveInt
 FOREIGN = {
     "max_epochs": POSITIVE,
     "num_nodes": POSITIVE,
     "log_every_n_steps": POSITIVE,
-    "precision": typing.Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"],
+    "precision": typing.Literal["auto", "32-true", "16-mixed", "bf16-mixed"],
     "accelerator": typing.Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
     "devices": POSITIVE | list[int] | typing.Literal["auto"],
+    "num_sanity_val_steps": pydantic.NonNegativeInt,
+    "reload_dataloaders_every_n_epochs": pydantic.NonNegativeInt,
+    "use_distributed_sampler": bool,
     "lr": pydantic.PositiveFloat,
     "weight_decay": pydantic.NonNegativeFloat,
     "betas": list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]],
     "eps": pydantic.PositiveFloat,
 }
-OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
+OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).resolve().stem, replace=True)
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -45,7 +58,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     Raises UserError: one line with the key, what was expected, what was found.
     """
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-    _check_category(raw["data"])
+    _check_category(config, raw["data"])
     _check_values(_follow(raw, raw), raw)  # finds most mistakes in a third of the time that interpolation takes
     try:
         _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
@@ -53,9 +66,27 @@ def check(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise explain(error) from error
     _check_values(resolved, raw)
-    if bad := re.search(r"[^\w.+-]", resolved["name"]):
-        raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {bad[0]!r}")
+    if not re.fullmatch(r"\w[\w.+-]*", resolved["name"]):
+        raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {resolved['name']!r}")
+    runs = Path(resolved["runs_dir"])
+    if file := next((path for path in (runs, *runs.parents) if path.is_file()), None):
+        raise UserError(f"runs_dir: expected a folder, found the file {file}")
+    _check_sizes(resolved["data"])
     return resolved
+
+
+def _check_sizes(data: dict[str, Any]) -> None:
+    """Refuse sizes that fit their types but not each other."""
+    image, patch, stride = (data[name] for name in ("image_size", "patch_size", "stride"))
+    if data["kind"] == "object" and patch != image:
+        raise UserError(
+            f"data.patch_size: expected the image size, {image}, because objects are shown whole, found {patch}; set "
+            "data.image_size, or data.kind=texture"
+        )
+    if data["kind"] == "texture" and not patch <= image:
+        raise UserError(f"data.patch_size: expected at most the image size, {image}, found {patch}")
+    if data["kind"] == "texture" and not 1 <= stride <= patch:
+        raise UserError(f"data.stride: expected 1 to {patch}, the patch size, so that no gap is left, found {stride}")
 
 
 def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
@@ -96,11 +127,18 @@ def explain(error: BaseException) -> UserError:
         known, where = [str(key) for key in parent], str(getattr(cause, "full_key", "") or found)
         under = f" under {where.rpartition('.')[0]}" if "." in where else ""
         names = ", ".join(key for key in known if not key.startswith("_"))
+        if where.startswith("data.settings."):
+            return UserError(f"{where}: expected no key, categories are a table; set augmentation.{found}=...")
         hint = nearest(str(found), known)
         return UserError(f"{where}: expected one of the keys{under} ({names}), found {str(found)!r}{hint}")
     if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in str(cause):
         key = str(cause).split("Missing mandatory value: ")[-1].split()[0]
         return UserError(f"{key}: expected a value, found none; set {key}=...")
+    if isinstance(error, OverrideParseException):
+        return UserError(
+            f"{error.override}: expected key=value; a value with spaces, commas, = or ~ needs quotes inside quotes: "
+            "'data.root=\"my photos\"'"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return UserError(" ".join(lines[:2]) or type(error).__name__)
 
@@ -117,12 +155,18 @@ def is_user_mistake(error: BaseException) -> bool:
     return False
 
 
-def _check_category(data: dict[str, Any]) -> None:
-    """Refuse an unknown category before an interpolation does it in words that nobody understands."""
+def _check_category(config: DictConfig, data: dict[str, Any]) -> None:
+    """Refuse an unknown category, or no place at all, before an interpolation does it in words of its own."""
+    if data.get("root") in ("", "???") or (data.get("root", "") is None and data.get("name") != "demo"):
+        raise UserError("data.root: expected a folder or file, found nothing; set data.root=...")
     known, category = data.get("categories"), data.get("category")
-    if known is not None and category not in known:
-        hint = nearest(str(category), known) or "; for other data: data=folder data.root=FOLDER"
-        raise UserError(f"data.category: expected one of {', '.join(known)}, found {category!r}{hint}")
+    if known is None or (isinstance(category, str) and category in known):
+        return
+    root = Path(str(OmegaConf.select(config, "data.root"))).expanduser()
+    there = sorted(path.parent.name for path in root.glob("*/train"))
+    hint = nearest(str(category), known) or "; for other data: data=folder data.root=FOLDER"
+    names = f"{', '.join(known)}{f' (in {root}: ' + ', '.join(there) + ')' if there else ''}"
+    raise UserError(f"data.category: expected one of {names}, found {category!r}{hint}")
 
 
 def _check_node(path: str, node: Any, raw: Any) -> None:

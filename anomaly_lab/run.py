@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import shutil
 import subprocess
 import time
 import warnings
@@ -20,6 +21,7 @@ from rich.table import Table
 from anomaly_lab import __version__
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.throughput import Throughput
+from anomaly_lab.configuration import is_user_mistake
 from anomaly_lab.methods.method import Method
 from anomaly_lab.precision import choose
 from anomaly_lab.run_folder import (
@@ -40,12 +42,24 @@ def run(config: DictConfig, folder: Path) -> None:
     resume = None if config.rerun else checkpoint_to_resume(folder)
     first = is_first_process()
     if first:
+        if resume is None:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # else a later call would go on from old weights
         write_job(folder, "running", started=time.time())
     try:
         metrics = _fit_and_test(config, folder, resume)
     except BaseException as error:
-        if first:
-            write_job(folder, "failed", error=f"{type(error).__name__}: {error}")
+        interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+        if (
+            first
+            and is_user_mistake(error)
+            and not any(folder.rglob("last.ckpt"))
+            and not (folder / "metrics.json").exists()
+        ):
+            shutil.rmtree(folder)  # nothing came of it
+        elif first:
+            write_job(folder, "interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
+        if interrupted:  # Lightning makes a SystemExit of it
+            raise KeyboardInterrupt from error
         raise
     if first:
         write_json(folder / "metrics.json", metrics)
@@ -93,7 +107,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         logger.finalize("success")
     if isinstance(logger, WandbLogger):
         logger.experiment.finish()  # a sweep in one process would go on in the same W&B run
-    return {**metrics, "precision": precision, "result_version": RESULT_VERSION}
+    return {**metrics, "precision": trainer.precision, "result_version": RESULT_VERSION}
 
 
 def build_method(resolved: dict[str, Any]) -> Method:

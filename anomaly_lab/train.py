@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lab.configuration import check, explain, is_user_mistake
 from anomaly_lab.data.layouts import fingerprint
-from anomaly_lab.run_folder import run_folder
+from anomaly_lab.errors import UserError
+from anomaly_lab.run_folder import is_finished, run_folder
 
 if yaml.__with_libyaml__:
     yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads with the former: a third of the time of an answer
@@ -28,8 +29,20 @@ def main(conf: Path) -> None:
     overrides = sys.argv[1:]
     if not any(argument.startswith("-") for argument in overrides):
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-            check(hydra.compose("train", overrides))
+            resolved = check(compose(overrides))
+        folder = Path(_run_directory(json.dumps(resolved, default=str)))
+        if is_finished(folder) and not resolved["rerun"]:  # before Hydra writes there and before torch is imported
+            print(f"already done, skipped: {folder} (rerun=true does it again)")
+            return
     hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose the configuration; `group=null`, which Hydra meets with a ValueError, is the user's mistake."""
+    try:
+        return hydra.compose("train", overrides)
+    except ValueError as error:
+        raise UserError(f"{' '.join(overrides)}: expected an option for every group, found null ({error})") from error
 
 
 def job(config: DictConfig) -> None:
@@ -38,6 +51,8 @@ def job(config: DictConfig) -> None:
 
     try:
         run(config, Path(HydraConfig.get().runtime.output_dir))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoint")
     except Exception as error:  # here, because Hydra would add a line of its own
         if not is_user_mistake(error):
             raise

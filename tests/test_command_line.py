@@ -36,7 +36,11 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, argument
 
 
 def test_help_and_errors_do_not_import_torch():
-    for arguments in (["--help"], ["method=cea"], ["data.patches=0"]):
+    for arguments in (
+        ["--help"], ["method=cea"], ["data.patches=0"], ["data=demo", "data.image_size=200"], ["data.category=[a,b]"],
+        ["data.category=carpet", "data.stride=200"], ["predict", "--help"], ["predict", "run=x", "source=y"],
+        ["predict", "rum=x"],
+    ):  # fmt: skip
         script = (
             "import sys; sys.argv[1:] = " + repr(arguments) + "\n"
             "from anomaly_lab.__main__ import main\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomaly_lab.errors import UserError
-from anomaly_lab.predict import find, parse
+from anomaly_lab.predict import find, new_folder, parse
 
 
 def rows_of(path):
@@ -51,12 +51,23 @@ def test_a_folder_that_is_no_run_is_refused(lab, parts, tmp_path):
     assert done.stderr.startswith("error: run: expected the folder of a finished run")
 
 
-def test_sources(parts):
-    assert len(find(str(parts / "test"))) == 10
-    assert len(find(str(parts / "test/*/00[12].png"))) == 4
-    assert find(str(parts / "test/good/000.png")) == [parts / "test/good/000.png"]
+def test_sources(parts, tmp_path):
+    out = tmp_path / "out"
+    assert len(find(str(parts / "test"), out)) == 10
+    assert len(find(str(parts / "test"), parts / "test/hole")) == 5  # what an earlier call wrote is no source
+    assert len(find(str(parts / "test/*/00[12].png"), out)) == 4
+    assert find(str(parts / "test/good/000.png"), out) == [parts / "test/good/000.png"]
     with pytest.raises(UserError, match="source: expected an image file, a folder or a glob"):
-        find(str(parts / "none*"))
+        find(str(parts / "none*"), out)
+
+
+def test_results_get_a_folder_of_their_own(tmp_path):
+    assert (
+        new_folder(tmp_path, "photos/*.png") == tmp_path / "png"
+        or new_folder(tmp_path, "photos") == tmp_path / "photos"
+    )
+    (tmp_path / "photos").mkdir()
+    assert new_folder(tmp_path, "a/photos") == tmp_path / "photos-2"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +75,7 @@ def test_sources(parts):
     [
         (["run=x"], "found no source="),
         (["run=x", "sorce=y"], "found 'sorce'; did you mean 'source'"),
-        (["x"], "found 'x'"),
+        (["run", "DIR"], "found 'run' without a value"),
     ],
 )
 def test_wrong_options_are_told(arguments, message):

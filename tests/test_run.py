@@ -142,7 +142,7 @@ def test_an_unreadable_image_ends_in_one_line(lab, tiny, parts, tmp_path, where,
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "runs").rglob("metrics.json"))
+    assert not list((tmp_path / "runs").rglob("job.json"))  # nothing half-written
 
 
 def test_a_category_with_one_image_ends_in_one_line(lab, tiny, parts):
@@ -156,7 +156,16 @@ def test_a_category_with_one_image_ends_in_one_line(lab, tiny, parts):
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(lab, tiny, parts, tmp_path):
     done = lab("data=folder", f"data.root={parts}", *tiny, "method.optimizer.lr=1e30", code=1)
     assert re.search(r"error: the loss is (nan|inf) at batch \d of epoch \d: training stopped", done.stderr)
-    assert json.loads((folder_of(tmp_path) / "job.json").read_text())["state"] == "failed"
+    assert not list((tmp_path / "runs").rglob("job.json"))  # nothing came of it
+
+
+def test_weights_of_another_version_are_not_taken_over(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny)
+    lab(*arguments)
+    job = folder_of(tmp_path) / "job.json"
+    job.write_text(json.dumps({"state": "done", "result_version": 0}))
+    (folder_of(tmp_path) / "metrics.json").unlink()
+    assert "epoch 1/2" in lab(*arguments).stdout
 
 
 def test_wandb_records_offline_what_can_be_read_back(lab, tiny, parts, tmp_path):

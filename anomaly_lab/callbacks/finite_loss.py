@@ -53,6 +53,6 @@ class FiniteLoss(pl.Callback):
 def not_finite(value: float, where: str) -> UserError:
     """The error that names the step."""
     return UserError(
-        f"the loss is {value} {where}: training stopped, the last good checkpoint is kept; "
+        f"the loss is {value} {where}: training stopped, a checkpoint saved before stays as it was; "
         "try a lower method.optimizer.lr or trainer.precision=32-true"
     )

@@ -1,7 +1,6 @@
 """What is going on: the expected cost before training, then a bar with images a second and the time left."""
 
 import time
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -25,11 +24,11 @@ class Budget(pl.Callback):
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
         steps = int(trainer.num_training_batches) * epochs
-        seconds, memory = self._measure(pl_module, data, trainer.world_size)
+        seconds, memory = self._measure(pl_module, data, batch_size(trainer) // trainer.world_size)
         parts = [
             f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
             f"{len(data.test_samples)} test images",
-            f"{steps * data.batch_size:,} patches of {data.patch_size} px in {epochs} epochs",
+            f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]
         if pl_module.device.type == "cpu" and steps * seconds > 1800:
@@ -37,9 +36,8 @@ class Budget(pl.Callback):
         if trainer.is_global_zero:
             print(" · ".join(parts), flush=True)
 
-    def _measure(self, method: pl.LightningModule, data: DataModule, world_size: int) -> tuple[float, float]:
+    def _measure(self, method: pl.LightningModule, data: DataModule, share: int) -> tuple[float, float]:
         """Seconds a step and bytes in all, from a few patches scaled to the batch."""
-        share = data.batch_size // world_size
         count = min(share, 8)
         rows = data.plan(0).take(slice(0, count))
         saved = 0
@@ -88,7 +86,7 @@ class ImagesPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
         """`123 images/s`, empty before the first batch."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.batch_size if self.trainer.training else data.test_batch_size
+        batch = batch_size(self.trainer) if self.trainer.training else data.test_batch_size
         return Text(f"{task.speed * batch:.0f} images/s" if task.speed else "", style="progress.data.speed")
 
 
@@ -107,11 +105,10 @@ class EpochLines(pl.Callback):
         """Epoch, losses, images a second, time left."""
         if not trainer.is_global_zero or Console().is_terminal:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         here = done - self._first_epoch
         seconds = time.perf_counter() - self._start
-        images = here * int(trainer.num_training_batches) * data.batch_size
+        images = here * int(trainer.num_training_batches) * batch_size(trainer)
         losses = {
             name.removesuffix("_epoch"): float(value)
             for name, value in trainer.callback_metrics.items()
@@ -120,6 +117,12 @@ class EpochLines(pl.Callback):
         told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         left = duration(seconds / here * (epochs - done))
         print(f"epoch {done}/{epochs}: {told}; {images / seconds:.0f} images/s, {left} left", flush=True)
+
+
+def batch_size(trainer: pl.Trainer) -> int:
+    """Patches a step, over all ranks; fewer than asked for where there are not as many."""
+    assert trainer.train_dataloader is not None
+    return trainer.train_dataloader.batch_size
 
 
 def duration(seconds: float) -> str:

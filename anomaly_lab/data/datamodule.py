@@ -1,16 +1,18 @@
 """Where the data of a run comes from: patches for training, whole images for thresholds and tests."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
+from rich.progress import track
 
 from anomaly_lab.data.augmentation import Augmentation
-from anomaly_lab.data.images import Resize, read_mask, read_working_image, size_on_disk, wrong_mask_size
+from anomaly_lab.data.images import Resize, read_mask, read_photo, read_working_image
 from anomaly_lab.data.layouts import Sample, Splits, hold_out
 from anomaly_lab.data.patches import Kind, PatchLoader, PatchPlan, draw_plan, render
 from anomaly_lab.data.store import ahead, decode
@@ -75,7 +77,7 @@ class DataModule(pl.LightningDataModule):
         kind: Kind,
         image_size: PositiveInt,
         patch_size: PositiveInt,
-        channels: Annotated[int, Field(ge=1, le=3)],
+        channels: Literal[1, 3],
         resize: Resize,
         patches: PositiveInt,
         redraw: bool,
@@ -102,19 +104,22 @@ class DataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.store: torch.Tensor | None = None
+        self.boxes = np.tile([0, 0, image_size, image_size], (len(self.train_samples), 1))
 
     def setup(self, stage: str) -> None:
-        """Decode the training images once; look at the headers of the test images before hours are spent.
+        """Decode the training images once, and read all others through before hours are spent.
 
-        Raises UserError naming the file that cannot be read or whose mask has another size.
+        Raises UserError naming the file that cannot be read, or the mask that is empty or of another size.
         """
         if stage != "fit" or self.store is not None:
             return
-        for sample in self.test_samples:
-            photo = size_on_disk(sample.path)
-            if sample.mask_path is not None and (mask := size_on_disk(sample.mask_path)) != photo:
-                raise wrong_mask_size(sample.mask_path, mask, photo)
-        self.store = decode(self.train_samples, self.image_size, self.channels, self.resize, self.workers)
+        for samples in (self.held_out_samples, self.test_samples):
+            read = ahead(
+                lambda sample: read_mask(sample.mask_path, read_photo(sample.path, 1).shape[:2]), samples, self.workers
+            )
+            deque(track(read, "checking", len(samples), transient=True), maxlen=0)
+        self.store, placements = decode(self.train_samples, self.image_size, self.channels, self.resize, self.workers)
+        self.boxes = np.array([place.target for place in placements])
 
     def plan(self, epoch: int) -> PatchPlan:
         """The patches of an epoch: they follow from the seed and, unless `redraw` is off, from the epoch."""
@@ -122,7 +127,7 @@ class DataModule(pl.LightningDataModule):
             np.random.default_rng([self.seed, epoch if self.redraw else 0]),
             self.kind,
             self.patches,
-            len(self.train_samples),
+            self.boxes,
             self.image_size,
             self.patch_size,
             self.augmentation,

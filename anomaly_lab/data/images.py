@@ -95,32 +95,22 @@ def read_working_image(path: Path, image_size: int, channels: int, resize: Resiz
 
 
 def read_mask(path: Path | None, photo: tuple[int, int]) -> np.ndarray:
-    """Read a defect mask as bool (height, width), True = defect; no path: nothing is defective."""
+    """Read a defect mask as bool (height, width), True = defect; no path: nothing is defective.
+
+    Masks are stored as 0 and 255 or as 0 and 1; grays between (JPEG) belong to the nearer end. Raises UserError
+    where the mask is not of the size of its photo or marks nothing.
+    """
     if path is None:
         return np.zeros(photo, dtype=bool)
-    mask = np.asarray(open_image(path).convert("L")) > 127
-    if mask.shape != photo:
-        raise wrong_mask_size(path, mask.shape, photo)
-    return mask
-
-
-def wrong_mask_size(path: Path, mask: tuple[int, ...], photo: tuple[int, int]) -> UserError:
-    """The error for a mask that does not lie on its photo."""
-    return UserError(
-        f"{path}: expected a mask of the size of its image, {photo[1]} x {photo[0]}, found {mask[1]} x {mask[0]}"
-    )
-
-
-def size_on_disk(path: Path) -> tuple[int, int]:
-    """Height and width of an image from its header alone, upright."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
-    except (OSError, SyntaxError, ValueError):
-        width, height = open_image(path).size  # raises the error that names the file
-        turned = False
-    return (width, height) if turned else (height, width)
+    values = np.asarray(open_image(path).convert("L"))
+    if values.shape != photo:
+        raise UserError(
+            f"{path}: expected a mask of the size of its image, {photo[1]} x {photo[0]}, "
+            f"found {values.shape[1]} x {values.shape[0]}"
+        )
+    if not values.any():
+        raise UserError(f"{path}: expected the defect marked in white, found an empty mask")
+    return values > values.max() // 2
 
 
 def to_photo(anomaly_map: np.ndarray, placement: Placement) -> np.ndarray:

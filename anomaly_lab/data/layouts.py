@@ -48,7 +48,7 @@ def mvtec_ad(root: str, category: str) -> Splits:
     if not base.is_dir():
         raise UserError(
             f"data.root: expected the folder of MVTec AD with one folder a category, found nothing at {root}; "
-            "see 'Your data' in the README, or try data=demo"
+            "see 'MVTec AD' in the README, or try data=demo"
         )
     known = sorted(folder.parent.name for folder in base.glob("*/train") if folder.is_dir())
     if category not in known:
@@ -69,43 +69,60 @@ def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits
     path = Path(root).expanduser()
     if not path.is_dir():
         raise UserError(f"data.root: expected a folder of images, found nothing at {root}; set data.root=FOLDER")
-    if (path / "train").is_dir():
+    if _child(path, "train"):
         return class_folders(path)
     classes = [child for child in subfolders(path) if images_in(child)]
     good = [child for child in classes if child.name.lower() in NORMAL]
     bad = [child for child in classes if child.name.lower() not in NORMAL]
     if not good:
-        names = ", ".join(child.name for child in classes)
-        suspicious = [child.name for child in classes if any(word in child.name.lower() for word in DEFECT_WORDS)]
-        if suspicious:
-            raise UserError(f"{root}: expected a folder 'good' beside {suspicious[0]!r}, found only {names}")
+        for found in sorted(below for below in path.rglob("*") if below.is_dir()):
+            if found.name.lower() in {"train", "test", *NORMAL, *NOT_IMAGES_OF_PARTS} or _says_defect(found.name):
+                raise UserError(
+                    f"{root}: expected good images alone, or good/ beside folders of defects, or train/good and "
+                    f"test/<class>; found the folder {found.relative_to(path).as_posix()!r}"
+                )
         return Splits(_samples(path, path, "good", 0), [])
     normal = [sample for child in good for sample in _samples(child, path, "good", 0)]
     if not bad:
         return Splits(normal, [])
     abnormal = [sample for child in bad for sample in _samples(child, path, child.name, 1)]
+    _check_masks(path, abnormal)
     train, normal_test = hold_out(normal, normal_test_share, split_seed)
     return Splits(train, normal_test + abnormal)
 
 
-DEFECT_WORDS = ("bad", "defect", "anomal", "abnormal", "nok", "reject", "faulty", "scrap")
+DEFECT_WORDS = (
+    "bad", "defect", "anomal", "abnormal", "nok", "nio", "reject", "fault", "fail", "scrap", "positive", "negative",
+    "crack", "scratch", "broken", "damage",
+)  # fmt: skip
+
+
+def _says_defect(name: str) -> bool:
+    return any(word in name.lower() for word in DEFECT_WORDS)
+
+
+def _child(path: Path, name: str) -> Path | None:
+    """The sub-folder of this name, in capitals or not."""
+    return next((child for child in sorted(path.iterdir()) if child.is_dir() and child.name.lower() == name), None)
 
 
 def class_folders(path: Path) -> Splits:
     """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks where there are any."""
-    train_folder = path / "train"
+    train_folder, test_folder = _child(path, "train") or path / "train", _child(path, "test")
     good = [child for child in subfolders(train_folder) if child.name.lower() in NORMAL]
     bad = [child.name for child in subfolders(train_folder) if child.name.lower() not in NORMAL]
     if bad and not good:
         raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}")
     train = [sample for child in good or [train_folder] for sample in _samples(child, path, "good", 0)]
     test = []
-    for child in subfolders(path / "test") if (path / "test").is_dir() else []:
+    for child in subfolders(test_folder) if test_folder else []:
         normal = child.name.lower() in NORMAL
         test += _samples(child, path, "good" if normal else child.name, int(not normal))
-    for masks in subfolders(path / "ground_truth") if (path / "ground_truth").is_dir() else []:
-        if not (path / "test" / masks.name).is_dir():
-            raise UserError(f"{masks}: expected the images of these masks in {path / 'test' / masks.name}, found none")
+    if test_folder and (loose := [file for file in images_in(test_folder) if file.parent == test_folder]):
+        raise UserError(
+            f"{loose[0]}: expected test images in folders, test/good and test/<defect>, found one beside them"
+        )
+    _check_masks(path, test)
     if not train:
         raise UserError(f"{train_folder}: expected normal images to train on, found none ({_suffixes()})")
     return Splits(train, test)
@@ -121,8 +138,14 @@ def csv(root: str) -> Splits:
     if not table.is_file():
         raise UserError(f"data.root: expected a CSV file with the columns path,label,split, found none at {root}")
     splits = Splits([], [])
-    with table.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv_file.DictReader(lines)
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{root}: expected a table in UTF-8, found other bytes ({error.reason}); save it as UTF-8"
+        ) from None
+    if text:
+        reader = csv_file.DictReader(text.splitlines())
         columns = set(reader.fieldnames or [])
         if missing := {"path", "label", "split"} - columns:
             raise UserError(
@@ -143,6 +166,11 @@ def csv(root: str) -> Splits:
             getattr(splits, split).append(sample)
     if not splits.train:
         raise UserError(f"{root}: expected rows with split train, found none")
+    paths = Counter(sample.path for sample in [*splits.train, *splits.test])
+    if twice := next((path for path, count in paths.items() if count > 1), None):
+        raise UserError(f"{root}: expected every image once, found {twice} in {paths[twice]} rows")
+    if both := {sample.group for sample in splits.train} & {sample.group for sample in splits.test}:
+        raise UserError(f"{root}: expected a group in one split, found {sorted(both)[0]!r} in train and test")
     return splits
 
 
@@ -151,7 +179,9 @@ def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
     if not label:
         raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
     normal = label == "0" or label.lower() in NORMAL
-    path = base / (row["path"] or "").strip()
+    if not (row["path"] or "").strip():
+        raise UserError(f"{where}: expected a path, found none")
+    path = base / row["path"].strip()
     mask = (row.get("mask") or "").strip()
     for file in [path, base / mask] if mask else [path]:
         if not file.is_file():
@@ -253,9 +283,19 @@ def _samples(class_folder: Path, root: Path, defect: str, label: int) -> list[Sa
         if mask is None:
             raise UserError(f"{path}: expected its mask {mask_folder / f'{stem}_mask.png'}, found none")
         samples.append(Sample(path, mask, label, defect, str(path)))
-    if masks:
-        raise UserError(f"{next(iter(masks.values()))}: expected the image of this mask in {class_folder}, found none")
     return samples
+
+
+def _check_masks(root: Path, samples: list[Sample]) -> None:
+    """Refuse masks that belong to no image: a misspelt folder would otherwise leave the pixel metrics out."""
+    used = {sample.mask_path for sample in samples}
+    for folder in sorted(child for child in root.iterdir() if child.name.lower() in NOT_IMAGES_OF_PARTS):
+        for mask in images_in(folder):
+            if mask not in used and mask.parent.name.lower() not in NORMAL:
+                raise UserError(
+                    f"{mask}: expected the image of this mask, found none; masks lie in {folder.name}/<class>/ under "
+                    "the name of their image, <stem>_mask.png"
+                )
 
 
 def _suffixes() -> str:

@@ -41,37 +41,39 @@ def draw_plan(
     random: np.random.Generator,
     kind: Kind,
     patches: int,
-    images: int,
+    boxes: Int[np.ndarray, "image 4"],
     image_size: int,
     patch_size: int,
     augmentation: Augmentation,
 ) -> PatchPlan:
     """Draw the patches of an epoch, on the CPU whatever the device, so that the device never changes them.
 
-    A texture is cropped anywhere such that the turned crop lies inside the image: no fill pixel enters a patch.
+    `boxes` (top, left, height, width) say which part of each image shows the photo, the rest being padding. A texture
+    is cropped anywhere such that the turned crop lies inside: neither fill nor padding enters a patch.
     An object is shown whole, turned and shifted about its centre; the border is repeated where it shows.
     Crops and shifts are whole pixels, so that a patch that is not turned is not blurred either.
     """
     angle = np.radians(random.uniform(-augmentation.rotation, augmentation.rotation, patches))
     if augmentation.quarter_turns:
         angle += math.pi / 2 * random.integers(0, 4, patches)
+    where = random.uniform(0, 1, (patches, 2))
+    image = random.integers(0, len(boxes), patches)
     if kind == "texture":
         needed = _whole_margin(math.ceil(patch_size * augmentation.reach() - 1e-6), patch_size)
-        if needed > image_size:
+        if needed > (room := int(boxes[:, 2:].min())):
             raise UserError(
-                f"data.image_size: expected at least {needed} px, so that a turned patch of {patch_size} px lies in "
-                f"a texture, found {image_size}; raise data.image_size or set augmentation.rotation=0"
+                f"data.image_size: expected textures of at least {needed} px, so that a turned patch of {patch_size} "
+                f"px lies inside, found {room}; raise data.image_size, set augmentation.rotation=0 or data.resize=crop"
             )
         turned = patch_size * (np.abs(np.cos(angle)) + np.abs(np.sin(angle)))
-        side = _whole_margin(np.ceil(turned - 1e-6), patch_size)
-        corner = np.floor(random.uniform(0, 1, (patches, 2)) * (image_size - side + 1)[:, None])
-        center = corner + side[:, None] / 2
+        side = _whole_margin(np.ceil(turned - 1e-6), patch_size)[:, None]
+        corner = boxes[image, :2] + np.floor(where * (boxes[image, 2:] - side + 1))
+        center = corner + side / 2
     else:
-        reach = augmentation.shift * image_size
-        center = image_size / 2 + np.round(random.uniform(-reach, reach, (patches, 2)))
+        center = image_size / 2 + np.round((2 * where - 1) * augmentation.shift * image_size)
     allowed = np.array([augmentation.vertical_flip, augmentation.horizontal_flip])
     return PatchPlan(
-        image=torch.from_numpy(random.integers(0, images, patches)),
+        image=torch.from_numpy(image),
         center=torch.from_numpy(center.astype(np.float32)),
         angle=torch.from_numpy(angle.astype(np.float32)),
         flip=torch.from_numpy(random.random((patches, 2)) < 0.5 * allowed),

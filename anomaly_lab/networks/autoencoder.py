@@ -1,19 +1,17 @@
 """The convolutional autoencoder of Bergmann et al. 2018, shared by the L2 and the SSIM variant."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
-
-from anomaly_lab.errors import UserError
 
 Images = Float[Tensor, "batch channel height width"]
 
 
 class Autoencoder(nn.Module):
-    """Encoder to a code of `latent_size` numbers, decoder back; images in [0, 1], 128 px or 128 times a power of 2.
+    """Encoder to a code of `latent_size` numbers, decoder back; images in [0, 1].
 
     Table 1 of the paper at 128 px; each doubling of the side inserts one more stride-2 convolution (32 channels)
     after the second and its mirror before the last layer. No normalisation layers, so the initialisation decides how
@@ -24,19 +22,14 @@ class Autoencoder(nn.Module):
 
     def __init__(
         self,
-        image_size: PositiveInt,
-        channels: Annotated[int, Field(ge=1, le=3)],
+        image_size: Literal[128, 256, 512, 1024],
+        channels: Literal[1, 3],
         latent_size: PositiveInt = 100,
         initialisation: Literal["he", "xavier", "default"] = "he",
         output: Literal["linear", "sigmoid"] = "linear",
     ) -> None:
         super().__init__()
         doublings = (image_size // 128).bit_length() - 1
-        if doublings < 0 or image_size != 128 * 2**doublings:
-            raise UserError(
-                f"data.patch_size: expected 128, 256 or 512 px for this autoencoder, found {image_size}; "
-                "set data.image_size (objects) or data.patch_size (textures)"
-            )
         self.encoder = nn.Sequential(
             *_conv(channels, 32, 4, 2, 1),
             *_conv(32, 32, 4, 2, 1),

@@ -18,8 +18,8 @@ def test_durations_as_a_person_says_them(seconds, text):
 
 
 def test_speed_is_told_in_images():
-    data = SimpleNamespace(batch_size=16, test_batch_size=8)
-    column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, training=True))
+    data, loader = SimpleNamespace(test_batch_size=8), SimpleNamespace(batch_size=16)
+    column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, train_dataloader=loader, training=True))
     assert column.render(stand_in(Task, speed=2.0)).plain == "32 images/s"
     assert column.render(stand_in(Task, speed=None)).plain == ""
     column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, training=False))

@@ -37,7 +37,9 @@ def test_a_category_without_ground_truth_has_no_masks(parts):
         (lambda bar: bar.rename(bar.parent / "rod"), r"expected one of rod in .* found 'bar'"),
         (lambda bar: (bar / "ground_truth/hole/001_mask.png").unlink(), r"hole/001.png: expected its mask .*001_mask"),
         (lambda bar: (bar / "test/hole/001.png").unlink(), "001_mask.png: expected the image of this mask"),
-        (lambda bar: shutil.rmtree(bar / "test/hole"), "hole: expected the images of these masks"),
+        (lambda bar: shutil.rmtree(bar / "test/hole"), "000_mask.png: expected the image of this mask"),
+        (lambda bar: (bar / "ground_truth/hole").rename(bar / "ground_truth/Hole"), "expected the image of this mask"),
+        (lambda bar: shutil.copy(bar / "test/hole/000.png", bar / "test"), "expected test images in folders"),
         (lambda bar: [file.unlink() for file in (bar / "train/good").iterdir()], "good: expected images, found none"),
         (lambda bar: (bar / "train/good").rename(bar / "train/bent"), "expected the folder 'good', found bent"),
     ],
@@ -76,9 +78,29 @@ def test_folder_of_good_images_alone_trains_and_has_no_test(tmp_path, write):
     assert folder(str(tmp_path), 0).test == []
 
 
-def test_a_folder_of_defects_is_not_taken_for_good(tmp_path, write):
-    write(tmp_path / "defects/a.png", PIXELS)
-    with pytest.raises(UserError, match="expected a folder 'good' beside 'defects'"):
+@pytest.mark.parametrize("name", ["defects", "Negative", "screw/test/crack", "a/b/ground_truth", "deep/down/good"])
+def test_what_may_be_defects_is_not_taken_for_good(tmp_path, write, name):
+    write(tmp_path / name / "a.png", PIXELS)
+    write(tmp_path / "fine" / "a.png", PIXELS)
+    with pytest.raises(UserError, match="expected good images alone.* found the folder"):
+        folder(str(tmp_path), 0)
+
+
+def test_capitals_do_not_matter(parts):
+    expected = folder(str(parts), 0)
+    for name in ("train", "test"):
+        (parts / name).rename(parts / name.capitalize())
+    (parts / "Train/good").rename(parts / "Train/Good")
+    assert [len(split) for split in folder(str(parts), 0)] == [len(split) for split in expected]
+
+
+def test_masks_beside_good_and_bad_must_fit(tmp_path, write):
+    for name in ("good/0", "good/1", "good/2", "bad/0"):
+        write(tmp_path / f"{name}.png", PIXELS)
+    write(tmp_path / "ground_truth/bad/0_mask.png", PIXELS)
+    assert folder(str(tmp_path), 0).test[-1].mask_path == tmp_path / "ground_truth/bad/0_mask.png"
+    (tmp_path / "ground_truth/bad").rename(tmp_path / "ground_truth/Bad")
+    with pytest.raises(UserError, match="0_mask.png: expected the image of this mask"):
         folder(str(tmp_path), 0)
 
 
@@ -106,11 +128,15 @@ def test_csv_reads_labels_masks_and_groups(tmp_path, write):
         ("path,label,split\nno.png,0,train", "line 2: expected the file .*no.png"),
         ("path,label,split\na.png,,train", "line 2: expected a label"),
         ("path,label,split,defect\na.png,1,test,../x", "line 2: expected a defect name without /"),
+        ("path,label,split\n,0,train", "line 2: expected a path"),
+        ("path,label,split\na.png,0,train\na.png,1,test", "expected every image once, found .*a.png in 2 rows"),
+        ("path,label,split,group\na.png,0,train,p\nb.png,0,test,p", "expected a group in one split, found 'p'"),
         ("path,label,split\na.png,0,test", "expected rows with split train, found none"),
     ],
 )
 def test_mistakes_in_a_table_are_named_with_their_line(tmp_path, write, text, message):
     write(tmp_path / "a.png", PIXELS)
+    write(tmp_path / "b.png", PIXELS)
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         csv(str(tmp_path / "table.csv"))
@@ -156,3 +182,9 @@ def test_fingerprint_follows_contents_and_labels_but_not_the_place(parts, tmp_pa
     assert changed != before
     (parts / "test/good/000.png").rename(parts / "train/good/100.png")
     assert fingerprint(mvtec_ad(str(parts.parent), "bar")) not in {before, changed}
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "table.csv").write_bytes("path,label,split\nSchraube-ü.png,0,train".encode("cp1252"))
+    with pytest.raises(UserError, match="expected a table in UTF-8"):
+        csv(str(tmp_path / "table.csv"))

@@ -14,7 +14,8 @@ ANY = Augmentation(rotation=180, horizontal_flip=True, vertical_flip=True)
 
 
 def plan(kind="texture", patches=200, image_size=256, patch_size=64, augmentation=ANY, seed=(0, 0)):
-    return draw_plan(np.random.default_rng(seed), kind, patches, 5, image_size, patch_size, augmentation)
+    boxes = np.tile([0, 0, image_size, image_size], (5, 1))
+    return draw_plan(np.random.default_rng(seed), kind, patches, boxes, image_size, patch_size, augmentation)
 
 
 def one(center, angle=0.0, flip=(False, False), image=0):
@@ -86,7 +87,7 @@ def test_crops_cover_the_whole_texture():
 
 
 def test_a_texture_too_small_to_turn_in_is_refused():
-    with pytest.raises(UserError, match=r"expected at least 92 px.* found 80; .*augmentation.rotation=0"):
+    with pytest.raises(UserError, match=r"at least 92 px.* found 80; .*augmentation.rotation=0"):
         plan(image_size=80)
 
 
@@ -148,3 +149,14 @@ def test_the_loader_resumes_after_the_batches_that_were_handed_out():
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(UserError, match="expected a multiple of the 2 processes .* found 15"):
         PatchLoader(plan(), 15, 0, 2)
+
+
+def test_padding_does_not_enter_a_texture_patch():
+    boxes = np.array([[20, 0, 80, 120], [0, 10, 120, 100]])
+    rows = draw_plan(np.random.default_rng(0), "texture", 500, boxes, 120, 48, ANY)
+    half = 24 * (rows.angle.cos().abs() + rows.angle.sin().abs())[:, None]
+    top_left = torch.from_numpy(boxes[rows.image.numpy(), :2])
+    bottom_right = top_left + torch.from_numpy(boxes[rows.image.numpy(), 2:])
+    assert ((rows.center - half) >= top_left - 1e-3).all()
+    assert ((rows.center + half) <= bottom_right + 1e-3).all()
+    assert set(rows.image.tolist()) == {0, 1}

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from anomaly_lab.errors import UserError
 from anomaly_lab.networks.autoencoder import Autoencoder
 
 COUNTS = {  # (image_size, channels, latent_size): parameters with biases, methods.md A1
@@ -50,9 +49,3 @@ def test_he_keeps_the_variance_through_all_layers():
         values = layer(values)
         if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             assert 0.4 < values.square().mean() < 2.5, layer
-
-
-@pytest.mark.parametrize("size", [64, 100, 192, 300])
-def test_other_sizes_are_refused(size):
-    with pytest.raises(UserError, match=rf"expected 128, 256 or 512 px .* found {size}"):
-        Autoencoder(size, 3)
