@@ -7,4 +7,5 @@ for category in washer weave; do
   done
 done
 .venv/bin/python experiments/collect.py runs/demo | tee experiments/demo/results.csv
-cp runs/demo/cae/demo/washer/seed=0/*/pictures/overview.png experiments/demo/overview.png
+.venv/bin/python -c "import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2], quality=90)" \
+  runs/demo/cae/demo/washer/seed=0/*/pictures/overview.png experiments/demo/overview.jpg
