@@ -6,7 +6,8 @@ import sys
 
 COMMANDS = (
     ["--help"], ["predict", "--help"], ["method=cea"], ["data.categry=screw"], ["data.category=scrw"],
-    ["data.patches=0"], ["trainer.max_epochs=-1"], ["method.network.latent_size=0"], ["data=demo", "data.image_size=200"],
+    ["data.patches=0"], ["trainer.max_epochs=-1"], ["method.network.latent_size=0"],
+    ["data=demo", "data.image_size=200"],
 )  # fmt: skip
 
 print("command,cpu_seconds")
