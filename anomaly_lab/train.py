@@ -42,6 +42,8 @@ def compose(overrides: list[str]) -> DictConfig:
     try:
         return hydra.compose("train", overrides)
     except ValueError as error:
+        if is_user_mistake(error):  # told well enough already
+            raise
         raise UserError(f"{' '.join(overrides)}: expected an option for every group, found null ({error})") from error
 
 
