@@ -49,6 +49,7 @@ FOREIGN = {
     "betas": list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]],
     "eps": pydantic.PositiveFloat,
 }
+ADAPTERS: dict[str, pydantic.TypeAdapter] = {}
 OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).resolve().stem, replace=True)
 
 
@@ -203,8 +204,10 @@ def _source(path: str, raw: Any) -> str:
 def _check_value(path: str, value: Any, expected: Any) -> None:
     if expected is Any or (isinstance(value, str) and "${" in value):
         return
+    if repr(expected) not in ADAPTERS:  # some types cannot be hashed, and making an adapter takes milliseconds
+        ADAPTERS[repr(expected)] = pydantic.TypeAdapter(expected)
     try:
-        pydantic.TypeAdapter(expected).validate_python(value, strict=True)
+        ADAPTERS[repr(expected)].validate_python(value, strict=True)
     except pydantic.ValidationError as error:
         messages = dict.fromkeys(details["msg"] for details in error.errors())
         said = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)

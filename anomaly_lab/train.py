@@ -1,5 +1,6 @@
 """`python -m anomaly_lab key=value ...`: compose, check, name the run folder, train. Imports Hydra, nothing heavier."""
 
+import gc
 import json
 import os
 import sys
@@ -34,6 +35,7 @@ def main(conf: Path) -> None:
         if is_finished(folder) and not resolved["rerun"]:  # before Hydra writes there and before torch is imported
             print(f"already done, skipped: {folder} (rerun=true does it again)")
             return
+    gc.enable()
     hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
 
 
