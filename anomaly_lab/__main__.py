@@ -19,9 +19,10 @@ anomaly_lab: which unsupervised detector finds the defects on your parts
 Usage
   python -m anomaly_lab [key=value ...]                     train, test, write the run folder
   python -m anomaly_lab predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]
+  python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]
 
 Examples
-  python -m anomaly_lab experiment=demo                     data made on the spot, two minutes
+  python -m anomaly_lab experiment=demo                     data made on the spot, a minute or two
   python -m anomaly_lab method=ssim_ae data.category=screw
   python -m anomaly_lab data=folder data.root=photos/       your own photos of good parts
   python -m anomaly_lab experiment=quick data.category=screw   a budget for a machine without a GPU
@@ -83,7 +84,15 @@ def predict(arguments: list[str]) -> None:
         command.main(arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"predict": predict}
+def threshold(arguments: list[str]) -> None:
+    """Draw the line of a finished run again."""
+    from anomaly_lab import threshold as command
+
+    with mistakes_in_one_line():
+        command.main(arguments, CONF)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"predict": predict, "threshold": threshold}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pydantic
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
+    InstantiationException,
     MissingConfigException,
     OverrideParseException,
 )
@@ -31,9 +32,14 @@ TOP_LEVEL = {
     "name": str,
     "runs_dir": str,
     "rerun": bool,
+    "controls": bool,
 }
 KIND = typing.Literal["texture", "object"]
 POSITIVE = pydantic.PositiveInt
+OBJECT = dict  # what another constructor builds
+SECTIONS = ("data", "augmentation", "callbacks", "logger", "trainer", "threshold", "method", "input", "tiling", "tilings",
+            "run_folder", "hydra", "experiment")  # fmt: skip
+NEEDED = ("data", "augmentation", "callbacks", "trainer", "threshold", "method")
 FOREIGN = {
     "max_epochs": POSITIVE,
     "num_nodes": POSITIVE,
@@ -48,7 +54,27 @@ FOREIGN = {
     "weight_decay": pydantic.NonNegativeFloat,
     "betas": list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]],
     "eps": pydantic.PositiveFloat,
+    "amsgrad": bool,
+    "fused": bool | None,
+    "foreach": bool | None,
+    "strategy": typing.Literal["auto", "ddp", "ddp_find_unused_parameters_true"] | dict[str, Any],
+    "gradient_clip_val": pydantic.PositiveFloat | None,
+    "gradient_clip_algorithm": typing.Literal["norm", "value"] | None,
+    "accumulate_grad_batches": POSITIVE,
+    "limit_train_batches": POSITIVE | typing.Annotated[float, pydantic.Field(gt=0, le=1)],
+    "limit_val_batches": pydantic.NonNegativeInt | typing.Annotated[float, pydantic.Field(ge=0, le=1)],
+    "limit_test_batches": POSITIVE | typing.Annotated[float, pydantic.Field(gt=0, le=1)],
+    "check_val_every_n_epoch": POSITIVE,
+    "sync_batchnorm": bool,
+    "deterministic": bool | typing.Literal["warn"],
+    "benchmark": bool | None,
+    "detect_anomaly": bool,
+    "profiler": typing.Literal["simple", "advanced", "pytorch"] | None,
+    "enable_model_summary": bool,
+    "enable_progress_bar": bool,
+    "save_top_k": typing.Annotated[int, pydantic.Field(ge=-1)],
 }
+KNOWN_TARGETS = ("torch.optim.", "pytorch_lightning.Trainer")  # take the keys above and no others
 ADAPTERS: dict[str, pydantic.TypeAdapter] = {}
 OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).resolve().stem, replace=True)
 
@@ -93,8 +119,16 @@ def _check_sizes(data: dict[str, Any]) -> None:
 def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
     for key, expected in TOP_LEVEL.items():
         _check_value(key, config[key], expected)
+    sections = {*TOP_LEVEL, *SECTIONS}
+    if unknown := next((key for key in config if key not in sections), None):
+        raise UserError(f"{unknown}: expected one of {', '.join(sorted(sections))}, found {unknown!r}")
     for section in ("data", *config):  # data first: others repeat its values, and the user set them there
-        _check_node(section, config[section], raw[section])
+        if section in NEEDED and not isinstance(config[section], dict):
+            raise UserError(f"{section}: expected one of the options of conf/{section}, found {config[section]!r}")
+        check_node(section, config[section], raw[section])
+    for name, callback in config["callbacks"].items():
+        if callback is not None and not (isinstance(callback, dict) and "_target_" in callback):
+            raise UserError(f"callbacks.{name}: expected its keys below it, or null to leave it out, found {callback!r}")
 
 
 def _follow(value: Any, root: dict[str, Any]) -> Any:
@@ -122,6 +156,10 @@ def explain(error: BaseException) -> UserError:
             return UserError(
                 f"{group}: expected one of {', '.join(options)}, found {wanted!r}{nearest(wanted, options)}"
             )
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # what Lightning or torch refused
+        key = re.search(r"full_key: (\S+)", str(error))
+        told = " ".join(str(error.__cause__).split())
+        return UserError(f"{key[1]}: {told}" if key else told)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     parent, found = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, DictConfig) and found is not None and found not in parent:
@@ -170,11 +208,11 @@ def _check_category(config: DictConfig, data: dict[str, Any]) -> None:
     raise UserError(f"data.category: expected one of {names}, found {category!r}{hint}")
 
 
-def _check_node(path: str, node: Any, raw: Any) -> None:
+def check_node(path: str, node: Any, raw: Any = None) -> None:
     """Check a node and all below it: where it names one of our constructors, its keys and values must fit."""
     if isinstance(node, list):
         for index, value in enumerate(node):
-            _check_node(f"{path}[{index}]", value, raw[index] if isinstance(raw, list) else None)
+            check_node(f"{path}[{index}]", value, raw[index] if isinstance(raw, list) else None)
     if not isinstance(node, dict) or path == "hydra" or isinstance(raw, str):  # text: repeats a node checked elsewhere
         return
     raw = raw or {}
@@ -192,7 +230,9 @@ def _check_node(path: str, node: Any, raw: Any) -> None:
             _check_value(_source(here, raw.get(key)), value, parameters[key])
         elif target is not None and key in FOREIGN:
             _check_value(_source(here, raw.get(key)), value, FOREIGN[key])
-        _check_node(here, value, raw.get(key))
+        elif isinstance(target, str) and target.startswith(KNOWN_TARGETS):
+            raise UserError(f"{here}: expected one of {', '.join(sorted(FOREIGN))}, found {key!r}{nearest(key, FOREIGN)}")
+        check_node(here, value, raw.get(key))
 
 
 def _source(path: str, raw: Any) -> str:
@@ -203,6 +243,10 @@ def _source(path: str, raw: Any) -> str:
 
 def _check_value(path: str, value: Any, expected: Any) -> None:
     if expected is Any or (isinstance(value, str) and "${" in value):
+        return
+    if expected is OBJECT:
+        if not isinstance(value, dict) or "_target_" not in value:
+            raise UserError(f"{path}: expected its keys below it (a mapping with _target_), found {value!r}")
         return
     if repr(expected) not in ADAPTERS:  # some types cannot be hashed, and making an adapter takes milliseconds
         ADAPTERS[repr(expected)] = pydantic.TypeAdapter(expected)
@@ -269,6 +313,8 @@ def _type(annotation: ast.expr | None, aliases: dict[str, ast.expr], imported: d
         if annotation.id in imported:
             module, name = imported[annotation.id]
             return _alias(module, name)
+    if ast.unparse(annotation).startswith("Callable["):
+        return OBJECT
     names = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
     try:
         return eval(ast.unparse(annotation), {"__builtins__": {}}, names)
@@ -285,4 +331,6 @@ def _alias(module: str, name: str) -> Any:
     for node in _source_tree(module).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return _type(node.value, {}, {})
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return OBJECT
     return Any

@@ -1,6 +1,6 @@
 """A finished run as a thing that judges images: rebuilt from its folder alone."""
 
-import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,9 @@ from anomaly_lab.data.images import Resize, read_working_image
 from anomaly_lab.data.store import ahead
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Method
+from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.run import build_method
+from anomaly_lab.run_folder import read_thresholds
 from anomaly_lab.types import Batch, Prediction
 
 
@@ -21,7 +23,7 @@ class Detector(NamedTuple):
     """A trained method with what it needs to read an image and to decide."""
 
     method: Method
-    threshold: float
+    threshold: Threshold
     image_size: int
     channels: int
     resize: Resize
@@ -54,10 +56,15 @@ class Detector(NamedTuple):
 def load(run: Path) -> Detector:
     """Rebuild the method of a finished run from its configuration and checkpoint."""
     config = OmegaConf.load(run / ".hydra" / "config.yaml")
+    checkpoint_path = run / "checkpoints" / "last.ckpt"
+    try:
+        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{checkpoint_path}: expected a whole checkpoint, found: {error or 'an empty file'}") from error
     data = {name: config.data[name] for name in ("image_size", "channels", "resize", "test_batch_size", "workers")}
     method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
     method.load_state_dict(checkpoint["state_dict"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    threshold = json.loads((run / "metrics.json").read_text())["threshold"]
+    drawn = read_thresholds(run)[-1]
+    threshold = Threshold(**{name: drawn[name] for name in Threshold._fields})
     return Detector(method.eval().to(device), threshold, *data.values())

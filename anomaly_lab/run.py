@@ -1,8 +1,10 @@
 """A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
 
 import logging
+import pickle
 import platform
 import shutil
+import signal
 import subprocess
 import time
 import warnings
@@ -19,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_lab import __version__
+from anomaly_lab.callbacks.controls import Controls
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.throughput import Throughput
 from anomaly_lab.configuration import is_user_mistake
@@ -29,6 +32,7 @@ from anomaly_lab.run_folder import (
     checkpoint_to_resume,
     is_finished,
     is_first_process,
+    read_job,
     write_job,
     write_json,
 )
@@ -39,32 +43,63 @@ def run(config: DictConfig, folder: Path) -> None:
     if is_finished(folder) and not config.rerun:
         print(f"already done, skipped: {folder} (rerun=true does it again)")
         return
-    resume = None if config.rerun else checkpoint_to_resume(folder)
+    resume = checkpoint_to_resume(folder)
+    if resume is None and is_first_process():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of another version: must not be taken over later
+    if resume and not is_whole(resume):
+        print(f"{resume}: expected a whole checkpoint, found a damaged one; starting from the beginning")
+        resume = None
+    resume = None if config.rerun else resume
+    before, checkpoint = read_job(folder), _identity(folder / "checkpoints" / "last.ckpt")
     first = is_first_process()
     if first:
-        if resume is None:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # else a later call would go on from old weights
         write_job(folder, "running", started=time.time())
     try:
         metrics = _fit_and_test(config, folder, resume)
     except BaseException as error:
+        terminated = isinstance(error, SystemExit) and not error.code  # SIGTERM, as Lightning tells it
         interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
-        if (
-            first
-            and is_user_mistake(error)
-            and not any(folder.rglob("last.ckpt"))
-            and not (folder / "metrics.json").exists()
-        ):
-            shutil.rmtree(folder)  # nothing came of it
+        if first and checkpoint == _identity(folder / "checkpoints" / "last.ckpt") and before.get("state") == "done":
+            write_json(folder / "job.json", before)  # the earlier result is whole and still there
+        elif first and is_user_mistake(error) and not checkpoint_to_resume(folder):
+            remove(folder, Path(config.runs_dir).absolute())  # nothing came of it
         elif first:
-            write_job(folder, "interrupted" if interrupted else "failed", error=f"{type(error).__name__}: {error}")
+            state = "interrupted" if interrupted or terminated else "failed"
+            write_job(folder, state, error=f"{type(error).__name__}: {error}")
         if interrupted:  # Lightning makes a SystemExit of it
             raise KeyboardInterrupt from error
+        if terminated:
+            raise SystemExit(128 + signal.SIGTERM) from error
         raise
     if first:
         write_json(folder / "metrics.json", metrics)
         write_job(folder, "done", finished=time.time())
         show(metrics, folder)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be read."""
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
+        return False
+    return True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None without one."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def remove(folder: Path, upto: Path) -> None:
+    """Remove a folder and those above it that are empty then, `upto` included."""
+    shutil.rmtree(folder)
+    for parent in folder.parents:
+        if any(parent.iterdir()):
+            return
+        parent.rmdir()
+        if parent == upto:
+            return
 
 
 def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
@@ -77,7 +112,8 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     datamodule = instantiate(resolved["data"]["datamodule"])
     method = build_method(resolved)
     callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
-    evaluation, throughput = Evaluation(), Throughput()
+    evaluation, throughput = Evaluation(instantiate(resolved["threshold"])), Throughput()
+    controls = Controls(evaluation) if resolved["controls"] else None
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     logger = instantiate(resolved["logger"]) if resolved["logger"] else None
     if logger:
@@ -85,7 +121,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
     trainer = instantiate(
         {**resolved["trainer"], "precision": precision},
-        callbacks=[evaluation, throughput, *callbacks],
+        callbacks=[evaluation, *([controls] if controls else []), throughput, *callbacks],
         logger=logger or False,
         default_root_dir=str(folder),
         _convert_="all",
@@ -95,13 +131,11 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     trainer.predict(method, datamodule, return_predictions=False)  # held-out normal images: sets the threshold
-    metrics: dict[str, Any] = {"threshold": evaluation.threshold}
     if datamodule.test_samples:
         trainer.test(method, datamodule, verbose=False)
-        metrics = evaluation.metrics()
     else:
         print("no labelled test images: metrics left out")
-    metrics |= throughput.costs
+    metrics: dict[str, Any] = {**evaluation.metrics, **(controls.metrics() if controls else {}), **throughput.costs}
     if logger:
         logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
         logger.finalize("success")

@@ -5,14 +5,16 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-RESULT_VERSION = 1  # raise it when the code changes what a given configuration results in
+RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
     "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra"},
-    "data": {"root", "workers", "categories", "layout", "datamodule", "name", "category"},
+    "data": {"root", "workers", "categories", "layout", "name", "category"},
+    "datamodule": {"splits", "workers"},
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
 }
 
@@ -24,9 +26,10 @@ def is_first_process() -> bool:
 
 def run_folder(config: dict[str, Any], data_fingerprint: str) -> Path:
     """`<runs_dir>/<name>/<method>/<dataset>/<category>/seed=<n>/<hash>` for a resolved configuration."""
-    kept = {key: value for key, value in config.items() if key not in NO_RESULT[""]}
+    kept = _without(NO_RESULT[""], config)
     for section in ("data", "trainer"):
-        kept[section] = {key: value for key, value in config[section].items() if key not in NO_RESULT[section]}
+        kept[section] = _without(NO_RESULT[section], config[section])
+    kept["data"]["datamodule"] = _without(NO_RESULT["datamodule"], config["data"]["datamodule"])
     text = json.dumps([kept, data_fingerprint], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     data = config["data"]
@@ -34,10 +37,14 @@ def run_folder(config: dict[str, Any], data_fingerprint: str) -> Path:
     return Path(config["runs_dir"]).absolute().joinpath(*where, digest)
 
 
+def _without(names: set[str], mapping: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in names}
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds the result of this version of the program."""
-    job = read_job(folder)
-    return job.get("state") == "done" and job.get("result_version") == RESULT_VERSION
+    states = (read_job(folder).get("state"), _read(folder / "metrics.json").get("result_version"))
+    return states == ("done", RESULT_VERSION)
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
@@ -48,9 +55,14 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
 
 def read_job(folder: Path) -> dict[str, Any]:
     """What `job.json` says: state running, done or failed, and with which version; empty before the first run."""
+    return _read(folder / "job.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file that is whole; nothing else counts."""
     try:
-        return json.loads((folder / "job.json").read_text())
-    except FileNotFoundError:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
         return {}
 
 
@@ -59,7 +71,19 @@ def write_job(folder: Path, state: str, **details: Any) -> None:
     write_json(folder / "job.json", {"state": state, "result_version": RESULT_VERSION, **details})
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_threshold(folder: Path, threshold: dict[str, Any]) -> None:
+    """Put a threshold at the end of `threshold.json`: the last one counts, the earlier ones stay."""
+    entry = {**threshold, "drawn": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(folder / "threshold.json", [*read_thresholds(folder), entry])
+
+
+def read_thresholds(folder: Path) -> list[dict[str, Any]]:
+    """The thresholds of a run, oldest first."""
+    path = folder / "threshold.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     write_whole(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n"))
 

@@ -27,7 +27,7 @@ def main(conf: Path) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
-    overrides = sys.argv[1:]
+    sys.argv[1:] = overrides = flags_first(sys.argv[1:])
     if not any(argument.startswith("-") for argument in overrides):
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):
             resolved = check(compose(overrides))
@@ -39,6 +39,12 @@ def main(conf: Path) -> None:
     hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """Hydra reads flags only before or after all overrides; people put them anywhere."""
+    flags = {"-m", "--multirun"}
+    return [word for word in arguments if word in flags] + [word for word in arguments if word not in flags]
+
+
 def compose(overrides: list[str]) -> DictConfig:
     """Compose the configuration; `group=null`, which Hydra meets with a ValueError, is the user's mistake."""
     try:
@@ -46,7 +52,8 @@ def compose(overrides: list[str]) -> DictConfig:
     except ValueError as error:
         if is_user_mistake(error):  # told well enough already
             raise
-        raise UserError(f"{' '.join(overrides)}: expected an option for every group, found null ({error})") from error
+        group = next((override for override in overrides if override.endswith("=null")), " ".join(overrides))
+        raise UserError(f"{group}: expected one of the group's options, found null") from error
 
 
 def job(config: DictConfig) -> None:

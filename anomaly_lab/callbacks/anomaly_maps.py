@@ -26,9 +26,7 @@ class AnomalyMaps(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Write the maps of a batch."""
-        if not trainer.is_global_zero:
-            return
+        """Write the maps of a batch: every process those that it has seen."""
         folder = Path(trainer.default_root_dir) / "maps" / self.category / "test"
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
         self._names = self._names or file_names(samples)

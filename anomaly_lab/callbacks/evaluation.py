@@ -1,87 +1,171 @@
 """Scores, threshold and metrics of a test, from predictions and batches alone."""
 
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.data.images import to_photo
+from anomaly_lab.data.layouts import Sample
 from anomaly_lab.methods.method import content, smooth
+from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
+from anomaly_lab.metrics.pixel_decisions import PixelDecisions
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.metrics.thresholds import maximum
-from anomaly_lab.run_folder import write_csv
+from anomaly_lab.metrics.thresholds import Strategy, Threshold
+from anomaly_lab.run_folder import write_csv, write_threshold
 from anomaly_lab.types import Batch, Prediction
 
-SCORES = ("path", "defect", "label", "score", "mean", "threshold", "decision")
+SCORES = ("path", "defect", "label", "score", "mean", "scaled", "decision_score", "threshold", "decision")
+DEFECTS = ("defect", "images", "accuracy", "auroc", "auroc_low", "auroc_high")
+PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")
+
+Item = TypeVar("Item")
 
 
-class Evaluation(pl.Callback):
-    """Threshold from the held-out normal images (predict), then scores.csv and metrics from the test images.
+class Row(NamedTuple):
+    """What is known of a test image after the method has seen it."""
 
-    Image metrics: `image_*` of the score and `image_auroc_mean` of the mean of the map. Pixel metrics: `pixel_*` of
-    the map and `pixel_*_smoothed` of the map after the Gaussian of the default score, at the size of the photos.
-    Abnormal images without a mask count on the image level only.
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    score: float
+    mean: float  # of the map
+    decision_score: float
+
+
+class Localisation:
+    """Pixel metrics of the maps as they are and smoothed by the Gaussian of the default score.
+
+    Maps are compared at the size of the photos. Abnormal images without a mask do not count.
     """
 
     def __init__(self) -> None:
-        self.threshold = float("nan")
-        self._held_out: list[torch.Tensor] = []
-        self._rows: list[tuple] = []
-        self._pixels = PixelMetrics()
-        self._smoothed = PixelMetrics()
+        self.raw = PixelMetrics()
+        self.smoothed = PixelMetrics()
+
+    def update(self, prediction: Prediction, batch: Batch, samples: list[Sample]) -> None:
+        """Add a batch."""
+        smoothed = smooth(prediction.anomaly_map, content(batch.placement, batch.image))
+        for i in masked(batch, samples):
+            mask = batch.mask[i][0]
+            for metrics, maps in ((self.raw, prediction.anomaly_map), (self.smoothed, smoothed)):
+                metrics.update([to_photo(maps[i, 0].cpu().numpy(), batch.placement[i])], [mask])
+
+    def compute(self, samples: list[Sample]) -> dict[str, float]:
+        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; nothing where no defect is marked."""
+        if not any(sample.mask_path for sample in samples):
+            return {}
+        metrics: dict[str, float] = {}
+        for pixels, suffix in ((self.raw, ""), (self.smoothed, "_smoothed")):
+            values = pixels.compute()
+            metrics |= {f"pixel_{name}{suffix}": values[name] for name in PIXEL_NAMES}
+        return metrics
+
+
+class Evaluation(pl.Callback):
+    """Threshold from the held-out normal images (predict), then scores.csv, defects.csv and metrics from the test.
+
+    Image metrics: `image_*` of the score and `image_auroc_mean` of the mean of the map; pixel metrics as in
+    `Localisation`, and `pixel_*` at the threshold. Several processes share the images and have the same metrics.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.threshold: Threshold | None = None
+        self.metrics: dict[str, float] = {}
+        self._rows: list[Row] = []
+        self._localisation = Localisation()
+        self._decisions: PixelDecisions | None = None
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Collect the scores of held-out normal images."""
+        """Show the strategy the held-out normal images."""
         assert outputs.score is not None
-        self._held_out.append(outputs.score.cpu())
+        for i, score in enumerate(outputs.score.tolist()):
+            self.strategy.update(inner_map(outputs, batch, i), score)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the line."""
-        self.threshold = maximum(torch.cat(self._held_out))
+        self.threshold = self.strategy.compute()
+        self._decisions = PixelDecisions(self.threshold.pixel)
+        self.metrics = {"threshold": self.threshold.image, "pixel_threshold": self.threshold.pixel}
+        if trainer.is_global_zero:
+            write_threshold(Path(trainer.default_root_dir), self.threshold._asdict())
+            if self.threshold.note:
+                print(f"threshold: {self.threshold.note}")
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Add a batch; memory grows with the pixels only inside `PixelMetrics`."""
+        """Add a batch; memory does not grow with the pixels."""
         assert outputs.score is not None
+        assert self.threshold is not None
+        assert self._decisions is not None
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
-        valid = content(batch.placement, batch.image)
-        maps, smoothed = outputs.anomaly_map.cpu().numpy(), smooth(outputs.anomaly_map, valid).cpu().numpy()
-        for i, (index, place) in enumerate(zip(batch.index.tolist(), batch.placement, strict=True)):
-            sample, score = samples[index], outputs.score[i].item()
-            top, left, height, width = place.target
-            mean = float(maps[i, 0, top : top + height, left : left + width].mean())
-            decision = "abnormal" if score > self.threshold else "normal"
-            self._rows.append((sample.path, sample.defect, sample.label, score, mean, self.threshold, decision))
-            if sample.label == 0 or sample.mask_path is not None:
-                mask = batch.mask[i][0].cpu().numpy()
-                self._pixels.update([to_photo(maps[i, 0], place)], [mask])
-                self._smoothed.update([to_photo(smoothed[i, 0], place)], [mask])
+        for i, index in enumerate(batch.index.tolist()):
+            anomaly_map, score = inner_map(outputs, batch, i), outputs.score[i].item()
+            decision_score = self.threshold.decides(anomaly_map, score)
+            self._rows.append(Row(index, score, float(anomaly_map.mean()), decision_score))
+        self._localisation.update(outputs, batch, samples)
+        for i in masked(batch, samples):
+            at_photo = to_photo(outputs.anomaly_map[i, 0].cpu().numpy(), batch.placement[i])
+            self._decisions.update(at_photo, batch.mask[i][0].cpu().numpy())
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the table."""
-        if trainer.is_global_zero:
-            write_csv(Path(trainer.default_root_dir) / "scores.csv", SCORES, self._rows)
-
-    def metrics(self) -> dict[str, float]:
-        """The metrics of the images seen so far; those that need what is not there are left out."""
-        metrics = {"threshold": self.threshold}
-        label = torch.tensor([row[2] for row in self._rows])
-        score, mean = (torch.tensor([row[i] for row in self._rows], dtype=torch.float64) for i in (3, 4))
+        """Bring together what the processes saw, compute the metrics and write the tables."""
+        assert self.threshold is not None
+        assert self._decisions is not None
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        rows = sorted(of_all_processes(self._rows))
+        score, mean, decision_score = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
+        label = np.array([samples[row.index].label for row in rows])
+        abnormal = decision_score >= self.threshold.image
         if (label == 0).any() and (label == 1).any():
-            ranking = rank(score[label == 0].numpy(), score[label == 1].numpy())
-            metrics |= {"image_auroc": ranking.auroc(), "image_aupr": ranking.aupr(), "image_f1max": ranking.f1max()[0]}
-            metrics["image_auroc_mean"] = rank(mean[label == 0].numpy(), mean[label == 1].numpy()).auroc()
-        for value, name in ((0, "normal"), (1, "abnormal")):
-            if (label == value).any():
-                right = (score[label == value] > self.threshold) == bool(value)
-                metrics[f"image_accuracy_{name}"] = right.double().mean().item()
-        if self._pixels.regions:
-            for pixels, suffix in ((self._pixels, ""), (self._smoothed, "_smoothed")):
-                values = pixels.compute()
-                names = ("auroc", "aupr", "aupro", "f1max")
-                metrics |= {f"pixel_{name}{suffix}": values[name] for name in names}
-        return metrics
+            self.metrics |= {f"image_{name}": value for name, value in ranking_metrics(score, label).items()}
+            self.metrics["image_auroc_mean"] = rank(mean[label == 0], mean[label == 1]).auroc().value
+        self.metrics |= {f"image_{name}": value for name, value in decision_metrics(abnormal, label).items()}
+        if localisation := self._localisation.compute(samples):
+            at_threshold = {f"pixel_{name}": value for name, value in self._decisions.compute().items()}
+            self.metrics |= localisation | at_threshold
+        if trainer.is_global_zero:
+            folder, tested = Path(trainer.default_root_dir), [samples[row.index] for row in rows]
+            write_csv(folder / "scores.csv", SCORES, table(rows, tested, abnormal, self.threshold.image))
+            found = by_defect(score, abnormal, label, [sample.defect for sample in tested])
+            lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in found.items()]
+            write_csv(folder / "defects.csv", DEFECTS, lines)
+
+
+def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:
+    """The rows of scores.csv. `scaled` is the score between the least and the largest of the test: it decides nothing."""
+    scores = [row.score for row in rows]
+    low, span = min(scores), (max(scores) - min(scores)) or 1.0
+    return [
+        (
+            sample.path, sample.defect, sample.label, row.score, row.mean, (row.score - low) / span,
+            row.decision_score, threshold, "abnormal" if beyond else "normal",
+        )
+        for row, sample, beyond in zip(rows, samples, abnormal, strict=True)
+    ]  # fmt: skip
+
+
+def masked(batch: Batch, samples: list[Sample]) -> list[int]:
+    """The places in the batch of the images of which every pixel is known to be normal or defective."""
+    known = [samples[index].label == 0 or samples[index].mask_path is not None for index in batch.index.tolist()]
+    return [i for i, yes in enumerate(known) if yes]
+
+
+def inner_map(prediction: Prediction, batch: Batch, i: int) -> np.ndarray:
+    """The map of image `i` at the working size, float32 (height, width), without padding."""
+    top, left, height, width = batch.placement[i].target
+    return prediction.anomaly_map[i, 0, top : top + height, left : left + width].float().cpu().numpy()
+
+
+def of_all_processes(items: list[Item]) -> list[Item]:
+    """The items of every process, in the order of the processes."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return items
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

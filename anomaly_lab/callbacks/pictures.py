@@ -11,7 +11,8 @@ from pydantic import PositiveInt
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from anomaly_lab.data.layouts import file_names
+from anomaly_lab.callbacks.evaluation import of_all_processes
+from anomaly_lab.data.layouts import Sample, file_names
 from anomaly_lab.run_folder import write_whole
 from anomaly_lab.types import Batch, Prediction
 
@@ -41,10 +42,9 @@ class Pictures(pl.Callback):
     def __init__(self, per_defect: PositiveInt = 4, side: PositiveInt = 256) -> None:
         self.per_defect = per_defect
         self.side = side
-        self._seen: Counter[str] = Counter()
         self._names: list[str] = []
-        self._panels: list[Panel] = []
-        self._overview: list[Panel] = []
+        self._shown: set[int] = set()
+        self._panels: list[tuple[int, Panel]] = []
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
@@ -52,33 +52,44 @@ class Pictures(pl.Callback):
         """Keep the first images of each defect type."""
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
         self._names = self._names or file_names(samples)
+        self._shown = self._shown or set(first_of_each(samples, self.per_defect))
         for i, index in enumerate(batch.index.tolist()):
-            sample = samples[index]
-            self._seen[sample.defect] += 1
-            if self._seen[sample.defect] > self.per_defect:
+            if index not in self._shown:
                 continue
+            sample = samples[index]
             mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
-            shown = panel(f"{sample.defect}_{self._names[index]}", i, outputs, batch, self.side, mask)
-            self._panels.append(shown)
-            if self._seen[sample.defect] == 1 and len(self._overview) < 6:
-                self._overview.append(shown)
+            name = f"{sample.defect}_{self._names[index]}"
+            self._panels.append((index, panel(name, i, outputs, batch, self.side, mask)))
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, write and log."""
-        if not trainer.is_global_zero or not self._panels:
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, write and log what all processes have kept."""
+        kept = dict(sorted(of_all_processes(self._panels), key=lambda pair: pair[0]))
+        if not trainer.is_global_zero or not kept:
             return
+        overview = first_of_each(trainer.datamodule.test_samples, 1)[:6]  # type: ignore[attr-defined]
         folder = Path(trainer.default_root_dir) / "pictures"
-        low, high = color_range([panel.anomaly_map for panel in self._panels])
-        pictures = {panel.name: panel.draw(low, high) for panel in self._panels}
+        low, high = color_range([panel.anomaly_map for panel in kept.values()])
+        pictures = {panel.name: panel.draw(low, high) for panel in kept.values()}
         for name, picture in pictures.items():
             write_picture(folder / f"{name}.png", picture)
-        write_picture(folder / "overview.png", stack([panel.draw(low, high) for panel in self._overview]))
+        write_picture(folder / "overview.png", stack([kept[index].draw(low, high) for index in overview]))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("test/pictures", list(pictures.values()), caption=list(pictures))
             elif isinstance(logger, TensorBoardLogger):
                 for name, picture in pictures.items():
                     logger.experiment.add_image(f"test/{name}", picture, dataformats="HWC")
+
+
+def first_of_each(samples: list[Sample], count: int) -> list[int]:
+    """The places of the first `count` images of every defect type."""
+    seen: Counter[str] = Counter()
+    places = []
+    for place, sample in enumerate(samples):
+        seen[sample.defect] += 1
+        if seen[sample.defect] <= count:
+            places.append(place)
+    return places
 
 
 def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask: Tensor | None) -> Panel:

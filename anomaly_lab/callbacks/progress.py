@@ -31,7 +31,7 @@ class Budget(pl.Callback):
             f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]
-        if pl_module.device.type == "cpu" and steps * seconds > 1800:
+        if pl_module.device.type == "cpu":
             parts.append("shorter: experiment=quick, or a smaller data.patches")
         if trainer.is_global_zero:
             print(" · ".join(parts), flush=True)

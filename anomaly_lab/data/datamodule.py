@@ -1,8 +1,8 @@
 """Where the data of a run comes from: patches for training, whole images for thresholds and tests."""
 
-import math
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,7 +14,16 @@ from rich.progress import track
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.images import Resize, read_mask, read_photo, read_working_image
 from anomaly_lab.data.layouts import Sample, Splits, hold_out
-from anomaly_lab.data.patches import Kind, PatchLoader, PatchPlan, draw_plan, render
+from anomaly_lab.data.patches import (
+    ImagesOnceLoader,
+    Kind,
+    PatchLoader,
+    PatchPlan,
+    Plan,
+    WholeImages,
+    draw_plan,
+    render,
+)
 from anomaly_lab.data.store import ahead, decode
 from anomaly_lab.types import Batch
 
@@ -23,11 +32,20 @@ class ImageLoader:
     """Whole images in order, a batch at a time, decoded by threads a few images ahead.
 
     Images are uint8 at the working size (the datamodule scales them on the device), masks have the size of
-    their photo. Every process sees every image: none is repeated to fill a batch and no metric counts one twice.
+    their photo. Several processes take turns batch by batch: no image is repeated to make their shares equal, so that
+    no metric counts one twice, and batches are the same whatever the number of processes.
     """
 
     def __init__(
-        self, samples: list[Sample], image_size: int, channels: int, resize: Resize, batch_size: int, workers: int
+        self,
+        samples: list[Sample],
+        image_size: int,
+        channels: int,
+        resize: Resize,
+        batch_size: int,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.samples = samples
         self.image_size = image_size
@@ -35,19 +53,16 @@ class ImageLoader:
         self.resize: Resize = resize
         self.batch_size = batch_size
         self.workers = workers
+        batches = [range(len(samples))[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+        self._batches = batches[rank::world_size]
 
     def __len__(self) -> int:
-        return math.ceil(len(self.samples) / self.batch_size)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        items: list[Batch] = []
-        for item in ahead(self._read, range(len(self.samples)), self.workers):
-            items.append(item)
-            if len(items) == self.batch_size:
-                yield collate(items)
-                items = []
-        if items:
-            yield collate(items)
+        images = ahead(self._read, chain.from_iterable(self._batches), self.workers)
+        for batch in self._batches:
+            yield collate(list(islice(images, len(batch))))
 
     def _read(self, index: int) -> Batch:
         sample = self.samples[index]
@@ -79,6 +94,7 @@ class DataModule(pl.LightningDataModule):
         patch_size: PositiveInt,
         channels: Literal[1, 3],
         resize: Resize,
+        plan: Plan,
         patches: PositiveInt,
         redraw: bool,
         batch_size: PositiveInt,
@@ -97,6 +113,7 @@ class DataModule(pl.LightningDataModule):
         self.patch_size = patch_size
         self.channels = channels
         self.resize: Resize = resize
+        self.images_once = plan == "images_once"
         self.patches = patches
         self.redraw = redraw
         self.batch_size = batch_size
@@ -133,11 +150,20 @@ class DataModule(pl.LightningDataModule):
             self.augmentation,
         )
 
-    def train_dataloader(self) -> PatchLoader:
-        """The patches of the epoch that is about to start; the trainer asks anew every epoch."""
+    def train_dataloader(self) -> PatchLoader | ImagesOnceLoader:
+        """What the epoch that is about to start shows; the trainer asks anew every epoch."""
         assert self.trainer is not None
+        if self.images_once:
+            count = len(self.train_samples)
+            return ImagesOnceLoader(count, self.test_batch_size, self.trainer.global_rank, self.trainer.world_size)
         plan = self.plan(self.trainer.current_epoch)
         return PatchLoader(plan, self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+    def whole_training_images(self) -> Iterator[Batch]:
+        """The training images as they are, a batch at a time, on the host."""
+        assert self.store is not None
+        for index in torch.arange(len(self.store)).split(self.test_batch_size):
+            yield Batch(self.store[index].float() / 255, (), torch.zeros_like(index), index, ())
 
     def val_dataloader(self) -> ImageLoader:
         """The held-out normal images, whole and unaugmented."""
@@ -148,27 +174,33 @@ class DataModule(pl.LightningDataModule):
         return self._images(self.held_out_samples)
 
     def test_dataloader(self) -> ImageLoader:
-        """The test images with their masks."""
-        return self._images(self.test_samples)
+        """The test images with their masks; processes take turns, batch by batch."""
+        assert self.trainer is not None
+        return self._images(self.test_samples, self.trainer.global_rank, self.trainer.world_size)
 
     def transfer_batch_to_device(
-        self, batch: PatchPlan | Batch, device: torch.device, dataloader_idx: int
-    ) -> PatchPlan | Batch:
-        """Rows of the plan stay on the host, where they say which windows to cut."""
-        if isinstance(batch, PatchPlan):
+        self, batch: PatchPlan | WholeImages | Batch, device: torch.device, dataloader_idx: int
+    ) -> PatchPlan | WholeImages | Batch:
+        """Rows of a plan stay on the host, where they say what to cut."""
+        if isinstance(batch, PatchPlan | WholeImages):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    def on_after_batch_transfer(self, batch: PatchPlan | Batch, dataloader_idx: int) -> Batch:
-        """On the device: rows of the plan become patches, uint8 images become [0, 1]."""
-        if isinstance(batch, PatchPlan):
+    def on_after_batch_transfer(self, batch: PatchPlan | WholeImages | Batch, dataloader_idx: int) -> Batch:
+        """On the device: rows of a plan become patches or images, uint8 images become [0, 1]."""
+        if isinstance(batch, PatchPlan | WholeImages):
             assert self.store is not None
             assert self.trainer is not None
             device = self.trainer.strategy.root_device
-            image = render(self.store, batch, self.patch_size, self.augmentation.reach(), device)
+            if isinstance(batch, WholeImages):
+                image = self.store[batch.image].to(device, non_blocking=True).float() / 255
+            else:
+                image = render(self.store, batch, self.patch_size, self.augmentation.reach(), device)
             index = batch.image.to(device, non_blocking=True)
             return Batch(image, (), torch.zeros_like(index), index, ())
         return batch._replace(image=batch.image.float() / 255)
 
-    def _images(self, samples: list[Sample]) -> ImageLoader:
-        return ImageLoader(samples, self.image_size, self.channels, self.resize, self.test_batch_size, self.workers)
+    def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> ImageLoader:
+        return ImageLoader(
+            samples, self.image_size, self.channels, self.resize, self.test_batch_size, self.workers, rank, world_size
+        )

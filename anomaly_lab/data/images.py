@@ -102,7 +102,10 @@ def read_mask(path: Path | None, photo: tuple[int, int]) -> np.ndarray:
     """
     if path is None:
         return np.zeros(photo, dtype=bool)
-    values = np.asarray(open_image(path).convert("L"))
+    image = open_image(path)
+    values = np.asarray(image.convert("L"))
+    if image.has_transparency_data and values.min() == values.max():  # drawn as what is not transparent
+        values = np.asarray(image.convert("RGBA"))[:, :, 3]
     if values.shape != photo:
         raise UserError(
             f"{path}: expected a mask of the size of its image, {photo[1]} x {photo[0]}, "

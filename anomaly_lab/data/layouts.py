@@ -7,6 +7,7 @@ answered at once.
 import csv as csv_file
 import hashlib
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,12 +77,15 @@ def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits
     bad = [child for child in classes if child.name.lower() not in NORMAL]
     if not good:
         for found in sorted(below for below in path.rglob("*") if below.is_dir()):
-            if found.name.lower() in {"train", "test", *NORMAL, *NOT_IMAGES_OF_PARTS} or _says_defect(found.name):
+            name = found.name.lower()
+            if name in {"train", "test", *NORMAL, *NOT_IMAGES_OF_PARTS} or DEFECT_WORDS.search(name):
                 raise UserError(
                     f"{root}: expected good images alone, or good/ beside folders of defects, or train/good and "
-                    f"test/<class>; found the folder {found.relative_to(path).as_posix()!r}"
+                    f"test/<class>; found the folder {found.relative_to(path).as_posix()!r}, whose name speaks of "
+                    "another layout; rename it, or list the images in a table (data=csv)"
                 )
         return Splits(_samples(path, path, "good", 0), [])
+    _refuse_loose(path, "good/ and folders of defects")
     normal = [sample for child in good for sample in _samples(child, path, "good", 0)]
     if not bad:
         return Splits(normal, [])
@@ -91,14 +95,10 @@ def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits
     return Splits(train, normal_test + abnormal)
 
 
-DEFECT_WORDS = (
-    "bad", "defect", "anomal", "abnormal", "nok", "nio", "reject", "fault", "fail", "scrap", "positive", "negative",
-    "crack", "scratch", "broken", "damage",
-)  # fmt: skip
-
-
-def _says_defect(name: str) -> bool:
-    return any(word in name.lower() for word in DEFECT_WORDS)
+DEFECT_WORDS = re.compile(  # whole words: a union nut is no NIO part, a badge is not bad
+    r"(?<![a-z])(bad|defect(s|ive)?|anomal(y|ies|ous)|abnormal|nok|nio|reject(s|ed)?|fault(s|y)?|fail(s|ed|ures?)?|scrap"
+    r"|crack(s|ed)?|scratch(es|ed)?|broken|damaged?)(?![a-z])"
+)
 
 
 def _child(path: Path, name: str) -> Path | None:
@@ -113,19 +113,27 @@ def class_folders(path: Path) -> Splits:
     bad = [child.name for child in subfolders(train_folder) if child.name.lower() not in NORMAL]
     if bad and not good:
         raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}")
+    if good:
+        if bad:
+            raise UserError(f"{train_folder}: expected only the folder {good[0].name!r}, found {', '.join(bad)} beside it")
+        _refuse_loose(train_folder, "train/good")
     train = [sample for child in good or [train_folder] for sample in _samples(child, path, "good", 0)]
     test = []
     for child in subfolders(test_folder) if test_folder else []:
         normal = child.name.lower() in NORMAL
         test += _samples(child, path, "good" if normal else child.name, int(not normal))
-    if test_folder and (loose := [file for file in images_in(test_folder) if file.parent == test_folder]):
-        raise UserError(
-            f"{loose[0]}: expected test images in folders, test/good and test/<defect>, found one beside them"
-        )
+    if test_folder:
+        _refuse_loose(test_folder, "test/good and test/<defect>")
     _check_masks(path, test)
     if not train:
         raise UserError(f"{train_folder}: expected normal images to train on, found none ({_suffixes()})")
     return Splits(train, test)
+
+
+def _refuse_loose(path: Path, folders: str) -> None:
+    """Images beside the folders would be passed over in silence."""
+    if loose := [file for file in images_in(path) if file.parent == path]:
+        raise UserError(f"{loose[0]}: expected images in folders, {folders}, found one beside them")
 
 
 def csv(root: str) -> Splits:
@@ -178,7 +186,10 @@ def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
     label = (row["label"] or "").strip()
     if not label:
         raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
-    normal = label == "0" or label.lower() in NORMAL
+    number = float(label) if re.fullmatch(r"-?\d+(\.\d*)?", label) else None
+    if number not in {None, 0, 1}:
+        raise UserError(f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}")
+    normal = number == 0 or label.lower() in NORMAL
     if not (row["path"] or "").strip():
         raise UserError(f"{where}: expected a path, found none")
     path = base / row["path"].strip()
@@ -186,26 +197,39 @@ def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
     for file in [path, base / mask] if mask else [path]:
         if not file.is_file():
             raise UserError(f"{where}: expected the file {file}, found none")
-    named = (row.get("defect") or "").strip() or ("bad" if label == "1" else label)
+    if mask and normal:
+        raise UserError(f"{where}: expected no mask for a normal image, found {mask!r}")
+    named = (row.get("defect") or "").strip() or ("bad" if number == 1 else label)
     defect = "good" if normal else named
     if bad := set(defect) & set("/\\:"):
         raise UserError(
             f"{where}: expected a defect name without {' '.join(bad)} (it names a folder), found {defect!r}"
         )
     group = (row.get("group") or "").strip() or str(path)
-    return Sample(path, base / mask if mask and not normal else None, int(not normal), defect, group)
+    return Sample(path, base / mask if mask else None, int(not normal), defect, group)
 
 
 def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split off about `share` of the images, whole groups at a time, at least one group on either side."""
-    groups = sorted({sample.group for sample in samples})
+    """Split off about `share` of the images, whole groups at a time, at least one group on either side.
+
+    Groups are numbered as they appear: neither their names nor the place on disk change the choice.
+    """
+    groups = Counter(sample.group for sample in samples)
     if len(groups) < 2:
         raise UserError(
             "expected at least 2 normal images (of 2 groups), so that one can be held out for the threshold, "
             f"found {len(samples)}{f' at {samples[0].path}' if samples else ''}"
         )
-    count = min(max(1, round(share * len(groups))), len(groups) - 1)
-    held = set(random.Random(seed).sample(groups, count))
+    wanted = min(max(1, round(share * len(samples))), len(samples) - 1)
+    if len(groups) == len(samples):
+        held = set(random.Random(seed).sample(list(groups), wanted))
+    else:
+        held, count = set(), 0
+        for group in random.Random(seed).sample(list(groups), len(groups)):
+            if count + groups[group] <= wanted:
+                held.add(group)
+                count += groups[group]
+        held = held or {min(groups, key=lambda group: groups[group])}
     kept = [sample for sample in samples if sample.group not in held]
     return kept, [sample for sample in samples if sample.group in held]
 

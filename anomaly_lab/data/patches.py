@@ -20,6 +20,7 @@ from anomaly_lab.errors import UserError
 
 Side = TypeVar("Side", int, np.ndarray)
 Kind = Literal["texture", "object"]
+Plan = Literal["patches", "images_once"]
 
 
 class PatchPlan(NamedTuple):
@@ -133,6 +134,36 @@ def render(
     if (plan.brightness != 0).any():
         patches = kornia.enhance.adjust_brightness(patches, plan.brightness.to(patches.device))
     return patches
+
+
+class WholeImages(NamedTuple):
+    """Rows of the other plan, `images_once`: every training image, whole and unaugmented."""
+
+    image: Int[Tensor, " image"]  # index into the store
+
+
+class ImagesOnceLoader:
+    """Every image once, in order, in batches that differ by at most one image and are shared among the ranks.
+
+    None is left out, and ranks never differ in the number of steps.
+
+    Raises UserError where there are fewer images than processes.
+    """
+
+    def __init__(self, images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        if images < world_size:
+            raise UserError(f"trainer.devices: expected at most {images}, the number of training images, found {world_size}")
+        self.batch_size = max(batch_size, world_size)
+        self._batches = torch.arange(images).tensor_split(max(1, images // self.batch_size))
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[WholeImages]:
+        for batch in self._batches:
+            yield WholeImages(batch[self.rank :: self.world_size])
 
 
 class PatchLoader:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anomaly_lab.data.images import Placement
@@ -50,6 +50,39 @@ class Method(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """The same answer as in the test."""
         return self.test_step(batch, batch_idx)
+
+
+class StatisticsMethod(Method):
+    """A method without a gradient: it sees every training image once, unaugmented, and then closes its statistics.
+
+    The configuration of such a method sets `data.plan: images_once` and `trainer.max_epochs: 1`. What decides a
+    result ends up in buffers, so that the checkpoint carries it.
+    """
+
+    def __init__(self, tiling: Tiling) -> None:
+        super().__init__(tiling)
+        self.automatic_optimization = False
+
+    @abstractmethod
+    def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
+        """See some training images, whole and at the working size; `index` numbers them."""
+
+    @abstractmethod
+    def fit(self) -> None:
+        """Close the statistics after the last image."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """See a batch."""
+        with torch.autocast(self.device.type, enabled=False):
+            self.update(batch.image, batch.index)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """After the last image and before anything is validated."""
+        if self.trainer.is_last_batch:
+            self.fit()
+
+    def configure_optimizers(self) -> None:
+        """There is nothing to optimise."""
 
 
 def default_score(

@@ -1,90 +1,250 @@
-"""How well anomaly maps find the defective pixels: exact AUROC, AUPR, F1-max and AU-PRO."""
+"""How well anomaly maps find the defective pixels: AUROC, AUPR, F1-max and AU-PRO of all pixels in one pass."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Float32, Int, Int32
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-from anomaly_lab.metrics.ranking import Ranking, rank
+from anomaly_lab.metrics.histogram import ScoreHistogram, decode, look
+from anomaly_lab.metrics.ranking import Ranking, Value, as_share, rank, share
+
+Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]  # a batch, or images that may differ in size
+NOTHING = (torch.zeros(0), torch.zeros(0), torch.zeros(0, 2, dtype=torch.int64))  # normal, abnormal, weight
+NAMES = ("auroc", "aupr", "f1max", "aupro")
 
 
-class PixelMetrics:
-    """Pool all pixels of all images; every score that occurs is a threshold.
+class PixelMetrics(Metric):
+    """Rank the pixels of all images together, each score a threshold, in memory that does not grow.
 
-    AU-PRO is the area under the mean per-region overlap against the false positive rate up to `pro_limit`, divided
-    by `pro_limit` (Bergmann et al., CVPR 2020, section 4; the script that comes with MVTec AD): regions are
-    8-connected, and the curve is linear between thresholds. It is linear in the defect pixels too, so a pixel of a
-    region of n pixels simply counts 1/n. All scores are kept: 4 bytes a pixel.
+    >>> import torch
+    >>> from anomaly_lab.metrics import PixelMetrics
+    >>> metrics = PixelMetrics()
+    >>> maps, masks = torch.rand(4, 64, 64), torch.zeros(4, 64, 64, dtype=torch.bool)
+    >>> masks[0, 8:16, 8:16] = True
+    >>> metrics.update(maps + masks, masks)
+    >>> values = metrics.compute()
+    >>> values["auroc"], round(values["aupro"], 6), values["regions"]
+    (1.0, 1.0, 1)
+
+    Scores may have any range and are used as they are. AU-PRO is the area under the mean per-region overlap
+    against the false positive rate up to `pro_limit`, divided by `pro_limit` (Bergmann et al., CVPR 2020, section 4). It
+    is linear in the defect pixels, so a pixel of a region of n pixels simply counts 1/n and one histogram of scores is
+    all that is kept (`histogram.py`). Its bins make every value certain within `bounds`; scores of few levels, float16
+    and bfloat16 are exact. Values do not depend on the order of images, on batches or on the number of processes.
+
+    `pro_limit`: false positive rate up to which AU-PRO is taken, in (0, 1]. `connectivity`: 8 (MVTec's script) or 4.
+    `mode`: `exact` keeps all scores (5 bytes a pixel) and sorts. `tolerance`: width of the bounds above which
+    `compute` warns.
     """
 
-    def __init__(self, pro_limit: float = 0.3) -> None:
-        self.pro_limit = pro_limit
-        self.regions = 0
-        self._normal: list[np.ndarray] = []
-        self._defect: list[np.ndarray] = []
-        self._weight: list[np.ndarray] = []
+    full_state_update = True
+    higher_is_better = True
+    is_differentiable = False
 
-    def update(
+    def __init__(
         self,
-        maps: Iterable[Float[np.ndarray, "_ _"]],
-        masks: Iterable[Bool[np.ndarray, "_ _"]],
+        pro_limit: float = 0.3,
+        connectivity: Literal[4, 8] = 8,
+        mode: Literal["histogram", "exact"] = "histogram",
+        tolerance: float = 1e-4,
+        **settings: Any,
     ) -> None:
-        """Add maps and masks, pairwise of one size; sizes may differ between pairs.
+        super().__init__(**settings)
+        if not 0 < pro_limit <= 1:
+            raise ValueError(f"pro_limit: expected a rate in (0, 1], found {pro_limit}")
+        if connectivity not in (4, 8) or mode not in ("histogram", "exact"):
+            raise ValueError(f"expected connectivity 4 or 8 and mode histogram or exact, found {connectivity}, {mode}")
+        self.pro_limit = pro_limit
+        self.connectivity = connectivity
+        self.mode = mode
+        self.tolerance = tolerance
+        self.histogram = ScoreHistogram()
+        self.add_state("regions", torch.tensor(0), dist_reduce_fx="sum")
+        for name in ("normal", "abnormal", "weight"):  # the scores themselves, in exact mode
+            self.add_state(name, [], dist_reduce_fx="cat")
+        # The histogram, as it travels between processes: filled when they meet, empty otherwise.
+        self.add_state("blocks", [], dist_reduce_fx="cat")
+        self.add_state("low_bits", torch.tensor(0), dist_reduce_fx=_bitwise_or)
+        self.add_state("beyond_levels", torch.tensor(0), dist_reduce_fx="sum")
 
-        Raises ValueError where sizes differ within a pair or a score is not a number.
+    def update(self, maps: Images, masks: Images) -> None:
+        """Add maps and their masks: a tensor each, or sequences whose pairs may differ in size.
+
+        Maps are floating point of any range, masks bool or 0/255 (nonzero = defect), both (batch, [1,] height, width).
+
+        Raises:
+            ValueError: where shapes or types do not fit or a score is NaN; nothing of this call is counted then.
         """
-        for anomaly_map, mask in zip(maps, masks, strict=True):
-            if anomaly_map.shape != mask.shape:
-                raise ValueError(f"expected a map of the size of its mask, {mask.shape}, found {anomaly_map.shape}")
-            if count := int(np.isnan(anomaly_map).sum()):
-                raise ValueError(f"expected scores that are numbers, found {count} NaN in a map of {mask.shape}")
-            self._normal.append(anomaly_map[~mask])
-            if not mask.any():
-                continue
-            count, regions = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-            areas = np.bincount(regions.ravel(), minlength=count)
-            self.regions += count - 1
-            self._defect.append(anomaly_map[mask])
-            self._weight.append((1 / areas)[regions[mask]])
+        stacks = _stacks(maps, masks)
+        low_bits = 0
+        for number, (scores, _) in enumerate(stacks):
+            nan, bits = look(_single(scores).ravel())
+            if nan:
+                counts = np.isnan(scores).sum(axis=(1, 2))
+                image = int(counts.argmax()) + number
+                raise ValueError(f"expected scores that are numbers, found {counts.max()} NaN in image {image} of the batch")
+            low_bits |= bits
+        self.histogram.low_bits |= low_bits
+        self.regions = self.regions + sum(self._add(scores, mask) for scores, mask in stacks)
 
-    def compute(self) -> dict[str, float]:
-        """`auroc`, `aupr`, `f1max`, `f1max_threshold`, `aupro`, `regions`; nan, with one warning, without defects."""
-        normal, defect, weight = (_join(parts) for parts in (self._normal, self._defect, self._weight))
-        if not len(defect) or not len(normal):
-            warnings.warn("pixel metrics need normal and defective pixels: all are nan", stacklevel=2)
-            undefined = dict.fromkeys(("auroc", "aupr", "f1max", "f1max_threshold", "aupro"), float("nan"))
-            return {**undefined, "regions": self.regions}
-        order = np.argsort(-defect, kind="stable")
-        ranking = rank(normal, defect)
-        overlap = np.cumsum(weight[order])[ranking.true_positives - 1] / self.regions
+    def _add(
+        self, scores: Float[np.ndarray, "image height width"], masks: Bool[np.ndarray, "image height width"]
+    ) -> int:
+        """Count images of one size; how many regions they have."""
+        found = [_regions(mask, self.connectivity) for mask in masks]
+        if self.mode == "exact":
+            self.normal.append(torch.from_numpy(scores[~masks]))
+            for anomaly_map, mask, (region, _, _, _) in zip(scores, masks, found, strict=True):
+                number = region[region > 0]  # in the order of mask's pixels: none lies outside the box
+                self.abnormal.append(torch.from_numpy(anomaly_map[mask]))
+                self.weight.append(torch.from_numpy(share(np.bincount(number, minlength=1)[number])))
+        else:
+            self.histogram.add(_single(scores).ravel())
+            for anomaly_map, (region, top, left, regions) in zip(_single(scores), found, strict=True):
+                if regions:
+                    self.histogram.add_regions(anomaly_map, region, top, left, regions)
+        return sum(regions for _, _, _, regions in found)
+
+    def compute(self) -> dict[str, Any]:
+        """`auroc`, `aupr`, `f1max`, `f1max_threshold`, `aupro`, `regions`, and `bounds`: name -> (low, high).
+
+        nan, with one warning, for what needs defective or normal pixels and finds none.
+        """
+        ranking = self.ranking()
+        regions = int(self.regions)
         f1max, threshold = ranking.f1max()
-        return {
-            "auroc": ranking.auroc(),
-            "aupr": ranking.aupr(),
-            "f1max": f1max,
-            "f1max_threshold": threshold,
-            "aupro": _aupro(ranking, overlap, self.pro_limit),
-            "regions": self.regions,
-        }
+        values = {
+            "auroc": ranking.auroc(), "aupr": ranking.aupr(), "f1max": f1max, "aupro": ranking.aupro(self.pro_limit)
+        }  # fmt: skip
+        if not ranking.normal.sum() or not ranking.abnormal.sum():
+            warnings.warn("pixel metrics need normal and defective pixels: what needs both is nan", stacklevel=2)
+        self._warn_of_wide_bounds(values)
+        numbers = {name: value.value for name, value in values.items()}
+        bounds = {name: (value.low, value.high) for name, value in values.items()}
+        return {**numbers, "f1max_threshold": threshold, "regions": regions, "bounds": bounds}
+
+    def ranking(self) -> Ranking:
+        """All pixels in falling order of their scores, with what every metric and every curve needs."""
+        if self.mode == "exact":
+            normal, abnormal, weight = (
+                dim_zero_cat(parts).cpu().numpy() if len(parts) else empty.numpy()
+                for parts, empty in zip((self.normal, self.abnormal, self.weight), NOTHING, strict=True)
+            )
+            return rank(normal, abnormal, weight, int(self.regions))
+        histogram = self.histogram
+        if len(self.blocks):  # processes have met
+            rows = dim_zero_cat(self.blocks).cpu().numpy()
+            histogram = ScoreHistogram()
+            histogram.low_bits = int(self.low_bits)
+            histogram.merge(rows[:, 0].astype(np.uint32), rows[:, 1:], levels=not self.beyond_levels)
+        blocks = histogram.blocks()
+        counts = blocks.counts[::-1]
+        return Ranking(
+            threshold=decode(blocks.code)[::-1].astype(np.float64),
+            normal=counts[:, 0] - counts[:, 1],
+            abnormal=counts[:, 1],
+            tied=blocks.single[::-1],
+            overlap=as_share(counts[:, 2:], int(self.regions)),
+        )
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self.histogram = ScoreHistogram()
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        """What `forward` and `unsync` bring back."""
+        return {**super()._copy_state_dict(), "histogram": self.histogram}
+
+    def _sync_dist(self, dist_sync_fn: Callable = None, process_group: Any = None) -> None:  # type: ignore[assignment]
+        """Let the histogram travel as rows; `unsync` empties them again. Scores travel in one type, from all."""
+        if self.mode == "histogram":
+            blocks = self.histogram.blocks()
+            rows = np.column_stack([blocks.code.astype(np.int64), blocks.counts])
+            self.blocks = [torch.from_numpy(rows).to(self.device)]
+            self.low_bits = torch.tensor(self.histogram.low_bits, device=self.device)
+            self.beyond_levels = torch.tensor(int(self.histogram.keys is None), device=self.device)
+        else:
+            scores = [dim_zero_cat([*parts, NOTHING[0]]).double() for parts in (self.normal, self.abnormal)]
+            weight = dim_zero_cat([*self.weight, NOTHING[2]])
+            self.normal, self.abnormal, self.weight = ([part.to(self.device)] for part in (*scores, weight))
+        super()._sync_dist(*([] if dist_sync_fn is None else [dist_sync_fn]), process_group=process_group)
+
+    def _warn_of_wide_bounds(self, values: dict[str, Value]) -> None:
+        widths = {name: value.high - value.low for name, value in values.items()}
+        name = max(widths, key=lambda name: np.nan_to_num(widths[name]))
+        if widths[name] > self.tolerance:
+            value = values[name]
+            warnings.warn(
+                f"{name} lies between {value.low:.6f} and {value.high:.6f}, wider than {self.tolerance:g}: the scores "
+                'crowd into few bins; mode="exact" sorts them',
+                stacklevel=3,
+            )
 
 
-def _join(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+def _bitwise_or(values: Int[Tensor, " process"]) -> Int[Tensor, ""]:
+    return reduce(torch.bitwise_or, values)
 
 
-def _aupro(ranking: Ranking, overlap: Float[np.ndarray, " threshold"], limit: float) -> float:
-    """Normalised area under the piecewise linear curve of overlap against false positive rate, from 0 to `limit`.
+def _stacks(
+    maps: Images, masks: Images
+) -> list[tuple[Float[np.ndarray, "image height width"], Bool[np.ndarray, "image height width"]]]:
+    """Maps (float32, or float64 as they came) and masks (bool), checked: a batch as it is, a sequence image by image."""
+    if isinstance(maps, Tensor | np.ndarray) != isinstance(masks, Tensor | np.ndarray) or len(maps) != len(masks):
+        raise ValueError(f"expected as many masks as maps, found {len(maps)} maps and {len(masks)} masks")
+    whole = isinstance(maps, Tensor | np.ndarray)
+    stacks = []
+    for number, pair in enumerate([(maps, masks)] if whole else zip(maps, masks, strict=True)):
+        scores, defect = (_array(values) for values in pair)
+        scores, defect = (
+            array.squeeze(-3) if array.ndim == 3 + whole and array.shape[-3] == 1 else array for array in (scores, defect)
+        )
+        name = "batch" if whole else f"image {number} of the batch"
+        if scores.shape != defect.shape or scores.ndim != 2 + whole:
+            raise ValueError(
+                f"{name}: expected maps and masks of one size, ([1,] height, width) each, found {tuple(scores.shape)} and "
+                f"{tuple(defect.shape)}"
+            )
+        if scores.dtype.kind != "f":
+            raise ValueError(f"{name}: expected maps of floating point, found {scores.dtype}")
+        scores = np.ascontiguousarray(scores.astype(np.float32) if scores.dtype.itemsize < 4 else scores)
+        defect = np.ascontiguousarray(defect if defect.dtype == bool else defect != 0)
+        stacks.append((scores, defect) if whole else (scores[None], defect[None]))
+    return stacks
 
-    At a threshold the curve first moves right along the normal scores above it, then to the point that includes
-    the scores tied with it.
-    """
-    before = np.concatenate([[0.0], overlap[:-1]])
-    rate = np.stack([ranking.false_positives_above, ranking.false_positives], axis=1).ravel() / ranking.normal
-    height = np.stack([before, overlap], axis=1).ravel()
-    rate, height = np.concatenate([[0.0], rate, [1.0]]), np.concatenate([[0.0], height, [1.0]])
-    inside = rate <= limit
-    end = np.interp(limit, rate, height) if not inside.all() else height[-1]
-    rate, height = np.append(rate[inside], limit), np.append(height[inside], end)
-    return float(np.trapezoid(height, rate) / limit)
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    """On the host, in a type that NumPy has."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).numpy()
+
+
+def _single(scores: Float[np.ndarray, "image height width"]) -> Float32[np.ndarray, "image height width"]:
+    """The scores as float32, of which the histogram is made; float64 is rounded, beyond the range to infinity."""
+    with np.errstate(over="ignore"):
+        return scores.astype(np.float32, copy=False)
+
+
+def _regions(
+    mask: Bool[np.ndarray, "height width"], connectivity: int
+) -> tuple[Int32[np.ndarray, "box_height box_width"], int, int, int]:
+    """The connected regions of a mask, numbered from 1 within the box around them; its top and left; how many."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return np.zeros((0, 0), dtype=np.int32), 0, 0, 0
+    top, bottom = rows[0], rows[-1] + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    left, right = columns[0], columns[-1] + 1
+    box = np.ascontiguousarray(mask[top:bottom, left:right])
+    count, region = cv2.connectedComponents(box.view(np.uint8), connectivity=connectivity)
+    return region, int(top), int(left), count - 1

@@ -1,9 +1,188 @@
-"""Where to draw the line, from held-out normal images alone: the test set is never asked."""
+"""Where to draw the line, from held-out normal images alone: the test set is never asked.
 
-from jaxtyping import Float
-from torch import Tensor
+The estimators of the MVTec AD papers (Bergmann et al., CVPR 2019, section 4; IJCV 2021) draw a line through the map: an
+image is abnormal when at least `minimum_area` connected pixels lie on or above it. `FalseAlarms` draws it through the
+score of the image, for people who know how many good parts they can afford to reject.
+
+Every strategy sees the maps one by one (`update`) and keeps no map.
+"""
+
+import math
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import Field, PositiveFloat
+
+from anomaly_lab.metrics.components import component_score
+from anomaly_lab.metrics.histogram import ScoreHistogram, decode
+
+Map = Float32[np.ndarray, "height width"]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-def maximum(held_out_scores: Float[Tensor, " image"]) -> float:
-    """The largest score of a held-out normal image: an image is abnormal when it scores higher."""
-    return float(held_out_scores.max())
+class Threshold(NamedTuple):
+    """The line, and what lies beyond it."""
+
+    strategy: str
+    rule: Literal["component", "score"]  # what decides on an image: its largest region above the line, or its score
+    image: float  # an image is abnormal where what decides >= this
+    pixel: float  # a pixel is defective where the map >= this
+    minimum_area: float  # of a defect, as a share of the image
+    normals: int  # held-out normal images that drew the line
+    note: str = ""  # what a person should know of it
+
+    def decides(self, anomaly_map: Map, score: float) -> float:
+        """The number that is compared with `image`: the score, or the largest t at which a defect is large enough."""
+        if self.rule == "score":
+            return score
+        return component_score(anomaly_map, pixels(self.minimum_area, anomaly_map))
+
+
+class Strategy(Protocol):
+    """A way of drawing the line."""
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a held-out normal image: its map at the working size without padding, and its score."""
+        ...
+
+    def compute(self) -> Threshold:
+        """Draw the line."""
+        ...
+
+
+class Area:
+    """The least line above which no normal image has a defect of the minimum area (CVPR 2019), exactly."""
+
+    def __init__(self, minimum_area: Share) -> None:
+        self.minimum_area = minimum_area
+        self._largest = -math.inf
+        self._normals = 0
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a held-out normal image."""
+        self._normals += 1
+        area = pixels(self.minimum_area, anomaly_map)
+        self._largest = component_score(anomaly_map, area, above=self._largest)
+
+    def compute(self) -> Threshold:
+        """Just above the score at which the first normal region is large enough."""
+        line = just_above(self._largest)
+        return Threshold("area", "component", line, line, self.minimum_area, self._normals)
+
+
+class Maximum:
+    """The largest score of any held-out normal pixel (IJCV 2021)."""
+
+    def __init__(self, minimum_area: Share) -> None:
+        self.minimum_area = minimum_area
+        self._largest = -math.inf
+        self._normals = 0
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a held-out normal image."""
+        self._normals += 1
+        self._largest = max(self._largest, float(anomaly_map.max()))
+
+    def compute(self) -> Threshold:
+        """Just above the maximum."""
+        line = just_above(self._largest)
+        return Threshold("max", "component", line, line, self.minimum_area, self._normals)
+
+
+class Quantile:
+    """A quantile of all held-out normal pixels (IJCV 2021), from a histogram of fixed size.
+
+    At most a share of 1 - `quantile` of these pixels lies on or above the line.
+    """
+
+    def __init__(self, minimum_area: Share, quantile: Share) -> None:
+        self.minimum_area = minimum_area
+        self.quantile = quantile
+        self._histogram = ScoreHistogram()
+        self._normals = 0
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a held-out normal image."""
+        self._normals += 1
+        self._histogram.add(np.ascontiguousarray(anomaly_map).ravel())
+
+    def compute(self) -> Threshold:
+        """The lowest edge of a bin on or above which few enough pixels lie."""
+        blocks = self._histogram.blocks()
+        count = blocks.counts[:, 0]
+        from_here_up = count[::-1].cumsum()[::-1]
+        few = np.flatnonzero(from_here_up <= (1 - self.quantile) * count.sum())
+        edges = decode(blocks.code)
+        line = float(edges[few[0]]) if len(few) else just_above(float(edges[-1]))
+        return Threshold("quantile", "component", line, line, self.minimum_area, self._normals)
+
+
+class Sigma:
+    """Mean plus k standard deviations of all held-out normal pixels (IJCV 2021)."""
+
+    def __init__(self, minimum_area: Share, k: PositiveFloat) -> None:
+        self.minimum_area = minimum_area
+        self.k = k
+        self._count = 0
+        self._mean = 0.0
+        self._squares = 0.0  # sum of squared distances from the mean
+        self._normals = 0
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a held-out normal image (Chan et al.'s update, which loses no digits to a large mean)."""
+        self._normals += 1
+        values = anomaly_map.astype(np.float64)
+        count, mean = self._count + values.size, values.mean()
+        self._squares += ((values - mean) ** 2).sum() + (mean - self._mean) ** 2 * self._count * values.size / count
+        self._mean += (mean - self._mean) * values.size / count
+        self._count = count
+
+    def compute(self) -> Threshold:
+        """The line."""
+        line = float(np.float32(self._mean + self.k * math.sqrt(self._squares / self._count)))
+        return Threshold("sigma", "component", line, line, self.minimum_area, self._normals)
+
+
+class FalseAlarms:
+    """The image score that a new normal image reaches with a probability of at most `rate`.
+
+    Split conformal prediction: of n normal scores the ceil((n + 1)(1 - rate))-th smallest keeps the promise for any
+    distribution; fewer than 1 / rate - 1 images cannot, and the largest score is the best they offer. The line through
+    the map, for pictures and pixel metrics, is drawn the same way through the scores of the regions.
+    """
+
+    def __init__(self, minimum_area: Share, rate: Share) -> None:
+        self.minimum_area = minimum_area
+        self.rate = rate
+        self._scores: list[float] = []
+        self._regions: list[float] = []
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a held-out normal image."""
+        self._scores.append(score)
+        self._regions.append(component_score(anomaly_map, pixels(self.minimum_area, anomaly_map)))
+
+    def compute(self) -> Threshold:
+        """Just above the order statistic."""
+        count = len(self._scores)
+        position = min(math.ceil((count + 1) * (1 - self.rate) - 1e-9), count) - 1
+        image, pixel = (just_above(sorted(values)[position]) for values in (self._scores, self._regions))
+        note = ""
+        if (count + 1) * self.rate < 1:
+            needed = math.ceil(1 / self.rate) - 1
+            note = (
+                f"{count} held-out normal images support a false alarm rate of {1 / (count + 1):.2g} at best; "
+                f"{needed} are needed for {self.rate:g}"
+            )
+        return Threshold("false_alarms", "score", image, pixel, self.minimum_area, count, note)
+
+
+def pixels(share: float, anomaly_map: Map) -> int:
+    """A share of the image in pixels, at least one."""
+    return max(1, round(share * anomaly_map.size))
+
+
+def just_above(score: float) -> float:
+    """The next float32: `>=` it means larger than the score."""
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))

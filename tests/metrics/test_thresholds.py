@@ -1,12 +1,109 @@
-"""The line that the held-out normal images draw."""
+"""The line that the held-out normal images draw, in closed form."""
 
-import torch
+import math
 
-from anomaly_lab.metrics.thresholds import maximum
+import numpy as np
+import pytest
+
+from anomaly_lab.metrics.thresholds import (
+    Area,
+    FalseAlarms,
+    Maximum,
+    Quantile,
+    Sigma,
+    Threshold,
+    just_above,
+    pixels,
+)
+
+RANDOM = np.random.default_rng(0)
+MAPS = [RANDOM.normal(size=(40, 50)).astype(np.float32) for _ in range(7)]
 
 
-def test_maximum_calls_every_held_out_image_normal():
-    scores = torch.tensor([0.3, -1.0, 0.7])
-    threshold = maximum(scores)
-    assert threshold == torch.tensor(0.7).item()
-    assert not (scores > threshold).any()
+def drawn(strategy, maps=MAPS, scores=None):
+    for i, anomaly_map in enumerate(maps):
+        strategy.update(anomaly_map, float(anomaly_map.max()) if scores is None else scores[i])
+    return strategy.compute()
+
+
+def chain():
+    anomaly_map = np.zeros((10, 10), np.float32)
+    anomaly_map[4, 2:7] = [9, 8, 7, 6, 5]
+    return anomaly_map
+
+
+def test_area_leaves_exactly_what_is_smaller_than_a_defect():
+    threshold = drawn(Area(0.03), [chain(), np.zeros((10, 10), np.float32)])
+    assert 7 < threshold.pixel <= 8
+    assert (chain() >= threshold.pixel).sum() == 2
+    assert threshold.normals == 2
+    nothing_survives = drawn(Area(0.01), [chain()])
+    assert nothing_survives.pixel == just_above(9) > 9
+
+
+def test_maximum_lies_just_above_every_pixel():
+    threshold = drawn(Maximum(0.01))
+    assert threshold.pixel == just_above(float(max(m.max() for m in MAPS)))
+    assert not any((m >= threshold.pixel).any() for m in MAPS)
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99, 0.9999])
+def test_quantile_leaves_at_most_its_share_of_pixels_and_no_less_than_a_bin(quantile):
+    line, values = drawn(Quantile(0.01, quantile)).pixel, np.concatenate(MAPS, axis=None)
+    assert (values >= line).mean() <= 1 - quantile
+    assert (values >= values[values < line - 2e-3].max()).mean() > 1 - quantile
+
+
+def test_quantile_of_equal_pixels_is_above_them():
+    assert drawn(Quantile(0.01, 0.5), [np.ones((3, 3), np.float32)]).pixel == just_above(1)
+
+
+def test_sigma_is_mean_plus_k_standard_deviations_also_far_from_zero():
+    for shift in (0, 1000):
+        maps = [m + np.float32(shift) for m in MAPS]
+        values = np.concatenate(maps, axis=None).astype(float)
+        assert drawn(Sigma(0.01, 3.0), maps).pixel == pytest.approx(values.mean() + 3 * values.std(), rel=1e-6)
+
+
+def test_false_alarms_is_the_order_statistic_that_keeps_the_promise():
+    scores = [float(i) for i in RANDOM.permutation(99)]
+    threshold = drawn(FalseAlarms(0.01, 0.1), [chain()] * 99, scores)
+    assert threshold.image == just_above(89)  # the 90th smallest of 99
+    assert threshold.note == ""
+    assert threshold.decides(chain(), 5.0) == 5.0
+
+
+def test_false_alarms_says_how_many_images_support_the_rate():
+    threshold = drawn(FalseAlarms(0.01, 0.01), [chain()] * 9, list(map(float, range(9))))
+    assert threshold.image == just_above(8)
+    assert threshold.note == (
+        "9 held-out normal images support a false alarm rate of 0.1 at best; 99 are needed for 0.01"
+    )
+    assert drawn(FalseAlarms(0.01, 0.01), [chain()] * 99, list(map(float, range(99)))).note == ""
+
+
+def test_a_new_normal_image_is_a_false_alarm_no_more_often_than_promised():
+    alarms = []
+    for _ in range(400):
+        scores = RANDOM.exponential(size=50)
+        strategy = FalseAlarms(0.5, 0.1)
+        for score in scores[:49]:
+            strategy.update(np.zeros((1, 1), np.float32), float(score))
+        alarms.append(scores[49] >= strategy.compute().image)
+    assert np.mean(alarms) == pytest.approx(0.1, abs=0.05)
+
+
+def test_an_image_is_abnormal_where_a_region_of_the_minimum_area_survives():
+    threshold = Threshold("area", "component", 6.5, 6.5, 0.03, 1)
+    assert threshold.decides(chain(), score=0.0) == 7 >= threshold.image
+    assert Threshold("area", "component", 6.5, 6.5, 0.04, 1).decides(chain(), score=99.0) == 6 < threshold.image
+
+
+def test_the_minimum_area_is_at_least_a_pixel():
+    assert pixels(0.001, np.zeros((256, 256), np.float32)) == 66
+    assert pixels(0.001, np.zeros((1, 1), np.float32)) == 1
+
+
+def test_held_out_scores_of_one_value_are_normal():
+    assert just_above(0.0) > 0
+    assert not math.isinf(just_above(1e38))

@@ -1,0 +1,115 @@
+"""Trivial detectors, through the same data and metrics as the others: what a method must beat to have shown anything.
+
+Benchmarks are confounded. On one copy of MVTec AD's screw the good test images are darker than all others, so the mean
+brightness alone reaches an image AUROC of 1.000; in chest X-rays blur does. No paper: these are our own.
+"""
+
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from anomaly_lab.functional.ssim import ssim_map
+from anomaly_lab.methods.method import Images, StatisticsMethod
+from anomaly_lab.tiling import Tiling
+from anomaly_lab.types import Prediction
+
+Kind = Literal["brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+OF_THE_IMAGE = ("brightness", "sharpness")  # these kinds have a score and no map
+THUMBNAIL = 64  # px, at which principal components are computed
+COMPONENTS = 16
+
+Maps = Float[Tensor, "batch 1 map_height map_width"]
+
+
+class Control(StatisticsMethod):
+    """One of seven scores without any idea of a defect.
+
+    `brightness`: mean of the image. `sharpness`: mean absolute difference of neighbouring pixels. `background`: distance
+    to the median gray of the training images. `mean_image`: squared difference to their mean. `gray_ssim`: 1 - SSIM
+    against a constant gray 0.5. `foreground`: the side of Otsu's threshold on which the median gray does not lie. `pca`:
+    squared residual after 16 principal components of the training images, at 64 px.
+    """
+
+    mean_image: Tensor
+    background: Tensor
+    center: Tensor
+    components: Tensor
+
+    def __init__(self, tiling: Tiling, image_size: PositiveInt, channels: Literal[1, 3], kind: Kind) -> None:
+        super().__init__(tiling)
+        self.kind: Kind = kind
+        self.register_buffer("mean_image", torch.zeros(channels, image_size, image_size))
+        self.register_buffer("background", torch.zeros(()))
+        self.register_buffer("center", torch.zeros(THUMBNAIL**2))
+        self.register_buffer("components", torch.zeros(COMPONENTS, THUMBNAIL**2))
+        self._sum = torch.zeros(channels, image_size, image_size, dtype=torch.float64)
+        self._levels = torch.zeros(256, dtype=torch.int64)
+        self._thumbnails: list[Tensor] = []
+        self._indices: list[Tensor] = []
+
+    def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
+        """Add to the mean, to the histogram of gray levels and to the thumbnails."""
+        self._sum += images.double().sum(dim=0).cpu()
+        gray = images.mean(dim=1, keepdim=True)
+        self._levels += torch.bincount((gray * 255).round().long().flatten().cpu(), minlength=256)
+        self._thumbnails.append(thumbnails(gray).cpu())
+        self._indices.append(index.cpu())
+
+    def fit(self) -> None:
+        """Mean image, median gray, principal components."""
+        rows = torch.cat(self._thumbnails).double()
+        self.mean_image.copy_(self._sum / len(rows))
+        below = self._levels.cumsum(0)
+        self.background.copy_(torch.searchsorted(below, (below[-1] + 1) // 2) / 255)
+        rows = rows[torch.cat(self._indices).argsort()]
+        self.center.copy_(rows.mean(dim=0))
+        directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False).Vh[:COMPONENTS]
+        self.components[: len(directions)].copy_(directions)
+        self._thumbnails, self._indices = [], []
+
+    def inspect(self, images: Images) -> Prediction:
+        """The map of this kind, or the one number of the image."""
+        return Prediction(self.answer(self.kind, images), None, None)
+
+    def answer(self, kind: Kind, images: Images) -> Maps:
+        """What the kind says: a map, or a 1 x 1 map where it has one number an image."""
+        gray = images.mean(dim=1, keepdim=True)
+        match kind:
+            case "brightness":
+                return gray.mean(dim=(2, 3), keepdim=True)
+            case "sharpness":
+                down, right = gray.diff(dim=2), gray.diff(dim=3)
+                return down.abs().mean(dim=(2, 3), keepdim=True) + right.abs().mean(dim=(2, 3), keepdim=True)
+            case "background":
+                return (gray - self.background).abs()
+            case "mean_image":
+                return (images - self.mean_image).square().mean(dim=1, keepdim=True)
+            case "gray_ssim":
+                return 1 - ssim_map(gray, torch.full_like(gray, 0.5))
+            case "foreground":
+                return torch.stack([self._foreground(image) for image in gray])
+            case "pca":
+                return self._residual(gray)
+
+    def _foreground(self, gray: Float[Tensor, "1 height width"]) -> Float[Tensor, "1 height width"]:
+        levels = (gray * 255).round().byte().cpu().numpy()[0]
+        level, _ = cv2.threshold(np.ascontiguousarray(levels), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        brighter = gray * 255 > level
+        return (brighter if self.background * 255 <= level else ~brighter).to(gray)
+
+    def _residual(self, gray: Float[Tensor, "batch 1 height width"]) -> Maps:
+        rows = thumbnails(gray) - self.center
+        rest = rows - rows @ self.components.T @ self.components
+        return rest.square().view(-1, 1, THUMBNAIL, THUMBNAIL)
+
+
+def thumbnails(gray: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch pixel"]:
+    """Gray images at 64 px, as rows."""
+    return functional.interpolate(gray, (THUMBNAIL, THUMBNAIL), mode="area").flatten(1)

@@ -1,0 +1,94 @@
+"""How well the scores of images rank them, and how often a decision is right."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from anomaly_lab.metrics.ranking import rank
+
+
+def ranking_metrics(score: Float[np.ndarray, " image"], label: Int[np.ndarray, " image"]) -> dict[str, float]:
+    """`auroc` with its 95 % interval `auroc_low`, `auroc_high`; `aupr`, `f1max`, `recall_at_95_specificity`.
+
+    No threshold is needed: these say what the scores are worth. Labels: 0 normal, 1 abnormal. nan where one is missing.
+    """
+    normal, abnormal = score[label == 0], score[label == 1]
+    ranking = rank(normal, abnormal)
+    low, high = auroc_interval(normal, abnormal)
+    return {
+        "auroc": ranking.auroc().value,
+        "auroc_low": low,
+        "auroc_high": high,
+        "aupr": ranking.aupr().value,
+        "f1max": ranking.f1max()[0].value,
+        "recall_at_95_specificity": ranking.recall_at_specificity(0.95),
+    }
+
+
+def auroc_interval(
+    normal: Float[np.ndarray, " normal"], abnormal: Float[np.ndarray, " abnormal"], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of the AUROC: DeLong et al. 1988, on the logit scale so that it stays inside 0 ... 1.
+
+    Where all pairs are in order the variance is zero and says nothing. Then: k = min(images of a class) pairs share no
+    image, and all of them are in order with probability AUROC^k, so the lower end is (1 - confidence)^(1/k). nan where
+    a class is missing.
+    """
+    if not len(normal) or not len(abnormal):
+        return float("nan"), float("nan")
+    below, above = np.sort(normal), np.sort(abnormal)
+    won = (np.searchsorted(below, abnormal, "left") + np.searchsorted(below, abnormal, "right")) / 2 / len(normal)
+    lost = (np.searchsorted(above, normal, "left") + np.searchsorted(above, normal, "right")) / 2 / len(abnormal)
+    auroc = float(won.mean())
+    if auroc in (0.0, 1.0):
+        end = (1 - confidence) ** (1 / min(len(normal), len(abnormal)))
+        return (end, 1.0) if auroc else (0.0, 1 - end)
+    variance = sum(share.var(ddof=1) / len(share) for share in (won, lost) if len(share) > 1)
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance) / (auroc * (1 - auroc))
+    middle = math.log(auroc / (1 - auroc))
+    low, high = (1 / (1 + math.exp(-min(max(middle + side * reach, -700), 700))) for side in (-1, 1))
+    return low, high
+
+
+def decision_metrics(abnormal: Bool[np.ndarray, " image"], label: Int[np.ndarray, " image"]) -> dict[str, float]:
+    """`accuracy_normal` and `accuracy_abnormal` (the two rows of CVPR 2019, table 2), and what follows from them.
+
+    `balanced_accuracy`, `precision`, `recall`, `f1`; only those for which there are images.
+    """
+    metrics: dict[str, float] = {}
+    for value, name in ((0, "normal"), (1, "abnormal")):
+        if (label == value).any():
+            metrics[f"accuracy_{name}"] = float((abnormal[label == value] == bool(value)).mean())
+    if len(metrics) < 2:
+        return metrics
+    true, found, there = int((abnormal & (label == 1)).sum()), int(abnormal.sum()), int((label == 1).sum())
+    return {
+        **metrics,
+        "balanced_accuracy": (metrics["accuracy_normal"] + metrics["accuracy_abnormal"]) / 2,
+        "precision": true / found if found else float("nan"),
+        "recall": true / there,
+        "f1": 2 * true / (found + there),
+    }
+
+
+def by_defect(
+    score: Float[np.ndarray, " image"],
+    abnormal: Bool[np.ndarray, " image"],
+    label: Int[np.ndarray, " image"],
+    defect: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """For every defect type, in order: `images`, `accuracy`, and `auroc` with its interval against all normal images."""
+    names, normal = np.array(defect), score[label == 0]
+    table = {}
+    for name in dict.fromkeys(defect):
+        here = names == name
+        right = abnormal[here] == (label[here] == 1)
+        table[name] = {"images": int(here.sum()), "accuracy": float(right.mean())}
+        if (label[here] == 1).all():
+            low, high = auroc_interval(normal, score[here])
+            auroc = rank(normal, score[here]).auroc().value
+            table[name] |= {"auroc": auroc, "auroc_low": low, "auroc_high": high}
+    return table

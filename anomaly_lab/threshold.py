@@ -1,0 +1,73 @@
+"""`python -m anomaly_lab threshold`: draw the line of a finished run again, from other normal images, without training."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from anomaly_lab.configuration import check_node
+from anomaly_lab.data.layouts import images_in, nearest
+from anomaly_lab.errors import UserError
+from anomaly_lab.options import Options, finished_run, parse
+
+OPTIONS: Options = {
+    "run": "the folder of a finished run",
+    "normals": "a folder of normal images that were not trained on",
+    "threshold": "area, max, quantile, sigma or false_alarms, and its keys (threshold.rate=0.05); as in the run if not given",
+}
+USAGE = "threshold run=DIR normals=FOLDER [threshold=NAME] [threshold.KEY=VALUE ...]"
+
+
+def main(arguments: list[str], conf: Path) -> None:
+    """Add a threshold to the run's `threshold.json`: it counts from now on, the earlier ones stay there."""
+    options = parse(arguments, USAGE, OPTIONS, needed=("run", "normals"))
+    if options is None:
+        return
+    run = finished_run(options["run"])
+    folder = Path(options["normals"]).expanduser()
+    paths = images_in(folder) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
+    draw(run, paths, strategy_config(run, options, conf))
+
+
+def strategy_config(run: Path, options: dict[str, str], conf: Path) -> dict[str, Any]:
+    """The checked configuration of the strategy: the run's own or the one that was asked for, with changed keys."""
+    if name := options.get("threshold"):
+        known = sorted(path.stem for path in (conf / "threshold").glob("*.yaml"))
+        if name not in known:
+            raise UserError(f"threshold: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
+        config = OmegaConf.load(conf / "threshold" / f"{name}.yaml")
+    else:
+        config = OmegaConf.load(run / ".hydra" / "config.yaml").threshold
+    changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]
+    config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    check_node("threshold", resolved)
+    return resolved
+
+
+def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
+    """Ask the run about the images, draw the line, write it."""
+    from hydra.utils import instantiate
+    from rich.progress import track
+
+    from anomaly_lab.callbacks.evaluation import inner_map
+    from anomaly_lab.detector import load
+    from anomaly_lab.run_folder import write_threshold
+
+    detector, strategy = load(run), instantiate(config)
+    unreadable: list[str] = []
+    steps = -(-len(paths) // detector.batch_size)
+    for found, prediction, batch in track(detector.judge(paths, unreadable), "judging", total=steps, transient=True):
+        assert prediction.score is not None
+        for i in range(len(found)):
+            strategy.update(inner_map(prediction, batch, i), prediction.score[i].item())
+    if unreadable:
+        raise UserError(f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}")
+    old, new = detector.threshold, strategy.compute()
+    write_threshold(run, new._asdict())
+    print(f"threshold: {old.image:.6g} ({old.strategy}, {old.normals} images) -> {new.image:.6g} ({new.strategy}, "
+          f"{new.normals} images); `predict` uses it, metrics.json keeps the figures of the one it was tested with")
+    if new.note:
+        print(f"threshold: {new.note}")
