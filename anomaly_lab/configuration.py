@@ -37,9 +37,8 @@ TOP_LEVEL = {
 KIND = typing.Literal["texture", "object"]
 POSITIVE = pydantic.PositiveInt
 OBJECT = dict  # what another constructor builds
-SECTIONS = ("data", "augmentation", "callbacks", "logger", "trainer", "threshold", "method", "input", "tiling", "tilings",
-            "run_folder", "hydra", "experiment")  # fmt: skip
 NEEDED = ("data", "augmentation", "callbacks", "trainer", "threshold", "method")
+SECTIONS = (*NEEDED, "logger", "input", "tiling", "tilings", "run_folder", "hydra", "experiment")
 FOREIGN = {
     "max_epochs": POSITIVE,
     "num_nodes": POSITIVE,
@@ -125,10 +124,21 @@ def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
     for section in ("data", *config):  # data first: others repeat its values, and the user set them there
         if section in NEEDED and not isinstance(config[section], dict):
             raise UserError(f"{section}: expected one of the options of conf/{section}, found {config[section]!r}")
-        check_node(section, config[section], raw[section])
+        try:
+            check_node(section, config[section], raw[section])
+        except UserError as error:
+            raise _of_whole_objects(error, config["data"]) from None
+    if "max_epochs" not in config["trainer"]:
+        raise UserError("trainer.max_epochs: expected a number, found none")
     for name, callback in config["callbacks"].items():
         if callback is not None and not (isinstance(callback, dict) and "_target_" in callback):
-            raise UserError(f"callbacks.{name}: expected its keys below it, or null to leave it out, found {callback!r}")
+            raise UserError(f"callbacks.{name}: expected its keys below it or null to leave it out, found {callback!r}")
+
+
+def _of_whole_objects(error: UserError, data: dict[str, Any]) -> UserError:
+    """Objects are shown whole: their patch has the size of the image, and that is what people set."""
+    whole = data.get("kind") == "object" and data.get("patch_size") == data.get("image_size")
+    return UserError(str(error).replace("data.patch_size:", "data.image_size:", 1)) if whole else error
 
 
 def _follow(value: Any, root: dict[str, Any]) -> Any:
@@ -157,9 +167,9 @@ def explain(error: BaseException) -> UserError:
                 f"{group}: expected one of {', '.join(options)}, found {wanted!r}{nearest(wanted, options)}"
             )
     if isinstance(error, InstantiationException) and error.__cause__ is not None:  # what Lightning or torch refused
-        key = re.search(r"full_key: (\S+)", str(error))
+        full_key = re.search(r"full_key: (\S+)", str(error))
         told = " ".join(str(error.__cause__).split())
-        return UserError(f"{key[1]}: {told}" if key else told)
+        return UserError(f"{full_key[1]}: {told}" if full_key else told)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     parent, found = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, DictConfig) and found is not None and found not in parent:
@@ -231,7 +241,9 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
         elif target is not None and key in FOREIGN:
             _check_value(_source(here, raw.get(key)), value, FOREIGN[key])
         elif isinstance(target, str) and target.startswith(KNOWN_TARGETS):
-            raise UserError(f"{here}: expected one of {', '.join(sorted(FOREIGN))}, found {key!r}{nearest(key, FOREIGN)}")
+            raise UserError(
+                f"{here}: expected one of {', '.join(sorted(FOREIGN))}, found {key!r}{nearest(key, FOREIGN)}"
+            )
         check_node(here, value, raw.get(key))
 
 

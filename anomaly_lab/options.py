@@ -37,7 +37,7 @@ def finished_run(folder: str) -> Path:
     run = Path(folder).expanduser()
     if not is_finished(run):
         raise UserError(
-            "run: expected the folder of a finished run of this version (with metrics.json, and job.json in state done), "
+            "run: expected the folder of a finished run of this version (metrics.json, and job.json with state done), "
             f"found {run}"
         )
     return run

@@ -10,7 +10,11 @@ from anomaly_lab.errors import UserError
 from anomaly_lab.options import Options, finished_run, parse
 from anomaly_lab.run_folder import write_csv
 
-OPTIONS: Options = {"run": "the folder of a finished run", "source": "a file, folder or glob of images", "out": "result folder"}
+OPTIONS: Options = {
+    "run": "the folder of a finished run",
+    "source": "a file, folder or glob of images",
+    "out": "result folder",
+}
 USAGE = "predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]"
 
 

@@ -1,4 +1,4 @@
-"""`python -m anomaly_lab threshold`: draw the line of a finished run again, from other normal images, without training."""
+"""`python -m anomaly_lab threshold`: draw a finished run's line again from other normal images, without training."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from anomaly_lab.options import Options, finished_run, parse
 OPTIONS: Options = {
     "run": "the folder of a finished run",
     "normals": "a folder of normal images that were not trained on",
-    "threshold": "area, max, quantile, sigma or false_alarms, and its keys (threshold.rate=0.05); as in the run if not given",
+    "threshold": "area, max, quantile, sigma or false_alarms, and its keys (threshold.rate=0.05); else the run's",
 }
 USAGE = "threshold run=DIR normals=FOLDER [threshold=NAME] [threshold.KEY=VALUE ...]"
 
@@ -64,10 +64,14 @@ def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
         for i in range(len(found)):
             strategy.update(inner_map(prediction, batch, i), prediction.score[i].item())
     if unreadable:
-        raise UserError(f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}")
+        raise UserError(
+            f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}"
+        )
     old, new = detector.threshold, strategy.compute()
     write_threshold(run, new._asdict())
-    print(f"threshold: {old.image:.6g} ({old.strategy}, {old.normals} images) -> {new.image:.6g} ({new.strategy}, "
-          f"{new.normals} images); `predict` uses it, metrics.json keeps the figures of the one it was tested with")
+    print(
+        f"threshold: {old.image:.6g} ({old.strategy}, {old.normals} images) -> {new.image:.6g} ({new.strategy}, "
+        f"{new.normals} images); `predict` uses it, metrics.json keeps the figures of the one it was tested with"
+    )
     if new.note:
         print(f"threshold: {new.note}")

@@ -8,16 +8,27 @@ import pytest
 
 def test_help_shows_usage_examples_and_groups(lab):
     text = lab("--help").stdout
-    for part in ("method=ssim_ae data.category=screw", "predict run=DIR", "method: cae, ssim_ae", "data.patches"):
+    for part in (
+        "method=ssim_ae data.category=screw",
+        "predict run=DIR",
+        "method: cae, control, ssim_ae",
+        "data.patches",
+    ):
         assert part in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=cea"], "error: method: expected one of cae, ssim_ae, found 'cea'; did you mean 'cae'?"),
-        (["-m", "method=cea"], "error: method: expected one of cae, ssim_ae, found 'cea'; did you mean 'cae'?"),
-        (["pedict"], "error: expected a command (predict) or key=value, found 'pedict'; did you mean 'predict'?"),
+        (["method=cea"], "error: method: expected one of cae, control, ssim_ae, found 'cea'; did you mean 'cae'?"),
+        (
+            ["-m", "method=cea"],
+            "error: method: expected one of cae, control, ssim_ae, found 'cea'; did you mean 'cae'?",
+        ),
+        (
+            ["pedict"],
+            "error: expected a command (predict, threshold) or key=value, found 'pedict'; did you mean 'predict'?",
+        ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
         (

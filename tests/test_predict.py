@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomaly_lab.errors import UserError
-from anomaly_lab.predict import find, new_folder, parse
+from anomaly_lab.predict import find, new_folder
 
 
 def rows_of(path):
@@ -35,6 +35,7 @@ def test_predict_equals_the_test(lab, tiny, parts, tmp_path, write, method):
         assert float(row["score"]) == pytest.approx(float(known["score"]), abs=1e-6)
         assert row["decision"] == known["decision"]
         assert float(row["threshold"]) == float(known["threshold"])
+        assert float(row["decision_score"]) == pytest.approx(float(known["decision_score"]), abs=1e-6)
     picture = cv2.imread(str(tmp_path / "judged/good/wide.png.png"))
     assert picture.shape == (154, 4 * 256, 3)
 
@@ -62,27 +63,20 @@ def test_sources(parts, tmp_path):
 
 
 def test_results_get_a_folder_of_their_own(tmp_path):
-    assert (
-        new_folder(tmp_path, "photos/*.png") == tmp_path / "png"
-        or new_folder(tmp_path, "photos") == tmp_path / "photos"
-    )
+    assert new_folder(tmp_path, "photos/*.png") == tmp_path / "images"
+    assert new_folder(tmp_path, "photos") == tmp_path / "photos"
     (tmp_path / "photos").mkdir()
     assert new_folder(tmp_path, "a/photos") == tmp_path / "photos-2"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run=x"], "found no source="),
-        (["run=x", "sorce=y"], "found 'sorce'; did you mean 'source'"),
-        (["run", "DIR"], "found 'run' without a value"),
-    ],
-)
-def test_wrong_options_are_told(arguments, message):
-    with pytest.raises(UserError, match=message):
-        parse(arguments)
-
-
-def test_help(capsys):
-    assert parse(["--help"]) is None
-    assert "source=FILE|FOLDER|GLOB" in capsys.readouterr().out
+def test_a_file_where_results_should_go_is_told(lab, tiny, parts, tmp_path):
+    lab("data=folder", f"data.root={parts}", *tiny)
+    (run,) = (path.parent for path in (tmp_path / "runs").rglob("metrics.json"))
+    (tmp_path / "taken").write_text("")
+    for out in ("taken", "taken/below"):
+        done = lab("predict", f"run={run}", f"source={parts}", f"out={out}", code=1)
+        assert done.stderr == "error: out: expected a folder, found the file taken\n"
+    (run / "checkpoints/last.ckpt").write_bytes(b"")
+    done = lab("predict", f"run={run}", f"source={parts}", code=1)
+    assert "last.ckpt: expected a whole checkpoint, found:" in done.stderr
+    assert done.stderr.count("\n") == 1

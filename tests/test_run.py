@@ -17,11 +17,17 @@ import torch
 
 from anomaly_lab.metrics.ranking import rank
 
+COMPARED = {
+    "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_auroc_smoothed", "pixel_aupr_smoothed",
+    "pixel_aupro_smoothed",
+}  # fmt: skip
 NAMES = {
-    "threshold", "image_auroc", "image_aupr", "image_f1max", "image_auroc_mean", "image_accuracy_normal",
-    "image_accuracy_abnormal", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_f1max", "pixel_auroc_smoothed",
-    "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_f1max_smoothed", "fit_seconds", "train_images_per_second",
+    "threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "image_aupr", "image_f1max",
+    "image_recall_at_95_specificity", "image_auroc_mean", "image_accuracy_normal", "image_accuracy_abnormal",
+    "image_balanced_accuracy", "image_precision", "image_recall", "image_f1", "pixel_f1max", "pixel_f1max_smoothed",
+    "pixel_overlap", "pixel_iou", "pixel_precision", "pixel_recall", "fit_seconds", "train_images_per_second",
     "test_images_per_second", "peak_memory_mb", "precision", "result_version",
+    *COMPARED, *(f"control_{name}" for name in COMPARED),
 }  # fmt: skip
 COSTS = {"fit_seconds", "train_images_per_second", "test_images_per_second", "peak_memory_mb"}
 
@@ -54,9 +60,9 @@ def test_a_run_fills_its_folder_and_a_second_call_is_skipped(lab, tiny, parts, t
 
     assert [row["defect"] for row in rows] == ["good"] * 5 + ["hole"] * 5
     scores = np.array([float(row["score"]) for row in rows])
-    assert metrics["image_auroc"] == pytest.approx(rank(scores[:5], scores[5:]).auroc(), abs=1e-6)
+    assert metrics["image_auroc"] == pytest.approx(rank(scores[:5], scores[5:]).auroc().value, abs=1e-6)
     for row in rows:
-        assert row["decision"] == ("abnormal" if float(row["score"]) > metrics["threshold"] else "normal")
+        assert row["decision"] == ("abnormal" if float(row["score"]) >= metrics["threshold"] else "normal")
         anomaly_map = tifffile.imread(folder / "maps/bar/test" / row["defect"] / f"{row['path'][-7:-4]}.tiff")
         assert anomaly_map.shape == (140, 140)
         assert anomaly_map.dtype == np.float32
@@ -103,7 +109,7 @@ def test_good_images_alone_train_and_set_the_threshold(lab, tiny, parts, tmp_pat
     assert "no labelled test images: metrics left out" in done.stdout
     metrics = read(folder_of(tmp_path))
     assert metrics["threshold"] > 0
-    assert not {name for name in metrics if name.startswith(("image_", "pixel_"))}
+    assert not {name for name in metrics if name.startswith(("image_", "pixel_auroc", "control_"))}
     assert "good" in str(folder_of(tmp_path))
 
 
@@ -112,7 +118,7 @@ def test_images_without_masks_are_judged_on_the_image_level(lab, tiny, parts, tm
     lab(f"data.root={parts.parent}", "data=folder", f"data.root={parts}", *tiny)
     metrics = read(folder_of(tmp_path))
     assert "image_auroc" in metrics
-    assert not {name for name in metrics if name.startswith("pixel_")}
+    assert {name for name in metrics if "pixel_" in name} == {"pixel_threshold"}
 
 
 def test_textures_are_cropped_and_tiled(lab, tiny, parts, tmp_path):
@@ -227,7 +233,7 @@ def test_a_sweep_fills_the_folders_of_single_runs(lab, tiny, parts, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_give_the_result_of_one(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny)
+    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.precision=32-true")
     lab(*arguments, "runs_dir=one")
     lab(*arguments, "runs_dir=two", "trainer=ddp", "trainer.devices=2")
     ((one, two), (rows, others)) = (
@@ -238,6 +244,29 @@ def test_two_processes_give_the_result_of_one(lab, tiny, parts, tmp_path):
         assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-3)
     assert one["threshold"] == pytest.approx(two["threshold"], rel=1e-3)
     assert one["pixel_auroc"] == pytest.approx(two["pixel_auroc"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_test_to_the_same_digits(lab, tiny, parts, tmp_path):
+    """The same weights, tested by shares that differ in size: five normal and five defective images in batches of 2."""
+    arguments = ("data=folder", f"data.root={parts}", *tiny, "data.test_batch_size=2", "data.batch_size=24")
+    lab(*arguments)
+    folder = folder_of(tmp_path)
+    one, scores, controls = read(folder), (folder / "scores.csv").read_bytes(), (folder / "controls.csv").read_bytes()
+    for processes in (2, 3):
+        for name in ("metrics.json", "scores.csv", "controls.csv", "maps", "pictures"):
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        lab(
+            *arguments, "trainer=ddp", f"trainer.devices={processes}"
+        )  # goes on from the last checkpoint, so only tests
+        assert json.loads((folder / "environment.json").read_text())["world_size"] == processes
+        assert (folder / "scores.csv").read_bytes() == scores
+        assert (folder / "controls.csv").read_bytes() == controls
+        several = read(folder)
+        assert {k: v for k, v in several.items() if k not in COSTS} == {k: v for k, v in one.items() if k not in COSTS}
+        assert len(list((folder / "maps").rglob("*.tiff"))) == 10
+        assert len(list((folder / "pictures").glob("*.png"))) == 9
 
 
 def read_folder(root):

@@ -4,11 +4,23 @@ import json
 
 import pytest
 
-from anomaly_lab.run_folder import is_finished, read_job, run_folder, write_csv, write_job, write_json, write_whole
+from anomaly_lab.run_folder import (
+    RESULT_VERSION,
+    is_finished,
+    read_job,
+    read_thresholds,
+    run_folder,
+    write_csv,
+    write_job,
+    write_json,
+    write_threshold,
+    write_whole,
+)
 
 CONFIG = {
     "name": "default", "runs_dir": "runs", "seed": 0, "rerun": False, "logger": {"project": "x"}, "run_folder": ".",
-    "data": {"name": "demo", "category": "washer", "root": "/a", "workers": 4, "patches": 100},
+    "data": {"name": "demo", "category": "washer", "root": "/a", "workers": 4, "patches": 100,
+             "datamodule": {"splits": {"root": "/a"}, "workers": 4, "held_out": 0.1}},
     "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3, "precision": "auto"},
     "method": {"name": "cae", "schedule": "constant"},
 }  # fmt: skip
@@ -50,15 +62,39 @@ def test_the_folder_does_not_depend_on_how_the_value_was_written():
     assert run_folder(changed("data", "patches", int(1e2)), "f") == run_folder(CONFIG, "f")
 
 
-def test_finished_means_done_with_this_version(tmp_path):
+def test_what_the_datamodule_is_told_behind_the_keys_counts_too():
+    data = {**CONFIG["data"], "datamodule": {**CONFIG["data"]["datamodule"], "held_out": 0.5}}
+    assert run_folder({**CONFIG, "data": data}, "f") != run_folder(CONFIG, "f")
+    data = {**CONFIG["data"], "datamodule": {**CONFIG["data"]["datamodule"], "workers": 0, "splits": None}}
+    assert run_folder({**CONFIG, "data": data}, "f") == run_folder(CONFIG, "f")
+
+
+def test_finished_means_done_with_metrics_of_this_version(tmp_path):
     assert not is_finished(tmp_path)
     write_job(tmp_path, "running")
+    write_json(tmp_path / "metrics.json", {"result_version": RESULT_VERSION})
     assert not is_finished(tmp_path)
     write_job(tmp_path, "done", finished=1.0)
     assert is_finished(tmp_path)
     assert read_job(tmp_path)["finished"] == 1.0
-    write_json(tmp_path / "job.json", {**read_job(tmp_path), "result_version": -1})
+    write_json(tmp_path / "metrics.json", {"result_version": -1})
     assert not is_finished(tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    assert not is_finished(tmp_path)
+
+
+def test_a_file_that_is_no_json_is_no_state(tmp_path):
+    (tmp_path / "job.json").write_text("")
+    assert read_job(tmp_path) == {}
+    assert not is_finished(tmp_path)
+
+
+def test_thresholds_are_added_and_the_earlier_ones_stay(tmp_path):
+    assert read_thresholds(tmp_path) == []
+    for line in (1.5, 2.5):
+        write_threshold(tmp_path, {"strategy": "area", "image": line})
+    assert [entry["image"] for entry in read_thresholds(tmp_path)] == [1.5, 2.5]
+    assert all("drawn" in entry for entry in read_thresholds(tmp_path))
 
 
 def test_files_are_whole_or_the_old_ones(tmp_path):

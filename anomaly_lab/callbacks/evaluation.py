@@ -138,7 +138,7 @@ class Evaluation(pl.Callback):
 
 
 def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:
-    """The rows of scores.csv. `scaled` is the score between the least and the largest of the test: it decides nothing."""
+    """The rows of scores.csv. `scaled` lies between the least and the largest score of the test: it decides nothing."""
     scores = [row.score for row in rows]
     low, span = min(scores), (max(scores) - min(scores)) or 1.0
     return [

@@ -175,8 +175,8 @@ class DataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> ImageLoader:
         """The test images with their masks; processes take turns, batch by batch."""
-        assert self.trainer is not None
-        return self._images(self.test_samples, self.trainer.global_rank, self.trainer.world_size)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self._images(self.test_samples, rank, world_size)
 
     def transfer_batch_to_device(
         self, batch: PatchPlan | WholeImages | Batch, device: torch.device, dataloader_idx: int

@@ -115,7 +115,9 @@ def class_folders(path: Path) -> Splits:
         raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}")
     if good:
         if bad:
-            raise UserError(f"{train_folder}: expected only the folder {good[0].name!r}, found {', '.join(bad)} beside it")
+            raise UserError(
+                f"{train_folder}: expected only the folder {good[0].name!r}, found {', '.join(bad)} beside it"
+            )
         _refuse_loose(train_folder, "train/good")
     train = [sample for child in good or [train_folder] for sample in _samples(child, path, "good", 0)]
     test = []

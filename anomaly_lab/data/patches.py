@@ -152,7 +152,9 @@ class ImagesOnceLoader:
 
     def __init__(self, images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         if images < world_size:
-            raise UserError(f"trainer.devices: expected at most {images}, the number of training images, found {world_size}")
+            raise UserError(
+                f"trainer.devices: expected at most {images}, the number of training images, found {world_size}"
+            )
         self.batch_size = max(batch_size, world_size)
         self._batches = torch.arange(images).tensor_split(max(1, images // self.batch_size))
         self.rank = rank

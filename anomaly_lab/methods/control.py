@@ -31,10 +31,10 @@ Maps = Float[Tensor, "batch 1 map_height map_width"]
 class Control(StatisticsMethod):
     """One of seven scores without any idea of a defect.
 
-    `brightness`: mean of the image. `sharpness`: mean absolute difference of neighbouring pixels. `background`: distance
-    to the median gray of the training images. `mean_image`: squared difference to their mean. `gray_ssim`: 1 - SSIM
-    against a constant gray 0.5. `foreground`: the side of Otsu's threshold on which the median gray does not lie. `pca`:
-    squared residual after 16 principal components of the training images, at 64 px.
+    `brightness`: mean of the image. `sharpness`: mean absolute difference of neighbouring pixels. `background`:
+    distance to the median gray of the training images. `mean_image`: squared difference to their mean. `gray_ssim`:
+    1 - SSIM against a constant gray 0.5. `foreground`: the side of Otsu's threshold on which the median gray does not
+    lie. `pca`: squared residual after 16 principal components of the training images, at 64 px.
     """
 
     mean_image: Tensor

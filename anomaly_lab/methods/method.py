@@ -55,8 +55,8 @@ class Method(pl.LightningModule, ABC):
 class StatisticsMethod(Method):
     """A method without a gradient: it sees every training image once, unaugmented, and then closes its statistics.
 
-    The configuration of such a method sets `data.plan: images_once` and `trainer.max_epochs: 1`. What decides a
-    result ends up in buffers, so that the checkpoint carries it.
+    The configuration of such a method sets `data.plan: images_once`, `trainer.max_epochs: 1` and
+    `trainer.limit_val_batches: 0`. What decides a result ends up in buffers, so that the checkpoint carries it.
     """
 
     def __init__(self, tiling: Tiling) -> None:
@@ -81,8 +81,12 @@ class StatisticsMethod(Method):
         if self.trainer.is_last_batch:
             self.fit()
 
-    def configure_optimizers(self) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """There is no loss to look at; `trainer.limit_val_batches: 0` in the configuration spares the reading."""
+
+    def configure_optimizers(self) -> list:
         """There is nothing to optimise."""
+        return []
 
 
 def default_score(

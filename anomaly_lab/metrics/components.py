@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 
-def component_score(anomaly_map: Float32[np.ndarray, "height width"], minimum_area: int, above: float = -np.inf) -> float:
+def component_score(
+    anomaly_map: Float32[np.ndarray, "height width"], minimum_area: int, above: float = -np.inf
+) -> float:
     """The largest t for which {map >= t} has an 8-connected region of at least `minimum_area` pixels.
 
     Exact: pixels are joined in falling order of their scores (union-find) until a region is large enough. Only the

@@ -2,8 +2,8 @@
 
 A float32 becomes a 32-bit code of the same order. Codes fall into pages of 2^20 neighbours, an eighth of an octave, and
 only pages in which a score occurs have bins, all of one width of 2^shift codes: the least for which the occupied pages
-fit. Bins are aligned blocks, so that widening merges them in pairs and the result depends on nothing but the scores: not
-on their order, on batches or on the number of processes. Zero, infinities and outliers lie in pages of their own and
+fit. Bins are aligned blocks, so that widening merges them in pairs and the result depends on the scores alone: not on
+their order, on batches or on the number of processes. Zero, infinities and outliers lie in pages of their own and
 cost the others no resolution.
 
 Up to `LEVELS` distinct scores are counted one by one, in a hash table; then nothing is approximate. The same holds
@@ -163,11 +163,10 @@ class ScoreHistogram:
     def _slots(self, code: UInt32[np.ndarray, " score"]) -> UInt32[np.ndarray, " score"]:
         if self.keys is not None:
             return _insert(code, self.keys)
-        page = code >> np.uint32(PAGE_BITS)
-        first, span = self._in_own_places()
+        _, span = self._in_own_places()
         if span:
             return (code >> np.uint32(self.shift)) & np.uint32(len(self.total) - 1)
-        return self._first_bin[page] + ((code & IN_PAGE) >> np.uint32(self.shift))
+        return self._first_bin[code >> np.uint32(PAGE_BITS)] + ((code & IN_PAGE) >> np.uint32(self.shift))
 
     def _in_own_places(self) -> tuple[np.uint32, np.uint32]:
         """First page, and number of pages up to the last, where each lies in its own place; else 0 pages.

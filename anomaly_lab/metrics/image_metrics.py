@@ -80,7 +80,7 @@ def by_defect(
     label: Int[np.ndarray, " image"],
     defect: Sequence[str],
 ) -> dict[str, dict[str, float]]:
-    """For every defect type, in order: `images`, `accuracy`, and `auroc` with its interval against all normal images."""
+    """For every defect type, in order: `images`, `accuracy`, `auroc` against all normal images and its interval."""
     names, normal = np.array(defect), score[label == 0]
     table = {}
     for name in dict.fromkeys(defect):

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from anomaly_lab.metrics.histogram import ScoreHistogram, decode, look
 from anomaly_lab.metrics.ranking import Ranking, Value, as_share, rank, share
@@ -35,15 +36,22 @@ class PixelMetrics(Metric):
     (1.0, 1.0, 1)
 
     Scores may have any range and are used as they are. AU-PRO is the area under the mean per-region overlap
-    against the false positive rate up to `pro_limit`, divided by `pro_limit` (Bergmann et al., CVPR 2020, section 4). It
-    is linear in the defect pixels, so a pixel of a region of n pixels simply counts 1/n and one histogram of scores is
-    all that is kept (`histogram.py`). Its bins make every value certain within `bounds`; scores of few levels, float16
-    and bfloat16 are exact. Values do not depend on the order of images, on batches or on the number of processes.
+    against the false positive rate up to `pro_limit`, divided by `pro_limit` (Bergmann et al., CVPR 2020, section 4).
+    It is linear in the defect pixels, so a pixel of a region of n pixels simply counts 1/n and one histogram of scores
+    is all that is kept (`histogram.py`). Its bins make every value certain within `bounds`; scores of few levels,
+    float16 and bfloat16 are exact. Values do not depend on the order of images, on batches or on the number of
+    processes.
 
     `pro_limit`: false positive rate up to which AU-PRO is taken, in (0, 1]. `connectivity`: 8 (MVTec's script) or 4.
     `mode`: `exact` keeps all scores (5 bytes a pixel) and sorts. `tolerance`: width of the bounds above which
     `compute` warns.
     """
+
+    regions: Tensor
+    normal: list[Tensor]
+    abnormal: list[Tensor]
+    weight: list[Tensor]
+    blocks: list[Tensor]
 
     full_state_update = True
     higher_is_better = True
@@ -80,8 +88,8 @@ class PixelMetrics(Metric):
 
         Maps are floating point of any range, masks bool or 0/255 (nonzero = defect), both (batch, [1,] height, width).
 
-        Raises:
-            ValueError: where shapes or types do not fit or a score is NaN; nothing of this call is counted then.
+        Raises ValueError where shapes or types do not fit or a score is NaN; nothing of this call is counted then.
+
         """
         stacks = _stacks(maps, masks)
         low_bits = 0
@@ -90,7 +98,9 @@ class PixelMetrics(Metric):
             if nan:
                 counts = np.isnan(scores).sum(axis=(1, 2))
                 image = int(counts.argmax()) + number
-                raise ValueError(f"expected scores that are numbers, found {counts.max()} NaN in image {image} of the batch")
+                raise ValueError(
+                    f"expected scores that are numbers, found {counts.max()} NaN in image {image} of the batch"
+                )
             low_bits |= bits
         self.histogram.low_bits |= low_bits
         self.regions = self.regions + sum(self._add(scores, mask) for scores, mask in stacks)
@@ -164,7 +174,7 @@ class PixelMetrics(Metric):
         """What `forward` and `unsync` bring back."""
         return {**super()._copy_state_dict(), "histogram": self.histogram}
 
-    def _sync_dist(self, dist_sync_fn: Callable = None, process_group: Any = None) -> None:  # type: ignore[assignment]
+    def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any = None) -> None:
         """Let the histogram travel as rows; `unsync` empties them again. Scores travel in one type, from all."""
         if self.mode == "histogram":
             blocks = self.histogram.blocks()
@@ -176,7 +186,7 @@ class PixelMetrics(Metric):
             scores = [dim_zero_cat([*parts, NOTHING[0]]).double() for parts in (self.normal, self.abnormal)]
             weight = dim_zero_cat([*self.weight, NOTHING[2]])
             self.normal, self.abnormal, self.weight = ([part.to(self.device)] for part in (*scores, weight))
-        super()._sync_dist(*([] if dist_sync_fn is None else [dist_sync_fn]), process_group=process_group)
+        super()._sync_dist(dist_sync_fn or gather_all_tensors, process_group)
 
     def _warn_of_wide_bounds(self, values: dict[str, Value]) -> None:
         widths = {name: value.high - value.low for name, value in values.items()}
@@ -197,7 +207,7 @@ def _bitwise_or(values: Int[Tensor, " process"]) -> Int[Tensor, ""]:
 def _stacks(
     maps: Images, masks: Images
 ) -> list[tuple[Float[np.ndarray, "image height width"], Bool[np.ndarray, "image height width"]]]:
-    """Maps (float32, or float64 as they came) and masks (bool), checked: a batch as it is, a sequence image by image."""
+    """Maps (float32, or float64 as they came) and masks (bool), checked: a batch whole, a sequence image by image."""
     if isinstance(maps, Tensor | np.ndarray) != isinstance(masks, Tensor | np.ndarray) or len(maps) != len(masks):
         raise ValueError(f"expected as many masks as maps, found {len(maps)} maps and {len(masks)} masks")
     whole = isinstance(maps, Tensor | np.ndarray)
@@ -205,13 +215,14 @@ def _stacks(
     for number, pair in enumerate([(maps, masks)] if whole else zip(maps, masks, strict=True)):
         scores, defect = (_array(values) for values in pair)
         scores, defect = (
-            array.squeeze(-3) if array.ndim == 3 + whole and array.shape[-3] == 1 else array for array in (scores, defect)
+            array.squeeze(-3) if array.ndim == 3 + whole and array.shape[-3] == 1 else array
+            for array in (scores, defect)
         )
         name = "batch" if whole else f"image {number} of the batch"
         if scores.shape != defect.shape or scores.ndim != 2 + whole:
             raise ValueError(
-                f"{name}: expected maps and masks of one size, ([1,] height, width) each, found {tuple(scores.shape)} and "
-                f"{tuple(defect.shape)}"
+                f"{name}: expected maps and masks of one size, ([1,] height, width) each, found "
+                f"{tuple(scores.shape)} and {tuple(defect.shape)}"
             )
         if scores.dtype.kind != "f":
             raise ValueError(f"{name}: expected maps of floating point, found {scores.dtype}")

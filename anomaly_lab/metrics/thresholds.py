@@ -8,7 +8,7 @@ Every strategy sees the maps one by one (`update`) and keeps no map.
 """
 
 import math
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -39,6 +39,7 @@ class Threshold(NamedTuple):
         return component_score(anomaly_map, pixels(self.minimum_area, anomaly_map))
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """A way of drawing the line."""
 

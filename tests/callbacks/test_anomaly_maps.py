@@ -8,7 +8,7 @@ import tifffile
 
 from anomaly_lab.data.images import read_mask, read_photo
 from anomaly_lab.data.layouts import mvtec_ad
-from tests.metrics.test_pixel_metrics import mvtec_aupro
+from tests.metrics.test_pixel_metrics import reference
 
 
 def test_mvtecs_algorithm_over_the_files_gives_the_same_aupro(lab, tiny, parts, tmp_path):
@@ -20,7 +20,7 @@ def test_mvtecs_algorithm_over_the_files_gives_the_same_aupro(lab, tiny, parts, 
     maps = [tifffile.imread(file) for file in files]
     masks = [read_mask(s.mask_path, read_photo(s.path, 1).shape[:2]) for s in samples]
     aupro = json.loads((run / "metrics.json").read_text())["pixel_aupro"]
-    assert mvtec_aupro(maps, masks, 0.3) == pytest.approx(aupro, abs=1e-6)
+    assert reference(maps, masks)["aupro"] == pytest.approx(aupro, abs=1e-6)
     assert not (run / "pictures").exists()
 
 

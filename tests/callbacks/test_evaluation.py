@@ -1,6 +1,7 @@
 """Scores, decisions and metrics from predictions and batches, without a trainer that trains."""
 
 import csv
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.data.images import place
 from anomaly_lab.data.layouts import Sample
+from anomaly_lab.metrics.thresholds import Area, FalseAlarms, just_above
 from anomaly_lab.types import Batch, Prediction
 from tests.conftest import stand_in
 
@@ -26,7 +28,7 @@ def sample(i, label, mask=True):
     return Sample(Path(f"{defect}/{i}.png"), Path("m.png") if label == 1 and mask else None, label, defect, str(i))
 
 
-def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=None):
+def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=None, strategy=None):
     """Run the callback over two batches and return the metrics."""
     trainer = stand_in(
         pl.Trainer,
@@ -35,10 +37,11 @@ def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=
         default_root_dir=str(tmp_path),
     )
     module = stand_in(pl.LightningModule)
-    evaluation = Evaluation()
-    evaluation.on_predict_batch_end(
-        trainer, module, Prediction(torch.zeros(1, 1, 1, 1), torch.tensor(held_out), None), EMPTY
-    )
+    evaluation = Evaluation(strategy or FalseAlarms(0.001, 0.01))
+    count = len(held_out)
+    normals = EMPTY._replace(placement=tuple([place(8, 8, 8, "stretch")] * count))
+    prediction = Prediction(torch.zeros(count, 1, 8, 8), torch.tensor(held_out), None)
+    evaluation.on_predict_batch_end(trainer, module, prediction, normals)
     evaluation.on_predict_end(trainer, module)
     placement = placement or [place(*mask.shape, maps.shape[-1], "stretch") for mask in masks]
     for rows in (slice(0, 2), slice(2, None)):
@@ -51,7 +54,7 @@ def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=
         prediction = Prediction(torch.from_numpy(maps[rows]), torch.tensor(scores)[rows], None)
         evaluation.on_test_batch_end(trainer, module, prediction, batch)
     evaluation.on_test_epoch_end(trainer, module)
-    return evaluation.metrics()
+    return evaluation.metrics
 
 
 def set_of(count=6, side=32):
@@ -80,13 +83,36 @@ def test_metrics_equal_scikit_learn_raw_and_smoothed(tmp_path):
 def test_decisions_follow_from_the_held_out_images_and_stand_in_the_table(tmp_path):
     samples, maps, masks, scores = set_of()
     metrics = evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.2, 0.5))
-    assert metrics["threshold"] == 0.5
+    assert metrics["threshold"] == just_above(0.5)
     assert metrics["image_accuracy_normal"] == pytest.approx(2 / 3)  # 0.1, 0.6, 0.3
     assert metrics["image_accuracy_abnormal"] == pytest.approx(2 / 3)  # 0.55, 0.9, 0.4
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["decision"] for row in rows] == ["normal", "abnormal", "normal", "abnormal", "abnormal", "normal"]
     assert [float(row["score"]) for row in rows] == pytest.approx(scores)
+    assert [float(row["scaled"]) for row in rows] == pytest.approx([(s - 0.1) / 0.8 for s in scores], abs=1e-6)
+    assert metrics["image_balanced_accuracy"] == pytest.approx(2 / 3)
+    (line,) = json.loads((tmp_path / "threshold.json").read_text())
+    assert (line["strategy"], line["image"], line["normals"]) == ("false_alarms", just_above(0.5), 2)
+    with (tmp_path / "defects.csv").open() as file:
+        good, hole = csv.DictReader(file)
+    assert (good["defect"], good["images"], good["auroc"]) == ("good", "3", "")
+    assert float(hole["auroc"]) == pytest.approx(metrics["image_auroc"])
+
+
+def test_with_a_line_through_the_map_the_largest_region_decides(tmp_path):
+    samples, maps, masks, scores = set_of()
+    maps[:] = 0
+    maps[4, 0, 4:8, 6:10] = 3  # 16 px
+    maps[5, 0, 4, 6:10] = 3  # 4 px
+    metrics = evaluate(samples, maps, masks, scores, tmp_path, strategy=Area(10 / 32**2))
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["decision"] for row in rows] == ["normal"] * 4 + ["abnormal", "normal"]
+    assert [float(row["decision_score"]) for row in rows] == [0, 0, 0, 0, 3, 0]
+    assert metrics["threshold"] == metrics["pixel_threshold"] == just_above(0)
+    assert metrics["pixel_recall"] == pytest.approx(20 / (3 * 8 * 14))
+    assert metrics["pixel_precision"] == 1
 
 
 def test_maps_are_compared_at_the_size_of_each_mask(tmp_path):
@@ -127,10 +153,10 @@ def test_abnormal_images_without_a_mask_count_on_the_image_level_only(tmp_path):
     pixels = np.concatenate([masks[i].ravel() for i in kept])
     assert metrics["pixel_auroc"] == pytest.approx(roc_auc_score(pixels, maps[kept].ravel()), abs=1e-9)
     samples[4:] = [sample(i, 1, mask=False) for i in (4, 5)]
-    assert not [name for name in evaluate(samples, maps, masks, scores, tmp_path) if name.startswith("pixel")]
+    assert not [name for name in evaluate(samples, maps, masks, scores, tmp_path) if name.startswith("pixel_auroc")]
 
 
 def test_without_abnormal_images_there_is_no_auroc(tmp_path):
     samples, maps, masks, scores = set_of()
     metrics = evaluate(samples[:3], maps[:3], masks[:3], scores[:3], tmp_path)
-    assert set(metrics) == {"threshold", "image_accuracy_normal"}
+    assert set(metrics) == {"threshold", "pixel_threshold", "image_accuracy_normal"}

@@ -14,7 +14,8 @@ from anomaly_lab.errors import UserError
 def datamodule(parts, **changes):
     settings = {
         "splits": mvtec_ad(str(parts.parent), "bar"), "augmentation": Augmentation(), "kind": "object",
-        "image_size": 64, "patch_size": 64, "channels": 3, "resize": "pad", "patches": 40, "redraw": True,
+        "image_size": 64, "patch_size": 64, "channels": 3, "resize": "pad", "plan": "patches", "patches": 40,
+        "redraw": True,
         "batch_size": 8, "test_batch_size": 3, "workers": 0, "held_out": 0.2, "split_seed": 0, "seed": 0,
     }  # fmt: skip
     return DataModule(**settings | changes)

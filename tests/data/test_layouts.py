@@ -39,7 +39,10 @@ def test_a_category_without_ground_truth_has_no_masks(parts):
         (lambda bar: (bar / "test/hole/001.png").unlink(), "001_mask.png: expected the image of this mask"),
         (lambda bar: shutil.rmtree(bar / "test/hole"), "000_mask.png: expected the image of this mask"),
         (lambda bar: (bar / "ground_truth/hole").rename(bar / "ground_truth/Hole"), "expected the image of this mask"),
-        (lambda bar: shutil.copy(bar / "test/hole/000.png", bar / "test"), "expected test images in folders"),
+        (
+            lambda bar: shutil.copy(bar / "test/hole/000.png", bar / "test"),
+            "test/good and test/<defect>, found one",
+        ),
         (lambda bar: [file.unlink() for file in (bar / "train/good").iterdir()], "good: expected images, found none"),
         (lambda bar: (bar / "train/good").rename(bar / "train/bent"), "expected the folder 'good', found bent"),
     ],
@@ -78,7 +81,7 @@ def test_folder_of_good_images_alone_trains_and_has_no_test(tmp_path, write):
     assert folder(str(tmp_path), 0).test == []
 
 
-@pytest.mark.parametrize("name", ["defects", "Negative", "screw/test/crack", "a/b/ground_truth", "deep/down/good"])
+@pytest.mark.parametrize("name", ["defects", "NIO parts", "screw/test/crack", "a/b/ground_truth", "deep/down/good"])
 def test_what_may_be_defects_is_not_taken_for_good(tmp_path, write, name):
     write(tmp_path / name / "a.png", PIXELS)
     write(tmp_path / "fine" / "a.png", PIXELS)

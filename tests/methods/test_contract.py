@@ -12,14 +12,16 @@ from omegaconf import OmegaConf
 from anomaly_lab.__main__ import CONF
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.configuration import check
+from anomaly_lab.methods.method import StatisticsMethod
 from anomaly_lab.run import build_method
 from tests.golden import golden_losses
 
 METHODS = sorted(path.relative_to(CONF / "method").with_suffix("").as_posix() for path in CONF.glob("method/**/*.yaml"))
 SETTINGS = (
     "data=folder", "data.image_size=128", "data.patches=160", "data.batch_size=8", "data.workers=0", "logger=none",
-    "data.settings.rotation=0", "data.settings.shift=0", "method.optimizer.lr=1e-3",
+    "data.settings.rotation=0", "data.settings.shift=0",
 )  # fmt: skip
+UNTRAINED = {"brightness"}  # the same number whatever the training images
 
 
 class Losses(pl.Callback):
@@ -29,7 +31,8 @@ class Losses(pl.Callback):
         self.values = []
 
     def on_train_batch_end(self, trainer, *_):
-        self.values.append(trainer.callback_metrics["train/loss"].item())
+        if "train/loss" in trainer.callback_metrics:  # methods without a gradient have none
+            self.values.append(trainer.callback_metrics["train/loss"].item())
 
 
 def test_there_are_methods():
@@ -42,13 +45,17 @@ def trained(request, parts, tmp_path):
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [*SETTINGS, f"method={request.param}", f"data.root={parts}"])
+        if "optimizer" in config.method:
+            config.method.optimizer.lr = 1e-3
     OmegaConf.update(config, "hydra", None, force_add=True)
     resolved = check(config)
     pl.seed_everything(0, verbose=False)
     data, method, losses = instantiate(resolved["data"]["datamodule"]), build_method(resolved), Losses()
     untrained = copy.deepcopy(method).eval()
     trainer = pl.Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=min(3, resolved["trainer"]["max_epochs"]), limit_val_batches=resolved["trainer"]["limit_val_batches"],
+        accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[SeedEveryStep(0), losses], default_root_dir=tmp_path,
         reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
     )  # fmt: skip
@@ -69,8 +76,9 @@ def test_contract(trained):
         before, prediction = untrained(batch.image), method(batch.image, batch.placement)
         again, alone = method(batch.image, batch.placement), method(batch.image[3:4], batch.placement[3:4])
 
-    # training changes what the method says, and the defects end up above the normal parts
-    assert not torch.equal(before.anomaly_map, prediction.anomaly_map)
+    # training changes what the method says (but for controls that need none), and the defects end up above the rest
+    if resolved["method"].get("kind") not in UNTRAINED:
+        assert not torch.equal(before.anomaly_map, prediction.anomaly_map)
     assert prediction.score[batch.label == 1].mean() > prediction.score[batch.label == 0].mean()
 
     # the map is finite, of the size of the image, in float32
@@ -95,4 +103,7 @@ def test_contract(trained):
         assert torch.equal(rebuilt(batch.image, batch.placement).anomaly_map, prediction.anomaly_map)
 
     # the first five losses are those of yesterday
+    if not losses:
+        assert isinstance(method, StatisticsMethod)
+        return
     assert losses[:5] == pytest.approx(golden_losses(name, losses[:5]), rel=1e-4)

@@ -151,7 +151,10 @@ def test_weights_lie_where_their_scores_lie(name):
     for row in region:
         histogram.add_regions(np.stack([np.zeros_like(scores), scores]), row[None], 1, 0, 49)
         area = np.bincount(row, minlength=50)
-        share = [(0, 0, 0) if not n else (1, 2**62 // a >> 31, 2**62 // a % 2**31) for n, a in zip(row, area[row])]
+        share = [
+            (0, 0, 0) if not n else (1, 2**62 // a >> 31, 2**62 // a % 2**31)
+            for n, a in zip(row, area[row], strict=True)
+        ]
         weight += np.array(share, dtype=np.int64)
     code = histogram.blocks().code
     block = np.searchsorted(code, encode(scores), side="right") - 1

@@ -57,9 +57,7 @@ def test_decisions_equal_scikit_learn():
     assert metrics["accuracy_normal"] == (~abnormal[label == 0]).mean()
     assert metrics["recall"] == metrics["accuracy_abnormal"] == abnormal[label == 1].mean()
     assert np.isnan(decision_metrics(np.zeros(50, bool), label)["precision"])
-    assert decision_metrics(abnormal[label == 0], label[label == 0]) == {
-        "accuracy_normal": metrics["accuracy_normal"]
-    }
+    assert decision_metrics(abnormal[label == 0], label[label == 0]) == {"accuracy_normal": metrics["accuracy_normal"]}
 
 
 def test_every_defect_type_on_its_own():

@@ -1,0 +1,87 @@
+"""Controls in closed form: what they say of images whose answer is known by thought."""
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_lab.methods.control import KINDS, Control
+from anomaly_lab.tiling import WholeImage
+
+
+def fitted(images, kind="brightness"):
+    control = Control(WholeImage(), images.shape[-1], images.shape[1], kind)
+    for start in range(0, len(images), 3):
+        index = torch.arange(len(images))[start : start + 3]
+        control.update(images[index], index)
+    control.fit()
+    return control.eval()
+
+
+def flat(*levels, side=64):
+    return torch.stack([torch.full((3, side, side), level) for level in levels])
+
+
+def answer(kind, images, training):
+    return fitted(training, kind)(images).anomaly_map
+
+
+def test_brightness_and_sharpness_are_numbers_of_the_image():
+    images = flat(0.25, 0.5)
+    images[1, :, :, ::2] = 0.75  # stripes a pixel wide
+    bright, sharp = (fitted(flat(0.1), kind)(images) for kind in ("brightness", "sharpness"))
+    assert bright.score.tolist() == pytest.approx([0.25, 0.625])
+    assert sharp.score.tolist() == pytest.approx([0.0, 0.25])
+    assert bright.anomaly_map.shape == (2, 1, 64, 64)
+    assert bright.anomaly_map[0].unique().numel() == 1
+
+
+def test_background_is_the_distance_to_the_median_gray():
+    training = flat(0.2, 0.2, 0.2, 1.0)
+    assert answer("background", flat(0.2, 0.6), training)[1].mean() == pytest.approx(0.4, abs=1e-6)
+    assert fitted(training).background == pytest.approx(0.2)
+
+
+def test_mean_image_is_the_squared_difference_to_the_mean():
+    training = flat(0.2, 0.4)
+    training[:, 0] += 0.3  # red
+    said = answer("mean_image", flat(0.5), training)
+    assert said.unique().tolist() == [pytest.approx((0.1**2 + 2 * 0.2**2) / 3, abs=1e-6)]
+
+
+def test_gray_ssim_of_gray_is_zero():
+    assert answer("gray_ssim", flat(0.5), flat(0.1)).abs().max() < 1e-6
+    assert answer("gray_ssim", flat(0.1), flat(0.1)).min() > 0.1
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_foreground_is_where_the_median_gray_is_not(inverse):
+    image = flat(0.2)
+    image[..., 20:30, 20:30] = 0.9
+    image = 1 - image if inverse else image
+    said = answer("foreground", image, image)
+    assert said.sum() == 100
+    assert said[0, 0, 25, 25] == 1
+
+
+def test_what_lies_in_the_span_of_the_training_images_has_no_residual():
+    random = np.random.default_rng(0)
+    basis = torch.from_numpy(random.random((3, 1, 64, 64), dtype=np.float32))
+    weights = torch.from_numpy(random.dirichlet([1, 1, 1], 12).astype(np.float32))
+    training = torch.einsum("nk,kchw->nchw", weights, basis)
+    inside = answer("pca", training.mean(dim=0, keepdim=True), training)
+    assert inside.max() < 1e-9
+    outside = training[:1].clone()
+    outside[..., 10:14, 10:14] = 1.0
+    said = answer("pca", outside, training)
+    assert said.flatten().argmax() in [row * 64 + column for row in range(10, 14) for column in range(10, 14)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_and_the_batches_of_the_training_images_do_not_matter(kind):
+    random = np.random.default_rng(0)
+    images = torch.from_numpy(random.integers(0, 256, (7, 3, 64, 64)).astype(np.float32)) / 255
+    other = Control(WholeImage(), 64, 3, kind)
+    for index in (torch.tensor([6, 2, 4, 0]), torch.tensor([5]), torch.tensor([1, 3])):
+        other.update(images[index], index)
+    other.fit()
+    torch.testing.assert_close(other.eval()(images).anomaly_map, answer(kind, images, images), rtol=0, atol=1e-6)
