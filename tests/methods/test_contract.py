@@ -53,8 +53,8 @@ def trained(request, parts, tmp_path):
     data, method, losses = instantiate(resolved["data"]["datamodule"]), build_method(resolved), Losses()
     untrained = copy.deepcopy(method).eval()
     trainer = pl.Trainer(
-        max_epochs=min(3, resolved["trainer"]["max_epochs"]), limit_val_batches=resolved["trainer"]["limit_val_batches"],
-        accelerator="cpu", logger=False,
+        max_epochs=min(3, resolved["trainer"]["max_epochs"]),
+        limit_val_batches=resolved["trainer"]["limit_val_batches"], accelerator="cpu", logger=False,
         enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[SeedEveryStep(0), losses], default_root_dir=tmp_path,
         reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
