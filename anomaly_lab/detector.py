@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from anomaly_lab.data.datamodule import collate
-from anomaly_lab.data.images import Resize, read_working_image
+from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.store import ahead
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Method
@@ -24,9 +25,7 @@ class Detector(NamedTuple):
 
     method: Method
     threshold: Threshold
-    image_size: int
-    channels: int
-    resize: Resize
+    decoding: Decoding
     batch_size: int
     workers: int
 
@@ -35,7 +34,7 @@ class Detector(NamedTuple):
 
         def read(path: Path) -> Batch | UserError:
             try:
-                image, placement = read_working_image(path, self.image_size, self.channels, self.resize)
+                image, placement = self.decoding.read(path)
             except UserError as error:
                 return error
             unknown = torch.tensor([-1])
@@ -61,10 +60,10 @@ def load(run: Path) -> Detector:
         checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{checkpoint_path}: expected a whole checkpoint, found: {error or 'an empty file'}") from error
-    data = {name: config.data[name] for name in ("image_size", "channels", "resize", "test_batch_size", "workers")}
+    decoding = instantiate(OmegaConf.to_container(config.data.decoding, resolve=True))
     method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
     method.load_state_dict(checkpoint["state_dict"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     drawn = read_thresholds(run)[-1]
     threshold = Threshold(**{name: drawn[name] for name in Threshold._fields})
-    return Detector(method.eval().to(device), threshold, *data.values())
+    return Detector(method.eval().to(device), threshold, decoding, config.data.test_batch_size, config.data.workers)

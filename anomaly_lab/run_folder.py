@@ -13,7 +13,7 @@ RESULT_VERSION = 2  # raise it when the code changes what a given configuration 
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
     "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra"},
-    "data": {"root", "workers", "categories", "layout", "name", "category"},
+    "data": {"root", "workers", "categories", "layout", "name", "category", "decoding"},
     "datamodule": {"splits", "workers"},
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
 }

@@ -38,7 +38,7 @@ class Controls(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the statistics of the training images."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self._control = Control(WholeImage(), data.image_size, data.channels, "brightness")
+        self._control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
         for batch in data.whole_training_images():
             self._control.update(batch.image, batch.index)
         self._control.fit()

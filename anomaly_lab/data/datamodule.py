@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from rich.progress import track
 
 from anomaly_lab.data.augmentation import Augmentation
-from anomaly_lab.data.images import Resize, read_mask, read_photo, read_working_image
+from anomaly_lab.data.images import Decoding, read_mask
 from anomaly_lab.data.layouts import Sample, Splits, hold_out
 from anomaly_lab.data.patches import (
     ImagesOnceLoader,
@@ -39,18 +39,14 @@ class ImageLoader:
     def __init__(
         self,
         samples: list[Sample],
-        image_size: int,
-        channels: int,
-        resize: Resize,
+        decoding: Decoding,
         batch_size: int,
         workers: int,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.samples = samples
-        self.image_size = image_size
-        self.channels = channels
-        self.resize: Resize = resize
+        self.decoding = decoding
         self.batch_size = batch_size
         self.workers = workers
         batches = [range(len(samples))[start : start + batch_size] for start in range(0, len(samples), batch_size)]
@@ -66,7 +62,7 @@ class ImageLoader:
 
     def _read(self, index: int) -> Batch:
         sample = self.samples[index]
-        image, placement = read_working_image(sample.path, self.image_size, self.channels, self.resize)
+        image, placement = self.decoding.read(sample.path)
         mask = torch.from_numpy(read_mask(sample.mask_path, placement.photo))[None]
         label, position = torch.tensor([sample.label]), torch.tensor([index])
         return Batch(torch.from_numpy(image)[None], (mask,), label, position, (placement,))
@@ -90,10 +86,8 @@ class DataModule(pl.LightningDataModule):
         splits: Splits,
         augmentation: Augmentation,
         kind: Kind,
-        image_size: PositiveInt,
+        decoding: Decoding,
         patch_size: PositiveInt,
-        channels: Literal[1, 3],
-        resize: Resize,
         plan: Plan,
         patches: PositiveInt,
         redraw: bool,
@@ -109,10 +103,8 @@ class DataModule(pl.LightningDataModule):
         self.test_samples = splits.test
         self.augmentation = augmentation
         self.kind: Kind = kind
-        self.image_size = image_size
+        self.decoding = decoding
         self.patch_size = patch_size
-        self.channels = channels
-        self.resize: Resize = resize
         self.images_once = plan == "images_once"
         self.patches = patches
         self.redraw = redraw
@@ -121,7 +113,7 @@ class DataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.store: torch.Tensor | None = None
-        self.boxes = np.tile([0, 0, image_size, image_size], (len(self.train_samples), 1))
+        self.boxes = np.tile([0, 0, decoding.image_size, decoding.image_size], (len(self.train_samples), 1))
 
     def setup(self, stage: str) -> None:
         """Decode the training images once, and read all others through before hours are spent.
@@ -132,10 +124,10 @@ class DataModule(pl.LightningDataModule):
             return
         for samples in (self.held_out_samples, self.test_samples):
             read = ahead(
-                lambda sample: read_mask(sample.mask_path, read_photo(sample.path, 1).shape[:2]), samples, self.workers
+                lambda sample: read_mask(sample.mask_path, self.decoding.size(sample.path)), samples, self.workers
             )
             deque(track(read, "checking", len(samples), transient=True), maxlen=0)
-        self.store, placements = decode(self.train_samples, self.image_size, self.channels, self.resize, self.workers)
+        self.store, placements = decode(self.train_samples, self.decoding, self.workers)
         self.boxes = np.array([place.target for place in placements])
 
     def plan(self, epoch: int) -> PatchPlan:
@@ -145,7 +137,7 @@ class DataModule(pl.LightningDataModule):
             self.kind,
             self.patches,
             self.boxes,
-            self.image_size,
+            self.decoding.image_size,
             self.patch_size,
             self.augmentation,
         )
@@ -201,6 +193,4 @@ class DataModule(pl.LightningDataModule):
         return batch._replace(image=batch.image.float() / 255)
 
     def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> ImageLoader:
-        return ImageLoader(
-            samples, self.image_size, self.channels, self.resize, self.test_batch_size, self.workers, rank, world_size
-        )
+        return ImageLoader(samples, self.decoding, self.test_batch_size, self.workers, rank, world_size)

@@ -1,16 +1,47 @@
 """One file -> one uint8 image at the working size, and the way back from a map to the photo."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field, PositiveInt
 
 from anomaly_lab.errors import UserError
 
 Resize = Literal["pad", "stretch", "crop"]
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a file becomes a working image: everything that decides its pixels.
+
+    `value_range`: the values of 16-bit and floating-point files that become black and white; None: the range of the
+    type, or of the data where the type has none, with a warning. `region`: the part of every photo that is inspected,
+    x, y, width, height in px, or the file of a mask image in which it is white. Files that declare more than
+    `max_pixels` are refused before they are decoded.
+    """
+
+    image_size: PositiveInt
+    channels: Literal[1, 3]
+    resize: Resize = "pad"
+    value_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    region: Annotated[list[int], Field(min_length=4, max_length=4)] | str | None = None
+    max_pixels: PositiveInt = 200_000_000
+
+    def read(self, path: Path) -> tuple[np.ndarray, "Placement"]:
+        """Decode a file to its uint8 working image (channels, image_size, image_size) and say how it was placed."""
+        photo = read_photo(path, self.channels)
+        placement = place(photo.shape[0], photo.shape[1], self.image_size, self.resize)
+        return fit(photo, placement, self.image_size), placement
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """Height and width of a file's photo; raises UserError where it cannot be read."""
+        height, width = read_photo(path, 1).shape[:2]
+        return height, width
 
 
 class Placement(NamedTuple):
@@ -85,13 +116,6 @@ def fit(photo: np.ndarray, placement: Placement, image_size: int) -> np.ndarray:
         part = cv2.copyMakeBorder(part, top, below, left, right, cv2.BORDER_REPLICATE)
     part = part.reshape(image_size, image_size, -1)  # OpenCV drops a last axis of one
     return np.ascontiguousarray(part.transpose(2, 0, 1))
-
-
-def read_working_image(path: Path, image_size: int, channels: int, resize: Resize) -> tuple[np.ndarray, Placement]:
-    """Decode a file to its uint8 working image and say how it was placed."""
-    photo = read_photo(path, channels)
-    placement = place(photo.shape[0], photo.shape[1], image_size, resize)
-    return fit(photo, placement, image_size), placement
 
 
 def read_mask(path: Path | None, photo: tuple[int, int]) -> np.ndarray:

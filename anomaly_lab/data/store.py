@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from rich.progress import track
 from torch import Tensor
 
-from anomaly_lab.data.images import Placement, Resize, read_working_image
+from anomaly_lab.data.images import Decoding, Placement
 from anomaly_lab.data.layouts import Sample
 
 Item = TypeVar("Item")
@@ -18,15 +18,15 @@ Result = TypeVar("Result")
 
 
 def decode(
-    samples: list[Sample], image_size: int, channels: int, resize: Resize, workers: int
+    samples: list[Sample], decoding: Decoding, workers: int
 ) -> tuple[UInt8[Tensor, "image channel image_size image_size"], list[Placement]]:
     """Decode the images of `samples`, in their order, with a progress bar, and say where each photo was placed.
 
     Raises UserError naming the first file that cannot be read.
     """
-    store = torch.empty((len(samples), channels, image_size, image_size), dtype=torch.uint8)
+    store = torch.empty((len(samples), decoding.channels, decoding.image_size, decoding.image_size), dtype=torch.uint8)
     placements = []
-    images = ahead(lambda sample: read_working_image(sample.path, image_size, channels, resize), samples, workers)
+    images = ahead(lambda sample: decoding.read(sample.path), samples, workers)
     for target, (image, place) in zip(store, track(images, "decoding", len(samples), transient=True), strict=True):
         target.copy_(torch.from_numpy(image))
         placements.append(place)

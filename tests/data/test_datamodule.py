@@ -7,6 +7,7 @@ import torch
 
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule, ImageLoader
+from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.errors import UserError
 
@@ -14,7 +15,7 @@ from anomaly_lab.errors import UserError
 def datamodule(parts, **changes):
     settings = {
         "splits": mvtec_ad(str(parts.parent), "bar"), "augmentation": Augmentation(), "kind": "object",
-        "image_size": 64, "patch_size": 64, "channels": 3, "resize": "pad", "plan": "patches", "patches": 40,
+        "decoding": Decoding(64, 3), "patch_size": 64, "plan": "patches", "patches": 40,
         "redraw": True,
         "batch_size": 8, "test_batch_size": 3, "workers": 0, "held_out": 0.2, "split_seed": 0, "seed": 0,
     }  # fmt: skip
@@ -29,7 +30,7 @@ def test_held_out_images_are_not_trained_on(parts):
 
 
 def test_the_store_holds_the_training_images_in_their_order(parts):
-    data = datamodule(parts, image_size=140)
+    data = datamodule(parts, decoding=Decoding(140, 3))
     data.setup("fit")
     assert data.store.shape == (8, 3, 140, 140)
     for image, sample in zip(data.store, data.train_samples, strict=True):

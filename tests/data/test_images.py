@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from anomaly_lab.data.images import (
+    Decoding,
     fit,
     place,
     read_mask,
     read_photo,
-    read_working_image,
     to_photo,
 )  # fmt: skip
 from anomaly_lab.errors import UserError
@@ -110,7 +110,7 @@ def test_what_crop_cut_away_carries_the_lowest_score():
 
 def test_working_image_is_the_photo_itself_where_the_size_agrees(tmp_path):
     Image.fromarray(GRADIENT).save(tmp_path / "a.png")
-    image, placement = read_working_image(tmp_path / "a.png", 16, 1, "pad")
+    image, placement = Decoding(16, 1).read(tmp_path / "a.png")
     assert (image[0] == GRADIENT).all()
     assert (to_photo(image[0].astype(np.float32), placement) == GRADIENT).all()
 
