@@ -20,6 +20,8 @@ Usage
   python -m anomaly_lab [key=value ...]                     train, test, write the run folder
   python -m anomaly_lab predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]
   python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]
+  python -m anomaly_lab data cache [clear]                  decoded images: where, how large
+  python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
 
 Examples
   python -m anomaly_lab experiment=demo                     data made on the spot, a minute or two
@@ -92,7 +94,25 @@ def threshold(arguments: list[str]) -> None:
         command.main(arguments, CONF)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"predict": predict, "threshold": threshold}
+def data(arguments: list[str]) -> None:
+    """Show or clear the cache of decoded images."""
+    from anomaly_lab.data import cache
+
+    with mistakes_in_one_line():
+        cache.main(arguments)
+
+
+def sync(arguments: list[str]) -> None:
+    """Upload offline W&B runs."""
+    from anomaly_lab import sync as command
+
+    with mistakes_in_one_line():
+        command.main(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "predict": predict, "threshold": threshold, "data": data, "sync": sync
+}  # fmt: skip
 
 
 @contextmanager

@@ -38,7 +38,7 @@ KIND = typing.Literal["texture", "object"]
 POSITIVE = pydantic.PositiveInt
 OBJECT = dict  # what another constructor builds
 NEEDED = ("data", "augmentation", "callbacks", "trainer", "threshold", "method")
-SECTIONS = (*NEEDED, "logger", "input", "tiling", "tilings", "run_folder", "hydra", "experiment")
+SECTIONS = (*NEEDED, "logger", "checkpoint", "input", "tiling", "tilings", "run_folder", "hydra", "experiment")
 FOREIGN = {
     "max_epochs": POSITIVE,
     "num_nodes": POSITIVE,
@@ -71,7 +71,6 @@ FOREIGN = {
     "profiler": typing.Literal["simple", "advanced", "pytorch"] | None,
     "enable_model_summary": bool,
     "enable_progress_bar": bool,
-    "save_top_k": typing.Annotated[int, pydantic.Field(ge=-1)],
 }
 KNOWN_TARGETS = ("torch.optim.", "pytorch_lightning.Trainer")  # take the keys above and no others
 ADAPTERS: dict[str, pydantic.TypeAdapter] = {}

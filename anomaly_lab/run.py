@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_lab import __version__
+from anomaly_lab.callbacks.checkpoint import WholeFile
 from anomaly_lab.callbacks.controls import Controls
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.throughput import Throughput
@@ -54,6 +55,8 @@ def run(config: DictConfig, folder: Path) -> None:
     first = is_first_process()
     if first:
         write_job(folder, "running", started=time.time())
+        for part in folder.rglob(".*.ckpt.*"):  # of a process that was killed while it wrote
+            part.unlink()
     try:
         metrics = _fit_and_test(config, folder, resume)
     except BaseException as error:
@@ -123,6 +126,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         {**resolved["trainer"], "precision": precision},
         callbacks=[evaluation, *([controls] if controls else []), throughput, *callbacks],
         logger=logger or False,
+        plugins=[WholeFile()],
         default_root_dir=str(folder),
         _convert_="all",
     )

@@ -12,9 +12,10 @@ from typing import Any
 RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
-    "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra"},
-    "data": {"root", "workers", "categories", "layout", "name", "category", "decoding"},
-    "datamodule": {"splits", "workers"},
+    "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra", "checkpoint"},
+    "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
+    "callbacks": {"checkpoint", "progress", "budget", "epoch_lines"},
+    "datamodule": {"splits", "workers", "cache", "cache_dir"},
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
 }
 
@@ -27,7 +28,7 @@ def is_first_process() -> bool:
 def run_folder(config: dict[str, Any], data_fingerprint: str) -> Path:
     """`<runs_dir>/<name>/<method>/<dataset>/<category>/seed=<n>/<hash>` for a resolved configuration."""
     kept = _without(NO_RESULT[""], config)
-    for section in ("data", "trainer"):
+    for section in ("data", "trainer", "callbacks"):
         kept[section] = _without(NO_RESULT[section], config[section])
     kept["data"]["datamodule"] = _without(NO_RESULT["datamodule"], config["data"]["datamodule"])
     text = json.dumps([kept, data_fingerprint], sort_keys=True, default=str)

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,7 @@ def main(conf: Path) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
-    sys.argv[1:] = overrides = flags_first(sys.argv[1:])
+    sys.argv[1:] = overrides = as_people_write(sys.argv[1:])
     if not any(argument.startswith("-") for argument in overrides):
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):
             resolved = check(compose(overrides))
@@ -39,10 +40,14 @@ def main(conf: Path) -> None:
     hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
 
 
-def flags_first(arguments: list[str]) -> list[str]:
-    """Hydra reads flags only before or after all overrides; people put them anywhere."""
+LISTS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
+
+
+def as_people_write(arguments: list[str]) -> list[str]:
+    """Flags anywhere, where Hydra wants them first; `data.region=1,2,3,4`, which Hydra would take for a sweep."""
     flags = {"-m", "--multirun"}
-    return [word for word in arguments if word in flags] + [word for word in arguments if word not in flags]
+    first = [word for word in arguments if word in flags]
+    return first + [LISTS.sub(r"\1=[\2]", word) for word in arguments if word not in flags]
 
 
 def compose(overrides: list[str]) -> DictConfig:

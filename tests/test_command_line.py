@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from anomaly_lab.train import as_people_write
+
 
 def test_help_shows_usage_examples_and_groups(lab):
     text = lab("--help").stdout
@@ -27,7 +29,7 @@ def test_help_shows_usage_examples_and_groups(lab):
         ),
         (
             ["pedict"],
-            "error: expected a command (predict, threshold) or key=value, found 'pedict'; did you mean 'predict'?",
+            "error: expected a command (predict, threshold, data, sync) or key=value, found 'pedict'; did you mean",
         ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
@@ -45,11 +47,18 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, argument
     assert not (tmp_path / "runs").exists()
 
 
+def test_flags_may_stand_anywhere_and_numbers_with_commas_are_a_list():
+    words = ["data.region=1,2,30,40", "seed=0,1", "-m", "data.value_range=0,4095.5", "data.region=mask.png"]
+    assert as_people_write(words) == [
+        "-m", "data.region=[1,2,30,40]", "seed=0,1", "data.value_range=[0,4095.5]", "data.region=mask.png"
+    ]  # fmt: skip
+
+
 def test_help_and_errors_do_not_import_torch():
     for arguments in (
         ["--help"], ["method=cea"], ["data.patches=0"], ["data=demo", "data.image_size=200"], ["data.category=[a,b]"],
         ["data.category=carpet", "data.stride=200"], ["predict", "--help"], ["predict", "run=x", "source=y"],
-        ["predict", "rum=x"],
+        ["predict", "rum=x"], ["data", "cache"], ["sync", "--help"], ["threshold", "--help"],
     ):  # fmt: skip
         script = (
             "import sys; sys.argv[1:] = " + repr(arguments) + "\n"

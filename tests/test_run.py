@@ -223,6 +223,49 @@ def read_wandb(folder):
     return found
 
 
+def weights_of(root):
+    (path,) = root.rglob("last.ckpt")
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def results_of(root):
+    (path,) = root.rglob("metrics.json")
+    return {name: value for name, value in read(path.parent).items() if name not in COSTS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_random_moments_until_it_is_done(lab, tiny, parts, tmp_path, processes):
+    """While it imports, decodes, trains, writes, tests: the end is that of an undisturbed run, to the bit."""
+    several = ("trainer=ddp", "trainer.devices=2") if processes == 2 else ()
+    arguments = ("data=folder", f"data.root={parts}", *tiny, *several, "trainer.max_epochs=3", "data.patches=256",
+                 "checkpoint.every_batches=2", "method=ssim_ae")  # fmt: skip
+    lab(*arguments, "runs_dir=whole")
+    random = np.random.default_rng(0)
+    killed, patience = 0, 4.0 if processes == 1 else 8.0
+    for _ in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cold")},
+        )  # fmt: skip
+        try:
+            process.wait(timeout=random.uniform(0.8, 1.6) * patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+        if list((tmp_path / "runs").rglob("metrics.json")):
+            break
+    assert killed >= 2
+    lab(*arguments)
+    assert results_of(tmp_path / "runs") == results_of(tmp_path / "whole")
+    ours, theirs = weights_of(tmp_path / "runs"), weights_of(tmp_path / "whole")
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert not list((tmp_path / "runs").rglob(".*.ckpt.*"))
+
+
 @pytest.mark.slow
 def test_a_sweep_fills_the_folders_of_single_runs(lab, tiny, parts, tmp_path):
     arguments = ("data=folder", f"data.root={parts}", *tiny)

@@ -22,7 +22,8 @@ CONFIG = {
     "data": {"name": "demo", "category": "washer", "root": "/a", "workers": 4, "patches": 100,
              "datamodule": {"splits": {"root": "/a"}, "workers": 4, "held_out": 0.1}},
     "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3, "precision": "auto"},
-    "method": {"name": "cae", "schedule": "constant"},
+    "method": {"name": "cae", "schedule": "constant"}, "checkpoint": {"every_batches": None},
+    "callbacks": {"checkpoint": {"every_batches": None}, "anomaly_maps": {"dtype": "float32"}},
 }  # fmt: skip
 
 
@@ -39,7 +40,8 @@ def test_the_path_says_what_was_run():
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [("", "logger", None), ("", "rerun", True), ("data", "root", "/b"), ("data", "workers", 0),
-     ("trainer", "devices", 2), ("trainer", "accelerator", "gpu")],
+     ("trainer", "devices", 2), ("trainer", "accelerator", "gpu"),
+     ("checkpoint", "every_batches", 5), ("callbacks", "checkpoint", {"every_batches": 5})],
 )  # fmt: skip
 def test_what_cannot_change_a_result_does_not_change_the_folder(section, key, value):
     assert run_folder(changed(section, key, value), "f") == run_folder(CONFIG, "f")
@@ -48,7 +50,7 @@ def test_what_cannot_change_a_result_does_not_change_the_folder(section, key, va
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [("data", "patches", 101), ("trainer", "max_epochs", 4), ("trainer", "precision", "32-true"),
-     ("method", "schedule", "cosine"), ("", "seed", 1), ("", "name", "other")],
+     ("method", "schedule", "cosine"), ("callbacks", "anomaly_maps", None), ("", "seed", 1), ("", "name", "other")],
 )  # fmt: skip
 def test_what_can_change_a_result_changes_the_folder(section, key, value):
     assert run_folder(changed(section, key, value), "f") != run_folder(CONFIG, "f")

@@ -1,4 +1,4 @@
-"""Every random draw of a step follows from (seed, epoch, batch, rank)."""
+"""Every random draw of a step follows from (seed, epoch, batch, rank), of an image from (seed, image)."""
 
 from typing import Any
 
@@ -7,11 +7,16 @@ import pytorch_lightning as pl
 import torch
 from pydantic import NonNegativeInt
 
+from anomaly_lab.types import Batch
+
+VALIDATION, TEST, PREDICTION = range(3)
+
 
 class SeedEveryStep(pl.Callback):
-    """Seed torch's generators before each training batch, so that a resumed run draws what it would have drawn.
+    """Seed torch's generators before each batch, so that a resumed run draws what it would have drawn.
 
-    Nothing about randomness has to be saved: a generator state in the checkpoint would be rank 0's only.
+    Nothing about randomness has to be saved: a generator state in the checkpoint would be rank 0's only. Whole images
+    are seeded by their numbers, so that methods which draw while they inspect say the same on any rank.
     """
 
     def __init__(self, seed: NonNegativeInt) -> None:
@@ -21,5 +26,23 @@ class SeedEveryStep(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed this step of this rank."""
-        where = [self.seed, trainer.current_epoch, batch_idx, trainer.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0]))
+        seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: int
+    ) -> None:
+        """Seed these images."""
+        seed(self.seed, VALIDATION, int(batch.index[0]))
+
+    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: int) -> None:
+        """Seed these images."""
+        seed(self.seed, TEST, int(batch.index[0]))
+
+    def on_predict_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: int) -> None:
+        """Seed these images."""
+        seed(self.seed, PREDICTION, int(batch.index[0]))
+
+
+def seed(*where: int) -> None:
+    """Seed torch's global generators by numbers that name a place in the run."""
+    torch.manual_seed(int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0]))

@@ -1,9 +1,9 @@
 """Where the data of a run comes from: patches for training, whole images for thresholds and tests."""
 
-from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from rich.progress import track
 
 from anomaly_lab.data.augmentation import Augmentation
+from anomaly_lab.data.cache import default_folder
 from anomaly_lab.data.images import Decoding, read_mask
 from anomaly_lab.data.layouts import Sample, Splits, hold_out
 from anomaly_lab.data.patches import (
@@ -24,7 +25,8 @@ from anomaly_lab.data.patches import (
     draw_plan,
     render,
 )
-from anomaly_lab.data.store import ahead, decode
+from anomaly_lab.data.store import Cache, Store, ahead, open_store, tell_skipped
+from anomaly_lab.errors import UserError
 from anomaly_lab.types import Batch
 
 
@@ -94,6 +96,9 @@ class DataModule(pl.LightningDataModule):
         batch_size: PositiveInt,
         test_batch_size: PositiveInt,
         workers: NonNegativeInt,
+        cache: Cache,
+        cache_dir: str | None,
+        on_error: Literal["stop", "skip"],
         held_out: Annotated[float, Field(gt=0, lt=1)],
         split_seed: NonNegativeInt,
         seed: NonNegativeInt,
@@ -111,8 +116,11 @@ class DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.test_batch_size = test_batch_size
         self.workers = workers
+        self.cache: Cache = cache
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_folder()
+        self.on_error: Literal["stop", "skip"] = on_error
         self.seed = seed
-        self.store: torch.Tensor | None = None
+        self.store: Store | None = None
         self.boxes = np.tile([0, 0, decoding.image_size, decoding.image_size], (len(self.train_samples), 1))
 
     def setup(self, stage: str) -> None:
@@ -122,13 +130,31 @@ class DataModule(pl.LightningDataModule):
         """
         if stage != "fit" or self.store is not None:
             return
-        for samples in (self.held_out_samples, self.test_samples):
-            read = ahead(
-                lambda sample: read_mask(sample.mask_path, self.decoding.size(sample.path)), samples, self.workers
-            )
-            deque(track(read, "checking", len(samples), transient=True), maxlen=0)
-        self.store, placements = decode(self.train_samples, self.decoding, self.workers)
-        self.boxes = np.array([place.target for place in placements])
+        self.held_out_samples = self._readable(self.held_out_samples)
+        self.test_samples = self._readable(self.test_samples)
+        device = self.trainer.strategy.root_device if self.trainer else None
+        self.store = open_store(
+            self.train_samples, self.decoding, self.workers, self.cache, self.cache_dir, self.on_error, device
+        )
+        self.train_samples = self.store.samples
+        self.boxes = np.array(self.store.boxes)
+
+    def _readable(self, samples: list[Sample]) -> list[Sample]:
+        """Read images through; those that cannot be read end the run, or are named and left out (`on_error`)."""
+
+        def trouble(sample: Sample) -> UserError | None:
+            try:
+                read_mask(sample.mask_path, self.decoding.size(sample.path))
+            except UserError as error:
+                return error
+            return None
+
+        told = list(track(ahead(trouble, samples, self.workers), "checking", len(samples), transient=True))
+        errors = [error for error in told if error is not None]
+        if errors and self.on_error == "stop":
+            raise errors[0]
+        tell_skipped([str(error) for error in errors], len(samples))
+        return [sample for sample, error in zip(samples, told, strict=True) if error is None]
 
     def plan(self, epoch: int) -> PatchPlan:
         """The patches of an epoch: they follow from the seed and, unless `redraw` is off, from the epoch."""
@@ -154,8 +180,9 @@ class DataModule(pl.LightningDataModule):
     def whole_training_images(self) -> Iterator[Batch]:
         """The training images as they are, a batch at a time, on the host."""
         assert self.store is not None
-        for index in torch.arange(len(self.store)).split(self.test_batch_size):
-            yield Batch(self.store[index].float() / 255, (), torch.zeros_like(index), index, ())
+        for index in torch.arange(len(self.train_samples)).split(self.test_batch_size):
+            images, rows = self.store.take(index)
+            yield Batch(images[rows].cpu().float() / 255, (), torch.zeros_like(index), index, ())
 
     def val_dataloader(self) -> ImageLoader:
         """The held-out normal images, whole and unaugmented."""
@@ -184,10 +211,11 @@ class DataModule(pl.LightningDataModule):
             assert self.store is not None
             assert self.trainer is not None
             device = self.trainer.strategy.root_device
+            images, rows = self.store.take(batch.image)
             if isinstance(batch, WholeImages):
-                image = self.store[batch.image].to(device, non_blocking=True).float() / 255
+                image = images[rows].to(device, non_blocking=True).float() / 255
             else:
-                image = render(self.store, batch, self.patch_size, self.augmentation.reach(), device)
+                image = render(images, batch._replace(image=rows), self.patch_size, self.augmentation.reach(), device)
             index = batch.image.to(device, non_blocking=True)
             return Batch(image, (), torch.zeros_like(index), index, ())
         return batch._replace(image=batch.image.float() / 255)

@@ -1,36 +1,228 @@
-"""Every training image decoded once, kept as one uint8 tensor."""
+"""Every training image decoded once: kept as one uint8 tensor in memory, in a file or on the accelerator."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import astuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from filelock import Timeout
+from jaxtyping import Int, UInt8
 from rich.progress import track
 from torch import Tensor
 
-from anomaly_lab.data.images import Decoding, Placement
+from anomaly_lab.data import cache
+from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import Sample
+from anomaly_lab.errors import UserError
+
+Cache = Literal["auto", "disk", "device", "memory", "none"]
+Images = UInt8[Tensor, "image channel side side"]
+Box = tuple[int, int, int, int]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def decode(
-    samples: list[Sample], decoding: Decoding, workers: int
-) -> tuple[UInt8[Tensor, "image channel image_size image_size"], list[Placement]]:
-    """Decode the images of `samples`, in their order, with a progress bar, and say where each photo was placed.
+@runtime_checkable
+class Store(Protocol):
+    """The training images that can be read, decoded, in the order of their samples."""
 
-    Raises UserError naming the first file that cannot be read.
+    @property
+    def samples(self) -> list[Sample]:
+        """Those that can be read."""
+        ...
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Where each photo lies in its working image: top, left, height, width."""
+        ...
+
+    def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
+        """Images, and which of them each row means."""
+        ...
+
+
+class Decoded(NamedTuple):
+    """All images in one tensor."""
+
+    images: Images
+    samples: list[Sample]
+    boxes: list[Box]
+
+    def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
+        """All of them: rows are what they are."""
+        return self.images, index
+
+
+class Undecoded(NamedTuple):
+    """No image is kept: each is decoded whenever it is asked for. Slow, and nothing but a batch is ever in memory."""
+
+    decoding: Decoding
+    workers: int
+    samples: list[Sample]
+    boxes: list[Box]
+
+    def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
+        """Those of the rows, decoded."""
+        wanted, rows = index.unique(return_inverse=True)
+        paths = [self.samples[i].path for i in wanted.tolist()]
+        images = [torch.from_numpy(image) for image, _ in ahead(self.decoding.read, paths, self.workers)]
+        return torch.stack(images), rows
+
+
+def open_store(
+    samples: list[Sample],
+    decoding: Decoding,
+    workers: int,
+    kept: Cache,
+    folder: Path,
+    on_error: Literal["stop", "skip"] = "stop",
+    device: torch.device | None = None,
+) -> Store:
+    """Decode the images of `samples`, or find them decoded by an earlier run, and say which and how large they are.
+
+    `kept`: `none`; `memory`, of this process alone; `disk`, a memory-mapped file below `folder` that runs share;
+    `device`, the same on the accelerator; `auto`, on the accelerator where that takes less than half of its free
+    memory, else on disk. Where nothing can be written there, the images stay in memory and one line says so.
+
+    Raises UserError naming the first file that cannot be read (`on_error=stop`) or changes while it is read.
     """
-    store = torch.empty((len(samples), decoding.channels, decoding.image_size, decoding.image_size), dtype=torch.uint8)
-    placements = []
-    images = ahead(lambda sample: decoding.read(sample.path), samples, workers)
-    for target, (image, place) in zip(store, track(images, "decoding", len(samples), transient=True), strict=True):
-        target.copy_(torch.from_numpy(image))
-        placements.append(place)
-    return store, placements
+    if kept == "none":
+        read = _read_all(samples, decoding, workers, on_error, keep=lambda row, image: None)
+        return Undecoded(decoding, workers, *read)
+    store = _in_memory(samples, decoding, workers, on_error) if kept == "memory" else None
+    if store is None:
+        try:
+            store = _on_disk(samples, decoding, workers, on_error, folder)
+        except OSError as error:
+            print(f"cache: {folder} cannot be used ({error}); going on without it, images stay in memory")
+            store = _in_memory(samples, decoding, workers, on_error)
+    where = "in memory" if kept == "memory" else f"in {folder}"
+    if device is not None and device.type == "cuda" and kept in {"device", "auto"}:
+        if store.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            store, where = store._replace(images=store.images.to(device)), f"on {device}"
+        elif kept == "device":
+            raise UserError(
+                f"data.cache: expected the images ({store.images.nbytes / 2**30:.1f} GB) to fit half of the free "
+                f"memory of {device}; set data.cache=disk"
+            )
+    print(f"{len(store.samples)} decoded training images, {store.images.nbytes / 2**20:.0f} MB {where}", flush=True)
+    return store
+
+
+def _in_memory(samples: list[Sample], decoding: Decoding, workers: int, on_error: str) -> Decoded:
+    images = torch.empty(_shape(samples, decoding), dtype=torch.uint8)
+    good, boxes = _read_all(samples, decoding, workers, on_error, images.numpy().__setitem__)
+    return Decoded(images[: len(good)], good, boxes)
+
+
+def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path) -> Decoded:
+    """The entry of these files and settings; the first process to ask makes it, the others wait."""
+    path = cache.entry(folder, [[_identity(sample.path) for sample in samples], astuple(decoding), on_error])
+    guard = cache.lock(path)
+    try:
+        guard.acquire(timeout=0)
+    except Timeout:
+        print("cache: another process is decoding these images, waiting for it", flush=True)
+        guard.acquire()
+    try:
+        if not _is_whole(path):
+            with cache.writing(path) as part:
+                shape = _shape(samples, decoding)
+                _reserve(part / "images", int(np.prod(shape)))
+                images = np.memmap(part / "images", dtype=np.uint8, mode="r+", shape=shape)
+                good, boxes = _read_all(samples, decoding, workers, on_error, images.__setitem__)
+                images.flush()
+                places = [[samples.index(sample), *box] for sample, box in zip(good, boxes, strict=True)]
+                (part / "about.json").write_text(json.dumps({"shape": shape, "places": places}))
+    finally:
+        guard.release()
+    about = json.loads((path / "about.json").read_text())
+    # Mapped copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
+    images = np.memmap(path / "images", dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
+    good = [samples[place[0]] for place in about["places"]]
+    boxes = [(place[1], place[2], place[3], place[4]) for place in about["places"]]
+    return Decoded(torch.from_numpy(images)[: len(good)], good, boxes)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Take the space now: a full disk is an error here, and a crash when a mapped page cannot be written."""
+    with path.open("wb") as file:
+        block = bytes(2**20)
+        for start in range(0, size, len(block)):
+            file.write(block[: size - start])
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        about = json.loads((path / "about.json").read_text())
+        return (path / "images").stat().st_size == int(np.prod(about["shape"]))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """What changes when a file does."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: expected an image, found: {error.strerror}") from error
+    return str(path.resolve()), status.st_size, status.st_mtime_ns
+
+
+def _shape(samples: list[Sample], decoding: Decoding) -> tuple[int, int, int, int]:
+    return len(samples), decoding.channels, decoding.image_size, decoding.image_size
+
+
+def _read_all(
+    samples: list[Sample],
+    decoding: Decoding,
+    workers: int,
+    on_error: str,
+    keep: Callable[[int, np.ndarray], None],
+) -> tuple[list[Sample], list[Box]]:
+    """Decode image after image and hand it to `keep` with its row; the samples that could be read, and their places."""
+    good: list[Sample] = []
+    boxes: list[Box] = []
+    unreadable: list[str] = []
+
+    def read(sample: Sample) -> tuple[np.ndarray, Box] | UserError:
+        before = _identity(sample.path)
+        try:
+            image, placement = decoding.read(sample.path)
+        except UserError as error:
+            return error
+        if _identity(sample.path) != before:
+            return UserError(
+                f"{sample.path}: expected a file that stays as it is, found that it changed while it was read"
+            )
+        return image, placement.target
+
+    read_ones = track(ahead(read, samples, workers), "decoding", len(samples), transient=True)
+    for sample, answer in zip(samples, read_ones, strict=True):
+        if isinstance(answer, UserError):
+            if on_error == "stop":
+                raise answer
+            unreadable.append(str(answer))
+            continue
+        keep(len(good), answer[0])
+        good.append(sample)
+        boxes.append(answer[1])
+    tell_skipped(unreadable, len(samples))
+    if not good:
+        raise UserError(f"expected training images, found none that can be read: {unreadable[0]}")
+    return good, boxes
+
+
+def tell_skipped(unreadable: list[str], count: int) -> None:
+    """Name what `data.on_error=skip` left out."""
+    if unreadable:
+        print(f"data.on_error=skip: {len(unreadable)} of {count} images left out: {'; '.join(unreadable)}", flush=True)
 
 
 def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.callbacks.seed import SeedEveryStep
+from anomaly_lab.types import Batch
 from tests.conftest import stand_in
 
 
@@ -19,3 +20,16 @@ def test_draws_are_repeated_and_differ_in_every_coordinate():
     torch.manual_seed(6)
     assert draw() == first
     assert len({first, draw(seed=1), draw(epoch=1), draw(batch=1), draw(rank=1)}) == 5
+
+
+def test_whole_images_are_seeded_by_their_numbers_on_any_rank():
+    def draw_for(stage, index, seed=0):
+        images = Batch(torch.zeros(2, 1, 4, 4), (), torch.zeros(2).long(), torch.tensor([index, 7]), ())
+        hook = getattr(SeedEveryStep(seed), f"on_{stage}_batch_start")
+        hook(stand_in(pl.Trainer), stand_in(pl.LightningModule), images, 3)
+        return tuple(torch.rand(3).tolist())
+
+    first = draw_for("test", 4)
+    assert draw_for("test", 4) == first
+    others = [draw_for("test", 5), draw_for("predict", 4), draw_for("validation", 4), draw_for("test", 4, seed=1)]
+    assert len({first, *others}) == 5

@@ -1,5 +1,7 @@
 """Splits, loaders and what reaches the device."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ def datamodule(parts, **changes):
         "splits": mvtec_ad(str(parts.parent), "bar"), "augmentation": Augmentation(), "kind": "object",
         "decoding": Decoding(64, 3), "patch_size": 64, "plan": "patches", "patches": 40,
         "redraw": True,
-        "batch_size": 8, "test_batch_size": 3, "workers": 0, "held_out": 0.2, "split_seed": 0, "seed": 0,
+        "batch_size": 8, "test_batch_size": 3, "workers": 0,
+        "cache": "memory", "cache_dir": None, "on_error": "stop", "held_out": 0.2, "split_seed": 0, "seed": 0,
     }  # fmt: skip
     return DataModule(**settings | changes)
 
@@ -32,8 +35,8 @@ def test_held_out_images_are_not_trained_on(parts):
 def test_the_store_holds_the_training_images_in_their_order(parts):
     data = datamodule(parts, decoding=Decoding(140, 3))
     data.setup("fit")
-    assert data.store.shape == (8, 3, 140, 140)
-    for image, sample in zip(data.store, data.train_samples, strict=True):
+    assert data.store.images.shape == (8, 3, 140, 140)
+    for image, sample in zip(data.store.images, data.train_samples, strict=True):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), cv2.imread(str(sample.path))[..., ::-1])
 
 
@@ -42,7 +45,7 @@ def test_the_store_does_not_depend_on_the_number_of_workers(parts):
     for workers in (0, 1, 3):
         data = datamodule(parts, workers=workers)
         data.setup("fit")
-        stores.append(data.store)
+        stores.append(data.store.images)
     assert torch.equal(stores[0], stores[1])
     assert torch.equal(stores[0], stores[2])
 
@@ -111,6 +114,35 @@ def test_the_loader_reads_only_a_few_images_ahead(parts):
             return super()._read(index)
 
     data = datamodule(parts)
-    loader = Watched(data.test_samples * 10, 32, 3, "pad", batch_size=2, workers=2)
+    loader = Watched(data.test_samples * 10, Decoding(32, 3), batch_size=2, workers=2)
     next(iter(loader))
     assert 2 <= len(opened) <= 2 + 2 * 2 + 1
+
+
+def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(parts, capsys):
+    data = datamodule(parts)
+    lost = [data.train_samples[2].path, data.held_out_samples[0].path, data.test_samples[1].path]
+    for path in lost:
+        path.write_bytes(b"junk")
+    data = datamodule(parts, on_error="skip")
+    data.setup("fit")
+    told = capsys.readouterr().out
+    assert [len(data.train_samples), len(data.held_out_samples), len(data.test_samples)] == [7, 1, 9]
+    assert all(path.name in told for path in lost)
+    assert not {str(path) for path in lost} & {
+        str(sample.path) for sample in (*data.train_samples, *data.held_out_samples, *data.test_samples)
+    }
+    assert int(data.plan(0).image.max()) < 7
+    assert len(data.boxes) == 7
+
+
+def test_without_any_store_patches_are_the_same(parts):
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    patches = []
+    for kept in ("memory", "none"):
+        data = datamodule(parts, cache=kept)
+        data.setup("fit")
+        data.trainer = trainer
+        patches.append(data.on_after_batch_transfer(data.plan(0).take(slice(0, 16)), 0))
+    assert torch.equal(patches[0].image, patches[1].image)
+    assert torch.equal(patches[0].index, patches[1].index)

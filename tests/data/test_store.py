@@ -1,8 +1,204 @@
-"""Threads that read ahead."""
+"""Every training image is decoded once: in this run, in the next, by one of many processes; and threads read ahead."""
 
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
 import pytest
+import torch
 
-from anomaly_lab.data.store import ahead
+from anomaly_lab.data import cache, store
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.data.store import Undecoded, ahead, open_store
+from anomaly_lab.errors import UserError
+
+DECODING = Decoding(64, 3)
+
+
+class Counting(Decoding):
+    """Counts the files that are decoded."""
+
+    read_files: list = []  # noqa: RUF012
+
+    def read(self, path):
+        self.read_files.append(path)
+        return super().read(path)
+
+
+@pytest.fixture
+def samples(parts):
+    return mvtec_ad(str(parts.parent), "bar").train
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def counting():
+    Counting.read_files = []
+    return Counting(64, 3)
+
+
+def opened(samples, folder, kept="disk", decoding=DECODING, **settings):
+    return open_store(samples, decoding, 2, kept, folder, **settings)
+
+
+def expected(samples, decoding=DECODING):
+    return torch.stack([torch.from_numpy(decoding.read(sample.path)[0]) for sample in samples])
+
+
+@pytest.mark.parametrize("kept", ["auto", "disk", "device", "memory"])
+def test_the_images_are_those_of_the_files_wherever_they_are_kept(samples, folder, kept, capsys):
+    found = opened(samples, folder, kept)
+    assert torch.equal(found.images, expected(samples))
+    assert found.samples == samples
+    assert found.boxes == [(0, 0, 64, 64)] * 10
+    assert "10 decoded training images, 0 MB" in capsys.readouterr().out
+    assert (folder).exists() == (kept != "memory")
+
+
+def test_the_second_run_decodes_nothing(samples, folder, counting):
+    first = opened(samples, folder, decoding=counting)
+    assert len(counting.read_files) == 10
+    second = opened(samples, folder, decoding=counting)
+    assert len(counting.read_files) == 10
+    assert torch.equal(first.images, second.images)
+    opened(samples[:5], folder, decoding=counting)  # other files, another entry
+    assert len(counting.read_files) == 15
+
+
+def test_without_a_cache_each_batch_is_decoded(samples, folder, counting):
+    found = opened(samples, folder, "none", counting)
+    assert isinstance(found, Undecoded)
+    before = len(counting.read_files)
+    images, rows = found.take(torch.tensor([7, 2, 7, 7]))
+    assert len(counting.read_files) == before + 2
+    assert torch.equal(images[rows], expected(samples)[[7, 2, 7, 7]])
+    assert not (folder).exists()
+
+
+def test_changed_files_and_settings_are_decoded_again(samples, folder, counting):
+    opened(samples, folder, decoding=counting)
+    assert cv2.imwrite(str(samples[3].path), np.full((140, 140, 3), 7, np.uint8))
+    found = opened(samples, folder, decoding=counting)
+    assert len(counting.read_files) == 20
+    assert (found.images[3] == 7).all()
+    assert opened(samples, folder, decoding=Decoding(32, 3)).images.shape == (10, 3, 32, 32)
+
+
+def test_an_entry_of_another_version_or_cut_short_is_not_read(samples, folder, counting, monkeypatch):
+    opened(samples, folder, decoding=counting)
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    with (entry / "images").open("r+b") as file:
+        file.truncate(1000)
+    shutil.copytree(entry, folder / "kept")
+    shutil.rmtree(entry)
+    (folder / "kept").rename(entry)
+    found = opened(samples, folder, decoding=counting)
+    assert len(counting.read_files) == 20
+    assert torch.equal(found.images, expected(samples))
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    opened(samples, folder, decoding=counting)
+    assert len(counting.read_files) == 30
+
+
+def test_nothing_written_into_the_images_reaches_the_cache(samples, folder):
+    opened(samples, folder).images.fill_(0)
+    assert torch.equal(opened(samples, folder).images, expected(samples))
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(samples, folder, monkeypatch, capsys):
+    def full(path, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_reserve", full)
+    found = opened(samples, folder)
+    assert "No space left on device" in (told := capsys.readouterr().out)
+    assert "going on without it" in told
+    assert torch.equal(found.images, expected(samples))
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+def test_a_folder_that_cannot_be_made_is_told(samples, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert len(opened(samples, tmp_path / "file/cache").images) == 10
+    assert "cannot be used" in capsys.readouterr().out
+
+
+def test_a_read_only_data_folder_is_enough(samples, folder, parts):
+    parts.chmod(0o555)
+    try:
+        assert len(opened(samples, folder).images) == 10
+        assert not list(parts.rglob("*.lock"))
+    finally:
+        parts.chmod(0o755)
+
+
+def test_an_image_that_changes_while_it_is_read_is_named(samples, folder):
+    class Changing(Decoding):
+        def read(self, path):
+            answer = super().read(path)
+            if path == samples[4].path:
+                os.utime(path, (1, 1))
+            return answer
+
+    with pytest.raises(UserError, match=r"004.png: expected a file that stays as it is"):
+        opened(samples, folder, decoding=Changing(64, 3))
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+def test_what_cannot_be_read_stops_or_is_left_out_and_named(samples, folder, capsys):
+    samples[0].path.write_bytes(b"junk")
+    samples[6].path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"000.png: expected a readable image"):
+        opened(samples, folder)
+    for _ in range(2):  # the second time from the cache
+        found = opened(samples, folder, on_error="skip")
+        assert found.samples == [sample for i, sample in enumerate(samples) if i not in (0, 6)]
+        assert torch.equal(found.images, expected(found.samples))
+    assert "2 of 10 images left out" in (told := capsys.readouterr().out)
+    assert "000.png" in told
+    assert "006.png" in told
+    for sample in samples:
+        sample.path.write_bytes(b"")
+    with pytest.raises(UserError, match="expected training images, found none that can be read"):
+        opened(samples, folder, on_error="skip")
+
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.data.store import open_store
+class Slow(Decoding):
+    def read(self, path):
+        time.sleep(0.05)
+        print("decoded", path.name, flush=True)
+        return super().read(path)
+found = open_store(mvtec_ad(sys.argv[1], "bar").train, Slow(64, 3), 1, "disk", Path(sys.argv[2]))
+print("sum", int(found.images.long().sum()))
+"""
+
+
+def test_of_three_processes_on_a_cold_cache_one_decodes(samples, folder, parts):
+    """And when it is killed half way, another one does it from the start."""
+    start = [sys.executable, "-c", SLOWLY, str(parts.parent), str(folder)]
+    victim = subprocess.Popen(start, stdout=subprocess.PIPE, text=True)
+    assert victim.stdout.readline().startswith("decoded")
+    others = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    victim.kill()
+    victim.communicate()
+    told = [process.communicate(timeout=120)[0] for process in others]
+    assert sorted(text.count("decoded ") - text.count("decoded training") for text in told) == [0, 0, 10]
+    assert len({text.splitlines()[-1] for text in told}) == 1
+    assert told[0].splitlines()[-1] == f"sum {int(expected(samples).long().sum())}"
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
