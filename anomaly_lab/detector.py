@@ -1,6 +1,5 @@
 """A finished run as a thing that judges images: rebuilt from its folder alone."""
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from anomaly_lab.callbacks.checkpoint import load_checkpoint
 from anomaly_lab.data.datamodule import collate
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.store import ahead
@@ -55,11 +55,7 @@ class Detector(NamedTuple):
 def load(run: Path) -> Detector:
     """Rebuild the method of a finished run from its configuration and checkpoint."""
     config = OmegaConf.load(run / ".hydra" / "config.yaml")
-    checkpoint_path = run / "checkpoints" / "last.ckpt"
-    try:
-        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{checkpoint_path}: expected a whole checkpoint, found: {error or 'an empty file'}") from error
+    checkpoint = load_checkpoint(run / "checkpoints" / "last.ckpt")
     decoding = instantiate(OmegaConf.to_container(config.data.decoding, resolve=True))
     method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
     method.load_state_dict(checkpoint["state_dict"])

@@ -1,7 +1,6 @@
 """A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
 
 import logging
-import pickle
 import platform
 import shutil
 import signal
@@ -21,11 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_lab import __version__
-from anomaly_lab.callbacks.checkpoint import WholeFile
+from anomaly_lab.callbacks.checkpoint import WholeFile, load_checkpoint
 from anomaly_lab.callbacks.controls import Controls
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.throughput import Throughput
 from anomaly_lab.configuration import is_user_mistake
+from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Method
 from anomaly_lab.precision import choose
 from anomaly_lab.run_folder import (
@@ -83,8 +83,8 @@ def run(config: DictConfig, folder: Path) -> None:
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint can be read."""
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
+        load_checkpoint(checkpoint)
+    except UserError:
         return False
     return True
 

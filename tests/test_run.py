@@ -148,7 +148,7 @@ def test_an_unreadable_image_ends_in_one_line(lab, tiny, parts, tmp_path, where,
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "runs").rglob("job.json"))  # nothing half-written
+    assert not (tmp_path / "runs").exists()  # nothing half-written
 
 
 def test_a_category_with_one_image_ends_in_one_line(lab, tiny, parts):
@@ -163,6 +163,70 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(lab, tiny, pa
     done = lab("data=folder", f"data.root={parts}", *tiny, "method.optimizer.lr=1e30", code=1)
     assert re.search(r"error: the loss is (nan|inf) at batch \d of epoch \d: training stopped", done.stderr)
     assert not list((tmp_path / "runs").rglob("job.json"))  # nothing came of it
+
+
+def test_a_rerun_that_fails_leaves_the_earlier_result(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny)
+    lab(*arguments)
+    folder = folder_of(tmp_path)
+    before = {path: path.read_bytes() for path in (folder / "job.json", folder / "metrics.json")}
+    lab(*arguments, "rerun=true", "trainer.accelerator=tpu", code=1)
+    assert {path: path.read_bytes() for path in before} == before
+    assert lab(*arguments).stdout.startswith("already done, skipped:")
+    lab("predict", f"run={folder}", f"source={parts}/test/good")
+
+
+def test_sigterm_is_told_by_the_exit_code_and_the_run_goes_on(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.max_epochs=60")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs").rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert json.loads((folder_of(tmp_path) / "job.json").read_text())["state"] == "interrupted"
+    assert re.search(r"in \d+ epochs", lab(*arguments).stdout)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *tiny)
+    lab(*arguments)
+    (folder_of(tmp_path) / "metrics.json").unlink()
+    (folder_of(tmp_path) / "checkpoints/last.ckpt").write_bytes(b"half")
+    told = lab(*arguments).stdout
+    assert "last.ckpt: expected a whole checkpoint, found a damaged one; starting from the beginning" in told
+    assert "epoch 1/2" in told
+
+
+def test_after_a_mistake_in_the_data_nothing_is_left_not_even_folders(lab, tiny, parts, tmp_path):
+    (parts / "train/good/002.png").write_bytes(b"junk")
+    lab("data=folder", f"data.root={parts}", *tiny, code=1)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_table_with_groups_runs_and_names_do_not_matter(lab, tiny, parts, tmp_path):
+    rows = ["path,label,split,mask,group"]
+    rows += [f"bar/train/good/{i:03d}.png,good,train,,part{i // 2}" for i in range(10)]
+    for i in range(5):
+        rows.append(f"bar/test/good/{i:03d}.png,good,test,,")
+        rows.append(f"bar/test/hole/{i:03d}.png,hole,test,bar/ground_truth/hole/{i:03d}_mask.png,")
+    table = parts.parent / "table.csv"
+    table.write_text("\n".join(rows))
+    lab("data=csv", f"data.root={table}", *tiny)
+    assert "pixel_aupro" in read(folder_of(tmp_path))
+    table.write_text("\n".join(rows).replace("part", "zzz"))
+    assert lab("data=csv", f"data.root={table}", *tiny).stdout.startswith("already done, skipped:")
+
+
+def test_good_beside_bad_without_a_split_runs(lab, tiny, parts, tmp_path):
+    root = tmp_path / "mixed"
+    shutil.copytree(parts / "train/good", root / "good")
+    shutil.copytree(parts / "test/hole", root / "bad")
+    lab("data=folder", f"data.root={root}", *tiny)
+    assert {row["defect"] for row in rows_of(folder_of(tmp_path))} == {"good", "bad"}
 
 
 def test_weights_of_another_version_are_not_taken_over(lab, tiny, parts, tmp_path):

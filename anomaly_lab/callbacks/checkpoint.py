@@ -9,6 +9,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pydantic import PositiveInt
 
+from anomaly_lab.errors import UserError
 from anomaly_lab.run_folder import write_whole
 
 
@@ -36,6 +37,18 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
 
     def _write(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The tensors and numbers of a checkpoint, on the host.
+
+    Raises UserError where the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint can raise anything
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: expected a whole checkpoint, found: {reason}") from error
 
 
 class WholeFile(TorchCheckpointIO):

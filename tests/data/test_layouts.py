@@ -81,6 +81,29 @@ def test_folder_of_good_images_alone_trains_and_has_no_test(tmp_path, write):
     assert folder(str(tmp_path), 0).test == []
 
 
+@pytest.mark.parametrize("name", ["union_nut", "badge", "senior", "nokia", "undamaged", "positive_pole"])
+def test_good_parts_may_be_called_anything_else(tmp_path, name, write):
+    for i in range(3):
+        write(tmp_path / name / f"{i}.png", np.zeros((8, 8), np.uint8))
+    assert len(folder(str(tmp_path), 0).train) == 3
+
+
+def test_loose_images_beside_folders_are_refused(parts, tmp_path, write):
+    write(parts / "train/loose.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(UserError, match="loose.png: expected images in folders, train/good, found one beside them"):
+        mvtec_ad(str(parts.parent), "bar")
+
+
+def test_whole_groups_are_held_out_and_about_the_share_of_images(parts):
+    samples = mvtec_ad(str(parts.parent), "bar").train * 10
+    groups = ["large"] * 90 + ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"]
+    samples = [sample._replace(group=group) for sample, group in zip(samples, groups, strict=True)]
+    for seed in range(20):
+        kept, held = hold_out(samples, 0.1, seed)
+        assert len(held) == 10
+        assert not {sample.group for sample in kept} & {sample.group for sample in held}
+
+
 @pytest.mark.parametrize("name", ["defects", "NIO parts", "screw/test/crack", "a/b/ground_truth", "deep/down/good"])
 def test_what_may_be_defects_is_not_taken_for_good(tmp_path, write, name):
     write(tmp_path / name / "a.png", PIXELS)

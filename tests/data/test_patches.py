@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_lab.data import patches as renderers
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.patches import PatchLoader, PatchPlan, draw_plan, render
 from anomaly_lab.errors import UserError
@@ -160,3 +161,38 @@ def test_padding_does_not_enter_a_texture_patch():
     assert ((rows.center - half) >= top_left - 1e-3).all()
     assert ((rows.center + half) <= bottom_right + 1e-3).all()
     assert set(rows.image.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (24, 36), (64, 64)], ids=str)
+def test_crops_flips_and_quarter_turns_are_exact_to_the_bit_on_the_host(corner):
+    y, x = corner
+    crop = STORE[1, :, y : y + 32, x : x + 32].float() / 255
+    for quarter in range(-4, 5):
+        for flip in [(False, False), (True, False), (False, True), (True, True)]:
+            patch = render(STORE, one((y + 16.0, x + 16.0), quarter * math.pi / 2, flip, image=1), 32)[0]
+            mirrored = crop.flip([axis + 1 for axis in range(2) if flip[axis]])
+            assert any(torch.equal(patch, torch.rot90(mirrored, turns, (1, 2))) for turns in (quarter, -quarter))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["texture", "object"])
+def test_host_and_accelerator_agree(kind, channels):
+    """Objects are turned and shifted until the repeated border shows."""
+    rows = plan(kind, 40, 96, 64 if kind == "texture" else 96, Augmentation(180, True, 0.2, True, True))
+    rows, side = rows._replace(image=rows.image % 2), 64 if kind == "texture" else 96
+    store = STORE[:, :channels].contiguous()
+    expected = renderers._render_windows(store, rows, side, math.sqrt(2), None)
+    torch.testing.assert_close(render(store, rows, side), expected, rtol=0, atol=1e-4)
+
+
+def test_threads_never_change_a_bit():
+    rows = plan(image_size=96, patch_size=48, patches=7)._replace(image=torch.arange(7) % 2)
+    threads = torch.get_num_threads()
+    try:
+        patches = []
+        for count in (1, 2, 3, 16):
+            torch.set_num_threads(count)
+            patches.append(render(STORE, rows, 48))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(patches[0], other) for other in patches[1:])
