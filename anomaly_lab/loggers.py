@@ -1,6 +1,7 @@
 """The default logger: W&B, online where a key is configured, else offline with one line that says so."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,11 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from anomaly_lab.run_folder import is_first_process
+from anomaly_lab.sync import obstacle
+
+INIT_SECONDS = 8.0  # beside the seconds of `obstacle`: a run is offline 20 s after its start, or sooner
+FINISH_SECONDS = 60.0  # for what is not uploaded when a run ends
+LATER = "upload later: python -m anomaly_lab sync"
 
 
 def wandb_logger(
@@ -19,21 +25,37 @@ def wandb_logger(
     """
     if not is_first_process():
         return WandbLogger(save_dir=save_dir)  # never opens a run: rank 0 records for all
-    mode = os.environ.get("WANDB_MODE")
-    if mode is None and not wandb.api.api_key:
+    session = wandb.setup(wandb.Settings(silent=True)).settings
+    mode = session.mode
+    if mode == "online" and (reason := obstacle(session)):
         mode = "offline"
-        print(f"W&B: no key is configured, logging offline; upload later: wandb sync {save_dir}/wandb/offline-run-*")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to the same service: 12 s more at the very end
+        print(f"W&B: {reason}, logging offline; {LATER}")
     Path(save_dir).mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(init_timeout=15, silent=True)
+    settings = wandb.Settings(init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True)
     about: dict[str, Any] = {
         "project": project, "name": name, "group": group, "tags": tags,
         "job_type": job_type, "dir": save_dir, "settings": settings,
     }  # fmt: skip
     try:
         run = wandb.init(mode=mode, **about)  # type: ignore[arg-type]
-    except wandb.Error as error:
-        print(f"W&B: the service does not answer ({type(error).__name__}), logging offline")
+    except (wandb.Error, TimeoutError) as error:
+        said = " ".join(str(error).split())
+        print(f"W&B: the service cannot be used ({type(error).__name__}: {said:.100}), logging offline; {LATER}")
         run = wandb.init(mode="offline", **about)
     run.define_metric("epoch")
     run.define_metric("validation/*", step_metric="epoch")
     return WandbLogger(experiment=run, save_dir=save_dir)
+
+
+def finish(run: wandb.Run) -> None:
+    """End a W&B run after at most FINISH_SECONDS.
+
+    Where that was not enough, the service was lost: the run becomes an offline run, which `sync` finds.
+    """
+    folder = Path(run.settings.sync_dir)
+    began = time.monotonic()
+    run.finish()
+    if time.monotonic() - began >= FINISH_SECONDS and folder.name.startswith("run-"):
+        folder.rename(folder.with_name(f"offline-{folder.name}"))
+        print(f"W&B: the service was lost, the run is kept offline; {LATER}")

@@ -26,6 +26,7 @@ from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.throughput import Throughput
 from anomaly_lab.configuration import is_user_mistake
 from anomaly_lab.errors import UserError
+from anomaly_lab.loggers import finish
 from anomaly_lab.methods.method import Method
 from anomaly_lab.precision import choose
 from anomaly_lab.run_folder import (
@@ -144,7 +145,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
         logger.finalize("success")
     if isinstance(logger, WandbLogger):
-        logger.experiment.finish()  # a sweep in one process would go on in the same W&B run
+        finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
     return {**metrics, "precision": trainer.precision, "result_version": RESULT_VERSION}
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from anomaly_lab.data.images import to_photo
+from anomaly_lab.data.images import Placement, to_photo
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.methods.method import content, smooth
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
@@ -37,7 +38,8 @@ class Row(NamedTuple):
 class Localisation:
     """Pixel metrics of the maps as they are and smoothed by the Gaussian of the default score.
 
-    Maps are compared at the size of the photos. Abnormal images without a mask do not count.
+    Maps are compared at the size of the photos. Abnormal images without a mask do not count, nor does anything
+    outside the region that is inspected (`counted`).
     """
 
     def __init__(self) -> None:
@@ -48,9 +50,9 @@ class Localisation:
         """Add a batch."""
         smoothed = smooth(prediction.anomaly_map, content(batch.placement, batch.image))
         for i in masked(batch, samples):
-            mask = batch.mask[i][0]
+            mask = batch.mask[i][0].cpu().numpy()
             for metrics, maps in ((self.raw, prediction.anomaly_map), (self.smoothed, smoothed)):
-                metrics.update([to_photo(maps[i, 0].cpu().numpy(), batch.placement[i])], [mask])
+                metrics.update(*counted(maps[i, 0].cpu().numpy(), mask, batch.placement[i]))
 
     def compute(self, samples: list[Sample]) -> dict[str, float]:
         """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; nothing where no defect is marked."""
@@ -107,11 +109,14 @@ class Evaluation(pl.Callback):
         for i, index in enumerate(batch.index.tolist()):
             anomaly_map, score = inner_map(outputs, batch, i), outputs.score[i].item()
             decision_score = self.threshold.decides(anomaly_map, score)
-            self._rows.append(Row(index, score, float(anomaly_map.mean()), decision_score))
+            valid = inner_valid(batch, i)
+            mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
+            self._rows.append(Row(index, score, float(mean), decision_score))
         self._localisation.update(outputs, batch, samples)
         for i in masked(batch, samples):
-            at_photo = to_photo(outputs.anomaly_map[i, 0].cpu().numpy(), batch.placement[i])
-            self._decisions.update(at_photo, batch.mask[i][0].cpu().numpy())
+            anomaly_map, mask = outputs.anomaly_map[i, 0].cpu().numpy(), batch.mask[i][0].cpu().numpy()
+            for part, defect in zip(*counted(anomaly_map, mask, batch.placement[i]), strict=True):
+                self._decisions.update(part, defect)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring together what the processes saw, compute the metrics and write the tables."""
@@ -157,9 +162,44 @@ def masked(batch: Batch, samples: list[Sample]) -> list[int]:
 
 
 def inner_map(prediction: Prediction, batch: Batch, i: int) -> np.ndarray:
-    """The map of image `i` at the working size, float32 (height, width), without padding."""
+    """The map of image `i` at the working size, float32 (height, width), without padding.
+
+    Pixels within it that a mask image leaves out have the lowest value of the others: no region reaches into them.
+    """
     top, left, height, width = batch.placement[i].target
-    return prediction.anomaly_map[i, 0, top : top + height, left : left + width].float().cpu().numpy()
+    inner = prediction.anomaly_map[i, 0, top : top + height, left : left + width].float().cpu().numpy()
+    valid = inner_valid(batch, i)
+    return inner if valid is None else np.where(valid, inner, inner[valid].min())
+
+
+def inner_valid(batch: Batch, i: int) -> np.ndarray | None:
+    """Which pixels of `inner_map` are inspected, bool; None: all of them."""
+    place = batch.placement[i]
+    top, left, height, width = place.target
+    return None if place.valid is None else place.valid[top : top + height, left : left + width]
+
+
+def counted(anomaly_map: np.ndarray, mask: np.ndarray, place: Placement) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What of a map (working size) and its mask (size of the photo) counts in pixel metrics: maps, and their masks.
+
+    Without a region that is the whole photo, what `crop` cut away included: a defect there is missed. With one it is
+    the region's box. Of a mask image it is the white pixels and nothing else: in a strip one pixel high for those that
+    are normal, and one for each defect, so that it is a region still.
+    """
+    at_photo = to_photo(anomaly_map, place)
+    if place.region is None:
+        return [at_photo], [mask]
+    top, left, height, width = place.region
+    at_photo, mask = (values[top : top + height, left : left + width] for values in (at_photo, mask))
+    if place.white is None:
+        return [at_photo], [np.ascontiguousarray(mask)]
+    defect = mask & place.white
+    count, region = cv2.connectedComponents(defect.view(np.uint8), connectivity=8)
+    number = region[defect]
+    defects = np.split(at_photo[defect][number.argsort(kind="stable")], np.bincount(number, minlength=count).cumsum())
+    strips = [at_photo[place.white & ~mask], *defects]
+    labels = [np.full((1, len(strip)), row > 0) for row, strip in enumerate(strips) if len(strip)]
+    return [strip[None] for strip in strips if len(strip)], labels
 
 
 def of_all_processes(items: list[Item]) -> list[Item]:

@@ -107,11 +107,14 @@ def smooth(
 
 
 def content(placement: tuple[Placement, ...], images: Images) -> Bool[Tensor, "batch 1 height width"] | None:
-    """Which pixels of the working images show the photo; None where all do."""
+    """Which pixels of the working images show the inspected part of the photo; None where all do."""
     height, width = images.shape[-2:]
-    if all(place.target == (0, 0, height, width) for place in placement):
+    if all(place.target == (0, 0, height, width) and place.valid is None for place in placement):
         return None
     valid = torch.zeros((len(images), 1, height, width), dtype=torch.bool, device=images.device)
-    for pixels, (_, _, (top, left, inner_height, inner_width)) in zip(valid, placement, strict=True):
+    for pixels, place in zip(valid, placement, strict=True):
+        top, left, inner_height, inner_width = place.target
         pixels[:, top : top + inner_height, left : left + inner_width] = True
+        if place.valid is not None:
+            pixels &= torch.from_numpy(place.valid).to(images.device)
     return valid

@@ -12,8 +12,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from anomaly_lab.callbacks.evaluation import Evaluation
-from anomaly_lab.data.images import place
+from anomaly_lab.callbacks.evaluation import Evaluation, counted, inner_map
+from anomaly_lab.data.images import Decoding, place
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.metrics.thresholds import Area, FalseAlarms, just_above
 from anomaly_lab.types import Batch, Prediction
@@ -160,3 +160,88 @@ def test_without_abnormal_images_there_is_no_auroc(tmp_path):
     samples, maps, masks, scores = set_of()
     metrics = evaluate(samples[:3], maps[:3], masks[:3], scores[:3], tmp_path)
     assert set(metrics) == {"threshold", "pixel_threshold", "image_accuracy_normal"}
+
+
+def in_region(tmp_path, write, resize="stretch", region=None, image_size=32):
+    """Placements of photos of 48 x 40 px, of which a box or the white part of a mask is inspected."""
+    photo = write(tmp_path / "photo.png", np.zeros((40, 48), np.uint8))
+    return Decoding(image_size, 3, resize, region=region or [8, 4, 32, 32]).read(photo)[1]
+
+
+def photos_around(masks, marked):
+    """Masks of 32 px in photos of 48 x 40 px that are marked outside the region too."""
+    around = [np.full((40, 48), marked) for _ in masks]
+    for whole, mask in zip(around, masks, strict=True):
+        whole[4:36, 8:40] = mask
+    return around
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_nothing_outside_the_region_counts(tmp_path, write, marked):
+    samples, maps, masks, scores = set_of()
+    alone = evaluate(samples, maps, masks, scores, tmp_path)
+    placement = [in_region(tmp_path, write)] * 6
+    assert evaluate(samples, maps, photos_around(masks, marked), scores, tmp_path, placement=placement) == alone
+
+
+def test_what_crop_cuts_off_the_region_is_missed(tmp_path, write):
+    """32 x 16 px are inspected, the central square of them is seen."""
+    samples, maps, _, scores = set_of()
+    maps[:] = RANDOM.random(maps.shape) + 1
+    maps[:, :, :4, :4] = 1  # the lowest value of every map
+    masks = [np.zeros((40, 48), bool) for _ in samples]
+    for mask in masks[3:]:
+        mask[5:8, 9:12] = True  # inspected, but not seen
+        mask[30:, :] = True  # not inspected
+    placement = [in_region(tmp_path, write, "crop", [8, 4, 32, 16])] * 6
+    assert placement[0].source == (4, 16, 16, 16)
+    metrics = evaluate(samples, maps, masks, scores, tmp_path, placement=placement)
+    normal, seen = 3 * 512 + 3 * (512 - 9), 6 * 256
+    assert metrics["pixel_auroc"] == pytest.approx((normal - seen) / normal / 2, abs=0.01)  # ties with what is not seen
+
+
+def test_of_a_mask_image_only_white_pixels_count(tmp_path, write):
+    samples, maps, masks, scores = set_of()
+    white = np.zeros((40, 48), np.uint8)
+    white[4:36, 8:40] = 255
+    white[4:10, 8:18] = 0  # cuts the defects (rows 4 to 11, columns 6 to 19 of the box)
+    placement = [in_region(tmp_path, write, region=str(write(tmp_path / "region.png", white)))] * 6
+    inside = white[4:36, 8:40] > 0
+    maps = maps.copy()
+    maps[:, 0, ~inside] = 1e6
+    metrics = evaluate(samples, maps, photos_around(masks, True), scores, tmp_path, placement=placement)
+    labels = np.concatenate([mask[inside] for mask in masks])
+    values = np.concatenate([anomaly_map[0][inside] for anomaly_map in maps])
+    assert metrics["pixel_auroc"] == pytest.approx(roc_auc_score(labels, values), abs=1e-9)
+    called = values >= metrics["pixel_threshold"]
+    assert metrics["pixel_recall"] == pytest.approx(called[labels].mean())
+    assert metrics["pixel_precision"] == pytest.approx(labels[called].mean())
+    shares = [(maps[i, 0] >= metrics["pixel_threshold"])[masks[i] & inside].mean() for i in (3, 4, 5)]
+    assert metrics["pixel_overlap"] == pytest.approx(np.mean(shares))
+    means = [anomaly_map[0][inside].mean() for anomaly_map in maps]
+    with (tmp_path / "scores.csv").open() as file:
+        assert [float(row["mean"]) for row in csv.DictReader(file)] == pytest.approx(means, abs=1e-5)
+
+
+def test_every_defect_of_a_mask_image_stays_a_region(tmp_path, write):
+    white = np.full((40, 48), 255, np.uint8)
+    white[20] = 0  # halves what crosses it
+    place_ = in_region(tmp_path, write, region=str(write(tmp_path / "region.png", white)), image_size=48)
+    mask = np.zeros((40, 48), bool)
+    mask[10:30, 5:7] = mask[2:4, 30:33] = True
+    maps, masks = counted(np.zeros((48, 48), np.float32), mask, place_)
+    assert [part.shape for part in maps] == [(1, 39 * 48 - 38 - 6), (1, 6), (1, 20), (1, 18)]
+    assert [part.all() for part in masks] == [False, True, True, True]
+    assert [part.any() for part in masks] == [False, True, True, True]
+
+
+def test_the_inner_map_has_its_lowest_value_where_nothing_is_inspected(tmp_path, write):
+    white = np.zeros((40, 48), np.uint8)
+    white[4:36, 8:40] = 255
+    white[10:20, 10:20] = 0
+    place_ = in_region(tmp_path, write, region=str(write(tmp_path / "region.png", white)))
+    anomaly_map = torch.rand(1, 1, 32, 32) + 1
+    anomaly_map[0, 0, 6:16, 2:12] = 99
+    inner = inner_map(Prediction(anomaly_map, None, None), EMPTY._replace(placement=(place_,)), 0)
+    assert inner.max() < 2
+    assert (inner[6:16, 2:12] == inner.min()).all()

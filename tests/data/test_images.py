@@ -1,62 +1,17 @@
 """Decoding, placing and the way back."""
 
+import tracemalloc
+
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from anomaly_lab.data.images import (
-    Decoding,
-    fit,
-    place,
-    read_mask,
-    read_photo,
-    to_photo,
-)  # fmt: skip
+from anomaly_lab.data.images import Decoding, Placement, fit, place, read_mask, to_photo
 from anomaly_lab.errors import UserError
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_gray_rgb_palette_and_alpha_decode_to_the_same_values(tmp_path, channels):
-    gray = Image.fromarray(GRADIENT)
-    forms = {"gray": gray, "rgb": gray.convert("RGB"), "palette": gray.convert("P"), "alpha": gray.convert("RGBA")}
-    for name, image in forms.items():
-        path = tmp_path / f"{name}.png"
-        image.save(path)
-        photo = read_photo(path, channels)
-        assert photo.shape == (16, 16, channels)
-        assert photo.dtype == np.uint8
-        assert (photo == GRADIENT[:, :, None]).all(), name
-
-
-def test_16_bit_is_scaled_and_not_clipped(tmp_path):
-    Image.fromarray(GRADIENT.astype(np.uint16) * 257).save(tmp_path / "wide.png")
-    assert (read_photo(tmp_path / "wide.png", 1)[:, :, 0] == GRADIENT).all()
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    image = Image.fromarray(np.zeros((10, 20, 3), np.uint8))
-    exif = image.getexif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_photo(tmp_path / "turned.jpg", 3).shape == (20, 10, 3)
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n cut off"])
-def test_unreadable_files_are_named(tmp_path, content):
-    (tmp_path / "bad.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad.png: expected a readable image"):
-        read_photo(tmp_path / "bad.png", 3)
-
-
-def test_truncated_files_are_named(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"cut.png: expected a readable image, found: .*truncated"):
-        read_photo(tmp_path / "cut.png", 3)
-    with pytest.raises(UserError, match=r"none.png: expected an image, found no such file"):
-        read_photo(tmp_path / "none.png", 3)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +23,7 @@ def test_truncated_files_are_named(tmp_path):
     ],
 )
 def test_placement_of_a_photo_that_is_not_square(resize, source, target):
-    assert place(50, 100, 64, resize) == ((50, 100), source, target)
+    assert place(50, 100, 64, resize) == Placement((50, 100), source, target)
 
 
 def test_padding_repeats_the_border():
@@ -133,3 +88,163 @@ def test_masks_may_mark_defects_with_any_value(tmp_path, write, white):
 def test_a_mask_that_marks_nothing_is_refused(tmp_path, write):
     with pytest.raises(UserError, match=r"mask.png: expected the defect marked in white, found an empty mask"):
         read_mask(write(tmp_path / "mask.png", np.zeros((16, 16), np.uint8)), (16, 16))
+
+
+def test_masks_of_16_bits_and_of_float_mark_what_is_not_zero(tmp_path):
+    marked = GRADIENT > 200
+    for dtype in (np.uint16, np.float32):
+        tifffile.imwrite(tmp_path / "mask.tif", marked.astype(dtype))
+        assert (read_mask(tmp_path / "mask.tif", (16, 16)) == marked).all()
+
+
+def test_masks_may_be_drawn_as_what_is_not_transparent(tmp_path):
+    alpha = (GRADIENT > 200).astype(np.uint8) * 255
+    Image.fromarray(np.dstack([np.zeros((16, 16, 3), np.uint8), alpha])).save(tmp_path / "mask.png")
+    assert (read_mask(tmp_path / "mask.png", (16, 16)) == (GRADIENT > 200)).all()
+
+
+def test_masks_in_colour_are_judged_by_their_brightness(tmp_path):
+    Image.fromarray(np.array([[[0, 0, 255], [255, 255, 0]]], np.uint8)).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", (1, 2)).tolist() == [[False, True]]
+
+
+def test_decoding_passes_on_what_it_says(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 4095], [2048, 1024]], np.uint16))
+    image, _ = Decoding(2, 1, value_range=[0.0, 4095.0]).read(tmp_path / "a.tif")
+    assert image.tolist() == [[[0, 255], [128, 64]]]
+    for method in ("read", "size"):
+        with pytest.raises(UserError, match=r"a.tif: expected at most 3 pixels \(data.max_pixels\), found 2 x 2"):
+            getattr(Decoding(2, 1, max_pixels=3), method)(tmp_path / "a.tif")
+    with pytest.raises(
+        UserError, match=r"data.value_range: expected \[black,white\], black below white, found \[5.0, 5.0"
+    ):
+        Decoding(2, 1, value_range=[5.0, 5.0])
+
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def test_a_region_is_all_that_is_shown(tmp_path, write):
+    path = write(tmp_path / "a.png", COLOURS[:, :, ::-1])
+    decoding = Decoding(16, 3, region=[20, 10, 16, 16])
+    image, placement = decoding.read(path)
+    assert np.array_equal(image, COLOURS[10:26, 20:36].transpose(2, 0, 1))
+    assert placement == Placement((40, 60), (10, 20, 16, 16), (0, 0, 16, 16), (10, 20, 16, 16))
+    assert decoding.size(path) == (40, 60)
+    back = to_photo(np.full((16, 16), 3, np.float32), placement)
+    assert back.shape == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("resize", "source", "target"),
+    [
+        ("stretch", (10, 20, 16, 32), (0, 0, 64, 64)),
+        ("pad", (10, 20, 16, 32), (16, 0, 32, 64)),
+        ("crop", (10, 28, 16, 16), (0, 0, 64, 64)),
+    ],
+)
+def test_resize_works_inside_the_region(tmp_path, write, resize, source, target):
+    path = write(tmp_path / "a.png", COLOURS)
+    _, placement = Decoding(64, 3, resize, region=[20, 10, 32, 16]).read(path)
+    assert placement == Placement((40, 60), source, target, (10, 20, 16, 32))
+
+
+def test_the_region_counts_in_the_upright_photo(tmp_path):
+    image = Image.fromarray(COLOURS)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    shown, placement = Decoding(8, 3, region=[30, 50, 8, 8]).read(tmp_path / "a.png")
+    assert placement.photo == (60, 40)
+    assert np.array_equal(shown, np.rot90(COLOURS, -1)[50:58, 30:38].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("region", [[0, 0, 61, 40], [-1, 0, 10, 10], [50, 30, 10, 11], [5, 5, 0, 10], [5, 5, 10, -3]])
+def test_a_region_outside_the_photo_is_refused(tmp_path, write, region):
+    path = write(tmp_path / "a.png", COLOURS)
+    for method in ("read", "size"):
+        with pytest.raises(
+            UserError, match=r"a.png: expected data.region \(x,y,width,height\) inside .* 60 x 40 px, found"
+        ):
+            getattr(Decoding(16, 3, region=region), method)(path)
+
+
+def disc(tmp_path, write, name="region.png"):
+    mask = np.zeros((40, 60), np.uint8)
+    cv2.circle(mask, (30, 20), 12, 255, -1)
+    return str(write(tmp_path / name, mask)), mask > 0
+
+
+def test_a_mask_image_shows_its_white_part_and_the_mean_colour_of_it(tmp_path, write):
+    region, white = disc(tmp_path, write)
+    path = write(tmp_path / "a.png", COLOURS[:, :, ::-1])
+    image, placement = Decoding(25, 3, region=region).read(path)
+    box, inside = COLOURS[8:33, 18:43], white[8:33, 18:43]
+    expected = np.where(inside[:, :, None], box, np.rint(box[inside].mean(axis=0)).astype(np.uint8))
+    assert np.array_equal(image, expected.transpose(2, 0, 1))
+    assert placement[:4] == ((40, 60), (8, 18, 25, 25), (0, 0, 25, 25), (8, 18, 25, 25))
+    assert np.array_equal(placement.white, inside)
+    assert np.array_equal(placement.valid, inside)
+
+
+def test_what_lies_outside_the_mask_cannot_change_the_working_image(tmp_path, write):
+    region, white = disc(tmp_path, write)
+    other = np.where(white[:, :, None], COLOURS, 255 - COLOURS)
+    first, second = (
+        Decoding(16, 3, region=region).read(write(tmp_path / f"{i}.png", photo))[0]
+        for i, photo in enumerate((COLOURS, other))
+    )
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("image_size", [7, 16, 64])
+@pytest.mark.parametrize("resize", ["pad", "stretch", "crop"])
+def test_every_white_pixel_of_a_mask_is_judged_and_no_other(tmp_path, write, image_size, resize):
+    region, white = disc(tmp_path, write)
+    path = write(tmp_path / "a.png", COLOURS)
+    _, placement = Decoding(image_size, 3, resize, region=region).read(path)
+    anomaly_map = np.where(placement.valid, 5, 1e6).astype(np.float32)
+    anomaly_map[tuple(np.argwhere(placement.valid)[0])] = 2
+    back = to_photo(anomaly_map, placement)
+    assert back.shape == (40, 60)
+    assert (back.min(), back.max()) == (2, 5)
+    assert (back[~white] == 2).all()
+    assert (back[white] > 2).sum() >= white.sum() * 0.7
+
+
+def test_all_photos_share_one_reading_of_the_mask(tmp_path, write, monkeypatch):
+    region, _ = disc(tmp_path, write)
+    decoding, path = Decoding(16, 3, region=region), write(tmp_path / "a.png", COLOURS)
+    first, second = decoding.read(path)[1], decoding.read(path)[1]
+    assert first.valid is second.valid
+    assert first.white is second.white
+
+
+def test_masks_of_a_region_must_fit_and_mark_something(tmp_path, write):
+    region, _ = disc(tmp_path, write)
+    path = write(tmp_path / "a.png", COLOURS[:30])
+    with pytest.raises(
+        UserError, match=r"a.png: expected a photo of the size of .*region.png\), 60 x 40 px, found 60 x 30"
+    ):
+        Decoding(16, 3, region=region).read(path)
+    empty = str(write(tmp_path / "empty.png", np.zeros((30, 60), np.uint8)))
+    with pytest.raises(UserError, match=r"empty.png: expected data.region marked in white, found an empty mask"):
+        Decoding(16, 3, region=empty).read(path)
+    with pytest.raises(UserError, match=r"none.png: expected an image, found no such file"):
+        Decoding(16, 3, region=str(tmp_path / "none.png")).read(path)
+    ends = np.zeros((30, 60), np.uint8)
+    ends[:, :2] = ends[:, -2:] = 255
+    with pytest.raises(UserError, match=r"ends.png: expected white pixels in the central square .*, found none"):
+        Decoding(16, 3, "crop", region=str(write(tmp_path / "ends.png", ends))).read(path)
+
+
+def test_a_large_photo_needs_memory_for_few_copies_of_it(tmp_path):
+    """24 megapixels of 16 bits in colour: 144 MB as they are stored, 72 MB with 8 bits."""
+    ramp = np.arange(6000, dtype=np.uint16)[None, :, None]
+    tifffile.imwrite(tmp_path / "large.tif", np.broadcast_to(ramp, (4000, 6000, 3)), photometric="rgb")
+    tracemalloc.start()
+    image, _ = Decoding(256, 3, value_range=[0.0, 6000.0]).read(tmp_path / "large.tif")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert image.shape == (3, 256, 256)
+    assert peak < 3.2 * 144e6

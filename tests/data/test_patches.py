@@ -183,16 +183,3 @@ def test_host_and_accelerator_agree(kind, channels):
     store = STORE[:, :channels].contiguous()
     expected = renderers._render_windows(store, rows, side, math.sqrt(2), None)
     torch.testing.assert_close(render(store, rows, side), expected, rtol=0, atol=1e-4)
-
-
-def test_threads_never_change_a_bit():
-    rows = plan(image_size=96, patch_size=48, patches=7)._replace(image=torch.arange(7) % 2)
-    threads = torch.get_num_threads()
-    try:
-        patches = []
-        for count in (1, 2, 3, 16):
-            torch.set_num_threads(count)
-            patches.append(render(STORE, rows, 48))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(patches[0], other) for other in patches[1:])

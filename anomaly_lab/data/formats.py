@@ -1,0 +1,342 @@
+"""An image file of whatever format -> its pixels as uint8 gray or RGB, or one line that names the file.
+
+The content decides on the format, never the suffix. OpenCV decodes PNG and JPEG (twice as fast as Pillow, to the same
+bits), tifffile what only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's formula (ITU-R 601)
+whoever decoded it.
+"""
+
+import logging
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from anomaly_lab.errors import UserError
+
+MAX_PIXELS = 200_000_000
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # MPO, the JPEG of phones, comes with JPEG
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GRAY_MODES = ("1", "L", "LA", "La")
+ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4}  # of a TIFF, without alpha
+BLOCK = 2**18  # values that are scaled at once: no float copy of a photo is ever made
+
+Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the limit: Pillow's own would warn and refuse before it
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by our error
+
+_said: set[str] = set()
+_saying = threading.Lock()
+
+
+class Pixels(NamedTuple):
+    """What a file holds, upright and without alpha."""
+
+    values: np.ndarray  # (height, width) gray or (height, width, 3) RGB; uint8, or wider and not scaled yet
+    pages: int = 1
+    bits: int | None = None  # of a sample, where they are fewer than those of the type
+
+
+def read_photo(
+    path: Path, channels: Literal[1, 3], value_range: list[float] | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decode a file to uint8 (height, width, channels), channels 1 (gray) or 3 (RGB), upright.
+
+    Alpha is ignored, in palettes too: a transparent pixel has the colour that is stored for it. Files of 8 bits are
+    taken as they are. Wider ones are scaled so that `value_range` (black, white) becomes 0 to 255, rounded; values
+    outside become black or white, and a warning says so. Without `value_range` the range is that of the type for 8 and
+    16 bits, 0 to 1 for floating point within it, and that of the file's own values, with a warning, for all others.
+    Of several pages the first is read. Every warning comes once a run.
+
+    Raises UserError naming the file where it is missing, is no image, is damaged or cut off, declares more than
+    `max_pixels` or holds NaN.
+    """
+    pixels = read_pixels(path, max_pixels)
+    values = pixels.values
+    if values.dtype != np.uint8:
+        values = to_8_bits(path, pixels, value_range)
+    if channels == 1:
+        return (values if values.ndim == 2 else to_gray(values))[:, :, None]
+    return cv2.cvtColor(values, cv2.COLOR_GRAY2RGB) if values.ndim == 2 else values
+
+
+def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode a file; its values keep the type they are stored in.
+
+    Raises UserError as `read_photo` does.
+    """
+    try:
+        with path.open("rb") as file:
+            pixels = _decode(path, file, max_pixels)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected an image, found no such file") from None
+    except Exception as error:  # decoders raise whatever comes to them on files that are broken
+        raise UserError(f"{path}: expected a readable image, found: {_reason(path, error)}") from error
+    if pixels.pages > 1:
+        say_once(
+            "pages", f"{path}: expected one image, found {pixels.pages} pages; only the first of each file is read"
+        )
+    return pixels
+
+
+def to_gray(colour: np.ndarray) -> np.ndarray:
+    """RGB (height, width, 3) to gray (height, width) by ITU-R 601: uint8 as Pillow rounds it, other types as float."""
+    if colour.dtype == np.uint8:
+        return np.asarray(Image.fromarray(colour).convert("L"))
+    return colour @ np.array([0.299, 0.587, 0.114])
+
+
+def say_once(what: str, text: str) -> None:
+    """Warn, unless this was said already in this run."""
+    with _saying:
+        new = what not in _said
+        _said.add(what)
+    if new:
+        warnings.warn(text, stacklevel=3)
+
+
+def read_alpha(path: Path) -> np.ndarray | None:
+    """The alpha channel of a file, uint8 (height, width), upright; None where it has none or Pillow cannot read it."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(image.convert("RGBA"))[:, :, 3] if image.has_transparency_data else None
+    except (OSError, ValueError):
+        return None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if path.is_dir():
+        return "a folder"
+    if path.is_file() and path.stat().st_size == 0:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        with path.open("rb") as file:
+            return f"no image (it begins with {file.read(12)!r})"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
+    magic = file.read(4)
+    file.seek(0)
+    if magic in TIFF:
+        return _decode_tiff(path, file, max_pixels)
+    with Image.open(file, formats=FORMATS) as image:  # reads the header only
+        _check_size(path, *image.size, max_pixels)
+        values = None
+        if image.format in {"PNG", "JPEG", "MPO"} and image.mode != "CMYK":
+            values = _with_opencv(file, image)
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's JPEG ends with previews
+        return Pixels(_with_pillow(image) if values is None else values, pages)
+
+
+def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise UserError(f"{path}: expected at most {max_pixels} pixels (data.max_pixels), found {width} x {height}")
+
+
+def _with_opencv(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
+    """Decode a PNG or JPEG whose header Pillow has read; None where that is Pillow's to judge.
+
+    Some versions of OpenCV fill in gray what a cut-off file lacks, so only files that end as they should come this far.
+    """
+    file.seek(0)
+    data = file.read()
+    if image.format != "PNG":
+        if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            return None
+        values = _opencv(data, _flags(image))
+        return None if values is None else _upright(values, image.getexif().get(ORIENTATION, 1))
+    chunks = _png_chunks(data)
+    wide = data[24] == 16  # bits a sample; Pillow would drop the lower 8 of colour
+    values = _opencv(data, cv2.IMREAD_UNCHANGED if wide else _flags(image))
+    if values is None:
+        _check_png(data, chunks)  # Pillow does not look at the checksums
+        return None
+    if wide and values.ndim == 3:
+        values = values[:, :, 2::-1]  # from BGR or BGRA
+    told = {"exif", "Raw profile type exif", "xmp"} & set(image.info) or any(kind == b"eXIf" for kind, _, _ in chunks)
+    return _upright(values, image.getexif().get(ORIENTATION, 1) if told else 1)
+
+
+def _flags(image: Image.Image) -> int:
+    return cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_GRAYSCALE if image.mode in GRAY_MODES else cv2.IMREAD_COLOR_RGB)
+
+
+def _opencv(data: bytes, flags: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """The chunks of a PNG: kind, place and length of the data. Raises OSError where the file ends before its end."""
+    chunks = []
+    kind, position = b"", 8
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise OSError("the file is truncated")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunks.append((kind, position + 8, length))
+        position += 12 + length
+    if position > len(data):
+        raise OSError("the file is truncated")
+    return chunks
+
+
+def _check_png(data: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
+    for kind, start, length in chunks:
+        stored = int.from_bytes(data[start + length : start + length + 4])
+        if zlib.crc32(memoryview(data)[start - 4 : start + length]) != stored:
+            raise OSError(f"damaged data (the checksum of its part {kind.decode('latin-1')} is wrong)")
+
+
+def _with_pillow(image: Image.Image) -> np.ndarray:
+    ImageOps.exif_transpose(image, in_place=True)
+    image.info.pop("transparency", None)  # alpha is ignored; Pillow would warn of what it cannot convert
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image)
+    return np.asarray(image.convert("L" if image.mode in GRAY_MODES else "RGB"))
+
+
+def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror an image as EXIF or TIFF demands; numbers that mean nothing change nothing."""
+    if orientation in {5, 6, 7, 8}:
+        values = values.swapaxes(0, 1)
+    if orientation in {3, 4, 7, 8}:
+        values = values[::-1]
+    if orientation in {2, 3, 6, 7}:
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
+
+
+def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
+    """Decode the first page: 8 bits by Pillow, which knows all colours and compressions, other types by tifffile.
+
+    What tifffile cannot decompress is left to OpenCV and Pillow, but only where they keep the values.
+    """
+    with tifffile.TiffFile(file) as tiff:
+        pages = len(tiff.pages)
+        if pages > 1:
+            pages = sum(not getattr(page, "is_reduced", False) for page in tiff.pages)  # a preview is no page
+        page = tiff.pages.first
+        _check_size(path, page.imagewidth, page.imagelength, max_pixels)
+        end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+        if end > tiff.filehandle.size:
+            raise OSError(f"the file is truncated (its pixels end at byte {end} of {tiff.filehandle.size})")
+        values = _tiff_of_8_bits(file) if page.dtype in (np.uint8, np.bool_) else None
+        if values is None:
+            values = _wide_tiff(path, file, page)
+        return Pixels(values, pages, page.bitspersample)
+
+
+def _tiff_of_8_bits(file: BinaryIO) -> np.ndarray | None:
+    file.seek(0)
+    try:
+        with Image.open(file, formats=("TIFF",)) as image:
+            return _with_pillow(image)
+    except UnidentifiedImageError:
+        return None
+
+
+def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """The page in the type of its samples, gray or RGB."""
+    photometric = getattr(page.photometric, "name", str(page.photometric))
+    colours = CHANNELS.get(photometric, 0)
+    numbers = page.dtype is not None and page.dtype.kind in "uif"
+    if page.samplesperpixel not in {colours, colours + 1} or page.axes not in {"YX", "YXS", "SYX"} or not numbers:
+        raise UserError(
+            f"{path}: expected gray, RGB or CMYK, with or without alpha, found {page.samplesperpixel} channels "
+            f"({photometric}, {page.dtype})"
+        )
+    try:
+        values = page.asarray()
+        values = values.transpose(1, 2, 0) if page.axes == "SYX" else values
+        tag = page.tags.get(ORIENTATION)
+        values = _upright(values, int(tag.value) if tag else 1)
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        values = _decompressed(path, file, page)
+    values = values[:, :, :colours] if values.ndim == 3 else values
+    if photometric == "MINISWHITE" and values.dtype.kind == "u":
+        values = values.dtype.type(2**page.bitspersample - 1) - values
+    if photometric == "SEPARATED":
+        inks = to_8_bits(path, Pixels(values, 1, page.bitspersample), None)
+        return np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
+    return values[:, :, 0] if values.ndim == 3 and colours == 1 else values
+
+
+def _decompressed(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """Decode, upright, what tifffile cannot decompress, or say what to do about it."""
+    file.seek(0)
+    assert page.dtype is not None
+    whole_bytes = page.bitspersample == 8 * page.dtype.itemsize
+    if whole_bytes and page.samplesperpixel in {1, 3, 4} and page.axes != "SYX":
+        values = _opencv(file.read(), cv2.IMREAD_UNCHANGED)
+        if values is not None and values.dtype == page.dtype and values.size == page.size:
+            if values.ndim == 3:
+                values = np.concatenate([values[:, :, 2::-1], values[:, :, 3:]], axis=2)  # from BGR
+            return values
+    if page.samplesperpixel == 1 and page.dtype in (np.uint16, np.int16, np.float32):
+        file.seek(0)
+        with Image.open(file, formats=("TIFF",)) as image:
+            values = _with_pillow(image)
+        if values.ndim == 2:
+            return values.astype(page.dtype)
+    compression = getattr(page.compression, "name", str(page.compression))
+    raise UserError(
+        f"{path}: expected a TIFF that can be decompressed, found {compression} of {page.bitspersample} bits; save it "
+        "without compression, or pip install imagecodecs"
+    )
+
+
+def to_8_bits(path: Path, pixels: Pixels, value_range: list[float] | None) -> np.ndarray:
+    """Scale values of any other type to uint8 as `read_photo` says; `path` is for what is said."""
+    values = pixels.values
+    black, white = _default_range(path, pixels) if value_range is None else value_range
+    flat = np.ascontiguousarray(values).reshape(-1)
+    scaled = np.empty(flat.shape, np.uint8)
+    outside = 0
+    for start in range(0, len(flat), BLOCK):
+        block = flat[start : start + BLOCK].astype(np.float64)
+        if not np.isfinite(block).all():
+            raise UserError(f"{path}: expected values that are numbers, found NaN or infinity")
+        outside += int(np.count_nonzero((block < black) | (block > white)))
+        scaled[start : start + BLOCK] = np.clip(np.rint((block - black) * (255 / (white - black))), 0, 255)
+    if outside:
+        say_once(
+            "outside",
+            f"{path}: {100 * outside / len(flat):.2g} % of the values lie outside data.value_range, {black:g} to "
+            f"{white:g}, and become black or white",
+        )
+    return scaled.reshape(values.shape)
+
+
+def _default_range(path: Path, pixels: Pixels) -> tuple[float, float]:
+    """The values that become black and white where nobody says."""
+    values = pixels.values
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        return 0, 2 ** (pixels.bits or 8 * values.dtype.itemsize) - 1
+    if values.dtype.kind == "i" and values.dtype.itemsize <= 2:
+        return np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise UserError(f"{path}: expected values that are numbers, found NaN or infinity")
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return 0, 1
+    say_once(
+        "range",
+        f"{path}: values from {low:g} to {high:g} ({values.dtype}) are shown from black to white, and so is each such "
+        "file by its own values; set data.value_range=[BLACK,WHITE] to make them comparable",
+    )
+    return low, high if high > low else low + 1

@@ -1,0 +1,512 @@
+"""Files of every format, made here, against the exact pixels that went in."""
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from anomaly_lab.data import formats
+from anomaly_lab.data.formats import read_alpha, read_photo, read_pixels, say_once, to_gray
+from anomaly_lab.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+RGB = RANDOM.integers(0, 256, (24, 32, 3), np.uint8)
+GRAY = np.asarray(Image.fromarray(RGB).convert("L"))
+WIDE = RANDOM.integers(0, 65536, (24, 32, 3), np.uint16)
+SCALED = np.rint(WIDE / 257).astype(np.uint8)
+SIGNED = RANDOM.integers(-32768, 32768, (24, 32), np.int16)
+SHARES = RANDOM.random((24, 32))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet(monkeypatch):
+    monkeypatch.setattr(formats, "_said", set())
+
+
+def encoded(image, kind, **settings):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def written(path, pixels, **settings):
+    tifffile.imwrite(path, pixels, **settings)
+    return path
+
+
+def saved(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, bits, colour, rows, extra=b""):
+    """A PNG of a kind that neither Pillow nor OpenCV writes."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + extra + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gray_rgb_palette_and_alpha_decode_to_the_same_values(tmp_path, channels):
+    gray = Image.fromarray(GRADIENT)
+    forms = {"gray": gray, "rgb": gray.convert("RGB"), "palette": gray.convert("P"), "alpha": gray.convert("RGBA")}
+    for name, image in forms.items():
+        path = tmp_path / f"{name}.png"
+        image.save(path)
+        photo = read_photo(path, channels)
+        assert photo.shape == (16, 16, channels)
+        assert photo.dtype == np.uint8
+        assert (photo == GRADIENT[:, :, None]).all(), name
+
+
+def test_16_bit_is_scaled_and_not_clipped(tmp_path):
+    Image.fromarray(GRADIENT.astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    assert (read_photo(tmp_path / "wide.png", 1)[:, :, 0] == GRADIENT).all()
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = Image.fromarray(np.zeros((10, 20, 3), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_photo(tmp_path / "turned.jpg", 3).shape == (20, 10, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n cut off"])
+def test_unreadable_files_are_named(tmp_path, content):
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"bad.png: expected a readable image"):
+        read_photo(tmp_path / "bad.png", 3)
+
+
+def test_truncated_files_are_named(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"cut.png: expected a readable image, found: .*truncated"):
+        read_photo(tmp_path / "cut.png", 3)
+    with pytest.raises(UserError, match=r"none.png: expected an image, found no such file"):
+        read_photo(tmp_path / "none.png", 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "TIFF", "GIF"])
+def test_lossless_files_of_8_bits_come_back_as_they_are(tmp_path, kind, channels):
+    image = Image.fromarray(RGB if kind != "GIF" else GRAY)
+    path = saved(tmp_path / "a.bin", encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    gray = GRAY[:, :, None]
+    expected = gray if channels == 1 else gray.repeat(3, axis=2) if kind == "GIF" else RGB
+    assert np.array_equal(read_photo(path, channels), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_have_the_bits_of_pillow(tmp_path, channels, settings, mode):
+    path = saved(tmp_path / "a.jpg", encoded(Image.fromarray(RGB).convert(mode), "JPEG", **settings))
+    expected = Image.open(path).convert("RGB" if mode != "L" else "L")
+    expected = np.asarray(expected.convert("L" if channels == 1 else "RGB")).reshape(24, 32, channels)
+    assert np.array_equal(read_photo(path, channels), expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_every_mode_becomes_gray_and_rgb_without_its_alpha(tmp_path, mode, kind):
+    image = Image.fromarray(np.dstack([RGB, GRAY[::-1]])).convert(mode)
+    path = saved(tmp_path / "a", encoded(image, kind))
+    image.info.pop("transparency", None)
+    rgb = np.asarray(image.convert("RGB"))
+    assert np.array_equal(read_photo(path, 3), rgb)
+    assert np.array_equal(read_photo(path, 1)[:, :, 0], to_gray(rgb))
+
+
+def test_a_palette_with_transparency_shows_the_colours_that_are_stored(tmp_path):
+    image = Image.fromarray(RGB).quantize(16)
+    path = saved(tmp_path / "a.png", encoded(image, "PNG", transparency=bytes(range(0, 160, 10))))
+    assert np.array_equal(read_photo(path, 3), np.asarray(image.convert("RGB")))
+    assert read_alpha(path).shape == (24, 32)
+    assert read_alpha(saved(tmp_path / "b.png", encoded(image, "PNG"))) is None
+    assert read_alpha(saved(tmp_path / "c.png", b"no image")) is None
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gray_of_few_bits_spans_black_to_white(tmp_path, bits):
+    rows = RANDOM.integers(0, 256, (8, 16 * bits // 8), np.uint8)
+    path = saved(tmp_path / "a.png", png(16, 8, bits, 0, [row.tobytes() for row in rows]))
+    values = np.unpackbits(rows, axis=1).reshape(8, 16, bits) @ (2 ** np.arange(bits)[::-1])
+    assert np.array_equal(read_photo(path, 1)[:, :, 0], values * (255 // (2**bits - 1)))
+
+
+def test_16_bits_of_png_are_scaled_in_colour_too(tmp_path):
+    assert cv2.imwrite(str(tmp_path / "rgb.png"), WIDE[:, :, ::-1])
+    assert cv2.imwrite(str(tmp_path / "gray.png"), WIDE[:, :, 0])
+    assert np.array_equal(read_pixels(tmp_path / "rgb.png").values, WIDE)
+    assert np.array_equal(read_photo(tmp_path / "rgb.png", 3), SCALED)
+    assert np.array_equal(read_photo(tmp_path / "rgb.png", 1)[:, :, 0], to_gray(SCALED))
+    assert np.array_equal(read_photo(tmp_path / "gray.png", 1)[:, :, 0], SCALED[:, :, 0])
+    assert np.array_equal(read_photo(tmp_path / "gray.png", 3), SCALED[:, :, :1].repeat(3, axis=2))
+
+
+def test_16_bits_of_png_lose_their_alpha(tmp_path):
+    with_alpha = np.dstack([WIDE, WIDE[:, :, 0]])
+    assert cv2.imwrite(str(tmp_path / "rgba.png"), with_alpha[:, :, [2, 1, 0, 3]])
+    assert np.array_equal(read_photo(tmp_path / "rgba.png", 3), SCALED)
+    rows = [row.astype(">u2").tobytes() for row in WIDE[:, :, :2]]
+    path = saved(tmp_path / "la.png", png(32, 24, 16, 4, rows))
+    assert np.array_equal(read_photo(path, 1)[:, :, 0], SCALED[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"planarconfig": "separate"},
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True},
+        {"tile": (16, 16)},
+        {"byteorder": ">"},
+        {"bigtiff": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colour_tiff_in_every_arrangement(tmp_path, settings, bits):
+    pixels = RGB if bits == 8 else WIDE
+    stored = pixels.transpose(2, 0, 1) if "planarconfig" in settings else pixels
+    path = written(tmp_path / "a.tif", stored, photometric="rgb", **settings)
+    assert np.array_equal(read_photo(path, 3), RGB if bits == 8 else SCALED)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_gray_tiff_with_alpha_or_white_as_zero_and_cmyk(tmp_path, bits):
+    top = 2**bits - 1
+    pixels, expected = (RGB, RGB) if bits == 8 else (WIDE, SCALED)
+    la = written(
+        tmp_path / "la.tif", pixels[:, :, :2], photometric="minisblack", planarconfig="contig", extrasamples=[2]
+    )
+    assert np.array_equal(read_photo(la, 1), expected[:, :, :1])
+    inverted = written(tmp_path / "inverted.tif", top - pixels[:, :, 0], photometric="miniswhite")
+    assert np.array_equal(read_photo(inverted, 1), expected[:, :, :1])
+    rgba = written(tmp_path / "rgba.tif", pixels[:, :, [0, 1, 2, 0]], photometric="rgb", extrasamples=[2])
+    assert np.array_equal(read_photo(rgba, 3), expected)
+    cmyk = written(tmp_path / "cmyk.tif", pixels[:, :, [0, 1, 2, 0]], photometric="separated")
+    inks = Image.fromarray(expected[:, :, [0, 1, 2, 0]].copy(), "CMYK")
+    assert np.array_equal(read_photo(cmyk, 3), np.asarray(inks.convert("RGB")))
+
+
+def test_signed_integers_are_scaled_by_the_range_of_their_type(tmp_path):
+    path = written(tmp_path / "a.tif", SIGNED)
+    assert np.array_equal(read_photo(path, 1)[:, :, 0], np.rint((SIGNED + 32768.0) / 257))
+    small = (SIGNED >> 8).astype(np.int8)
+    assert np.array_equal(read_photo(written(tmp_path / "b.tif", small), 1)[:, :, 0], small + 128.0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32])
+def test_integers_of_32_bits_are_scaled_by_their_own_range_and_that_is_said(tmp_path, dtype):
+    values = (WIDE[:, :, 0].astype(np.int64) + 70_000).astype(dtype)
+    path = written(tmp_path / "a.tif", values)
+    with pytest.warns(UserWarning, match=r"a.tif: values from 7\d+ to 13\d+ .*set data.value_range=\[BLACK,WHITE\]"):
+        photo = read_photo(path, 1)
+    low, high = int(values.min()), int(values.max())
+    assert np.array_equal(photo[:, :, 0], np.rint((values.astype(float) - low) * (255 / (high - low))))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_within_0_and_1_need_no_range(tmp_path, dtype):
+    shares = SHARES.astype(dtype)
+    path = written(tmp_path / "a.tif", shares)
+    assert np.array_equal(read_photo(path, 1)[:, :, 0], np.rint(shares.astype(float) * 255))
+
+
+def test_floats_in_colour(tmp_path):
+    shares = RGB.astype(np.float32) / 255
+    assert np.array_equal(read_photo(written(tmp_path / "a.tif", shares, photometric="rgb"), 3), RGB)
+
+
+def test_other_floats_are_scaled_by_their_own_range_and_that_is_said_once(tmp_path):
+    paths = [written(tmp_path / f"{i}.tif", (SHARES * 300 - 40).astype(np.float32)) for i in range(2)]
+    with pytest.warns(UserWarning, match=r"0.tif: values from -3\d\.\d+ to 2\d+\.\d+ \(float32\)") as said:
+        photos = [read_photo(path, 1) for path in paths]
+    assert len(said) == 1
+    assert all((photo.min(), photo.max()) == (0, 255) for photo in photos)
+
+
+def test_floats_of_one_value_are_black(tmp_path):
+    with pytest.warns(UserWarning, match=r"values from 7 to 7"):
+        assert not read_photo(written(tmp_path / "a.tif", np.full((4, 4), 7, np.float32)), 1).any()
+
+
+@pytest.mark.parametrize("value_range", [None, [0.0, 2.0]])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity_are_refused(tmp_path, value, value_range):
+    values = SHARES.astype(np.float32)
+    values[3, 4] = value
+    with pytest.raises(UserError, match=r"a.tif: expected values that are numbers, found NaN or infinity"):
+        read_photo(written(tmp_path / "a.tif", values), 1, value_range)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint32, np.float32, np.float64])
+def test_value_range_decides_and_what_lies_outside_is_said_once(tmp_path, dtype):
+    values = np.array([[0, 1000, 1500], [2000, 3000, 4095]], dtype)
+    path = written(tmp_path / "a.tif", values)
+    outside = r"a.tif: 50 % of the values lie outside data.value_range, 1000 to 2000, and become black or white"
+    with pytest.warns(UserWarning, match=outside) as said:
+        photos = [read_photo(path, 1, [1000.0, 2000.0])[:, :, 0] for _ in range(2)]
+    assert len(said) == 1
+    assert photos[0].tolist() == photos[1].tolist() == [[0, 0, 128], [255, 255, 255]]
+    assert read_photo(path, 1, [0.0, 4095.0])[:, :, 0].tolist() == [[0, 62, 93], [125, 187, 255]]
+
+
+def test_value_range_leaves_8_bits_alone(tmp_path):
+    path = saved(tmp_path / "a.png", encoded(Image.fromarray(RGB), "PNG"))
+    assert np.array_equal(read_photo(path, 3, [0.0, 4095.0]), RGB)
+
+
+def test_scaling_is_done_in_blocks(tmp_path, monkeypatch):
+    path = written(tmp_path / "a.tif", WIDE, photometric="rgb")
+    monkeypatch.setattr(formats, "BLOCK", 100)
+    assert np.array_equal(read_photo(path, 3), SCALED)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_lzw_that_tifffile_cannot_decompress_is_left_to_others(tmp_path, dtype):
+    pixels = WIDE if dtype == np.uint16 else (RGB / np.float32(255)).astype(np.float32)
+    for stored in (pixels, pixels[:, :, 0]):
+        bgr = stored[:, :, ::-1] if stored.ndim == 3 else stored
+        assert cv2.imwrite(str(tmp_path / "a.tif"), bgr, [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+        assert np.array_equal(read_pixels(tmp_path / "a.tif").values, stored)
+
+
+def test_what_nobody_decompresses_says_what_to_do(tmp_path, monkeypatch):
+    assert cv2.imwrite(str(tmp_path / "a.tif"), WIDE, [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    monkeypatch.setattr(formats, "_opencv", lambda data, flags: None)
+    with pytest.raises(UserError, match=r"a.tif: expected a TIFF that can be decompressed, found LZW of 16 bits; save"):
+        read_photo(tmp_path / "a.tif", 3)
+    assert cv2.imwrite(str(tmp_path / "b.tif"), WIDE[:, :, 0], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    assert np.array_equal(read_photo(tmp_path / "b.tif", 1)[:, :, 0], SCALED[:, :, 0])  # by Pillow
+
+
+def test_compressions_of_8_bits(tmp_path):
+    for compression in ("tiff_lzw", "packbits", "tiff_adobe_deflate"):
+        path = saved(tmp_path / "a.tif", encoded(Image.fromarray(RGB), "TIFF", compression=compression))
+        assert np.array_equal(read_photo(path, 3), RGB)
+    path = saved(tmp_path / "a.tif", encoded(Image.fromarray(GRAY > 128), "TIFF", compression="group4"))
+    assert np.array_equal(read_photo(path, 1)[:, :, 0] > 0, GRAY > 128)
+
+
+def test_channels_that_are_no_colours_are_refused(tmp_path):
+    many = RANDOM.integers(0, 256, (24, 32, 5), np.uint8)
+    path = written(tmp_path / "a.tif", many, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(UserError, match=r"a.tif: expected gray, RGB or CMYK, .*found 5 channels \(MINISBLACK, uint8\)"):
+        read_photo(path, 3)
+    complex_numbers = written(tmp_path / "b.tif", SHARES.astype(np.complex64))
+    with pytest.raises(UserError, match=r"b.tif: expected gray, RGB or CMYK, .*complex64"):
+        read_photo(complex_numbers, 3)
+
+
+def test_of_several_pages_the_first_is_read_and_that_is_said_once(tmp_path):
+    pages = np.stack([WIDE, WIDE[::-1], WIDE[:, ::-1]])
+    paths = [written(tmp_path / f"{i}.tif", pages, photometric="rgb") for i in range(2)]
+    with pytest.warns(UserWarning, match=r"0.tif: expected one image, found 3 pages; only the first of each") as said:
+        photos = [read_photo(path, 3) for path in paths]
+    assert len(said) == 1
+    assert all(np.array_equal(photo, SCALED) for photo in photos)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_moving_images_the_first_is_read(tmp_path, kind):
+    frames = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
+    settings = {"lossless": True} if kind == "WEBP" else {}
+    path = saved(tmp_path / "a", encoded(frames[0], kind, save_all=True, append_images=frames[1:], **settings))
+    with pytest.warns(UserWarning, match=r"found 2 pages"):
+        assert np.array_equal(read_photo(path, 1)[:, :, 0], GRAY)
+
+
+def test_the_preview_in_a_phones_jpeg_is_no_page(tmp_path):
+    image = Image.fromarray(RGB)
+    path = saved(tmp_path / "a.jpg", encoded(image, "MPO", save_all=True, append_images=[image]))
+    assert read_photo(path, 3).shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF16", "TIFF16LZW", "PNG16"])
+def test_photos_come_upright(tmp_path, kind, orientation):
+    turned = {
+        1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.swapaxes(0, 1), 6: np.rot90(RGB, -1),
+        7: RGB[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(RGB),
+    }[orientation]  # fmt: skip
+    path, image = tmp_path / "a", Image.fromarray(RGB)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    if kind == "TIFF16":
+        written(path, RGB * np.uint16(257), photometric="rgb", extratags=[(0x0112, "H", 1, orientation, True)])
+    elif kind == "TIFF16LZW":
+        turned = turned[:, :, :1].repeat(3, axis=2)
+        wide = Image.fromarray(RGB[:, :, 0] * np.uint16(257))
+        path.write_bytes(encoded(wide, "TIFF", compression="tiff_lzw", tiffinfo={0x0112: orientation}))
+    elif kind == "PNG16":  # the tag stands behind the pixels
+        rows = [row.astype(">u2").tobytes() for row in RGB * np.uint16(257)]
+        path.write_bytes(png(32, 24, 16, 2, rows, chunk(b"eXIf", exif.tobytes()[6:])))
+    else:
+        settings = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(kind, {})
+        path.write_bytes(encoded(image, kind, exif=exif, **settings))
+    if kind == "JPEG":
+        plain = cv2.imdecode(np.frombuffer(encoded(image, kind, **settings), np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert np.abs(turned.mean() - plain.mean()) < 5
+        expected = read_photo(saved(tmp_path / "plain.jpg", encoded(image, kind, **settings)), 3)
+        turned = formats._upright(expected, orientation)
+    assert np.array_equal(read_photo(path, 3), turned)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turning_is_that_of_pillow(orientation):
+    image = Image.fromarray(RGB)
+    image.getexif()[0x0112] = orientation
+    transpose = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # Pillow's numbers of the operations
+    expected = image if orientation == 1 else image.transpose(Image.Transpose(transpose[orientation]))
+    assert np.array_equal(formats._upright(RGB, orientation), np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF"])
+def test_the_size_is_refused_before_anything_is_decoded(tmp_path, kind):
+    data = encoded(Image.fromarray(RGB if kind != "GIF" else GRAY), kind)
+    path = saved(tmp_path / "a.png", data)
+    with pytest.raises(UserError, match=r"a.png: expected at most 767 pixels \(data.max_pixels\), found 32 x 24$"):
+        read_photo(path, 3, max_pixels=767)
+    assert read_photo(path, 3, max_pixels=768).shape == (24, 32, 3)
+
+
+def test_giant_declared_sizes_are_refused_whatever_follows(tmp_path):
+    path = saved(tmp_path / "giant.png", png(200_000, 200_000, 8, 2, []))
+    with pytest.raises(
+        UserError, match=r"expected at most 200000000 pixels \(data.max_pixels\), found 200000 x 200000"
+    ):
+        read_photo(path, 3)
+    wide = written(tmp_path / "giant.tif", WIDE, photometric="rgb")
+    with pytest.raises(UserError, match=r"giant.tif: expected at most 100 pixels"):
+        read_photo(wide, 3, max_pixels=100)
+
+
+def test_pillows_own_limit_does_not_fire_first(tmp_path):
+    """Pillow warns above 89 and refuses above 179 megapixels; one bit a pixel keeps the file small."""
+    path = saved(tmp_path / "large.png", encoded(Image.new("1", (13_500, 13_500)), "PNG"))
+    with pytest.raises(UserError, match=r"expected at most 180000000 pixels"):
+        read_photo(path, 1, max_pixels=180_000_000)
+    assert read_photo(path, 1).shape == (13_500, 13_500, 1)
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "JPEG progressive", "BMP", "WEBP", "GIF", "TIFF", "TIFF16", "TIFF LZW"]
+)
+def test_truncated_files_are_refused_wherever_they_end(tmp_path, kind):
+    path, image = tmp_path / "cut.png", Image.fromarray(RGB)
+    if kind == "TIFF16":
+        written(path, WIDE, photometric="rgb", compression="zlib")
+    elif kind == "TIFF LZW":
+        path.write_bytes(encoded(image, "TIFF", compression="tiff_lzw"))
+    elif kind == "JPEG progressive":
+        path.write_bytes(encoded(image, "JPEG", progressive=True))
+    else:
+        path.write_bytes(encoded(image, kind))
+    whole = path.read_bytes()
+    needed = len(whole) - (4 if kind == "GIF" else 0)  # what a GIF ends with holds no pixels
+    for length in [*range(1, needed, 97), *range(max(1, needed - 30), needed)]:
+        if kind in {"TIFF", "TIFF LZW"} and length > needed - 30:
+            continue  # Pillow writes resolutions and padding behind the pixels
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"cut.png: expected a readable image, found: [^\n]+$"):
+            read_photo(path, 3)
+
+
+def test_strips_beyond_the_end_are_refused(tmp_path):
+    path = written(tmp_path / "a.tif", WIDE, photometric="rgb", rowsperstrip=4)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(UserError, match=r"a.tif: expected a readable image, found: the file is truncated"):
+        read_photo(path, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_a_wrong_checksum_is_refused(tmp_path, mode):
+    data = bytearray(encoded(Image.fromarray(RGB).convert(mode), "PNG"))
+    start = data.index(b"IDAT")
+    (length,) = struct.unpack_from(">I", data, start - 4)
+    data[start + 4 + length] ^= 0xFF
+    with pytest.raises(UserError, match=r"a.png: .*damaged data \(the checksum of its part IDAT is wrong\)"):
+        read_photo(saved(tmp_path / "a.png", bytes(data)), 3)
+
+
+def test_damaged_pixels_are_refused(tmp_path):
+    data = bytearray(encoded(Image.fromarray(RGB), "PNG"))
+    data[data.index(b"IDAT") + 40] ^= 0xFF
+    with pytest.raises(UserError, match=r"a.png: expected a readable image, found: "):
+        read_photo(saved(tmp_path / "a.png", bytes(data)), 3)
+
+
+def test_folders_texts_and_empty_files_are_named(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    saved(tmp_path / "empty.tif", b"")
+    saved(tmp_path / "text.png", b"this is no image")
+    for name, found in (("folder.png", "a folder"), ("empty.tif", "empty file"), ("text.png", "no image .*this is no")):
+        with pytest.raises(UserError, match=rf"{name}: expected a readable image, found: {found}"):
+            read_photo(tmp_path / name, 3)
+    with pytest.raises(UserError, match=r"none.png: expected an image, found no such file"):
+        read_photo(tmp_path / "none.png", 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_misnamed_files_are_read_by_their_content(tmp_path, kind, suffix):
+    path = saved(tmp_path / f"a.{suffix}", encoded(Image.fromarray(RGB), kind))
+    assert read_photo(path, 3).shape == (24, 32, 3)
+
+
+def test_bytes_behind_a_whole_file_do_no_harm(tmp_path):
+    for kind in ("PNG", "JPEG"):
+        data = encoded(Image.fromarray(RGB), kind)
+        plain = read_photo(saved(tmp_path / "a", data), 3)
+        for behind in (b"\0" * 100, b"what a camera adds"):
+            assert np.array_equal(read_photo(saved(tmp_path / "b", data + behind), 3), plain)
+
+
+def test_the_program_does_not_depend_on_what_opencv_can_read(tmp_path, monkeypatch):
+    """Where OpenCV refuses a file that is whole, Pillow decodes it to the same pixels."""
+    monkeypatch.setattr(formats, "_opencv", lambda data, flags: None)
+    for kind in ("PNG", "JPEG"):
+        path = saved(tmp_path / "a", encoded(Image.fromarray(RGB), kind))
+        assert np.array_equal(read_photo(path, 3), np.asarray(Image.open(path)))
+
+
+def test_opencvs_own_limits_are_no_crash(monkeypatch):
+    def refuse(*_):
+        raise cv2.error("too large")
+
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    assert formats._opencv(b"x", cv2.IMREAD_COLOR) is None
+
+
+def test_a_warning_comes_once_whatever_the_threads():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        threads = [threading.Thread(target=say_once, args=("a", f"text {i}")) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        say_once("b", "other")
+    assert len(said) == 2
+
+
+def test_gray_follows_itu_r_601():
+    assert to_gray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)).tolist() == [[76, 150, 29]]
+    assert to_gray(np.array([[[1.0, 0, 0]]])).tolist() == [[0.299]]
