@@ -120,6 +120,8 @@ def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
     sections = {*TOP_LEVEL, *SECTIONS}
     if unknown := next((key for key in config if key not in sections), None):
         raise UserError(f"{unknown}: expected one of {', '.join(sorted(sections))}, found {unknown!r}")
+    if missing := next((section for section in NEEDED if section not in config), None):
+        raise UserError(f"{missing}: expected one of the options of conf/{missing}, found none")
     for section in ("data", *config):  # data first: others repeat its values, and the user set them there
         if section in NEEDED and not isinstance(config[section], dict):
             raise UserError(f"{section}: expected one of the options of conf/{section}, found {config[section]!r}")

@@ -1,6 +1,7 @@
 """A finished run as a thing that judges images: rebuilt from its folder alone."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ class Detector(NamedTuple):
 
         for start in range(0, len(paths), self.batch_size):
             chunk = paths[start : start + self.batch_size]
-            answers = list(zip(chunk, ahead(read, chunk, self.workers), strict=True))
+            with closing(ahead(read, chunk, self.workers)) as read_ones:
+                answers = list(zip(chunk, read_ones, strict=True))
             unreadable += [str(answer) for _, answer in answers if isinstance(answer, UserError)]
             good = [(path, answer) for path, answer in answers if isinstance(answer, Batch)]
             if good:

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,32 @@ from anomaly_lab.sync import obstacle
 INIT_SECONDS = 8.0  # beside the seconds of `obstacle`: a run is offline 20 s after its start, or sooner
 FINISH_SECONDS = 60.0  # for what is not uploaded when a run ends
 LATER = "upload later: python -m anomaly_lab sync"
+LOST = (OSError, wandb.Error)  # what wandb raises where its own background process has ended
+
+
+class SteadyWandbLogger(WandbLogger):
+    """Logs to W&B; where W&B breaks down, it says so once and training goes on."""
+
+    broken = False
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration."""
+        with self._steady():
+            super().log_hyperparams(params)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log metrics, or pictures, which come here too."""
+        with self._steady():
+            super().log_metrics(metrics, step)
+
+    @contextmanager
+    def _steady(self) -> Iterator[None]:
+        try:
+            yield
+        except LOST as error:
+            if not self.broken:
+                print(f"W&B: logging has ended ({type(error).__name__}: {error}), the run goes on without it")
+            self.broken = True
 
 
 def wandb_logger(
@@ -45,7 +73,7 @@ def wandb_logger(
         run = wandb.init(mode="offline", **about)
     run.define_metric("epoch")
     run.define_metric("validation/*", step_metric="epoch")
-    return WandbLogger(experiment=run, save_dir=save_dir)
+    return SteadyWandbLogger(experiment=run, save_dir=save_dir)
 
 
 def finish(run: wandb.Run) -> None:
@@ -55,7 +83,11 @@ def finish(run: wandb.Run) -> None:
     """
     folder = Path(run.settings.sync_dir)
     began = time.monotonic()
-    run.finish()
-    if time.monotonic() - began >= FINISH_SECONDS and folder.name.startswith("run-"):
+    try:
+        run.finish()
+        lost = time.monotonic() - began >= FINISH_SECONDS
+    except LOST:
+        lost = True
+    if lost and folder.name.startswith("run-") and folder.is_dir():
         folder.rename(folder.with_name(f"offline-{folder.name}"))
         print(f"W&B: the service was lost, the run is kept offline; {LATER}")

@@ -56,7 +56,7 @@ def judge(run: Path, paths: list[Path], out: Path) -> None:
             target = out / path.relative_to(base)
             write_picture(target.with_name(f"{target.name}.png"), drawn)
     write_csv(out / "scores.csv", ("path", "score", "decision_score", "threshold", "decision"), rows)
-    abnormal = sum(row[3] == "abnormal" for row in rows)
+    abnormal = sum(row[-1] == "abnormal" for row in rows)
     print(f"{len(rows)} images judged, {abnormal} abnormal; scores and pictures: {out}")
     if unreadable:
         raise UserError(f"{len(unreadable)} of {len(paths)} files could not be read: {'; '.join(unreadable)}")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -85,8 +86,18 @@ def read_thresholds(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_whole(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n"))
+    """Write JSON, whole or not at all; null for what is no finite number."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda part: part.write_text(text))
+
+
+def _finite(value: Any) -> Any:
+    """What is no number becomes null: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

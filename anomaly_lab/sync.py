@@ -27,6 +27,7 @@ HELP = f"""\
 usage: {USAGE}
   FOLDER: where to look for wandb/offline-run-* (default: runs/); each run is uploaded once, the same command goes on
 """
+NO_KEY = "no key is configured"
 ANSWER_SECONDS = 5.0
 UPLOAD_SECONDS = 3600.0
 # wandb tries for hours by default; here the run is listed as failed and the next call goes on with it
@@ -58,7 +59,8 @@ def main(arguments: list[str]) -> None:
         print(f"{len(runs)} offline runs below {folder}, all uploaded already")
         return
     if reason := obstacle():
-        raise UserError(f"sync: nothing uploaded, {len(waiting)} offline runs wait: {reason}")
+        hint = "; `wandb login` or WANDB_API_KEY sets one" if reason == NO_KEY else ""
+        raise UserError(f"sync: nothing uploaded, {len(waiting)} offline runs wait: {reason}{hint}")
     upload_all(waiting, wandb_sync)
 
 
@@ -154,7 +156,7 @@ def wandb_sync(run: Path) -> None:
 
 
 def obstacle(settings: "wandb.Settings | None" = None) -> str | None:
-    """Why W&B cannot be used online, in one line that says what to do; None when it seems that it can.
+    """Why W&B cannot be used online, in one line; None when it seems that it can.
 
     Without `settings`, those of W&B's session count, whatever WANDB_MODE says.
     """
@@ -163,7 +165,7 @@ def obstacle(settings: "wandb.Settings | None" = None) -> str | None:
     settings = settings or wandb.setup(wandb.Settings(silent=True, mode="online")).settings
     try:
         if not wandb.login(prompt=False, verify=False):
-            return "no key is configured (`wandb login`, or WANDB_API_KEY)"
+            return NO_KEY
     except wandb.Error as error:
         return f"the key is not valid ({' '.join(str(error).split())})"
     return None if answers(settings.base_url) else f"{settings.base_url} does not answer"

@@ -41,7 +41,10 @@ def strategy_config(run: Path, options: dict[str, str], conf: Path) -> dict[str,
     else:
         config = OmegaConf.load(run / ".hydra" / "config.yaml").threshold
     changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]
-    config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
+    try:
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
+    except Exception as error:  # of the YAML parser: its classes are not ours to name
+        raise UserError(f"threshold: expected KEY=VALUE, found {' '.join(changes)}") from error
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     check_node("threshold", resolved)
     return resolved

@@ -19,5 +19,5 @@ writer.writerow(("run", "commit", *COLUMNS))
 for path in rows:
     metrics = json.loads(path.read_text())
     commit = json.loads(path.with_name("environment.json").read_text())["git"]
-    values = [round(metrics[name], 4) if name in metrics else "" for name in COLUMNS]
+    values = [round(metrics[name], 4) if metrics.get(name) is not None else "" for name in COLUMNS]
     writer.writerow((path.parent.relative_to(root).parent.as_posix(), commit, *values))

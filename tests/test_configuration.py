@@ -60,6 +60,7 @@ def message(*overrides):
         ("callbacks.pictures.per_defect=0", "callbacks.pictures.per_defect: expected a number greater than 0, found 0"),
         ("+method.bottlneck=3", "method.bottlneck: expected one of network, optimizer, .*, found 'bottlneck'"),
         ("augmentation.rotation=200", "augmentation.rotation: expected a number less than or equal to 180, found 200"),
+        ("~threshold", "threshold: expected one of the options of conf/threshold, found none"),
         ("+foo=3", "foo: expected one of augmentation, .*, found 'foo'"),
         ("callbacks.pictures=3", "callbacks.pictures: expected its keys below it or null to leave it out, found 3"),
         ("checkpoint.every_batches=two", "checkpoint.every_batches: expected integer.* found 'two'"),

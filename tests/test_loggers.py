@@ -84,6 +84,21 @@ def test_where_opening_fails_it_logs_offline_and_says_so(modes, monkeypatch, tmp
     assert said.count("\n") == 1
 
 
+def test_training_goes_on_where_wandbs_process_has_ended(modes, monkeypatch, tmp_path, capsys):
+    def broken(*_, **__):
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    logger = wandb_logger(str(tmp_path), **ABOUT)
+    monkeypatch.setattr(logger.experiment, "log", broken)
+    monkeypatch.setattr(logger.experiment, "finish", broken)
+    logger.log_metrics({"x": 1}, step=1)
+    logger.log_metrics({"x": 2}, step=2)
+    loggers.finish(logger.experiment)
+    _, said = capsys.readouterr().out.splitlines()
+    assert said == "W&B: logging has ended (ConnectionResetError: Connection lost), the run goes on without it"
+
+
 @pytest.fixture
 def black_hole():
     """A service that accepts connections and never answers."""

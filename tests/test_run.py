@@ -376,6 +376,18 @@ def test_one_two_and_three_processes_test_to_the_same_digits(lab, tiny, parts, t
         assert len(list((folder / "pictures").glob("*.png"))) == 9
 
 
+@pytest.mark.slow
+def test_more_processes_than_test_batches(lab, tiny, parts, tmp_path):
+    lab("data=folder", f"data.root={parts}", *tiny, "trainer=ddp", "trainer.devices=2", "data.test_batch_size=20")
+    assert len(rows_of(folder_of(tmp_path))) == 10
+
+
+def test_methods_without_a_gradient_refuse_several_processes(lab, tiny, parts):
+    arguments = [a for a in tiny if "epochs" not in a]
+    done = lab("data=folder", f"data.root={parts}", *arguments, "method=control", "trainer=ddp", code=1)
+    assert "error: trainer.devices: expected 1 for Control, which sees every training image once" in done.stderr
+
+
 def read_folder(root):
     return read(next(root.rglob("metrics.json")).parent)
 

@@ -91,6 +91,11 @@ def test_a_file_that_is_no_json_is_no_state(tmp_path):
     assert not is_finished(tmp_path)
 
 
+def test_what_is_no_number_is_null(tmp_path):
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": 2.5}})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [1.0, None], "c": {"d": 2.5}}
+
+
 def test_thresholds_are_added_and_the_earlier_ones_stay(tmp_path):
     assert read_thresholds(tmp_path) == []
     for line in (1.5, 2.5):

@@ -74,7 +74,7 @@ class Service:
                     self.answer({"errors": [{"message": "rejected"}]}, status)
                     return
                 asked = json.loads(body)
-                self.answer({"data": service.data(asked["query"], asked["variables"])})
+                self.answer({"data": service.data(asked["query"], asked.get("variables"))})
 
         self.server = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"

@@ -76,7 +76,7 @@ class Controls(pl.Callback):
                 print(f"{name} {self.evaluation.metrics[name]:.3f} does not beat the control {control}, {value:.3f}")
 
     def metrics(self) -> dict[str, float]:
-        """The best control of each metric, `control_<metric>`, and how many metrics none of them reaches."""
+        """The best control of each metric, `control_<metric>`."""
         best = {name: strongest(name, self.found)[1] for name in COMPARED if name in self.evaluation.metrics}
         return {f"control_{name}": value for name, value in best.items()}
 

@@ -22,12 +22,19 @@ class Budget(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        counts = (
+            f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
+            f"{len(data.test_samples)} test images"
+        )
+        if data.images_once:  # nothing to estimate: one pass, no gradient
+            if trainer.is_global_zero:
+                print(f"{counts} · every training image once, whole", flush=True)
+            return
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
         steps = int(trainer.num_training_batches) * epochs
         seconds, memory = self._measure(pl_module, data, batch_size(trainer) // trainer.world_size)
         parts = [
-            f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
-            f"{len(data.test_samples)} test images",
+            counts,
             f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]

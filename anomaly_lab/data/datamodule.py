@@ -1,6 +1,7 @@
 """Where the data of a run comes from: patches for training, whole images for thresholds and tests."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -58,9 +59,9 @@ class ImageLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        images = ahead(self._read, chain.from_iterable(self._batches), self.workers)
-        for batch in self._batches:
-            yield collate(list(islice(images, len(batch))))
+        with closing(ahead(self._read, chain.from_iterable(self._batches), self.workers)) as images:
+            for batch in self._batches:
+                yield collate(list(islice(images, len(batch))))
 
     def _read(self, index: int) -> Batch:
         sample = self.samples[index]
@@ -104,6 +105,7 @@ class DataModule(pl.LightningDataModule):
         seed: NonNegativeInt,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than test batches
         self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
         self.test_samples = splits.test
         self.augmentation = augmentation
@@ -149,7 +151,8 @@ class DataModule(pl.LightningDataModule):
                 return error
             return None
 
-        told = list(track(ahead(trouble, samples, self.workers), "checking", len(samples), transient=True))
+        with closing(ahead(trouble, samples, self.workers)) as answers:
+            told = list(track(answers, "checking", len(samples), transient=True))
         errors = [error for error in told if error is not None]
         if errors and self.on_error == "stop":
             raise errors[0]

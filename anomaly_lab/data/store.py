@@ -2,8 +2,9 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -71,7 +72,8 @@ class Undecoded(NamedTuple):
         """Those of the rows, decoded."""
         wanted, rows = index.unique(return_inverse=True)
         paths = [self.samples[i].path for i in wanted.tolist()]
-        images = [torch.from_numpy(image) for image, _ in ahead(self.decoding.read, paths, self.workers)]
+        with closing(ahead(self.decoding.read, paths, self.workers)) as decoded:
+            images = [torch.from_numpy(image) for image, _ in decoded]
         return torch.stack(images), rows
 
 
@@ -203,16 +205,16 @@ def _read_all(
             )
         return image, placement.target
 
-    read_ones = track(ahead(read, samples, workers), "decoding", len(samples), transient=True)
-    for sample, answer in zip(samples, read_ones, strict=True):
-        if isinstance(answer, UserError):
-            if on_error == "stop":
-                raise answer
-            unreadable.append(str(answer))
-            continue
-        keep(len(good), answer[0])
-        good.append(sample)
-        boxes.append(answer[1])
+    with closing(ahead(read, samples, workers)) as answers:
+        for sample, answer in zip(samples, track(answers, "decoding", len(samples), transient=True), strict=True):
+            if isinstance(answer, UserError):
+                if on_error == "stop":
+                    raise answer
+                unreadable.append(str(answer))
+                continue
+            keep(len(good), answer[0])
+            good.append(sample)
+            boxes.append(answer[1])
     tell_skipped(unreadable, len(samples))
     if not good:
         raise UserError(f"expected training images, found none that can be read: {unreadable[0]}")
@@ -225,10 +227,11 @@ def tell_skipped(unreadable: list[str], count: int) -> None:
         print(f"data.on_error=skip: {len(unreadable)} of {count} images left out: {'; '.join(unreadable)}", flush=True)
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """Like `map`, with `workers` threads a few items ahead: order kept, memory bounded, exceptions passed on.
 
-    Threads suffice: decoding and resizing release the interpreter.
+    Threads suffice: decoding and resizing release the interpreter. Close it (`contextlib.closing`) where the loop over
+    it may end early: left to the garbage collector, a thread of the pool might be told to wait for itself.
     """
     if workers == 0:
         yield from map(work, items)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anomaly_lab.data.images import Placement
+from anomaly_lab.errors import UserError
 from anomaly_lab.functional.blur import gaussian_blur
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Batch, Prediction
@@ -62,6 +63,14 @@ class StatisticsMethod(Method):
     def __init__(self, tiling: Tiling) -> None:
         super().__init__(tiling)
         self.automatic_optimization = False
+
+    def setup(self, stage: str) -> None:
+        """Raises UserError under several processes: each would close the statistics of its own share."""
+        if stage == "fit" and self.trainer.world_size > 1:
+            raise UserError(
+                f"trainer.devices: expected 1 for {type(self).__name__}, which sees every training image once, "
+                f"found {self.trainer.world_size} processes"
+            )
 
     @abstractmethod
     def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from anomaly_lab.metrics.components import component_score
 from anomaly_lab.metrics.histogram import ScoreHistogram, decode
@@ -122,7 +122,7 @@ class Quantile:
 class Sigma:
     """Mean plus k standard deviations of all held-out normal pixels (IJCV 2021)."""
 
-    def __init__(self, minimum_area: Share, k: PositiveFloat) -> None:
+    def __init__(self, minimum_area: Share, k: Annotated[float, Field(gt=0, allow_inf_nan=False)]) -> None:
         self.minimum_area = minimum_area
         self.k = k
         self._count = 0

@@ -35,11 +35,22 @@ def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_metho
     assert len(rows) == 7
     assert float(rows["brightness"]["image_auroc"]) == 1.0
     assert "image_auroc 1.000 does not beat the control" in done.stdout or "image_auroc 0." in done.stdout
+    arguments = [argument for argument in arguments if "epochs" not in argument]
     for kind in ("mean_image", "brightness", "pca"):
-        lab(*[a for a in arguments if "epochs" not in a], "method=control", f"method.kind={kind}", f"name={kind}")
+        lab(*arguments, "method=control", f"method.kind={kind}", f"name={kind}")
         (path,) = (tmp_path / "runs" / kind).rglob("scores.csv")
         metrics = json.loads((path.parent / "metrics.json").read_text())
         assert not (path.parent / "controls.csv").exists()
         for name in ("image_auroc", "pixel_auroc", "pixel_aupro_smoothed"):
             if rows[kind][name]:
                 assert metrics[name] == pytest.approx(float(rows[kind][name]), abs=1e-9), (kind, name)
+
+
+def test_controls_see_textures_whole(lab, tiny, parts, tmp_path):
+    arguments = [argument for argument in tiny if "epochs" not in argument and "image_size" not in argument]
+    lab(
+        "data=folder", f"data.root={parts}", *arguments, "data.kind=texture", "data.image_size=140", "method=control",
+        "method.kind=mean_image",
+    )  # fmt: skip
+    (path,) = (tmp_path / "runs").rglob("metrics.json")
+    assert json.loads(path.read_text())["pixel_auroc"] > 0.9
