@@ -125,7 +125,9 @@ def _in_memory(samples: list[Sample], decoding: Decoding, workers: int, on_error
 
 def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path) -> Decoded:
     """The entry of these files and settings; the first process to ask makes it, the others wait."""
-    path = cache.entry(folder, [[_identity(sample.path) for sample in samples], astuple(decoding), on_error])
+    files = [_identity(sample.path) for sample in samples]
+    mask = _identity(Path(decoding.region)) if isinstance(decoding.region, str) else None
+    path = cache.entry(folder, [files, astuple(decoding), mask, on_error])
     guard = cache.lock(path)
     try:
         guard.acquire(timeout=0)
