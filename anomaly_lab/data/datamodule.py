@@ -105,7 +105,6 @@ class DataModule(pl.LightningDataModule):
         seed: NonNegativeInt,
     ) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than test batches
         self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
         self.test_samples = splits.test
         self.augmentation = augmentation
@@ -196,7 +195,10 @@ class DataModule(pl.LightningDataModule):
         return self._images(self.held_out_samples)
 
     def test_dataloader(self) -> ImageLoader:
-        """The test images with their masks; processes take turns, batch by batch."""
+        """The test images with their masks; processes take turns, batch by batch.
+
+        Raises UserError where there are more processes than test images.
+        """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return self._images(self.test_samples, rank, world_size)
 
@@ -224,4 +226,8 @@ class DataModule(pl.LightningDataModule):
         return batch._replace(image=batch.image.float() / 255)
 
     def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> ImageLoader:
-        return ImageLoader(samples, self.decoding, self.test_batch_size, self.workers, rank, world_size)
+        if samples and len(samples) < world_size:
+            raise UserError(f"trainer.devices: expected at most {len(samples)}, one for each image, found {world_size}")
+        # Fewer batches than processes: smaller ones, because a process without any would not meet the others.
+        batch_size = min(self.test_batch_size, max(1, len(samples) // world_size))
+        return ImageLoader(samples, self.decoding, batch_size, self.workers, rank, world_size)
