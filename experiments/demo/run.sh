@@ -6,6 +6,9 @@ for category in washer weave; do
     .venv/bin/python -m anomaly_lab experiment=demo data.category=$category seed=$seed logger=none
   done
 done
+for category in washer weave; do
+  cp runs/demo/cae/demo/$category/seed=0/*/controls.csv experiments/demo/controls_$category.csv
+done
 .venv/bin/python experiments/collect.py runs/demo | tee experiments/demo/results.csv
 .venv/bin/python -c "import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2], quality=90)" \
   runs/demo/cae/demo/washer/seed=0/*/pictures/overview.png experiments/demo/overview.jpg
