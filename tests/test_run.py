@@ -29,6 +29,7 @@ NAMES = {
     "test_images_per_second", "peak_memory_mb", "precision", "result_version",
     *COMPARED, *(f"control_{name}" for name in COMPARED),
 }  # fmt: skip
+WITHOUT_A_GRADIENT = [("method=control", "method.kind=pca"), ("method=control", "method.kind=mean_image")]
 COSTS = {"fit_seconds", "train_images_per_second", "test_images_per_second", "peak_memory_mb"}
 
 
@@ -382,10 +383,18 @@ def test_more_processes_than_test_batches(lab, tiny, parts, tmp_path):
     assert len(rows_of(folder_of(tmp_path))) == 10
 
 
-def test_methods_without_a_gradient_refuse_several_processes(lab, tiny, parts):
-    arguments = [a for a in tiny if "epochs" not in a]
-    done = lab("data=folder", f"data.root={parts}", *arguments, "method=control", "trainer=ddp", code=1)
-    assert "error: trainer.devices: expected 1 for Control, which sees every training image once" in done.stderr
+@pytest.mark.parametrize("method", WITHOUT_A_GRADIENT)
+def test_methods_without_a_gradient_find_the_same_with_two_processes(lab, tiny, parts, tmp_path, method):
+    arguments = ["data=folder", f"data.root={parts}", *(a for a in tiny if "epochs" not in a), *method]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    lab(*arguments, f"runs_dir={folders[0]}")
+    done = lab(*arguments, f"runs_dir={folders[1]}", "trainer=ddp", "trainer.devices=2")
+    assert done.stdout.count("MiB of memory for") == 1
+    one, two = (next(folder.rglob("checkpoints/last.ckpt")) for folder in folders)
+    weights = [torch.load(path, weights_only=True)["state_dict"] for path in (one, two)]
+    assert len(weights[0]) > 2
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert (two.parents[1] / "scores.csv").read_bytes() == (one.parents[1] / "scores.csv").read_bytes()
 
 
 def read_folder(root):

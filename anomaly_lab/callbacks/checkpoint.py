@@ -10,6 +10,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pydantic import PositiveInt
 
 from anomaly_lab.errors import UserError
+from anomaly_lab.methods.method import StatisticsMethod
 from anomaly_lab.run_folder import write_whole
 
 
@@ -27,7 +28,9 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write inside an epoch; its end writes by itself."""
+        """Write inside an epoch; its end writes by itself. Statistics half taken are of no use."""
+        if isinstance(pl_module, StatisticsMethod):
+            return
         if self.every_batches and (batch_idx + 1) % self.every_batches == 0 and not trainer.is_last_batch:
             self._write(trainer)
 

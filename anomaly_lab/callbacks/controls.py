@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 
-from anomaly_lab.callbacks.evaluation import Evaluation, Localisation, of_all_processes
+from anomaly_lab.callbacks.evaluation import Evaluation, Localisation
 from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.distributed import of_all_processes
 from anomaly_lab.methods.control import KINDS, OF_THE_IMAGE, Control, Kind
 from anomaly_lab.methods.method import content, default_score
 from anomaly_lab.metrics.ranking import rank
@@ -39,7 +40,7 @@ class Controls(pl.Callback):
         """Take the statistics of the training images."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
-        for batch in data.whole_training_images():
+        for batch in data.whole_training_images(trainer.global_rank, trainer.world_size):
             self._control.update(batch.image, batch.index)
         self._control.fit()
         self._control.to(pl_module.device)

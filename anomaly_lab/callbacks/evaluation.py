@@ -1,15 +1,15 @@
 """Scores, threshold and metrics of a test, from predictions and batches alone."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytorch_lightning as pl
-import torch
 
 from anomaly_lab.data.images import Placement, to_photo
 from anomaly_lab.data.layouts import Sample
+from anomaly_lab.distributed import of_all_processes
 from anomaly_lab.methods.method import content, smooth
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
 from anomaly_lab.metrics.pixel_decisions import PixelDecisions
@@ -22,8 +22,6 @@ from anomaly_lab.types import Batch, Prediction
 SCORES = ("path", "defect", "label", "score", "mean", "scaled", "decision_score", "threshold", "decision")
 DEFECTS = ("defect", "images", "accuracy", "auroc", "auroc_low", "auroc_high")
 PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")
-
-Item = TypeVar("Item")
 
 
 class Row(NamedTuple):
@@ -200,12 +198,3 @@ def counted(anomaly_map: np.ndarray, mask: np.ndarray, place: Placement) -> tupl
     strips = [at_photo[place.white & ~mask], *defects]
     labels = [np.full((1, len(strip)), row > 0) for row, strip in enumerate(strips) if len(strip)]
     return [strip[None] for strip in strips if len(strip)], labels
-
-
-def of_all_processes(items: list[Item]) -> list[Item]:
-    """The items of every process, in the order of the processes."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return items
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part]

@@ -11,8 +11,8 @@ from pydantic import PositiveInt
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from anomaly_lab.callbacks.evaluation import of_all_processes
 from anomaly_lab.data.layouts import Sample, file_names
+from anomaly_lab.distributed import of_all_processes
 from anomaly_lab.run_folder import write_whole
 from anomaly_lab.types import Batch, Prediction
 

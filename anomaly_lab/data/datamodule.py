@@ -179,10 +179,10 @@ class DataModule(pl.LightningDataModule):
         plan = self.plan(self.trainer.current_epoch)
         return PatchLoader(plan, self.batch_size, self.trainer.global_rank, self.trainer.world_size)
 
-    def whole_training_images(self) -> Iterator[Batch]:
-        """The training images as they are, a batch at a time, on the host."""
+    def whole_training_images(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """The training images as they are, a batch at a time, on the host; of several processes, the share of one."""
         assert self.store is not None
-        for index in torch.arange(len(self.train_samples)).split(self.test_batch_size):
+        for index in torch.arange(len(self.train_samples))[rank::world_size].split(self.test_batch_size):
             images, rows = self.store.take(index)
             yield Batch(images[rows].cpu().float() / 255, (), torch.zeros_like(index), index, ())
 

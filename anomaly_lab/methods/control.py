@@ -14,8 +14,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
+from anomaly_lab.distributed import of_all_processes
 from anomaly_lab.functional.ssim import ssim_map
 from anomaly_lab.methods.method import Images, StatisticsMethod
+from anomaly_lab.reservoir import FOLD, Reservoir
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Prediction
 
@@ -24,6 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_THE_IMAGE = ("brightness", "sharpness")  # these kinds have a score and no map
 THUMBNAIL = 64  # px, at which principal components are computed
 COMPONENTS = 16
+THUMBNAILS = 1000  # at most; of more training images a sample of that size
 
 Maps = Float[Tensor, "batch 1 map_height map_width"]
 
@@ -49,30 +52,35 @@ class Control(StatisticsMethod):
         self.register_buffer("background", torch.zeros(()))
         self.register_buffer("center", torch.zeros(THUMBNAIL**2))
         self.register_buffer("components", torch.zeros(COMPONENTS, THUMBNAIL**2))
-        self._sum = torch.zeros(channels, image_size, image_size, dtype=torch.float64)
+        self._sum = torch.zeros(channels, image_size, image_size, dtype=torch.int64)  # of gray levels: exact
         self._levels = torch.zeros(256, dtype=torch.int64)
-        self._thumbnails: list[Tensor] = []
-        self._indices: list[Tensor] = []
+        self._count = 0
+        self._thumbnails = Reservoir(THUMBNAILS, seed=0)
+
+    def memory(self, images: int) -> int:
+        """The thumbnails."""
+        return FOLD * min(images, THUMBNAILS) * THUMBNAIL**2 * 4
 
     def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
         """Add to the mean, to the histogram of gray levels and to the thumbnails."""
-        self._sum += images.double().sum(dim=0).cpu()
+        self._sum += (images * 255).round().long().sum(dim=0).cpu()
         gray = images.mean(dim=1, keepdim=True)
         self._levels += torch.bincount((gray * 255).round().long().flatten().cpu(), minlength=256)
-        self._thumbnails.append(thumbnails(gray).cpu())
-        self._indices.append(index.cpu())
+        self._count += len(images)
+        for i, thumbnail in zip(index.tolist(), thumbnails(gray), strict=True):
+            self._thumbnails.add(i, thumbnail[None])
 
     def fit(self) -> None:
         """Mean image, median gray, principal components."""
-        rows = torch.cat(self._thumbnails).double()
-        self.mean_image.copy_(self._sum / len(rows))
-        below = self._levels.cumsum(0)
+        count = sum(of_all_processes([self._count]))
+        self.mean_image.copy_(torch.stack(of_all_processes([self._sum])).sum(dim=0) / (255 * count))
+        below = torch.stack(of_all_processes([self._levels])).sum(dim=0).cumsum(0)
         self.background.copy_(torch.searchsorted(below, (below[-1] + 1) // 2) / 255)
-        rows = rows[torch.cat(self._indices).argsort()]
+        rows = self._thumbnails.rows().double()
         self.center.copy_(rows.mean(dim=0))
         directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False).Vh[:COMPONENTS]
         self.components[: len(directions)].copy_(directions)
-        self._thumbnails, self._indices = [], []
+        self._thumbnails.clear()
 
     def inspect(self, images: Images) -> Prediction:
         """The map of this kind, or the one number of the image."""

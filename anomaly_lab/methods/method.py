@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anomaly_lab.data.images import Placement
-from anomaly_lab.errors import UserError
 from anomaly_lab.functional.blur import gaussian_blur
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Batch, Prediction
@@ -57,20 +56,25 @@ class StatisticsMethod(Method):
     """A method without a gradient: it sees every training image once, unaugmented, and then closes its statistics.
 
     The configuration of such a method sets `data.plan: images_once`, `trainer.max_epochs: 1` and
-    `trainer.limit_val_batches: 0`. What decides a result ends up in buffers, so that the checkpoint carries it.
+    `trainer.limit_val_batches: 0`. What decides a result ends up in buffers, so that the checkpoint carries it; their
+    size may follow from the data. Under several processes each sees its share of the images, and `fit` runs in all of
+    them: it brings the shares together (`Reservoir.rows`, `of_all_processes`) and comes to the same result everywhere.
     """
 
     def __init__(self, tiling: Tiling) -> None:
         super().__init__(tiling)
         self.automatic_optimization = False
 
-    def setup(self, stage: str) -> None:
-        """Raises UserError under several processes: each would close the statistics of its own share."""
-        if stage == "fit" and self.trainer.world_size > 1:
-            raise UserError(
-                f"trainer.devices: expected 1 for {type(self).__name__}, which sees every training image once, "
-                f"found {self.trainer.world_size} processes"
-            )
+    def on_fit_start(self) -> None:
+        """Say how much memory the statistics will take."""
+        images = len(self.trainer.datamodule.train_samples)  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero:
+            kept = self.memory(images) / 2**20
+            print(f"{type(self).__name__}: takes up to {kept:.0f} MiB of memory for {images} training images")
+
+    @abstractmethod
+    def memory(self, images: int) -> int:
+        """At most how many bytes of so many training images are kept until `fit` has closed the statistics."""
 
     @abstractmethod
     def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
@@ -96,6 +100,13 @@ class StatisticsMethod(Method):
     def configure_optimizers(self) -> list:
         """There is nothing to optimise."""
         return []
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Give every buffer the size that the training data gave it."""
+        for name, buffer in self.named_buffers(recurse=False):
+            if (saved := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(saved, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def default_score(

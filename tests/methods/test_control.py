@@ -43,9 +43,9 @@ def test_background_is_the_distance_to_the_median_gray():
 
 def test_mean_image_is_the_squared_difference_to_the_mean():
     training = flat(0.2, 0.4)
-    training[:, 0] += 0.3  # red
-    said = answer("mean_image", flat(0.5), training)
-    assert said.unique().tolist() == [pytest.approx((0.1**2 + 2 * 0.2**2) / 3, abs=1e-6)]
+    training[:, 0] += 0.2  # red
+    said = answer("mean_image", flat(0.6), training)
+    assert said.unique().tolist() == [pytest.approx((0.1**2 + 2 * 0.3**2) / 3, abs=1e-6)]
 
 
 def test_gray_ssim_of_gray_is_zero():
