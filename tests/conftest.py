@@ -11,6 +11,9 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
 REQUIRED = {name for name in os.environ.get("ANOMALY_LAB_REQUIRE", "").split(",") if name}
@@ -101,6 +104,17 @@ def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a ResNet-18 up to layer2 that were drawn, not trained: the real ones cannot be fetched everywhere."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("resnet18", features_only=True, pretrained=False, out_indices=(2,))
+    save_file(network.state_dict(), path)
+    return path
 
 
 TINY = (

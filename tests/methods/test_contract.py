@@ -21,6 +21,7 @@ SETTINGS = (
     "data=folder", "data.image_size=128", "data.patches=160", "data.batch_size=8", "data.workers=0", "logger=none",
     "data.settings.rotation=0", "data.settings.shift=0",
 )  # fmt: skip
+PRETRAINED = {"cnn_dictionary": ["method.features.layer=layer2", "method.evaluation=dense"]}
 UNTRAINED = {"brightness"}  # the same number whatever the training images
 
 
@@ -40,11 +41,14 @@ def test_there_are_methods():
 
 
 @pytest.fixture(params=METHODS)
-def trained(request, parts, tmp_path):
+def trained(request, parts, tmp_path, weights):
     """Method before and after a short training, its configuration, data, losses and checkpoint."""
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [*SETTINGS, f"method={request.param}", f"data.root={parts}"])
+        needed = (
+            [*PRETRAINED[request.param], f"method.features.weights={weights}"] if request.param in PRETRAINED else []
+        )
+        config = compose("train", [*SETTINGS, f"method={request.param}", f"data.root={parts}", *needed])
         if "optimizer" in config.method:
             config.method.optimizer.lr = 1e-3
     OmegaConf.update(config, "hydra", None, force_add=True)
