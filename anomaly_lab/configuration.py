@@ -38,7 +38,9 @@ KIND = typing.Literal["texture", "object"]
 POSITIVE = pydantic.PositiveInt
 OBJECT = dict  # what another constructor builds
 NEEDED = ("data", "augmentation", "callbacks", "trainer", "threshold", "method")
-SECTIONS = (*NEEDED, "logger", "checkpoint", "input", "tiling", "tilings", "run_folder", "hydra", "experiment")
+SECTIONS = (
+    *NEEDED, "logger", "budget", "checkpoint", "input", "tiling", "tilings", "run_folder", "hydra", "experiment",
+)  # fmt: skip
 FOREIGN = {
     "max_epochs": POSITIVE,
     "num_nodes": POSITIVE,

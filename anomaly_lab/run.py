@@ -109,6 +109,7 @@ def remove(folder: Path, upto: Path) -> None:
 def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen networks: on purpose
     settings = OmegaConf.merge(config, {"run_folder": str(folder)})
     resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
     pl.seed_everything(resolved["seed"], verbose=False)
@@ -118,6 +119,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
     evaluation, throughput = Evaluation(instantiate(resolved["threshold"])), Throughput()
     controls = Controls(evaluation) if resolved["controls"] else None
+    method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     logger = instantiate(resolved["logger"]) if resolved["logger"] else None
     if logger:
@@ -135,7 +137,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
 
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    trainer.predict(method, datamodule, return_predictions=False)  # held-out normal images: sets the threshold
+    trainer.predict(method, datamodule, return_predictions=False)  # normal images: sets the threshold
     if datamodule.test_samples:
         trainer.test(method, datamodule, verbose=False)
     else:

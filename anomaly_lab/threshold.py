@@ -12,8 +12,9 @@ from anomaly_lab.options import Options, finished_run, parse
 
 OPTIONS: Options = {
     "run": "the folder of a finished run",
-    "normals": "a folder of normal images that were not trained on",
-    "threshold": "area, max, quantile, sigma or false_alarms, and its keys (threshold.rate=0.05); else the run's",
+    "normals": "a folder of normal images that were not trained on (train_percentile: those that were)",
+    "threshold": "area, max, quantile, sigma, false_alarms or train_percentile, and its keys (threshold.rate=0.05); "
+    "else the run's",
 }
 USAGE = "threshold run=DIR normals=FOLDER [threshold=NAME] [threshold.KEY=VALUE ...]"
 

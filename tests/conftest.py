@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
+METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 REQUIRED = {name for name in os.environ.get("ANOMALY_LAB_REQUIRE", "").split(",") if name}
 
 

@@ -88,6 +88,7 @@ WITHOUT_A_TEST_OF_ITS_OWN = {
     "errors.py": "one class; every error test raises it",
     "__main__.py": "test_command_line.py",
     "detector.py": "test_predict.py",
+    "strategy.py": "test_run.py, with two processes",
     "train.py": "test_command_line.py and test_run.py",
 }
 
@@ -116,10 +117,11 @@ def test_ssim_ae_is_gray_and_cae_is_not():
 
 
 def test_all_15_categories_have_settings():
-    config = composed()
-    assert len(config.data.categories) == 15
-    assert {settings.kind for settings in config.data.categories.values()} == {"texture", "object"}
-    assert sum(settings.kind == "texture" for settings in config.data.categories.values()) == 5
+    categories = composed().data.categories
+    assert len(categories) == 15 + 1
+    assert list(categories)[-1] == "all"
+    assert {settings.kind for settings in categories.values()} == {"texture", "object"}
+    assert sum(settings.kind == "texture" for settings in categories.values()) == 5
 
 
 def test_published_settings():

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from anomaly_lab.__main__ import CONF
 from anomaly_lab.configuration import check, explain, signature
 from anomaly_lab.errors import UserError
+from tests.conftest import METHODS
 
 
 def message(*overrides):
@@ -27,7 +28,7 @@ def message(*overrides):
         ("data.category=scrw", "data.category: expected one of carpet, .*, found 'scrw'; did you mean 'screw'?"),
         ("data.category=", "data.category: expected one of carpet, .*, found ''; for other data: .*"),
         ("metod=cae", "metod: expected .*, found 'metod'; did you mean 'method'?"),
-        ("method=cea", "method: expected one of cae, control, ssim_ae, found 'cea'; did you mean 'cae'?"),
+        ("method=cea", f"method: expected one of {', '.join(METHODS)}, found 'cea'; did you mean 'cae'?"),
         ("logger=wandbb", "logger: expected one of csv, none, .*; did you mean 'wandb'?"),
         ("data.patches=0", "data.patches: expected a number greater than 0, found 0"),
         ("data.patches=many", "data.patches: expected integer, found 'many'"),

@@ -49,6 +49,15 @@ def test_predict_equals_the_test(lab, tiny, parts, tmp_path, write, method):
     assert len(rows_of(tmp_path / "again/scores.csv")) == 6
 
 
+def test_what_a_method_remarks_is_told(lab, tiny, parts, write):
+    write(parts / "test/good/empty.png", np.full((140, 140, 3), 90, np.uint8))
+    done = lab("data=folder", f"data.root={parts}", "method=variation_model", "method.alignment=translation", *tiny[1:])
+    assert "of the test images, 1 not aligned: good/empty.png" in done.stdout
+    run = next(parts.parent.parent.rglob("metrics.json")).parent
+    done = lab("predict", f"run={run}", f"source={parts / 'test'}", "out=judged")
+    assert "\n1 not aligned: good/empty.png\n" in done.stdout
+
+
 def test_a_folder_that_is_no_run_is_refused(lab, parts, tmp_path):
     done = lab("predict", f"run={tmp_path}", f"source={parts}", code=1)
     assert done.stderr.startswith("error: run: expected the folder of a finished run")

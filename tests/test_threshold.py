@@ -36,6 +36,12 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(lab, tiny, parts, tmp_p
     assert all(row["decision"] == "normal" for row in rows)
     assert all(float(row["decision_score"]) < third["image"] for row in rows)
 
+    done = lab("threshold", f"run={run}", f"normals={parts}/test/good", "threshold=train_percentile")
+    fourth = json.loads((run / "threshold.json").read_text())[3]
+    assert (fourth["strategy"], fourth["normals"]) == ("train_percentile", 5)
+    assert fourth["image"] == pytest.approx(just_above(good[1]), rel=1e-6)
+    assert "about 75 % of normal images are rejected by construction" in done.stdout
+
     for arguments, message in (
         (["threshold=aria"], "threshold: expected one of area, .*found 'aria'; did you mean 'area'"),
         (["threshold.rate=2"], "threshold.rate: expected a number less than 1, found 2"),
@@ -46,4 +52,4 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(lab, tiny, parts, tmp_p
         assert re.search(message, done.stderr), done.stderr
     done = lab("threshold", f"run={run}", "normals=nowhere", code=1)
     assert "normals: expected a folder of normal images, found none at nowhere" in done.stderr
-    assert len(json.loads((run / "threshold.json").read_text())) == 3
+    assert len(json.loads((run / "threshold.json").read_text())) == 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import METHODS, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def run(command, folder, **environment):
 def train_and_look(binaries: Path, folder: Path):
     """Help and a short demo run in an empty folder."""
     folder.mkdir()
-    assert "method: cae, control, ssim_ae" in run([binaries / "anomaly-lab", "--help"], folder)
+    assert f"method: {', '.join(METHODS)}" in run([binaries / "anomaly-lab", "--help"], folder)
     demo = ["experiment=demo", "data.patches=64", "trainer.max_epochs=1"]
     run([binaries / "anomaly-lab", *demo], folder, XDG_CACHE_HOME=str(folder / "cache"))
     assert len(list((folder / "runs").rglob("metrics.json"))) == 1

@@ -15,6 +15,8 @@ from anomaly_lab.types import Batch, Prediction
 class AnomalyMaps(pl.Callback):
     """Write `maps/<category>/test/<defect>/<stem>.tiff`, one channel, at the size of the photo.
 
+    In a pool of categories, whose defects are called `<category>/<defect>`, every image's own category.
+
     float32 keeps the metrics to the last digit; float16 halves the files and rounds scores to 3 digits.
     """
 
@@ -27,13 +29,13 @@ class AnomalyMaps(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
         """Write the maps of a batch: every process those that it has seen."""
-        folder = Path(trainer.default_root_dir) / "maps" / self.category / "test"
+        folder = Path(trainer.default_root_dir) / "maps"
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
         self._names = self._names or file_names(samples)
         for index, place, anomaly_map in zip(
             batch.index.tolist(), batch.placement, outputs.anomaly_map.cpu().numpy(), strict=True
         ):
-            sample = samples[index]
-            target = folder / sample.defect / f"{self._names[index]}.tiff"
+            category, _, defect = samples[index].defect.rpartition("/")
+            target = folder / (category or self.category) / "test" / defect / f"{self._names[index]}.tiff"
             target.parent.mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(target, to_photo(anomaly_map[0], place).astype(np.dtype(self.dtype)))

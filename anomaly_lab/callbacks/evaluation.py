@@ -22,6 +22,7 @@ from anomaly_lab.types import Batch, Prediction
 SCORES = ("path", "defect", "label", "score", "mean", "scaled", "decision_score", "threshold", "decision")
 DEFECTS = ("defect", "images", "accuracy", "auroc", "auroc_low", "auroc_high")
 PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")
+NAMED = 5  # images, at most, that a message names
 
 
 class Row(NamedTuple):
@@ -31,6 +32,13 @@ class Row(NamedTuple):
     score: float
     mean: float  # of the map
     decision_score: float
+
+
+class Remark(NamedTuple):
+    """What a method has to say about one image."""
+
+    path: str
+    text: str
 
 
 class Localisation:
@@ -64,7 +72,7 @@ class Localisation:
 
 
 class Evaluation(pl.Callback):
-    """Threshold from the held-out normal images (predict), then scores.csv, defects.csv and metrics from the test.
+    """Threshold from normal images (predict), then scores.csv, defects.csv and metrics from the test.
 
     Image metrics: `image_*` of the score and `image_auroc_mean` of the mean of the map; pixel metrics as in
     `Localisation`, and `pixel_*` at the threshold. Several processes share the images and have the same metrics.
@@ -77,14 +85,19 @@ class Evaluation(pl.Callback):
         self._rows: list[Row] = []
         self._localisation = Localisation()
         self._decisions: PixelDecisions | None = None
+        self._remarks: list[Remark] = []
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Show the strategy the held-out normal images."""
+        """Show the strategy the normal images that it asked for."""
         assert outputs.score is not None
         for i, score in enumerate(outputs.score.tolist()):
             self.strategy.update(inner_map(outputs, batch, i), score)
+        if outputs.remarks:
+            loader = trainer.predict_dataloaders
+            assert loader is not None
+            self._remarks += remarks_of(outputs, batch, loader.samples)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the line."""
@@ -95,6 +108,8 @@ class Evaluation(pl.Callback):
             write_threshold(Path(trainer.default_root_dir), self.threshold._asdict())
             if self.threshold.note:
                 print(f"threshold: {self.threshold.note}")
+            tell(self._remarks, "of the images that set the threshold, ")
+        self._remarks = []  # every process has seen all of these images
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
@@ -110,6 +125,7 @@ class Evaluation(pl.Callback):
             valid = inner_valid(batch, i)
             mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
             self._rows.append(Row(index, score, float(mean), decision_score))
+        self._remarks += remarks_of(outputs, batch, samples)
         self._localisation.update(outputs, batch, samples)
         for i in masked(batch, samples):
             anomaly_map, mask = outputs.anomaly_map[i, 0].cpu().numpy(), batch.mask[i][0].cpu().numpy()
@@ -121,7 +137,7 @@ class Evaluation(pl.Callback):
         assert self.threshold is not None
         assert self._decisions is not None
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
-        rows = sorted(of_all_processes(self._rows))
+        rows, remarks = sorted(of_all_processes(self._rows)), sorted(of_all_processes(self._remarks))
         score, mean, decision_score = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
         label = np.array([samples[row.index].label for row in rows])
         abnormal = decision_score >= self.threshold.image
@@ -138,6 +154,21 @@ class Evaluation(pl.Callback):
             found = by_defect(score, abnormal, label, [sample.defect for sample in tested])
             lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in found.items()]
             write_csv(folder / "defects.csv", DEFECTS, lines)
+            tell(remarks, "of the test images, ")
+
+
+def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:
+    """What the method remarks on the images of a batch."""
+    said = zip(batch.index.tolist(), prediction.remarks, strict=False)  # a method that never remarks has ()
+    return [Remark(str(samples[index].path), text) for index, text in said if text]
+
+
+def tell(remarks: list[Remark], whose: str = "") -> None:
+    """Print a line for each text: how many images it holds for, and the names of the first of them."""
+    for text in dict.fromkeys(remark.text for remark in remarks):
+        paths = [Path(remark.path) for remark in remarks if remark.text == text]
+        names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:NAMED])
+        print(f"{whose}{len(paths)} {text}: {names}{', ...' if len(paths) > NAMED else ''}")
 
 
 def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:

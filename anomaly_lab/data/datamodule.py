@@ -81,7 +81,8 @@ def collate(items: list[Batch]) -> Batch:
 class DataModule(pl.LightningDataModule):
     """Splits off the held-out normal images, then serves patches of the rest and whole images of the others.
 
-    Held-out images are chosen before anything is augmented; thresholds and the validation loss see only them.
+    Held-out images are chosen before anything is augmented; the validation loss sees only them, and so do thresholds
+    (but for `threshold_images: training`, which a strategy asks for).
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class DataModule(pl.LightningDataModule):
         held_out: Annotated[float, Field(gt=0, lt=1)],
         split_seed: NonNegativeInt,
         seed: NonNegativeInt,
+        threshold_images: Literal["held_out", "training"] = "held_out",
     ) -> None:
         super().__init__()
         self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
@@ -121,6 +123,7 @@ class DataModule(pl.LightningDataModule):
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_folder()
         self.on_error: Literal["stop", "skip"] = on_error
         self.seed = seed
+        self.threshold_images: Literal["held_out", "training"] = threshold_images
         self.store: Store | None = None
         self.boxes = np.tile([0, 0, decoding.image_size, decoding.image_size], (len(self.train_samples), 1))
 
@@ -191,8 +194,8 @@ class DataModule(pl.LightningDataModule):
         return self._images(self.held_out_samples)
 
     def predict_dataloader(self) -> ImageLoader:
-        """The held-out normal images again: their maps set the threshold after training."""
-        return self._images(self.held_out_samples)
+        """The normal images that set the threshold after training, whole and unaugmented: as a rule the held-out."""
+        return self._images(self.train_samples if self.threshold_images == "training" else self.held_out_samples)
 
     def test_dataloader(self) -> ImageLoader:
         """The test images with their masks; processes take turns, batch by batch.

@@ -20,6 +20,7 @@ from anomaly_lab.errors import UserError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 NORMAL = {"good", "normal", "ok"}  # folder names and CSV labels that mean "no defect"
 NOT_IMAGES_OF_PARTS = {"ground_truth", "masks"}
+ALL = "all"  # in place of a category: one model over all of them
 
 
 class Sample(NamedTuple):
@@ -28,7 +29,7 @@ class Sample(NamedTuple):
     path: Path
     mask_path: Path | None  # None: no mask is stored, the image is normal or its defects were not marked
     label: int  # 0 normal, 1 abnormal, -1 unknown
-    defect: str  # name of the folder; "good" for normal images
+    defect: str  # name of the folder, "good" for normal images; "<category>/<folder>" in a pool of categories
     group: str  # images of one group (shots of one part) stay on one side of a split
 
 
@@ -43,7 +44,8 @@ def mvtec_ad(root: str, category: str) -> Splits:
     """Read `root/category` in the layout of MVTec AD.
 
     `train/good/*`, `test/<defect>/*`, `ground_truth/<defect>/<stem>_mask.png`. A category without any
-    `ground_truth` is tested on the image level only.
+    `ground_truth` is tested on the image level only. `all`: every category that is there, one after the other; their
+    defects are then called `<category>/<defect>`.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -52,12 +54,32 @@ def mvtec_ad(root: str, category: str) -> Splits:
             "see 'MVTec AD' in the README, or try data=demo"
         )
     known = sorted(folder.parent.name for folder in base.glob("*/train") if folder.is_dir())
+    if category == ALL:
+        if not known:
+            raise UserError(
+                f"data.root: expected one folder a category (<category>/train/good), found none in {root}; photos of "
+                "one part alone are read by data=folder"
+            )
+        return pooled({name: class_folders(base / name) for name in known})
     if category not in known:
         raise UserError(
             f"data.category: expected one of {', '.join(known) or '(no category folder is there)'} in {root}, "
             f"found {category!r}{nearest(category, known)}"
         )
     return class_folders(base / category)
+
+
+def pooled(categories: dict[str, Splits]) -> Splits:
+    """The images of all categories as one set, `<category>/` before the names of their defects, `good` included."""
+    train, test = (
+        [
+            sample._replace(defect=f"{name}/{sample.defect}")
+            for name, splits in categories.items()
+            for sample in splits[i]
+        ]
+        for i in (0, 1)
+    )
+    return Splits(train, test)
 
 
 def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits:

@@ -1,8 +1,9 @@
-"""Where to draw the line, from held-out normal images alone: the test set is never asked.
+"""Where to draw the line, from normal images alone: the test set is never asked. They are held out, as a rule.
 
 The estimators of the MVTec AD papers (Bergmann et al., CVPR 2019, section 4; IJCV 2021) draw a line through the map: an
 image is abnormal when at least `minimum_area` connected pixels lie on or above it. `FalseAlarms` draws it through the
-score of the image, for people who know how many good parts they can afford to reject.
+score of the image, for people who know how many good parts they can afford to reject; so does `TrainPercentile`, a rule
+that was published and that shows what goes wrong.
 
 Every strategy sees the maps one by one (`update`) and keeps no map.
 """
@@ -29,7 +30,7 @@ class Threshold(NamedTuple):
     image: float  # an image is abnormal where what decides >= this
     pixel: float  # a pixel is defective where the map >= this
     minimum_area: float  # of a defect, as a share of the image
-    normals: int  # held-out normal images that drew the line
+    normals: int  # normal images that drew the line
     note: str = ""  # what a person should know of it
 
     def decides(self, anomaly_map: Map, score: float) -> float:
@@ -44,7 +45,7 @@ class Strategy(Protocol):
     """A way of drawing the line."""
 
     def update(self, anomaly_map: Map, score: float) -> None:
-        """See a held-out normal image: its map at the working size without padding, and its score."""
+        """See a normal image: its map at the working size without padding, and its score."""
         ...
 
     def compute(self) -> Threshold:
@@ -177,6 +178,44 @@ class FalseAlarms:
                 f"{needed} are needed for {self.rate:g}"
             )
         return Threshold("false_alarms", "score", image, pixel, self.minimum_area, count, note)
+
+
+class TrainPercentile:
+    """A percentile, linearly interpolated, of the scores of the images that were trained on (a set of Korean slides).
+
+    At the 25 of the slides three of four normal images are rejected by construction. `images` says which images the
+    program shows: `held_out` ones know what a new image scores, those of the training only what was learnt by heart.
+    The line through the map, for pictures and pixel metrics, is the same percentile of the scores of the regions.
+    """
+
+    def __init__(
+        self,
+        minimum_area: Share,
+        percentile: Annotated[float, Field(ge=0, le=100)],
+        images: Literal["training", "held_out"] = "training",
+    ) -> None:
+        self.minimum_area = minimum_area
+        self.percentile = percentile
+        self.images = images
+        self._scores: list[float] = []
+        self._regions: list[float] = []
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a normal image."""
+        self._scores.append(score)
+        self._regions.append(component_score(anomaly_map, pixels(self.minimum_area, anomaly_map)))
+
+    def compute(self) -> Threshold:
+        """Just above the percentile: what exceeds it is abnormal."""
+        image, pixel = (
+            just_above(float(np.percentile(values, self.percentile))) for values in (self._scores, self._regions)
+        )
+        count, kind = len(self._scores), self.images.replace("_", "-")
+        note = (
+            f"the {self.percentile:g} percentile of the scores of {count} {kind} images: about "
+            f"{100 - self.percentile:g} % of normal images are rejected by construction"
+        )
+        return Threshold("train_percentile", "score", image, pixel, self.minimum_area, count, note)
 
 
 def pixels(share: float, anomaly_map: Map) -> int:

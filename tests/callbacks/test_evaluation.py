@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from anomaly_lab.callbacks.evaluation import Evaluation, counted, inner_map
+from anomaly_lab.callbacks.evaluation import Evaluation, Remark, counted, inner_map, tell
 from anomaly_lab.data.images import Decoding, place
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.metrics.thresholds import Area, FalseAlarms, just_above
@@ -245,3 +245,43 @@ def test_the_inner_map_has_its_lowest_value_where_nothing_is_inspected(tmp_path,
     inner = inner_map(Prediction(anomaly_map, None, None), EMPTY._replace(placement=(place_,)), 0)
     assert inner.max() < 2
     assert (inner[6:16, 2:12] == inner.min()).all()
+
+
+def test_remarks_are_told_once_a_text_with_the_names_of_the_first_images(tmp_path, capsys):
+    samples, maps, _, scores = set_of()
+    trainer = stand_in(
+        pl.Trainer,
+        datamodule=SimpleNamespace(test_samples=samples),
+        predict_dataloaders=SimpleNamespace(samples=[sample(i, 0) for i in (7, 8)]),
+        is_global_zero=True,
+        default_root_dir=str(tmp_path),
+    )
+    module, evaluation = stand_in(pl.LightningModule), Evaluation(FalseAlarms(0.001, 0.01))
+    places = tuple([place(32, 32, 32, "stretch")] * 6)
+    normals = Batch(torch.zeros(2, 1, 32, 32), (), torch.zeros(2).long(), torch.arange(2), places[:2])
+    remarked = Prediction(torch.rand(2, 1, 32, 32), torch.rand(2), None, ("", "not aligned"))
+    evaluation.on_predict_batch_end(trainer, module, remarked, normals)
+    evaluation.on_predict_end(trainer, module)
+    assert "of the images that set the threshold, 1 not aligned: good/8.png\n" in capsys.readouterr().out
+    label = torch.tensor([s.label for s in samples])
+    mask = tuple(torch.zeros(1, 32, 32, dtype=torch.bool) for _ in samples)
+    batch = Batch(torch.zeros(6, 1, 32, 32), mask, label, torch.arange(6), places)
+    said = ("not aligned", "", "too dark", "not aligned", "", "")
+    prediction = Prediction(torch.from_numpy(maps), torch.tensor(scores), None, said)
+    samples[:] = [s._replace(mask_path=None) for s in samples]
+    evaluation.on_test_batch_end(trainer, module, prediction, batch)
+    evaluation.on_test_epoch_end(trainer, module)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "of the test images, 2 not aligned: good/0.png, hole/3.png",
+        "of the test images, 1 too dark: good/2.png",
+    ]
+
+
+def test_of_many_remarks_five_images_are_named(capsys):
+    tell([Remark(f"good/{i}.png", "not aligned") for i in range(7)])
+    assert capsys.readouterr().out == (
+        "7 not aligned: good/0.png, good/1.png, good/2.png, good/3.png, good/4.png, ...\n"
+    )
+    tell([])
+    assert capsys.readouterr().out == ""

@@ -32,6 +32,17 @@ def test_held_out_images_are_not_trained_on(parts):
     assert not set(data.train_samples) & set(data.held_out_samples)
 
 
+@pytest.mark.parametrize(("which", "count"), [("held_out", 2), ("training", 8)])
+def test_the_threshold_sees_the_held_out_images_or_those_of_the_training(parts, which, count):
+    data = datamodule(parts, threshold_images=which)
+    batches = list(data.predict_dataloader())
+    assert sum(len(batch.image) for batch in batches) == count
+    samples = data.train_samples if which == "training" else data.held_out_samples
+    first = data.decoding.read(samples[0].path)[0]
+    assert np.array_equal(batches[0].image[0].numpy(), first)
+    assert len(list(data.val_dataloader())) == 1  # the validation loss goes on seeing the held-out
+
+
 def test_the_store_holds_the_training_images_in_their_order(parts):
     data = datamodule(parts, decoding=Decoding(140, 3))
     data.setup("fit")

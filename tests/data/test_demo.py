@@ -27,6 +27,14 @@ def test_layout_is_complete_and_masks_are_where_the_defects_are(root, category, 
     assert max(areas) < 0.05
 
 
+def test_all_is_both_categories(root):
+    train, test = demo(str(root), "all")
+    assert len(train) == 2 * TRAIN
+    assert {sample.defect for sample in test} == {
+        f"{name}/{defect}" for name, _, defects in CATEGORIES for defect in ("good", *defects)
+    }
+
+
 def test_the_same_data_is_made_again(root, tmp_path):
     assert fingerprint(demo(str(tmp_path / "again"), "weave")) == fingerprint(demo(str(root), "weave"))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -30,6 +30,29 @@ def test_a_category_without_ground_truth_has_no_masks(parts):
     assert all(sample.mask_path is None for sample in mvtec_ad(str(parts.parent), "bar").test)
 
 
+def test_all_categories_are_one_set_in_their_order(parts):
+    shutil.copytree(parts, parts.parent / "rod")
+    shutil.copytree(parts, parts.parent / "axle")
+    shutil.rmtree(parts.parent / "rod/ground_truth")
+    (parts.parent / "notes").mkdir()  # no category
+    train, test = mvtec_ad(str(parts.parent), "all")
+    one = mvtec_ad(str(parts.parent), "bar")
+    assert [sample.defect for sample in train] == ["axle/good"] * 10 + ["bar/good"] * 10 + ["rod/good"] * 10
+    assert test[10:20] == [sample._replace(defect=f"bar/{sample.defect}") for sample in one.test]
+    assert [sample.mask_path is None for sample in test] == ([True] * 5 + [False] * 5) * 2 + [True] * 10
+    assert [sample.label for sample in test] == [sample.label for sample in one.test] * 3
+    names_of_results = [(sample.defect, name) for sample, name in zip(test, file_names(test), strict=True)]
+    assert len(set(names_of_results)) == 30
+    assert {len(name) for _, name in names_of_results} == {3}  # 000 and so on: no number is needed
+    kept, held = hold_out(train, 0.1, 0)
+    assert (len(kept), len(held)) == (27, 3)
+
+
+def test_no_category_at_all_is_named(tmp_path):
+    with pytest.raises(UserError, match="data.root: expected one folder a category .*, found none in "):
+        mvtec_ad(str(tmp_path), "all")
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [

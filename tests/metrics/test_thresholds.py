@@ -1,4 +1,4 @@
-"""The line that the held-out normal images draw, in closed form."""
+"""The line that normal images draw, in closed form."""
 
 import math
 
@@ -12,6 +12,7 @@ from anomaly_lab.metrics.thresholds import (
     Quantile,
     Sigma,
     Threshold,
+    TrainPercentile,
     just_above,
     pixels,
 )
@@ -91,6 +92,27 @@ def test_a_new_normal_image_is_a_false_alarm_no_more_often_than_promised():
             strategy.update(np.zeros((1, 1), np.float32), float(score))
         alarms.append(scores[49] >= strategy.compute().image)
     assert np.mean(alarms) == pytest.approx(0.1, abs=0.05)
+
+
+@pytest.mark.parametrize(("percentile", "expected"), [(0, 1.0), (25, 2.0), (30, 2.2), (95, 4.8), (100, 5.0)])
+def test_train_percentile_is_interpolated_and_what_exceeds_it_is_abnormal(percentile, expected):
+    threshold = drawn(TrainPercentile(0.01, percentile), [chain()] * 5, [5.0, 1.0, 4.0, 2.0, 3.0])
+    assert threshold.image == just_above(expected)
+    assert (threshold.rule, threshold.normals) == ("score", 5)
+    assert threshold.decides(chain(), 7.0) == 7.0
+    assert threshold.pixel == just_above(9)  # all regions score the same
+
+
+def test_train_percentile_rejects_three_of_four_of_its_own_images_and_says_so():
+    scores = [float(score) for score in RANDOM.normal(size=100).astype(np.float32)]
+    threshold = drawn(TrainPercentile(0.01, 25), [chain()] * 100, scores)
+    assert sum(score >= threshold.image for score in scores) == 75
+    assert threshold.note == (
+        "the 25 percentile of the scores of 100 training images: about 75 % of normal images are rejected by "
+        "construction"
+    )
+    held_out = drawn(TrainPercentile(0.01, 95, "held_out"), [chain()] * 100, scores)
+    assert held_out.note.startswith("the 95 percentile of the scores of 100 held-out images: about 5 %")
 
 
 def test_an_image_is_abnormal_where_a_region_of_the_minimum_area_survives():

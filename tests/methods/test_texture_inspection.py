@@ -1,0 +1,296 @@
+"""Mixtures over patches: likelihoods in closed form, the algebra of regions, and data of every size."""
+
+import functools
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
+from torch.nn import functional
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.methods import texture_inspection
+from anomaly_lab.methods.texture_inspection import (
+    LEAST_RIDGE,
+    RIDGE,
+    TextureInspection,
+    combine,
+    negative_log_likelihood,
+    pyramid,
+    split,
+)
+from anomaly_lab.tiling import WholeImage
+
+SMALL = {"images": 4, "novelty_images": 3, "levels": 3, "components": 3, "vectors": 2000}
+
+
+def build(side=64, **settings):
+    return TextureInspection(WholeImage(), side, 1, **{**SMALL, **settings})
+
+
+def grain(count, side=64, seed=0):
+    """Smooth noise in 256 gray levels."""
+    noise = np.random.default_rng(seed).normal(size=(count, side, side))
+    smooth = np.stack([gaussian_filter(image, 1.0, mode="wrap") for image in noise])
+    return torch.from_numpy((128 + 120 * smooth).clip(0, 255).round().astype(np.float32))[:, None] / 255
+
+
+def fitted(images, batches=None, **settings):
+    method = build(images.shape[-1], **settings)
+    for batch in batches or [list(range(len(images)))]:
+        method.update(images[batch], torch.tensor(batch))
+    method.fit()
+    return method.eval()
+
+
+@functools.cache
+def usual():
+    """A method fitted to ten images; do not change it."""
+    return fitted(grain(10))
+
+
+def patches_of(images):
+    """All whole patches of gray images, as rows."""
+    windows = np.lib.stride_tricks.sliding_window_view(images[:, 0].double().numpy(), (7, 7), axis=(1, 2))
+    return windows.reshape(-1, 49)
+
+
+def test_a_standard_normal_at_its_mean():
+    method = build()  # before it is fitted it is a standard Gaussian around black
+    assert method.novelty(torch.zeros(1, 1, 64, 64))[0].unique().tolist() == [pytest.approx(45.0280, abs=1e-4)]
+
+
+def test_one_component_is_the_gaussian_in_closed_form():
+    images = grain(1, side=28)
+    method = fitted(images, levels=2, components=1, vectors=10_000)
+    for level, part in enumerate(pyramid(images, 2)):
+        rows = patches_of(part)
+        covariance = np.cov(rows.T, bias=True)
+        gaussian = multivariate_normal(rows.mean(axis=0), covariance + RIDGE * covariance.trace() / 49 * np.eye(49))
+        inside = method.novelty(images)[level][0, 0, 3:-3, 3:-3]
+        np.testing.assert_allclose(inside.flatten(), -gaussian.logpdf(rows), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
+def test_the_likelihood_is_that_of_scikit_learn(dtype, tolerance):
+    rows = patches_of(grain(2, side=32))
+    mixture = GaussianMixture(4, reg_covar=1e-6, init_params="k-means++", random_state=0).fit(rows)
+    weights, means, factors = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.precisions_cholesky_))
+    offsets = weights.log() + factors.diagonal(dim1=1, dim2=2).log().sum(dim=1) - 49 / 2 * np.log(2 * np.pi)
+    strange = np.random.default_rng(0).random((100, 49))
+    for some in (rows, strange):
+        said = negative_log_likelihood(*(x.to(dtype) for x in (torch.from_numpy(some), offsets, means, factors)))
+        np.testing.assert_allclose(said, -mixture.score_samples(some), rtol=tolerance, atol=tolerance)
+
+
+def test_the_buffers_are_the_mixtures_of_scikit_learn():
+    method, images = fitted(grain(7)), grain(2, seed=9)
+    of_mixtures, _ = split(7, 4, 3, 0)
+    parts = pyramid((grain(7)[of_mixtures] * 255).round().double() / 255, 3)
+    for level, part in enumerate(pyramid(images, 3)):
+        mixture = method._mixture(parts[level], level)
+        inside = method.novelty(images)[level][:, 0, 3:-3, 3:-3]
+        np.testing.assert_allclose(inside.flatten(), -mixture.score_samples(patches_of(part)), rtol=1e-3, atol=1e-2)
+
+
+def test_most_normal_pixels_are_below_the_threshold_and_a_stain_is_above():
+    images = grain(2, seed=5)
+    images[1, :, 24:40, 24:40] = 0.1
+    maps = usual()(images).anomaly_map
+    assert (maps[0] >= 1).float().mean() < 0.01
+    assert (maps[1, 0, 24:40, 24:40] >= 1).float().mean() > 0.5
+    assert (maps[1, 0, :, :8] >= 1).float().mean() < 0.02
+
+
+def random_levels(levels, side, seed):
+    random = torch.Generator().manual_seed(seed)
+    sides = [-(-side // 2**i) for i in range(levels)]
+    return [1 + torch.randn(2, 1, s, s, generator=random) for s in sides]
+
+
+@pytest.mark.parametrize("side", [32, 27])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_a_threshold_of_the_map_is_the_union_of_the_intersections_of_neighbouring_regions(levels, side):
+    maps = random_levels(levels, side, seed=levels)
+    said = combine(maps, (side, side))
+    for line in (0.5, 1.0, 1.5):
+        regions = [
+            functional.interpolate(m, scale_factor=2.0**i, mode="bilinear")[..., :side, :side] >= line
+            for i, m in enumerate(maps)
+        ]
+        expected = torch.zeros_like(regions[0]) if levels > 1 else regions[0]
+        for fine, coarse in pairwise(regions):
+            expected |= fine & coarse
+        assert torch.equal(said >= line, expected)
+        assert 0 < expected.float().mean() < 1
+
+
+def test_levels_that_agree_are_the_map():
+    row = torch.linspace(-3, 3, 40).view(1, 1, 1, 40)
+    constant = [torch.full((1, 1, 40 // 2**i, 40 // 2**i), 0.7) for i in range(4)]
+    assert combine(constant, (40, 40)).unique().tolist() == [pytest.approx(0.7)]
+    one = row.expand(1, 1, 40, 40)
+    assert torch.equal(combine([one], (40, 40)), one)
+
+
+def test_two_by_two_means_and_odd_sides():
+    images = torch.arange(25.0).view(1, 1, 5, 5) / 25
+    second, third = pyramid(images, 3)[1:]
+    assert second.shape[-2:] == (3, 3)
+    assert third.shape[-2:] == (2, 2)
+    assert second[0, 0, 0, 0] == pytest.approx((0 + 1 + 5 + 6) / 4 / 25)
+    assert second[0, 0, 2, 2] == pytest.approx(24 / 25)  # the corner, four times
+    assert second[0, 0, 0, 2] == pytest.approx((4 + 9) / 2 / 25)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (49, 49), (50, 77)])
+def test_the_map_has_the_size_of_the_images(size):
+    images = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0))
+    method = build(64, levels=4)
+    answer = method(images)
+    assert answer.anomaly_map.shape == (2, 1, *size)
+    assert answer.anomaly_map.isfinite().all()
+    assert torch.equal(method(images[1:]).anomaly_map, answer.anomaly_map[1:])
+
+
+@pytest.mark.parametrize("normalisation", ["none", "weber"])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_a_constant_texture_has_an_answer(level, normalisation, capsys):
+    images = torch.full((6, 1, 64, 64), round(level * 255) / 255)
+    method = fitted(images, normalisation=normalisation)
+    assert "fewer than 3 components, for want of different patches: 1 at level 1, " in capsys.readouterr().out
+    assert all(buffer.isfinite().all() for _, buffer in method.named_buffers())
+    assert method(images[:1]).anomaly_map.abs().max() < 1
+    other = images[:1].clone()
+    other[..., 20:40, 20:40] = 0.3
+    said = method(other).anomaly_map
+    assert said.isfinite().all()
+    assert said.max() > 1
+
+
+def test_levels_with_fewer_components_get_no_weight_for_the_rest(capsys):
+    images = torch.zeros(4, 1, 64, 64)
+    images[..., ::2] = 1  # stripes, of which the second level sees nothing
+    method = fitted(images)
+    assert "2 at level 1, 1 at level 2, 1 at level 3" in capsys.readouterr().out
+    assert method.offsets.shape == (3, 2)
+    assert method.offsets[1].tolist()[1] == -torch.inf
+    assert method(images).anomaly_map.isfinite().all()
+
+
+def test_a_mixture_that_still_moves_is_told_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(texture_inspection, "STEPS", 1)
+    fitted(grain(4))
+    told = [line for line in capsys.readouterr().out.splitlines() if "still moved" in line]
+    assert told == ["TextureInspection: mixtures still moved after 1 steps, at level 1, 2, 3"]
+
+
+def test_the_order_and_the_batches_of_the_training_images_do_not_matter():
+    other = fitted(grain(10), batches=[[6, 2, 9, 4], [0], [8, 5, 7, 1, 3]])
+    for name, buffer in usual().named_buffers():
+        assert torch.equal(buffer, other.get_buffer(name)), name
+
+
+def test_another_seed_is_another_sample():
+    assert not torch.equal(fitted(grain(10), seed=1).means, usual().means)
+
+
+@pytest.mark.parametrize(
+    ("count", "mixtures", "novelty"), [(1, 1, 1), (2, 1, 1), (3, 1, 2), (7, 3, 4), (20, 10, 10), (25, 10, 10)]
+)
+def test_few_images_are_shared(count, mixtures, novelty):
+    first, second = (part.tolist() for part in split(count, 10, 10, seed=0))
+    assert (len(first), len(second)) in {(mixtures, novelty), (novelty, mixtures)}
+    assert set(first) | set(second) <= set(range(count))
+    assert count == 1 or not set(first) & set(second)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_and_small_images_make_a_detector(count):
+    images = grain(count, side=49)
+    method = fitted(images, levels=4)  # one whole patch at the last level
+    assert all(buffer.isfinite().all() for name, buffer in method.named_buffers() if name != "offsets")
+    assert method(images).anomaly_map.isfinite().all()
+
+
+def test_weber_does_not_see_a_change_of_brightness():
+    images = grain(7)
+    plain, weber = fitted(images), fitted(images, normalisation="weber")
+    probe = grain(1, seed=3)
+    change = [(m(probe).anomaly_map - m(probe / 2).anomaly_map).abs().mean() for m in (plain, weber)]
+    assert change[1] < 0.1
+    assert change[0] > 0.3
+
+
+def test_a_projection_shortens_the_vectors():
+    images = grain(7)
+    method = fitted(images, projection=16)
+    assert method.means.shape == (3, 3, 16)
+    assert method.directions.shape == (49, 16)
+    stain = grain(1, seed=3)
+    stain[..., 24:40, 24:40] = 0.1
+    assert method(stain).anomaly_map.argmax() // 64 in range(20, 44)
+
+
+def test_sensitivity_brings_the_threshold_nearer():
+    images = grain(7)
+    plain, keen = (fitted(images, sensitivity=share)(grain(1, seed=3)).anomaly_map for share in (0.0, 0.2))
+    torch.testing.assert_close(keen, plain / 0.8, rtol=1e-4, atol=1e-4)
+
+
+def test_the_threshold_is_the_quantile_of_other_images():
+    images = grain(7)
+    method = fitted(images, quantile=0.99)
+    _, of_novelty = split(7, 4, 3, 0)
+    for level, values in enumerate(method.novelty(images[of_novelty])):
+        assert (values > method.median[level] + method.spread[level]).float().mean() == pytest.approx(0.01, abs=1e-3)
+        assert (values > method.median[level]).float().mean() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_fresh_instance_takes_the_saved_statistics():
+    images = grain(2, seed=3)
+    for settings in ({}, {"projection": 8, "normalisation": "weber"}):
+        method = fitted(grain(7), **settings)
+        fresh = build(**settings).eval()
+        fresh.load_state_dict(method.state_dict())
+        assert torch.equal(fresh(images).anomaly_map, method(images).anomaly_map)
+
+
+@pytest.mark.parametrize(
+    ("side", "settings", "message"),
+    [
+        (48, {"levels": 4}, "data.image_size: expected at least 49 px.* found 48; or set method.levels to at most 3"),
+        (12, {"levels": 2}, "data.image_size: expected at least 13 px.* found 12; or set method.levels to at most 1"),
+        (6, {"levels": 1}, "data.image_size: expected at least 7 px.* found 6; or set method.patch_size smaller"),
+        (64, {"patch_size": 6}, "method.patch_size: expected an odd number of px.* found 6"),
+        (64, {"projection": 50}, "method.projection: expected at most 49 .* found 50"),
+    ],
+)
+def test_what_does_not_fit_is_refused(side, settings, message):
+    with pytest.raises(UserError, match=message):
+        build(side, **settings)
+
+
+def test_a_given_number_of_levels_fits_exactly():
+    build(49, levels=4)
+    build(13, levels=2)
+    build(7, levels=1)
+
+
+def test_a_smaller_tile_is_refused_too():
+    with pytest.raises(UserError, match=r"data\.image_size"):
+        build(64)(torch.zeros(1, 1, 24, 24))
+
+
+def test_memory_is_that_of_the_images_that_are_kept():
+    method = build()
+    assert method.memory(1000) == method.memory(7) > method.memory(2) > 0
+    assert method.memory(7) - method.memory(0) == 3 * 7 * 64 * 64
+
+
+def test_the_ridge_of_a_constant_is_not_zero():
+    assert LEAST_RIDGE > 0
+    assert fitted(torch.full((2, 1, 64, 64), 0.2)).factors.diagonal(dim1=2, dim2=3).amax() == pytest.approx(1e4)
