@@ -35,7 +35,7 @@ def judge(run: Path, paths: list[Path], out: Path) -> None:
     """Load the run, judge the images and write what it says."""
     from rich.progress import track
 
-    from anomaly_lab.callbacks.evaluation import inner_map
+    from anomaly_lab.callbacks.evaluation import Remark, inner_map, tell
     from anomaly_lab.callbacks.pictures import panel, write_picture
     from anomaly_lab.detector import load
 
@@ -44,9 +44,12 @@ def judge(run: Path, paths: list[Path], out: Path) -> None:
     base = Path(os.path.commonpath([path.parent for path in paths]))
     rows: list[tuple] = []
     unreadable: list[str] = []
+    remarks: list[Remark] = []
     steps = -(-len(paths) // detector.batch_size)
     for found, prediction, batch in track(detector.judge(paths, unreadable), "judging", total=steps, transient=True):
         assert prediction.score is not None
+        said = zip(found, prediction.remarks, strict=False)  # a method that never remarks has ()
+        remarks += [Remark(str(path), text) for path, text in said if text]
         for i, path in enumerate(found):
             score = prediction.score[i].item()
             decision_score = line.decides(inner_map(prediction, batch, i), score)
@@ -58,6 +61,7 @@ def judge(run: Path, paths: list[Path], out: Path) -> None:
     write_csv(out / "scores.csv", ("path", "score", "decision_score", "threshold", "decision"), rows)
     abnormal = sum(row[-1] == "abnormal" for row in rows)
     print(f"{len(rows)} images judged, {abnormal} abnormal; scores and pictures: {out}")
+    tell(remarks)
     if unreadable:
         raise UserError(f"{len(unreadable)} of {len(paths)} files could not be read: {'; '.join(unreadable)}")
 

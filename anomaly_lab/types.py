@@ -27,3 +27,4 @@ class Prediction(NamedTuple):
     anomaly_map: Float[Tensor, "batch 1 height width"]  # larger = more abnormal; no fixed range, never rescaled
     score: Float[Tensor, " batch"] | None  # larger = more abnormal; None: the default score of the map is meant
     reconstruction: Float[Tensor, "batch channel height width"] | None  # in [0, 1], for pictures
+    remarks: tuple[str, ...] = ()  # what people should know of single images, one text each, "": nothing; (): of none
