@@ -46,12 +46,10 @@ for data in "$screw" "$transistor" "$wood" "$cracks" "$xray"; do
   row untrained method=cnn_dictionary method.evaluation=dense method.features.layer=layer3 method.features.weights=$untrained $data
 done
 
-row variation_none method=variation_model method.alignment=none method.region=whole $screw
-row variation_rigid method=variation_model method.alignment=rigid method.region=whole $screw
-row variation_foreground method=variation_model method.alignment=rigid method.region=foreground $screw
-row variation_30 method=variation_model method.alignment=rigid method.region=foreground method.images=30 $screw
-for data in "$transistor" "$xray"; do
-  row variation_none method=variation_model method.alignment=none method.region=whole $data
+row variation method=variation_model method.alignment=rigid method.region=foreground $screw
+row variation method=variation_model method.alignment=translation $transistor
+for data in "$wood" "$cracks" "$xray"; do  # textures and chests have no pose to align
+  row variation method=variation_model $data
 done
 
 for seed in 0 1 2; do
