@@ -54,3 +54,29 @@ def test_other_real_data_goes_through(lab, tmp_path, real_data, options, images,
     assert ("pixel_aupro" in metrics) == pixels
     (table,) = (tmp_path / "runs").rglob("scores.csv")
     assert len(table.read_text().splitlines()) == images + 1
+
+
+STATISTICS = {  # experiments/statistics and experiments/variation_model have the figures
+    "variation_model": (
+        "data.root={}/mvtec_ad_small", "data.category=screw", "method.alignment=rigid", "method.region=foreground",
+        "method.images=30",
+    ),
+    "texture_inspection": ("data=folder", "data.root={}/wood_boards_256", "data.kind=texture"),
+    "cnn_dictionary": (
+        "data=folder", "data.root={}/wood_boards_256", "data.kind=texture", "data.image_size=256",
+        "method.evaluation=dense", "method.features.layer=layer3",
+        "method.features.weights={}/weights/resnet18_imagenet_conv1_to_layer3.safetensors",
+    ),
+}  # fmt: skip
+ABOVE_CONTROLS = {"variation_model": "pixel_auroc_smoothed", "texture_inspection": "pixel_auroc"}
+
+
+@pytest.mark.parametrize(
+    ("method", "pixel_auroc"), [("variation_model", 0.94), ("texture_inspection", 0.85), ("cnn_dictionary", 0.92)]
+)
+def test_methods_without_a_gradient_on_real_data(lab, tmp_path, real_data, method, pixel_auroc):
+    lab(f"method={method}", *(option.format(real_data) for option in STATISTICS[method]), "logger=none")
+    metrics = metrics_of(tmp_path)
+    assert metrics["pixel_auroc"] >= pixel_auroc
+    if name := ABOVE_CONTROLS.get(method):
+        assert metrics[name] > metrics[f"control_{name}"]
