@@ -31,7 +31,8 @@ Vectors = Float[Tensor, "patch feature"]
 class CNNDictionary(StatisticsMethod):
     """Patches of 16 px at a stride of 4 px, 95 % of the variance of their features, 10 entries.
 
-    `evaluation` says how a patch becomes a vector; it is the mean of the layer's map over the patch both times.
+    `evaluation` says how a patch becomes a vector; it is the mean of the layer's map over the patch both times (or the
+    maximum, `pooling`).
 
     - `patchwise`: as published. Every patch is cut out, enlarged to `patch_resize` and shown to the network alone:
       15 625 forward passes for a texture of 512 px.
@@ -59,6 +60,7 @@ class CNNDictionary(StatisticsMethod):
         features: Features,
         image_size: PositiveInt,
         evaluation: Literal["patchwise", "dense"],
+        pooling: Literal["mean", "max"],
         entries: Literal["medoid", "centroid"],
         clusters: PositiveInt,
         restarts: PositiveInt,
@@ -76,6 +78,7 @@ class CNNDictionary(StatisticsMethod):
         super().__init__(tiling)
         self.features = features
         self.evaluation = evaluation
+        self.pooling = pooling
         self.entries = entries
         self.clusters = clusters
         self.restarts = restarts
@@ -147,7 +150,8 @@ class CNNDictionary(StatisticsMethod):
         vectors = []
         for chunk in positions.split(self.batch_size):
             patches = grid[:, chunk // self.side, chunk % self.side].movedim(1, 0)
-            vectors.append(self.features.of_normalised(self._enlarged(patches)).mean(dim=(2, 3)))
+            maps = self.features.of_normalised(self._enlarged(patches))
+            vectors.append(maps.mean(dim=(2, 3)) if self.pooling == "mean" else maps.amax(dim=(2, 3)))
         return torch.cat(vectors)
 
     def _dense(self, image: Float[Tensor, "1 3 height width"]) -> Vectors:
@@ -157,12 +161,13 @@ class CNNDictionary(StatisticsMethod):
         window = self.patch_resize // reduction  # places of the map under a patch
         phases = max(1, reduction // step)  # of the stride, between two places of the map
         vectors = image.new_empty((self.features.channels, side, side))
+        pool = functional.avg_pool2d if self.pooling == "mean" else functional.max_pool2d
         for y in range(phases):
             for x in range(phases):
                 layer = self.features.of_normalised(enlarged[..., y * step :, x * step :])[0]
-                means = functional.avg_pool2d(layer, window, max(1, step // reduction))
+                pooled = pool(layer, window, max(1, step // reduction))
                 rows, columns = len(range(y, side, phases)), len(range(x, side, phases))
-                vectors[:, y::phases, x::phases] = means[:, :rows, :columns]
+                vectors[:, y::phases, x::phases] = pooled[:, :rows, :columns]
         return vectors.flatten(1).T
 
     def _enlarged(self, images: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch 3 _ _"]:

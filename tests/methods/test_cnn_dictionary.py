@@ -12,7 +12,7 @@ from anomaly_lab.networks.features import Features
 from anomaly_lab.tiling import WholeImage
 
 SETTINGS = {
-    "image_size": 64, "evaluation": "patchwise", "entries": "medoid", "clusters": 4, "restarts": 2, "neighbours": 1,
+    "image_size": 64, "evaluation": "patchwise", "pooling": "mean", "entries": "medoid", "clusters": 4, "restarts": 2, "neighbours": 1,
     "variance": 0.95, "whiten": False, "patch_size": 16, "stride": 4, "patch_resize": 64, "vectors_per_image": 20,
     "vectors": 1000, "batch_size": 50, "seed": 0,
 }  # fmt: skip
@@ -95,12 +95,17 @@ def test_dense_is_the_mean_of_the_map_under_the_patch(weights, layer, stride, re
     torch.testing.assert_close(found, torch.stack(expected))
 
 
-def test_dense_equals_patchwise_where_a_patch_is_the_whole_image(network):
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_dense_equals_patchwise_where_a_patch_is_the_whole_image(network, pooling):
     image = photos(1, 3, 16)[0]
     dense, patchwise = (
-        dictionary(network, image_size=16, evaluation=kind).vectors(image) for kind in ("dense", "patchwise")
+        dictionary(network, image_size=16, evaluation=kind, pooling=pooling).vectors(image)
+        for kind in ("dense", "patchwise")
     )
     torch.testing.assert_close(dense, patchwise)
+    layer = network(functional.interpolate(image[None], (64, 64), mode="bilinear"))[0]
+    expected = layer.mean(dim=(1, 2)) if pooling == "mean" else layer.amax(dim=(1, 2))
+    torch.testing.assert_close(patchwise[0], expected)
 
 
 def test_without_enlargement_the_patch_enters_as_it_is(network):
@@ -201,7 +206,7 @@ def test_order_and_batches_of_the_training_images_do_not_matter(network, evaluat
 def test_seed_clusters_and_entries_change_the_result(network):
     images = photos()
     base = fitted(dictionary(network), images).dictionary
-    for changes in ({"seed": 1}, {"clusters": 5}, {"entries": "centroid"}):
+    for changes in ({"seed": 1}, {"clusters": 5}, {"entries": "centroid"}, {"pooling": "max"}):
         other = fitted(dictionary(network, **changes), images).dictionary
         assert other.shape != base.shape or not torch.equal(other, base)
 
