@@ -30,9 +30,9 @@ patches = torch.rand((BATCH, 3, 64, 64)).contiguous(memory_format=torch.channels
 def method(evaluation: str) -> CNNDictionary:
     """The method with ten entries, of the image itself."""
     made = CNNDictionary(
-        WholeImage(), features, image_size=512, evaluation=evaluation, pooling="mean", entries="medoid", clusters=10, restarts=1,
-        neighbours=1, variance=0.95, whiten=False, patch_size=16, stride=4, patch_resize=64, vectors_per_image=1000,
-        vectors=1000, batch_size=BATCH, seed=0,
+        WholeImage(), features, image_size=512, evaluation=evaluation, pooling="mean", entries="medoid", clusters=10,
+        restarts=1, neighbours=1, variance=0.95, whiten=False, patch_size=16, stride=4, patch_resize=64,
+        vectors_per_image=1000, vectors=1000, batch_size=BATCH, seed=0,
     )  # fmt: skip
     made.update(image, torch.zeros(1, dtype=torch.int64))
     made.fit()

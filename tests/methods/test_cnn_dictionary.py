@@ -12,9 +12,9 @@ from anomaly_lab.networks.features import Features
 from anomaly_lab.tiling import WholeImage
 
 SETTINGS = {
-    "image_size": 64, "evaluation": "patchwise", "pooling": "mean", "entries": "medoid", "clusters": 4, "restarts": 2, "neighbours": 1,
-    "variance": 0.95, "whiten": False, "patch_size": 16, "stride": 4, "patch_resize": 64, "vectors_per_image": 20,
-    "vectors": 1000, "batch_size": 50, "seed": 0,
+    "image_size": 64, "evaluation": "patchwise", "pooling": "mean", "entries": "medoid", "clusters": 4, "restarts": 2,
+    "neighbours": 1, "variance": 0.95, "whiten": False, "patch_size": 16, "stride": 4, "patch_resize": 64,
+    "vectors_per_image": 20, "vectors": 1000, "batch_size": 50, "seed": 0,
 }  # fmt: skip
 
 
