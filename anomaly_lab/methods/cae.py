@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.parameter import Parameter
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from anomaly_lab.methods.method import Images, Method
 from anomaly_lab.networks.autoencoder import Autoencoder
+from anomaly_lab.schedule import cosine
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Batch, Prediction
 
@@ -64,5 +64,4 @@ class CAE(Method):
         optimizer = self.optimizer(self.network.parameters())
         if self.schedule == "constant":
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        return [optimizer], [{"scheduler": CosineAnnealingLR(optimizer, steps), "interval": "step"}]
+        return [optimizer], [cosine(optimizer, self.trainer)]

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Images, Method
+from anomaly_lab.schedule import cosine
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Batch, Prediction
 
@@ -135,8 +135,7 @@ class SlidesCAE(Method):
         optimizer = self.optimizer(self.network.parameters())
         if self.schedule == "constant":
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        return [optimizer], [{"scheduler": CosineAnnealingLR(optimizer, steps), "interval": "step"}]
+        return [optimizer], [cosine(optimizer, self.trainer)]
 
 
 def channel_statistics(

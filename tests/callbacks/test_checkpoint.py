@@ -19,6 +19,7 @@ from torch import nn
 from anomaly_lab.callbacks.checkpoint import LastCheckpoint, WholeFile
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.data.patches import PatchLoader, PatchPlan
+from anomaly_lab.schedule import cosine
 
 folder, manual, kill_at = sys.argv[1], sys.argv[2] == "manual", int(sys.argv[3])
 
@@ -46,8 +47,7 @@ class Toy(pl.LightningModule):
         if manual:
             return [torch.optim.Adam(self.a.parameters(), 0.01), torch.optim.Adam(self.b.parameters(), 0.02)], []
         optimizer = torch.optim.Adam(self.parameters(), 0.01)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], [cosine(optimizer, self.trainer)]
 
 class Data(pl.LightningDataModule):
     def train_dataloader(self):
