@@ -22,10 +22,14 @@ SETTINGS = (
     "data.settings.rotation=0", "data.settings.shift=0",
 )  # fmt: skip
 PRETRAINED = {"cnn_dictionary": ["method.features.layer=layer2", "method.evaluation=dense"]}
-SMALL = {  # seconds instead of minutes; 60 steps are too few for the latent score of a small GANomaly
+SMALL = {  # seconds instead of minutes; 60 steps are too few for latent scores and for the features of a critic
     "ganomaly": ["method.width=8", "method.score=map"],
     "skip_ganomaly": ["method.width=8"],
-}
+    "anogan": ["method.generator.width=4", "method.discriminator.width=4", "method.search_steps=20"],
+    "f_anogan": [
+        "method.generator.width=4", "method.critic.width=4", "method.encoder.width=4", "method.feature_weight=0"
+    ],
+}  # fmt: skip
 UNTRAINED = {"brightness"}  # the same number whatever the training images
 
 
