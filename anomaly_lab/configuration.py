@@ -55,6 +55,7 @@ FOREIGN = {
     "weight_decay": pydantic.NonNegativeFloat,
     "betas": list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]],
     "eps": pydantic.PositiveFloat,
+    "alpha": typing.Annotated[float, pydantic.Field(ge=0, lt=1)],  # of RMSprop
     "amsgrad": bool,
     "fused": bool | None,
     "foreach": bool | None,

@@ -116,6 +116,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
 
     datamodule = instantiate(resolved["data"]["datamodule"])
     method = build_method(resolved)
+    check_manual_optimisation(method, resolved["trainer"])
     callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
     evaluation, throughput = Evaluation(instantiate(resolved["threshold"])), Throughput()
     controls = Controls(evaluation) if resolved["controls"] else None
@@ -154,6 +155,24 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
 def build_method(resolved: dict[str, Any]) -> Method:
     """The method of a resolved configuration; its `name` is for people and folders."""
     return instantiate({key: value for key, value in resolved["method"].items() if key != "name"}, _convert_="all")
+
+
+def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
+    """Refuse what the trainer cannot do for a method that steps its optimizers itself, or that has none."""
+    if method.automatic_optimization:
+        return
+    name, clip = type(method).__name__, trainer.get("gradient_clip_val")
+    if (batches := trainer.get("accumulate_grad_batches", 1)) != 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches: expected 1, because {name} learns from every batch by itself, found "
+            f"{batches}; set data.batch_size"
+        )
+    if clip is not None:
+        instead = "; set method.gradient_clip" if hasattr(method, "gradient_clip") else ""
+        raise UserError(
+            f"trainer.gradient_clip_val: expected null, because {name} learns from every batch by itself, found "
+            f"{clip}{instead}"
+        )
 
 
 def told(resolved: dict[str, Any]) -> dict[str, Any]:

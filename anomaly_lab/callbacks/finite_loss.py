@@ -1,6 +1,9 @@
-"""Stop where a loss is no number any more, before it spoils the checkpoint."""
+"""Stop where a loss is no number any more, or out of all proportion, before it spoils the checkpoint."""
 
 import math
+import statistics
+from collections import deque
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,9 +12,14 @@ from pydantic import PositiveInt
 
 from anomaly_lab.errors import UserError
 
+STEPS, DIVERGED = 100, 1e4  # a loss so many times its median over so many steps is that of a game that is lost
+
 
 class FiniteLoss(pl.Callback):
     """Raise a `UserError` that names the step of the first NaN or infinite loss; the last checkpoint stays good.
+
+    Methods that optimise by themselves, networks against each other, can diverge and stay finite: there a loss above
+    1e4 times its median over the last 100 steps stops the run as well.
 
     Losses are looked at `every_batches` and before each checkpoint, because every look waits for the accelerator;
     the step is found exactly all the same.
@@ -20,6 +28,12 @@ class FiniteLoss(pl.Callback):
     def __init__(self, every_batches: PositiveInt = 50) -> None:
         self.every_batches = every_batches
         self._pending: list[tuple[int, torch.Tensor]] = []
+        self._last: deque[float] = deque(maxlen=STEPS)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget another run."""
+        self._pending.clear()
+        self._last.clear()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -31,28 +45,41 @@ class FiniteLoss(pl.Callback):
             self._pending.append((batch_idx, torch.stack([loss.detach().float() for loss in losses]).sum()))
         on_host = pl_module.device.type == "cpu"
         if on_host or len(self._pending) >= self.every_batches or trainer.is_last_batch:
-            self._look(trainer)
+            self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look before the checkpoint of the epoch is written, also at what the last step made of the weights."""
-        self._look(trainer)
+        self._look(trainer, pl_module)
         value = float(trainer.callback_metrics.get("validation/loss", 0.0))
         if not math.isfinite(value):
-            raise not_finite(value, f"after the last batch of epoch {trainer.current_epoch}")
+            raise stopped(trainer, f"the loss is {value} after the last batch of epoch {trainer.current_epoch}")
 
-    def _look(self, trainer: pl.Trainer) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look before a checkpoint inside an epoch is written."""
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pending, self._pending = self._pending, []
         if not pending:
             return
         values = torch.stack([loss for _, loss in pending]).tolist()
         for (batch_idx, _), value in zip(pending, values, strict=True):
+            where = f"at batch {batch_idx} of epoch {trainer.current_epoch}"
             if not math.isfinite(value):
-                raise not_finite(value, f"at batch {batch_idx} of epoch {trainer.current_epoch}")
+                raise stopped(trainer, f"the loss is {value} {where}")
+            if pl_module.automatic_optimization:
+                continue
+            median = statistics.median(self._last) if len(self._last) == STEPS else 0.0
+            if median and abs(value) > DIVERGED * median:
+                times = f"{abs(value) / median:.1e} times its median over the last {STEPS} steps"
+                raise stopped(trainer, f"the loss is {times} {where}")
+            self._last.append(abs(value))
 
 
-def not_finite(value: float, where: str) -> UserError:
-    """The error that names the step."""
-    return UserError(
-        f"the loss is {value} {where}: training stopped, a checkpoint saved before stays as it was; "
-        "try a lower method.optimizer.lr or trainer.precision=32-true"
-    )
+def stopped(trainer: pl.Trainer, why: str) -> UserError:
+    """The error that names the step and what is left."""
+    checkpoint = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    left = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written before"
+    return UserError(f"{why}: training stopped, {left}; try a lower method.optimizer.lr or trainer.precision=32-true")

@@ -1,6 +1,7 @@
 """What is going on: the expected cost before training, then a bar with images a second and the time left."""
 
 import time
+from collections.abc import Iterator
 
 import pytorch_lightning as pl
 import torch
@@ -61,7 +62,7 @@ class Budget(pl.Callback):
             saved, start = 0, time.perf_counter()
             images = data.on_after_batch_transfer(rows, 0).image
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-                answer = method.inspect(images).anomaly_map.mean()  # type: ignore[operator]
+                answer = method.rehearse(images)  # type: ignore[operator]
             if answer.requires_grad:
                 answer.backward()
             answer.item()  # waits for the accelerator
@@ -92,9 +93,28 @@ class ImagesPerSecond(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """`123 images/s`, empty before the first batch."""
+        if task.fields.get("inside"):
+            return Text()  # steps inside a batch
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         batch = batch_size(self.trainer) if self.trainer.training else data.test_batch_size
         return Text(f"{task.speed * batch:.0f} images/s" if task.speed else "", style="progress.data.speed")
+
+
+def counted(trainer: pl.Trainer | None, steps: int, what: str) -> Iterator[int]:
+    """Count the steps of something long inside a batch, with a second bar below that of the batches if one is drawn."""
+    bar = trainer.progress_bar_callback if trainer else None
+    progress = bar.progress if isinstance(bar, RichProgressBar) else None
+    if progress is None or not progress.live.is_started:
+        yield from range(steps)
+        return
+    task = progress.add_task(what, total=steps, inside=True)
+    try:
+        for step in range(steps):
+            yield step
+            progress.advance(task)
+            progress.soft_refresh()
+    finally:
+        progress.remove_task(task)
 
 
 class EpochLines(pl.Callback):

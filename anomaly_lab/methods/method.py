@@ -42,6 +42,10 @@ class Method(pl.LightningModule, ABC):
             return prediction
         return prediction._replace(score=default_score(prediction.anomaly_map, content(placement, images)))
 
+    def rehearse(self, images: Images) -> Float[Tensor, ""]:
+        """What costs about as much as a training step, for the estimate before a training: its loss, or a look."""
+        return self.inspect(images).anomaly_map.mean()
+
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Answer in float32 whatever the precision of training, so that a score does not depend on its batch."""
         with torch.autocast(self.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""The first loss that is no number stops the run at the next look, and its step is named exactly."""
+"""The first loss that is no number, or out of proportion, stops the run at the next look; its step is named exactly."""
 
 import pytest
 import pytorch_lightning as pl
@@ -9,14 +9,14 @@ from anomaly_lab.errors import UserError
 from tests.conftest import stand_in
 
 
-def feed(callback, losses, device):
+def feed(callback, losses, device, automatic=True, folder="nowhere"):
     """Return how many batches passed before the stop."""
-    module = stand_in(pl.LightningModule, device=torch.device(device))
+    module = stand_in(pl.LightningModule, device=torch.device(device), automatic_optimization=automatic)
     for i, loss in enumerate(losses):
         trainer = stand_in(
             pl.Trainer,
             callback_metrics={"train/loss": torch.tensor(loss), "train/loss_epoch": torch.tensor(float("nan"))},
-            is_last_batch=i == len(losses) - 1, current_epoch=3,
+            is_last_batch=i == len(losses) - 1, current_epoch=3, default_root_dir=str(folder),
         )  # fmt: skip
         try:
             callback.on_train_batch_end(trainer, module, None, None, i)
@@ -45,10 +45,50 @@ def test_at_the_last_batch_before_the_checkpoint():
 
 
 def test_weights_that_the_last_step_spoilt_are_not_saved():
-    trainer = stand_in(pl.Trainer, callback_metrics={"validation/loss": torch.tensor(float("nan"))}, current_epoch=2)
+    trainer = stand_in(
+        pl.Trainer, callback_metrics={"validation/loss": torch.tensor(float("nan"))}, current_epoch=2,
+        default_root_dir="nowhere",
+    )  # fmt: skip
     with pytest.raises(UserError, match="the loss is nan after the last batch of epoch 2"):
         FiniteLoss().on_train_epoch_end(trainer, stand_in(pl.LightningModule))
 
 
 def test_finite_losses_pass():
     assert feed(FiniteLoss(), [1e30, -1e30, 0.0], "cpu") == (3, "")
+
+
+STEADY = [2.0, 1.0, 1.0, 3.0] * 25  # median 1.5
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cpu", 101), ("cuda", 103)])
+def test_two_networks_whose_loss_leaves_all_proportion(tmp_path, device, seen):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    losses = [*STEADY, 1.4e4, 1.6e4, 1.0, 1.0]
+    batches, message = feed(FiniteLoss(every_batches=52), losses, device, automatic=False, folder=tmp_path)
+    assert batches == seen
+    assert "the loss is 1.1e+04 times its median over the last 100 steps at batch 101 of epoch 3" in message
+    assert f"the last good checkpoint is {tmp_path / 'checkpoints/last.ckpt'}" in message
+
+
+def test_large_losses_that_are_no_sign_of_it():
+    for losses, automatic in (
+        ([*STEADY, 1e9], True),  # one network and its loss
+        ([*STEADY[:99], 1e9], False),  # too early to say
+        ([*[0.0] * 100, 1.0], False),  # no proportion to nothing
+        ([*[-1.0] * 100, -9e3, 9e3], False),  # of a critic, whatever its sign
+    ):
+        assert feed(FiniteLoss(), losses, "cpu", automatic) == (len(losses), "")
+    assert "no checkpoint was written before" in feed(FiniteLoss(), [*[-1.0] * 100, -2e4], "cpu", False)[1]
+
+
+def test_nothing_that_was_not_looked_at_is_saved():
+    callback = FiniteLoss(every_batches=100)
+    module = stand_in(pl.LightningModule, device=torch.device("cuda"), automatic_optimization=False)
+    trainer = stand_in(
+        pl.Trainer, callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
+        default_root_dir="nowhere",
+    )  # fmt: skip
+    callback.on_train_batch_end(trainer, module, None, None, 4)
+    with pytest.raises(UserError, match="the loss is nan at batch 4 of epoch 0"):
+        callback.on_save_checkpoint(trainer, module, {})

@@ -20,10 +20,10 @@ def test_durations_as_a_person_says_them(seconds, text):
 def test_speed_is_told_in_images():
     data, loader = SimpleNamespace(test_batch_size=8), SimpleNamespace(batch_size=16)
     column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, train_dataloader=loader, training=True))
-    assert column.render(stand_in(Task, speed=2.0)).plain == "32 images/s"
-    assert column.render(stand_in(Task, speed=None)).plain == ""
+    assert column.render(stand_in(Task, speed=2.0, fields={})).plain == "32 images/s"
+    assert column.render(stand_in(Task, speed=None, fields={})).plain == ""
     column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, training=False))
-    assert column.render(stand_in(Task, speed=2.0)).plain == "16 images/s"
+    assert column.render(stand_in(Task, speed=2.0, fields={})).plain == "16 images/s"
 
 
 def test_cost_and_epochs_are_told_without_a_terminal(lab, tiny, parts):

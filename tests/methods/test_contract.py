@@ -22,6 +22,14 @@ SETTINGS = (
     "data.settings.rotation=0", "data.settings.shift=0",
 )  # fmt: skip
 PRETRAINED = {"cnn_dictionary": ["method.features.layer=layer2", "method.evaluation=dense"]}
+SMALL = {  # seconds instead of minutes; 60 steps are too few for latent scores and for the features of a critic
+    "ganomaly": ["method.width=8", "method.score=map"],
+    "skip_ganomaly": ["method.width=8"],
+    "anogan": ["method.generator.width=4", "method.discriminator.width=4", "method.search_steps=20"],
+    "f_anogan": [
+        "method.generator.width=4", "method.critic.width=4", "method.encoder.width=4", "method.feature_weight=0"
+    ],
+}  # fmt: skip
 UNTRAINED = {"brightness"}  # the same number whatever the training images
 
 
@@ -45,9 +53,9 @@ def trained(request, parts, tmp_path, weights):
     """Method before and after a short training, its configuration, data, losses and checkpoint."""
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        needed = (
-            [*PRETRAINED[request.param], f"method.features.weights={weights}"] if request.param in PRETRAINED else []
-        )
+        needed = list(SMALL.get(request.param, ()))
+        if request.param in PRETRAINED:
+            needed += [*PRETRAINED[request.param], f"method.features.weights={weights}"]
         config = compose("train", [*SETTINGS, f"method={request.param}", f"data.root={parts}", *needed])
         if "optimizer" in config.method:
             config.method.optimizer.lr = 1e-3

@@ -1,0 +1,331 @@
+"""GANomaly: encode, decode, encode again, and compare the two codes.
+
+Akçay, Atapour-Abarghouei, Breckon: GANomaly: Semi-Supervised Anomaly Detection via Adversarial Training, ACCV 2018,
+and the code of the authors. A generator that has learnt normal images rebuilds any image as a normal one; the code of
+what it built then differs from the code of what it saw. A discriminator keeps the rebuilt images sharp.
+
+Where paper and code differ this is the code: means over all elements for the norms, features compared image by image
+(the paper's formula subtracts the mean feature of the batch), learning rate 2e-4 (paper: 2e-3).
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import Parameter
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.methods.method import Images, Method
+from anomaly_lab.networks.dcgan import (
+    Code,
+    Decoder,
+    Encoder,
+    ImageSize,
+    batch_statistics,
+    cross_entropy,
+    initialise,
+    learns_from_batches,
+)
+from anomaly_lab.tiling import Tiling
+from anomaly_lab.types import Batch, Prediction
+
+Optimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
+WON = 1e-5  # the discriminator has won where its loss is below, and starts anew
+
+
+class Generator(nn.Module):
+    """Encoder, decoder and the second encoder, of the same make and with weights of its own (paper, section 3.1)."""
+
+    def __init__(
+        self, image_size: ImageSize, channels: Literal[1, 3], latent_size: PositiveInt, width: PositiveInt
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, latent_size, width)
+        self.decoder = Decoder(image_size, channels, latent_size, width)
+        self.second_encoder = Encoder(image_size, channels, latent_size, width)
+
+    def forward(self, images: Images) -> tuple[Images, Code, Code]:
+        """Reconstructions in (-1, 1), codes of the images, codes of the reconstructions."""
+        codes = self.encoder(images)
+        reconstructions = self.decoder(codes)
+        return reconstructions, codes, self.second_encoder(reconstructions)
+
+
+class Discriminator(nn.Module):
+    """An encoder to one number, the logit of being real."""
+
+    def __init__(self, image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt) -> None:
+        super().__init__()
+        self.encoder = Encoder(image_size, channels, 1, width)
+
+    def forward(self, images: Images) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch feature 4 4"]]:
+        """Logits, and the features before the last convolution."""
+        features = self.encoder.features(images)
+        return self.encoder.head(features).flatten(), features
+
+
+class Losses(NamedTuple):
+    """What the two networks of an adversarial method descend, and its parts under readable names."""
+
+    generator: Float[Tensor, ""]
+    discriminator: Float[Tensor, ""]
+    parts: dict[str, Tensor]
+
+
+class Adversarial(Method):
+    """A generator against a discriminator, each with an optimizer of its own, as the two papers of the authors do it.
+
+    Both losses come from one pass of each network: the discriminator sees the images once and the reconstructions
+    once. Its answers serve both losses, and each loss goes back to the weights of its own network only. So nothing is
+    computed twice, and no gradient is computed that nobody uses; the discriminator descends the loss that it had
+    before the step of the generator, as in the code of the authors.
+    """
+
+    reinitialisations: Tensor
+    loss_not_looked_at: Tensor
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        image_size: int,
+        channels: int,
+        optimizer: Optimizer,
+        tiling: Tiling,
+        test_batchnorm: Literal["running", "batch"],
+        schedule: Literal["constant", "cosine"],
+        gradient_clip: float | None,
+        log_gradient_norms: bool,
+    ) -> None:
+        super().__init__(tiling)
+        self.automatic_optimization = False
+        self.generator = generator
+        self.discriminator = discriminator
+        for network in (generator, discriminator):
+            initialise(network)
+            network.to(memory_format=torch.channels_last)  # faster on a CPU, and in half precision on a GPU
+        self.image_size = image_size
+        self.channels = channels
+        self.optimizer = optimizer
+        self.test_batchnorm = test_batchnorm
+        self.schedule = schedule
+        self.gradient_clip = gradient_clip
+        self.log_gradient_norms = log_gradient_norms
+        # Buffers, so that a resumed run goes on with both.
+        self.register_buffer("reinitialisations", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("loss_not_looked_at", torch.tensor(torch.inf))
+        self._on_its_way: OnItsWay | None = None
+
+    @abstractmethod
+    def losses(self, images: Images) -> Losses:
+        """Both losses of images in [-1, 1]; one pass of each network."""
+
+    def normalised(self, images: Images) -> Images:
+        """From [0, 1] to [-1, 1], the range of the generator.
+
+        Raises UserError where the network was built for other images.
+        """
+        channels, *sides = images.shape[1:]
+        if channels != self.channels:
+            raise UserError(
+                f"data.channels: expected {self.channels}, for which the network was built, found images of {channels}"
+            )
+        if sides != [self.image_size, self.image_size]:
+            found = " x ".join(str(side) for side in sides)
+            raise UserError(
+                f"data.patch_size: expected {self.image_size} px, for which the network was built, found {found}; it "
+                "can be built for 32, 64, 128 and 256"
+            )
+        return (2 * images - 1).contiguous(memory_format=torch.channels_last)
+
+    def on_train_start(self) -> None:
+        """Refuse what would train wrongly without a word."""
+        self._on_its_way = None  # of another run; what a resumed one needs is in the buffer
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            raise UserError(
+                "trainer.strategy: expected that of trainer=ddp, because the two networks share one graph, found "
+                f"{type(self.trainer.strategy).__name__}; set trainer=ddp"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of the generator, then one of the discriminator."""
+        if len(batch.image) == 1 and learns_from_batches(self):
+            raise UserError(
+                "data.batch_size: expected at least 2 images for each process, because batch norm has nothing to "
+                "learn from one, found 1"
+            )
+        losses = self.losses(self.normalised(batch.image))
+        of_generator, of_discriminator = self.optimizers()  # type: ignore[attr-defined]
+        # A loss scaler changes its scale with every step: each loss goes back right before its own.
+        for optimizer, network, loss in (
+            (of_generator, self.generator, losses.generator),
+            (of_discriminator, self.discriminator, losses.discriminator),
+        ):
+            optimizer.zero_grad()
+            shared = network is self.generator  # the discriminator's part of the graph is needed once more
+            self.manual_backward(loss, inputs=list(network.parameters()), retain_graph=shared)
+            optimizer.step()
+        if self.schedule == "cosine":
+            self._lower_learning_rates(batch_idx + 1)
+        self._start_anew_if_won(losses.discriminator.detach())
+        size = len(batch.image)
+        self.log("train/loss", losses.generator.detach(), on_step=True, on_epoch=True, batch_size=size)
+        self.log_dict(
+            {name: part.detach() for name, part in losses.parts.items()}, on_step=False, on_epoch=True, sync_dist=True,
+            batch_size=size,
+        )  # fmt: skip
+        self.log(
+            "discriminator/reinitialisations", self.reinitialisations.float(), on_step=False, on_epoch=True,
+            reduce_fx="max", sync_dist=True, batch_size=size,
+        )  # fmt: skip
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip, and log the norm from before; the gradients are averaged over processes and free of a loss scale."""
+        if self.gradient_clip is None and not self.log_gradient_norms:
+            return
+        parameters = optimizer.param_groups[0]["params"]
+        if self.gradient_clip is None:
+            norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        else:
+            norm = clip_grad_norm_(parameters, self.gradient_clip)
+        if self.log_gradient_norms:
+            name = "generator" if parameters[0] is next(self.generator.parameters()) else "discriminator"
+            self.log(f"{name}/gradient_norm", norm, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+    def _lower_learning_rates(self, batches: int) -> None:
+        """Half a cosine down to zero at the end of the run; from the place in the run, so that nothing is to be kept.
+
+        (A scheduler of PyTorch wants the number of steps before there is a loader. Lightning then makes one early, and
+        a run resumed in its first epoch starts that epoch's data from the beginning.)
+        """
+        an_epoch = int(self.trainer.num_training_batches)
+        share = (self.trainer.current_epoch * an_epoch + batches) / ((self.trainer.max_epochs or 1) * an_epoch)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * share)) / 2
+
+    def _start_anew_if_won(self, loss: Float[Tensor, ""]) -> None:
+        """Draw the weights of a discriminator anew that has won, keep the moments of its optimizer, and count it.
+
+        The authors ask after each step for the loss of that step. This asks for the one of the step before, whose
+        number has reached the host meanwhile: no step waits for an accelerator, and a run does the same on all.
+        """
+        before = self.loss_not_looked_at.item() if self._on_its_way is None else self._on_its_way.number()
+        if before >= WON or before != before:
+            loss = self.trainer.strategy.reduce(loss.clone(), reduce_op="mean")
+            self.loss_not_looked_at.copy_(loss)
+            self._on_its_way = OnItsWay(loss)
+            return
+        initialise(self.discriminator)
+        if self.trainer.world_size > 1:  # each process has drawn its own
+            for parameter in self.discriminator.parameters():
+                torch.distributed.broadcast(parameter.detach(), 0)
+        self.reinitialisations += 1
+        self.loss_not_looked_at.fill_(torch.inf)  # this step's loss is of the old weights
+        self._on_its_way = None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss of the generator on held-out normal images, with the running statistics of batch norm."""
+        images = self.normalised(self.tiling.training_like(batch.image))
+        self.log("validation/loss", self.losses(images).generator, batch_size=len(batch.image))
+
+    def statistics(self) -> Any:
+        """How batch norm looks at test images: by what it has learnt, or by the batch (the code of the authors)."""
+        return batch_statistics(self.generator, self.discriminator) if self.test_batchnorm == "batch" else nullcontext()
+
+    def configure_optimizers(self) -> Any:
+        """Adam, 2e-4, beta1 0.5 for each network, constant; `schedule=cosine` falls to zero over the run."""
+        return [self.optimizer(network.parameters()) for network in (self.generator, self.discriminator)]
+
+
+class GANomaly(Adversarial):
+    """The distance of the two codes is the score, the reconstruction error at each pixel the map."""
+
+    generator: Generator
+
+    def __init__(
+        self,
+        image_size: ImageSize,
+        channels: Literal[1, 3],
+        optimizer: Optimizer,
+        tiling: Tiling,
+        latent_size: PositiveInt = 100,
+        width: PositiveInt = 64,
+        adversarial_weight: NonNegativeFloat = 1.0,
+        contextual_weight: NonNegativeFloat = 50.0,
+        encoder_weight: NonNegativeFloat = 1.0,
+        score: Literal["latent", "map"] = "latent",
+        test_batchnorm: Literal["running", "batch"] = "running",
+        schedule: Literal["constant", "cosine"] = "constant",
+        gradient_clip: PositiveFloat | None = None,
+        log_gradient_norms: bool = False,
+    ) -> None:
+        super().__init__(
+            Generator(image_size, channels, latent_size, width), Discriminator(image_size, channels, width),
+            image_size, channels, optimizer, tiling, test_batchnorm, schedule, gradient_clip, log_gradient_norms,
+        )  # fmt: skip
+        self.weights = adversarial_weight, contextual_weight, encoder_weight
+        self.score = score
+
+    def losses(self, images: Images) -> Losses:
+        """Paper, equations 1 to 4; the weights of the code.
+
+        The generator is to match features of the discriminator, the image, and its own code. The discriminator is to
+        tell images from reconstructions; half the sum, 0.693 where it cannot.
+        """
+        reconstructions, codes, codes_again = self.generator(images)
+        real, real_features = self.discriminator(images)
+        fake, fake_features = self.discriminator(reconstructions)
+
+        adversarial = (real_features.float() - fake_features.float()).square().mean()
+        contextual = (images - reconstructions.float()).abs().mean()
+        encoder = (codes.float() - codes_again.float()).square().mean()
+        parts = zip(self.weights, (adversarial, contextual, encoder), strict=True)
+        on_real, on_fake = cross_entropy(real, True), cross_entropy(fake, False)
+        return Losses(
+            sum((weight * part for weight, part in parts), torch.zeros_like(contextual)),
+            (on_real + on_fake) / 2,
+            {
+                "generator/adversarial": adversarial, "generator/contextual": contextual, "generator/encoder": encoder,
+                "discriminator/real": on_real, "discriminator/fake": on_fake,
+            },
+        )  # fmt: skip
+
+    def inspect(self, images: Images) -> Prediction:
+        """Map: the absolute difference in [-1, 1], averaged over the channels (the paper has none).
+
+        Score: the mean squared difference of the codes, or with `score=map` the default one of the map.
+        """
+        images = self.normalised(images)
+        with self.statistics():
+            codes = self.generator.encoder(images)
+            reconstructions = self.generator.decoder(codes)
+            score = None
+            if self.score == "latent":
+                score = (codes - self.generator.second_encoder(reconstructions)).square().mean(dim=(1, 2, 3))
+        difference = (images - reconstructions).abs().mean(dim=1, keepdim=True)
+        return Prediction(difference, score, (reconstructions + 1) / 2)
+
+
+class OnItsWay:
+    """A number that an accelerator copies to the host while it works on."""
+
+    def __init__(self, value: Float[Tensor, ""]) -> None:
+        self._value = value.to("cpu", non_blocking=value.is_cuda)
+        self._arrived = torch.cuda.Event() if value.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def number(self) -> float:
+        """The number, once it is there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._value.item()

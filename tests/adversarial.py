@@ -1,0 +1,152 @@
+"""What the tests of adversarial methods share: tiny data with a state, a trainer, runs that break off and go on."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.multiprocessing as multiprocessing
+
+from anomaly_lab.callbacks.seed import SeedEveryStep
+from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.strategy import DDP
+from anomaly_lab.types import Batch
+
+
+class Patches:
+    """Batches of random images that follow from their numbers; goes on where it was, as the loader of a run."""
+
+    def __init__(self, batches: int = 4, batch_size: int = 4, side: int = 32, place: tuple[int, int] = (0, 1)) -> None:
+        self.batches, self.batch_size, self.side, self.place, self.done = batches, batch_size, side, place, 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in range(self.done % self.batches, self.batches):
+            self.done = number + 1
+            random = torch.Generator().manual_seed(number)
+            level = torch.rand((self.batch_size, 3, 1, 1), generator=random)
+            images = (level + 0.1 * torch.rand((self.batch_size, 3, self.side, self.side), generator=random)) / 1.1
+            rank, world_size = self.place
+            image = images[rank::world_size]
+            nothing = torch.zeros(len(image), dtype=torch.long)
+            yield Batch(image, (), nothing, nothing, ())
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.done = state["done"]
+
+
+def bars(count: int, seed: int, defective: bool = False, side: int = 32) -> torch.Tensor:
+    """Images of a bar that differ in two brightnesses; defects are black or white squares on it."""
+    random = torch.Generator().manual_seed(seed)
+    ground, light = torch.rand((2, count, 1, 1, 1), generator=random)
+    images = (0.2 + 0.2 * ground).repeat(1, 3, side, side)
+    images[..., side // 4 : side // 2] += 0.2 + 0.3 * light
+    for image in images if defective else ():
+        y, x, white = torch.randint(4, side - 12, (3,), generator=random).tolist()
+        image[:, y : y + 8, x : x + 8] = white % 2
+    return images
+
+
+class Bars(Patches):
+    """Batches of bars, other ones in each epoch of so many batches."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in range(self.batches):
+            nothing = torch.zeros(self.batch_size, dtype=torch.long)
+            yield Batch(bars(self.batch_size, number), (), nothing, nothing, ())
+
+
+def auroc_of_bars(method: pl.LightningModule) -> float:
+    """How well the scores of a method tell bars with a defect from the others."""
+    with torch.inference_mode():
+        normal, abnormal = (method.eval()(bars(32, 10_000, flag)).score.numpy().astype(float) for flag in (False, True))
+    return rank(normal, abnormal).auroc().value
+
+
+class BrokenOffError(Exception):
+    """Power is gone."""
+
+
+class StopAt(pl.Callback):
+    """Write a checkpoint after a batch, and break off."""
+
+    def __init__(self, epoch: int, batch: int, path: Path) -> None:
+        self.epoch, self.batch, self.path = epoch, batch, path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        if (trainer.current_epoch, rest[-1]) == (self.epoch, self.batch):
+            trainer.save_checkpoint(self.path)
+            raise BrokenOffError
+
+
+class Losses(pl.Callback):
+    """Keeps what was logged for each step and at the end."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.last: dict[str, float] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.steps.append(trainer.callback_metrics["train/loss"].item())
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.last = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def fit(method: pl.LightningModule, folder: Path, epochs: int = 2, patches: Any = None, resume: Path | None = None,
+        callbacks: tuple[pl.Callback, ...] = (), **options: Any) -> pl.Trainer:  # fmt: skip
+    """Train without anything around it."""
+    torch.set_num_threads(1)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[SeedEveryStep(0), *callbacks], default_root_dir=folder,
+        num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+    trainer.fit(method, patches or Patches(), Patches(1), ckpt_path=resume, weights_only=True)
+    return trainer
+
+
+def state_of(trainer: pl.Trainer, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights, buffers and everything that the optimizers remember, by name."""
+    trainer.save_checkpoint(folder / "state.ckpt")
+    saved = torch.load(folder / "state.ckpt", weights_only=True)
+    state = dict(saved["state_dict"])
+    for number, optimizer in enumerate(saved["optimizer_states"]):
+        for weight, values in optimizer["state"].items():
+            state |= {f"{number}.{weight}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    return state
+
+
+def broken_off(build: Any, folder: Path, epoch: int, batch: int, epochs: int, *patches: Any) -> dict[str, torch.Tensor]:
+    """The state after a run that broke off after a batch and was taken up again, with patches of its own."""
+    path = folder / "last.ckpt"
+    first, second = patches or (None, None)
+    try:
+        fit(build(), folder, epochs, first, callbacks=(StopAt(epoch, batch, path),))
+    except BrokenOffError:
+        return state_of(fit(build(), folder, epochs, second, resume=path), folder)
+    raise AssertionError("it did not break off")
+
+
+def _process(rank: int, build: Any, port: int, folder: Path) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    method, strategy = build(), DDP(process_group_backend="gloo")
+    fit(method, folder, 2, Patches(batch_size=8, place=(rank, 2)), strategy=strategy, devices=2)
+    torch.save(method.state_dict(), folder / f"{rank}.pt")
+
+
+def two_processes(build: Any, folder: Path) -> list[dict[str, torch.Tensor]]:
+    """The weights of two processes that trained on halves of each batch of 8."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_process, (build, port, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
