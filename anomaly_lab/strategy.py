@@ -24,8 +24,20 @@ class DDP(DDPStrategy):
         if trainable and self.lightning_module.automatic_optimization:
             super().configure_ddp()
         elif trainable:
-            for tensor in (*self.lightning_module.parameters(), *self.lightning_module.buffers()):
-                torch.distributed.broadcast(tensor.detach(), 0)
+            broadcast([*self.lightning_module.parameters(), *self.lightning_module.buffers()])
+
+    def on_validation_start(self) -> None:
+        """Judge by the buffers of the first process, as the checkpoint will: batch norm has seen its own share only."""
+        self._share_buffers()
+
+    def on_train_end(self) -> None:
+        """The same for the test."""
+        self._share_buffers()
+
+    def _share_buffers(self) -> None:
+        assert self.lightning_module is not None
+        if not self.lightning_module.automatic_optimization:
+            broadcast(list(self.lightning_module.buffers()))
 
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         """Go back, and average the gradients over the processes where nobody else does."""
@@ -37,6 +49,12 @@ class DDP(DDPStrategy):
             ]
             average([weight.grad for weight in weights if weight.grad is not None])
         return closure_loss
+
+
+def broadcast(tensors: list[Tensor]) -> None:
+    """Take over what the first process has, in place. Collective."""
+    for tensor in tensors:
+        torch.distributed.broadcast(tensor.detach(), 0)
 
 
 def average(gradients: list[Tensor]) -> None:
