@@ -29,6 +29,7 @@ class Reservoir:
     the smallest numbers stay (bottom-k sampling). So the sample is the same whatever the order of the images, their
     batches and the number of processes, and samples of several processes merge into the sample of the whole. At most
     three times the capacity lies in memory (`FOLD`): rows are thrown out once there are twice as many, into new memory.
+    Where several processes bring their samples together, each holds as many of them for a moment.
     """
 
     def __init__(self, capacity: int, seed: int) -> None:

@@ -27,7 +27,7 @@ from anomaly_lab.callbacks.throughput import Throughput
 from anomaly_lab.configuration import is_user_mistake
 from anomaly_lab.errors import UserError
 from anomaly_lab.loggers import finish
-from anomaly_lab.methods.method import Method
+from anomaly_lab.methods.method import Method, StatisticsMethod
 from anomaly_lab.precision import choose
 from anomaly_lab.run_folder import (
     RESULT_VERSION,
@@ -109,6 +109,7 @@ def remove(folder: Path, upto: Path) -> None:
 def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # of short runs, which are meant to be
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen networks: on purpose
     settings = OmegaConf.merge(config, {"run_folder": str(folder)})
     resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
@@ -126,6 +127,8 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     if logger:
         logger.log_hyperparams(told(resolved))
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
+    if isinstance(method, StatisticsMethod):  # they do without autocast
+        precision = "32-true"
     trainer = instantiate(
         {**resolved["trainer"], "precision": precision},
         callbacks=[evaluation, *([controls] if controls else []), throughput, *callbacks],
@@ -161,6 +164,11 @@ def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
     """Refuse what the trainer cannot do for a method that steps its optimizers itself, or that has none."""
     if method.automatic_optimization:
         return
+    if isinstance(method, StatisticsMethod) and trainer["max_epochs"] != 1:
+        raise UserError(
+            f"trainer.max_epochs: expected 1, because {type(method).__name__} sees every training image once, found "
+            f"{trainer['max_epochs']}"
+        )
     name, clip = type(method).__name__, trainer.get("gradient_clip_val")
     if (batches := trainer.get("accumulate_grad_batches", 1)) != 1:
         raise UserError(

@@ -13,7 +13,8 @@ from typing import Any
 RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
-    "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra", "checkpoint"},
+    # what `budget` sets counts where it is used
+    "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra", "checkpoint", "budget"},
     "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
     "callbacks": {"checkpoint", "progress", "budget", "epoch_lines"},
     "datamodule": {"splits", "workers", "cache", "cache_dir"},
@@ -31,12 +32,24 @@ def run_folder(config: dict[str, Any], data_fingerprint: str) -> Path:
     kept = _without(NO_RESULT[""], config)
     for section in ("data", "trainer", "callbacks"):
         kept[section] = _without(NO_RESULT[section], config[section])
+    kept["method"] = by_content(config["method"])
     kept["data"]["datamodule"] = _without(NO_RESULT["datamodule"], config["data"]["datamodule"])
     text = json.dumps([kept, data_fingerprint], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     data = config["data"]
     where = (config["name"], config["method"]["name"], data["name"], data["category"], f"seed={config['seed']}")
     return Path(config["runs_dir"]).absolute().joinpath(*where, digest)
+
+
+def by_content(node: Any) -> Any:
+    """The same configuration with the SHA-256 of each file of `weights` in place of its name."""
+    if not isinstance(node, dict):
+        return node
+    changed = {key: by_content(value) for key, value in node.items()}
+    weights = node.get("weights")
+    if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
+        changed["weights"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return changed
 
 
 def _without(names: set[str], mapping: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,8 @@ def strategy_config(run: Path, options: dict[str, str], conf: Path) -> dict[str,
     except Exception as error:  # of the YAML parser: its classes are not ours to name
         raise UserError(f"threshold: expected KEY=VALUE, found {' '.join(changes)}") from error
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if "images" in resolved and "threshold.images" not in options:
+        resolved["images"] = "held_out"  # these are new ones, whatever the run was asked to look at
     check_node("threshold", resolved)
     return resolved
 

@@ -56,6 +56,23 @@ def test_what_can_change_a_result_changes_the_folder(section, key, value):
     assert run_folder(changed(section, key, value), "f") != run_folder(CONFIG, "f")
 
 
+def test_weights_count_by_their_content_and_not_by_their_place(tmp_path):
+    def folder_with(name, content):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return run_folder(changed("method", "features", {"layer": "layer1", "weights": str(path)}), "f")
+
+    one = folder_with("a.safetensors", b"1")
+    assert folder_with("b.safetensors", b"1") == one
+    assert folder_with("a.safetensors", b"2") != one
+    nowhere = changed("method", "features", {"layer": "layer1", "weights": str(tmp_path / "nowhere")})
+    assert run_folder(nowhere, "f") not in (one, run_folder(CONFIG, "f"))
+
+
+def test_the_budget_counts_where_it_is_used():
+    assert run_folder({**CONFIG, "budget": {"epochs": 7}}, "f") == run_folder(CONFIG, "f")
+
+
 def test_other_data_is_another_folder():
     assert run_folder(CONFIG, "f") != run_folder(CONFIG, "g")
 

@@ -39,6 +39,7 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(lab, tiny, parts, tmp_p
     done = lab("threshold", f"run={run}", f"normals={parts}/test/good", "threshold=train_percentile")
     fourth = json.loads((run / "threshold.json").read_text())[3]
     assert (fourth["strategy"], fourth["normals"]) == ("train_percentile", 5)
+    assert "of 5 held-out images" in fourth["note"]
     assert fourth["image"] == pytest.approx(just_above(good[1]), rel=1e-6)
     assert "about 75 % of normal images are rejected by construction" in done.stdout
 

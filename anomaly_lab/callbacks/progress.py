@@ -142,8 +142,9 @@ class EpochLines(pl.Callback):
             if not name.endswith("_step") and f"{name}_epoch" not in trainer.callback_metrics
         }
         told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        told = f"{told}; " if told else ""
         left = duration(seconds / here * (epochs - done))
-        print(f"epoch {done}/{epochs}: {told}; {images / seconds:.0f} images/s, {left} left", flush=True)
+        print(f"epoch {done}/{epochs}: {told}{images / seconds:.0f} images/s, {left} left", flush=True)
 
 
 def batch_size(trainer: pl.Trainer) -> int:

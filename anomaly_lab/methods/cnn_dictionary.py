@@ -24,6 +24,8 @@ from anomaly_lab.reservoir import FOLD, Reservoir
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Prediction
 
+COPIES = 10  # of the vectors, in single precision, at the peak of the fit (tests/methods/test_cnn_dictionary.py)
+
 Image = Float[Tensor, "channel height width"]
 Vectors = Float[Tensor, "patch feature"]
 
@@ -37,10 +39,10 @@ class CNNDictionary(StatisticsMethod):
     - `patchwise`: as published. Every patch is cut out, enlarged to `patch_resize` and shown to the network alone:
       15 625 forward passes for a texture of 512 px.
     - `dense`: the enlarged image is shown once, and the mean is taken over those places of the map that lie under the
-      patch (a layer that is coarser than the stride is computed once for every phase of the stride). Convolutions near
-      the border of a patch then see the patch's surroundings where `patchwise` has zeros: the receptive field is that
-      of the layer, larger than the patch. The vectors are different ones, so the dictionary is built from the same
-      kind. At most sixteen times less work, a patch being sixteen strides large.
+      patch (a stage whose places are larger than the stride is computed for every phase of the stride, on shifted maps
+      of the stage below). Convolutions near the border of a patch then see the patch's surroundings where `patchwise`
+      has zeros: the receptive field is that of the layer, larger than the patch. The vectors are different ones, so the
+      dictionary is built from the same kind. At most sixteen times less work, a patch being sixteen strides large.
 
     The paper leaves open: how a patch of 16 px enters the network (enlarged to 64 px here, the values being
     normalised before), how many patches build the dictionary (`vectors_per_image` of every training image at random
@@ -162,12 +164,10 @@ class CNNDictionary(StatisticsMethod):
         phases = max(1, reduction // step)  # of the stride, between two places of the map
         vectors = image.new_empty((self.features.channels, side, side))
         pool = functional.avg_pool2d if self.pooling == "mean" else functional.max_pool2d
-        for y in range(phases):
-            for x in range(phases):
-                layer = self.features.of_normalised(enlarged[..., y * step :, x * step :])[0]
-                pooled = pool(layer, window, max(1, step // reduction))
-                rows, columns = len(range(y, side, phases)), len(range(x, side, phases))
-                vectors[:, y::phases, x::phases] = pooled[:, :rows, :columns]
+        for y, x, layer in self.features.at_every_phase(enlarged, step):
+            pooled = pool(layer[0], window, max(1, step // reduction))
+            rows, columns = len(range(y, side, phases)), len(range(x, side, phases))
+            vectors[:, y::phases, x::phases] = pooled[:, :rows, :columns]
         return vectors.flatten(1).T
 
     def _enlarged(self, images: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch 3 _ _"]:
@@ -179,9 +179,9 @@ class CNNDictionary(StatisticsMethod):
     # The dictionary
 
     def memory(self, images: int) -> int:
-        """The vectors, and the double-precision copies of the principal component analysis and the clustering."""
+        """The vectors, with the double-precision copies of the principal component analysis and of the clustering."""
         kept = min(images * self.vectors_per_image, self._vectors.capacity)
-        return kept * self.features.channels * 4 * (FOLD + 4)
+        return kept * self.features.channels * 4 * max(FOLD, COPIES)
 
     def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
         """Keep the vectors of some patches of every image; which ones follows from the seed and the image's number."""
@@ -196,6 +196,8 @@ class CNNDictionary(StatisticsMethod):
         """Principal components, clusters, entries. One thread: several add up in an order of their own."""
         rows = self._vectors.rows()
         self._vectors.clear()
+        if self._trainer is None or self.trainer.is_global_zero:
+            print(f"cnn_dictionary: {len(rows)} vectors into {self.clusters} clusters", flush=True)
         with threadpool_limits(1):
             center, components, dictionary = build_dictionary(
                 rows.numpy(), self.variance, self.whiten, self.clusters, self.restarts, self.entries, self.seed
@@ -244,11 +246,12 @@ def build_dictionary(
 ) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, "component feature"], Float[np.ndarray, "entry feature"]]:
     """Mean, principal components (rows; divided by their deviation if `whiten`) and entries in feature space.
 
-    With fewer distinct rows than clusters every one of them is an entry.
+    With fewer distinct rows than clusters every one of them is an entry; of a single one all directions are kept.
     """
-    distinct = np.unique(rows, axis=0)
+    distinct = first_distinct(rows, clusters + 1)
     if len(distinct) == 1:
-        return rows[0].astype(np.float64), np.zeros((1, rows.shape[1])), distinct
+        print("cnn_dictionary: all training patches are the same, other ones differ from it by their whole vector")
+        return rows[0].astype(np.float64), np.eye(rows.shape[1]), distinct
     analysis = PCA(n_components=variance, whiten=whiten, svd_solver="covariance_eigh").fit(rows.astype(np.float64))
     components = analysis.components_
     if whiten:
@@ -261,3 +264,13 @@ def build_dictionary(
     if entries == "centroid":
         return analysis.mean_, components, analysis.inverse_transform(means)
     return analysis.mean_, components, rows[pairwise_distances_argmin(means, projected)]
+
+
+def first_distinct(rows: Float[np.ndarray, "row feature"], count: int) -> Float[np.ndarray, "distinct feature"]:
+    """The first `count` rows, at most, that differ from each other."""
+    found: dict[bytes, int] = {}
+    for i, row in enumerate(rows):
+        found.setdefault(row.tobytes(), i)
+        if len(found) == count:
+            break
+    return rows[list(found.values())]

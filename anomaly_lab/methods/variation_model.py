@@ -166,7 +166,8 @@ class VariationModel(StatisticsMethod):
         more = ", ..." if len(failed) > NAMED else ""
         if self._tells:
             images = f"{len(failed)} of {count} training images ({', '.join(names)}{more})"
-            print(f"alignment failed for {images}: {consequence}")
+            advice = "; parts that turn need method.alignment=rigid" if self.alignment == "translation" else ""
+            print(f"alignment failed for {images}: {consequence}{advice}")
 
 
 def statistics(sample: UInt8[np.ndarray, "image height width"], matrices: list[Matrix | None]) -> Statistics:

@@ -2,6 +2,7 @@
 
 import hashlib
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -24,8 +25,9 @@ TIMEOUT = 10  # seconds until a hub that does not answer counts as out of reach
 class Features(nn.Module):
     """Maps of one layer of a frozen timm model, from images in [0, 1] with one or three channels.
 
-    `layer` is a stage of the model (`layer1` to `layer4` of a ResNet); `avgpool` is the last one, whose mean over the
-    places is what the network's own average pooling gives. Layers above are not built. Gray is shown three times.
+    The model is one whose stages lie in a row under names of their own: ResNet, ResNeXt, RegNet and their kin. `layer`
+    is a stage (`layer1` to `layer4` of a ResNet); `avgpool` is the last one, whose mean over the places is what the
+    average pooling of a ResNet gives. Layers above are not built. Gray is shown three times.
 
     The constructor only builds; `load` reads `weights`, a safetensors or PyTorch file, or the file on timm's hub where
     None is given (kept in the hub's cache, and taken from there without a network). A checkpoint of a method carries
@@ -42,17 +44,13 @@ class Features(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.weights = weights
-        try:
-            stages = stages_of(timm.create_model(architecture, features_only=True, pretrained=False)).module_name()
-        except RuntimeError as error:
+        self._stages = stages_in_a_row(architecture)
+        if layer not in (*self._stages, "avgpool"):
             raise UserError(
-                f"method.features.architecture: expected a model of timm (timm.list_pretrained() names them), "
-                f"found {architecture!r}: {error}"
-            ) from error
-        if layer not in (*stages, "avgpool"):
-            raise UserError(f"method.features.layer: expected one of {', '.join(stages)}, avgpool, found {layer!r}")
-        self.layer = stages[-1] if layer == "avgpool" else layer
-        position = (stages.index(self.layer),)
+                f"method.features.layer: expected one of {', '.join(self._stages)}, avgpool, found {layer!r}"
+            )
+        self.layer = list(self._stages)[-1] if layer == "avgpool" else layer
+        position = (list(self._stages).index(self.layer),)
         self.network = timm.create_model(architecture, features_only=True, pretrained=False, out_indices=position)
         self.channels: int = stages_of(self.network).channels()[0]
         self.reduction: int = stages_of(self.network).reduction()[0]
@@ -80,6 +78,30 @@ class Features(nn.Module):
         """The layer's maps of images that are normalised already."""
         return self.network(images.contiguous(memory_format=torch.channels_last))[0]
 
+    def at_every_phase(
+        self, images: Float[Tensor, "batch 3 height width"], step: int
+    ) -> Iterator[tuple[int, int, Float[Tensor, "batch feature _ _"]]]:
+        """The layer's maps of normalised images that start 0, 1, ... steps of `step` px further down and right.
+
+        As many as fit between two places of the map, row by row; one where a place is no larger than the step. What
+        lies below the stage whose places are as large as the step is computed once: there a shift of the image is a
+        shift of the map (but for its border, where a shifted image would begin with zeros).
+        """
+        parts = dict(self.network.named_children())
+        below = [stage for stage, reduction in self._stages.items() if reduction == min(step, self.reduction)]
+        first = list(parts).index(below[0]) + 1 if below else 0
+        shift = 1 if below else step
+        base = images.contiguous(memory_format=torch.channels_last)
+        for part in list(parts.values())[:first]:
+            base = part(base)
+        phases = max(1, self.reduction // step)
+        for row in range(phases):
+            for column in range(phases):
+                layer = base[..., row * shift :, column * shift :].contiguous(memory_format=torch.channels_last)
+                for part in list(parts.values())[first:]:
+                    layer = part(layer)
+                yield row, column, layer
+
     def load(self) -> list[str]:
         """Read the weights, and name those tensors of the file that lie above the layer and are not used.
 
@@ -90,16 +112,51 @@ class Features(nn.Module):
         own = {name: value for name, value in self.network.state_dict().items() if "num_batches_tracked" not in name}
         missing = [name for name in own if name not in state]
         other = [name for name in own if name in state and state[name].shape != own[name].shape]
-        if missing or other:
+        used = {part for part, _ in self.network.named_children()}
+        unused = sorted(set(state) - set(self.network.state_dict()))
+        foreign = [name for name in unused if name.split(".")[0] in used]  # inside what is used: of a larger model
+        if missing or other or foreign:
+            reached = [stage for stage in self._stages if not any(map(self._below(stage), missing))]
+            advice = f"; the file reaches up to method.features.layer={reached[-1]}" if missing and reached else ""
             raise UserError(
                 f"method.features.weights: expected the {len(own)} tensors of {self.architecture} up to {self.layer}, "
-                f"found {path}, where {len(missing)} are missing and {len(other)} have another shape "
-                f"({', '.join([*missing, *other][:3])}, ...); where it reaches less far, set method.features.layer"
+                f"found {path}, where {len(missing)} are missing, {len(other)} have another shape and {len(foreign)} "
+                f"belong to another network ({', '.join([*missing, *other, *foreign][:3])}, ...){advice}"
             )
         self.network.load_state_dict({name: state[name] for name in own}, strict=False)
         digest = hashlib.sha256(path.read_bytes()).digest()
         self.sha256.copy_(torch.frombuffer(bytearray(digest), dtype=torch.uint8))
-        return sorted(set(state) - set(self.network.state_dict()))
+        return unused
+
+    def _below(self, stage: str) -> Callable[[str], bool]:
+        """Whether a tensor belongs to this stage or to one below."""
+        parts = [part for part, _ in self.network.named_children()]
+        below = set(parts[: parts.index(stage) + 1] if stage in parts else parts)
+        return lambda name: name.split(".")[0] in below
+
+
+def stages_in_a_row(architecture: str) -> dict[str, int]:
+    """The names of the stages of a timm model, and how many px of the image a place of their maps stands for.
+
+    Raises UserError where timm does not know it, or where its parts have other names than in the weights.
+    """
+    try:
+        with torch.device("meta"):  # names only
+            whole = timm.create_model(architecture, pretrained=False)
+            stages = timm.create_model(architecture, features_only=True, pretrained=False)
+    except (RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"method.features.architecture: expected a model of timm that gives the maps of its stages, "
+            f"found {architecture!r}: {error}"
+        ) from error
+    names = stages_of(stages).module_name()
+    parts = {name for name, _ in stages.named_children()}
+    if set(stages.state_dict()) - set(whole.state_dict()) or not set(names) <= parts:
+        raise UserError(
+            f"method.features.architecture: expected a model whose stages lie in a row under names of their own, a "
+            f"ResNet, ResNeXt or RegNet for example, found {architecture!r}"
+        )
+    return dict(zip(names, stages_of(stages).reduction(), strict=True))
 
 
 def stages_of(network: nn.Module) -> FeatureInfo:
@@ -108,22 +165,30 @@ def stages_of(network: nn.Module) -> FeatureInfo:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file; nothing in it is executed.
+    """The tensors of a weights file by their names; nothing in it is executed.
 
-    Raises UserError where it is missing, damaged or no table of tensors.
+    A training's checkpoint that keeps them under `state_dict` or `model`, or with `module.` before each name, will do.
+
+    Raises UserError where the file is missing, damaged or no table of tensors.
     """
     if not path.is_file():
-        raise UserError(f"method.features.weights: expected a safetensors or PyTorch file, found nothing at {path}")
+        what = "a folder" if path.is_dir() else "nothing"
+        raise UserError(f"method.features.weights: expected a safetensors or PyTorch file, found {what} at {path}")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with path.open("rb") as file:
+            is_pytorch = file.read(2) in (b"PK", b"\x80\x02")  # a ZIP archive, or the pickle of old
+        state = torch.load(path, "cpu", weights_only=True) if is_pytorch else load_file(path)
     except Exception as error:  # bytes that are no weights can raise anything
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"method.features.weights: expected tensors, found {path}: {reason}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
-        raise UserError(f"method.features.weights: expected a table of tensors, found {type(state).__name__} in {path}")
-    return state
+        raise UserError(
+            f"method.features.weights: expected a safetensors or PyTorch file of tensors and nothing else, found "
+            f"{path}: it is damaged, or holds Python objects, which are never loaded"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"method.features.weights: expected tensors by their names, found something else in {path}")
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def from_hub(architecture: str) -> Path:

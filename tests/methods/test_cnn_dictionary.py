@@ -1,5 +1,7 @@
 """The dictionary in closed form, the two evaluations against a naive loop, and what the order must not change."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from sklearn.decomposition import PCA
 from torch.nn import functional
 
 from anomaly_lab.errors import UserError
-from anomaly_lab.methods.cnn_dictionary import CNNDictionary, build_dictionary
+from anomaly_lab.methods.cnn_dictionary import COPIES, CNNDictionary, build_dictionary
 from anomaly_lab.networks.features import Features
 from anomaly_lab.tiling import WholeImage
 
@@ -73,23 +75,31 @@ def test_patchwise_is_a_naive_loop_over_the_patches(network, channels):
     torch.testing.assert_close(method.vectors(image, some), torch.cat(expected)[some])
 
 
-@pytest.mark.parametrize(("layer", "stride", "resize"), [("layer1", 4, 64), ("layer2", 4, 32), ("layer2", 2, 32)])
-def test_dense_is_the_mean_of_the_map_under_the_patch(weights, layer, stride, resize):
-    """At one place a map, at the stride's other phases shifted images: the mean over the patch's places every time."""
+@pytest.mark.parametrize(
+    ("layer", "stride", "resize", "below"),
+    [("layer1", 4, 64, None), ("layer2", 4, 32, None), ("layer2", 2, 32, "layer1"), ("layer2", 1, 32, "act1")],
+)
+def test_dense_is_the_mean_of_the_map_under_the_patch(weights, layer, stride, resize, below):
+    """Where the stride is finer than the map: of the map that follows from the shifted map of the stage below."""
     network = Features(layer=layer, weights=str(weights))
     network.load()
     image = photos(1, 3, 32)[0]
     method = dictionary(network, image_size=32, evaluation="dense", stride=stride, patch_resize=resize)
-    enlarged = functional.interpolate(network.normalised(image[None]), (2 * resize, 2 * resize), mode="bilinear")
+    maps = functional.interpolate(network.normalised(image[None]), (2 * resize, 2 * resize), mode="bilinear")
+    parts = dict(network.network.named_children())
+    while below in parts:
+        name = next(iter(parts))
+        maps = parts.pop(name)(maps)
     step, window = stride * resize // 16, resize // network.reduction
     expected = []
     for y in range(method.side):
         for x in range(method.side):
             top, left = y * step, x * step  # px of the enlarged image
-            phase = (top % network.reduction, left % network.reduction)
-            layer_map = network.network(enlarged[..., phase[0] :, phase[1] :])[0]
+            shifted = maps[..., top % network.reduction // step :, left % network.reduction // step :]
+            for part in parts.values():
+                shifted = part(shifted)
             row, column = top // network.reduction, left // network.reduction
-            expected.append(layer_map[0, :, row : row + window, column : column + window].mean(dim=(1, 2)))
+            expected.append(shifted[0, :, row : row + window, column : column + window].mean(dim=(1, 2)))
     found = method.vectors(image)
     assert found.shape == (method.side**2, network.channels)
     torch.testing.assert_close(found, torch.stack(expected))
@@ -228,8 +238,10 @@ def test_constant_images_give_finite_numbers(network, channels):
     flat = torch.full((6, channels, 64, 64), 0.5)
     method = fitted(dictionary(network), flat)
     assert len(method.dictionary) == 1
-    said = method(photos(1, channels))
-    assert said.anomaly_map.isfinite().all()
+    said = method(torch.cat([flat[:1], photos(1, channels)])).anomaly_map
+    assert said.isfinite().all()
+    assert said[0].max() < 1e-4
+    assert said[1].min() > 1e-2  # what differs from the only entry is seen to differ
 
 
 def test_the_checkpoint_carries_everything(network, tmp_path):
@@ -265,7 +277,13 @@ def test_fewer_entries_than_neighbours(network):
         fitted(dictionary(network, neighbours=2), torch.full((6, 3, 64, 64), 0.5))
 
 
-def test_memory_is_bounded(network):
+def test_memory_is_bounded_and_is_what_the_line_before_the_run_says(network):
     method = dictionary(network, vectors=1000)
-    assert method.memory(1) == 20 * network.channels * 4 * 7
-    assert method.memory(10**6) == method.memory(10**9) == 1000 * network.channels * 4 * 7
+    assert method.memory(1) == 20 * network.channels * 4 * COPIES
+    assert method.memory(10**6) == method.memory(10**9) == 1000 * network.channels * 4 * COPIES
+    data = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)  # nearly all components are kept
+    tracemalloc.start()
+    build_dictionary(data, 0.95, True, 10, 2, "medoid", 0)
+    peak = tracemalloc.get_traced_memory()[1] + data.nbytes
+    tracemalloc.stop()
+    assert 0.4 * COPIES * data.nbytes < peak <= COPIES * data.nbytes

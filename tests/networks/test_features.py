@@ -82,14 +82,19 @@ def test_what_lies_above_the_layer_is_named_and_what_is_missing_is_an_error(weig
     higher = Features(layer="layer3", weights=str(weights))
     before = [parameter.clone() for parameter in higher.network.parameters()]
     with pytest.raises(
-        UserError, match=r"up to layer3, found .*, where 25 are missing and 0 .*\(layer3.0.conv1.weight"
+        UserError, match=r"up to layer3, found .*, where 25 are missing.*\(layer3.0.conv1.*features.layer=layer2"
     ):
         higher.load()
     assert all(map(torch.equal, before, higher.network.parameters()))
 
 
-def test_a_pytorch_file_is_as_good(weights, tmp_path, loaded):
-    torch.save({"state_dict": load_file(weights)}, tmp_path / "w.pth")
+def wrapped(state):
+    return {"model": {f"module.{name}": value for name, value in state.items()}, "epoch": 3}
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state}, wrapped])
+def test_a_pytorch_file_is_as_good(weights, tmp_path, loaded, wrap):
+    torch.save(wrap(load_file(weights)), tmp_path / "w.pth")
     other = Features(layer="layer2", weights=str(tmp_path / "w.pth"))
     other.load()
     images = torch.rand(1, 3, 32, 32)
@@ -103,15 +108,17 @@ class Pickled:
         return (print, ("executed",))
 
 
+def other(architecture, path):
+    save_file(timm.create_model(architecture, features_only=True, pretrained=False).state_dict(), path)
+
+
 BAD = {
-    "nothing at": lambda path: None,
-    "and 1 have another shape": lambda path: save_file(
-        timm.create_model("resnet34.a1_in1k", features_only=True, pretrained=False).state_dict()
-        | {"conv1.weight": torch.zeros(64, 3, 3, 3)},
-        path,
-    ),
+    "found nothing at": lambda path: None,
+    "found a folder at": lambda path: path.mkdir(),
+    "0 are missing, 0 have another shape and .* belong to another network": lambda path: other("resnet34", path),
+    "have another shape": lambda path: other("resnet50", path),
     r"[1-9]\d* are missing": lambda path: save_file({"x": torch.zeros(1)}, path),
-    "Error while deserializing header": lambda path: path.write_bytes(b"no weights"),
+    "expected a safetensors or PyTorch file of tensors and nothing else": lambda path: path.write_bytes(b"no weights"),
 }
 
 
@@ -119,14 +126,26 @@ BAD = {
 def test_a_file_that_is_no_weights_of_this_network(words, tmp_path):
     path = tmp_path / "bad.safetensors"
     BAD[words](path)
+    network = Features(layer="layer1", weights=str(path))
+    before = [parameter.clone() for parameter in network.network.parameters()]
     with pytest.raises(UserError, match=rf"method.features.weights: .*{words}"):
-        Features(layer="layer1", weights=str(path)).load()
+        network.load()
+    assert all(map(torch.equal, before, network.network.parameters()))
+    assert not network.sha256.any()
 
 
-@pytest.mark.parametrize("content", [Pickled(), [torch.zeros(1)], {"epoch": 3}, {}])
-def test_a_pickle_that_is_no_table_of_tensors(content, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (Pickled(), "tensors and nothing else, .*Python objects, which are never loaded"),
+        ([torch.zeros(1)], "expected tensors by their names, found something else in"),
+        ({"epoch": 3}, "expected tensors by their names, found something else in"),
+        ({}, "expected tensors by their names, found something else in"),
+    ],
+)
+def test_a_pickle_that_is_no_table_of_tensors(content, words, tmp_path, capsys):
     torch.save(content, tmp_path / "bad.pth")
-    with pytest.raises(UserError, match=r"method.features.weights: expected .*tensors, found .*bad.pth|in .*bad.pth"):
+    with pytest.raises(UserError, match=rf"method.features.weights: .*{words}"):
         Features(layer="layer1", weights=str(tmp_path / "bad.pth")).load()
     assert "executed" not in capsys.readouterr().out
 
@@ -136,6 +155,9 @@ def test_unknown_models_and_layers():
         Features(layer="layer9")
     with pytest.raises(UserError, match=r"architecture: expected a model of timm .*found 'resnet17'"):
         Features(architecture="resnet17")
+    for architecture in ("convnext_atto", "vgg11", "efficientnet_b0"):  # parts of other names than in the weights
+        with pytest.raises(UserError, match=rf"expected a model whose stages lie in a row .*found '{architecture}'"):
+            Features(architecture=architecture)
 
 
 def test_the_hub_s_cache_needs_no_network(weights, monkeypatch):
