@@ -1,14 +1,16 @@
 """What does cutting patches cost beside the network, and what do shared convolutions save?
 
-`python experiments/speed/cnn_dictionary.py > experiments/speed/cnn_dictionary.csv`: one 512 px image, ResNet-18 up to two
-layers (weights as they are drawn: they do not change the speed), one thread, CPU seconds as the median of three turns.
+`python experiments/speed/cnn_dictionary.py > experiments/speed/cnn_dictionary.csv`: one 512 px image, ResNet-18 up to
+two layers (weights as they are drawn: they do not change the speed), one thread, CPU seconds as the median of three turns.
 """
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when the libraries are loaded
 
+import contextlib
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -32,7 +34,8 @@ def method(features: Features, evaluation: str) -> CNNDictionary:
         vectors_per_image=1000, vectors=1000, batch_size=BATCH, seed=0,
     )  # fmt: skip
     made._vectors.add(0, torch.rand(1000, features.channels))
-    made.fit()
+    with contextlib.redirect_stdout(sys.stderr):
+        made.fit()
     return made.eval()
 
 
