@@ -1,7 +1,8 @@
 """What does cutting patches cost beside the network, and what do shared convolutions save?
 
-`python experiments/speed/cnn_dictionary.py > experiments/speed/cnn_dictionary.csv`: one 512 px image, ResNet-18 up to
-two layers (weights as they are drawn: they do not change the speed), one thread, CPU seconds as the median of three turns.
+`python experiments/speed/cnn_dictionary.py > experiments/speed/cnn_dictionary.csv`: one 512 px image, ResNet-18
+up to two layers (weights as they are drawn: they do not change the speed), one thread, CPU seconds, medians of three
+turns.
 """
 
 import os
