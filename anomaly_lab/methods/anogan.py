@@ -309,7 +309,7 @@ def look_at_gradients(method: Any, optimizer: torch.optim.Optimizer, name: str) 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, method.gradient_clip or float("inf"))
     if method.log_gradient_norms:
-        method.log(f"gradient_norm/{name}", norm, on_step=False, on_epoch=True, batch_size=1)
+        method.log(f"{name}/gradient_norm", norm, on_step=False, on_epoch=True, batch_size=1)
 
 
 def refuse_single(images: Images) -> None:

@@ -237,6 +237,17 @@ class Adversarial(Method):
         images = self.normalised(self.tiling.training_like(batch.image))
         self.log("validation/loss", self.losses(images).generator, batch_size=len(batch.image))
 
+    def rehearse(self, images: Images) -> Float[Tensor, ""]:
+        """Both losses of a step."""
+        losses = self.losses(self.normalised(images))
+        return losses.generator + losses.discriminator
+
+    def samples(self, images: Images) -> Images:
+        """What the generator makes of these images, in [0, 1]."""
+        reconstruction = self.inspect(images).reconstruction
+        assert reconstruction is not None
+        return reconstruction
+
     def statistics(self) -> Any:
         """How batch norm looks at test images: by what it has learnt, or by the batch (the code of the authors)."""
         return batch_statistics(self.generator, self.discriminator) if self.test_batchnorm == "batch" else nullcontext()

@@ -171,7 +171,7 @@ def test_what_a_step_logs(tmp_path):
     losses = Losses()
     fit(anogan(log_gradient_norms=True), tmp_path, 1, callbacks=(losses,))
     names = {"generator/adversarial", "discriminator/real", "discriminator/fake", "train/loss", "validation/loss"}
-    names |= {"train/loss_step", "train/loss_epoch", "gradient_norm/generator", "gradient_norm/discriminator"}
+    names |= {"train/loss_step", "train/loss_epoch", "generator/gradient_norm", "discriminator/gradient_norm"}
     assert set(losses.last) == names
     assert min(losses.last.values()) > 0
 

@@ -178,7 +178,7 @@ def test_the_generator_steps_before_every_fifth_batch_but_the_first(tmp_path):
 def test_what_is_logged_and_told(tmp_path, capsys):
     losses = Losses()
     fit(f_anogan(log_gradient_norms=True), tmp_path, patches=Patches(6), callbacks=(losses,))
-    norms = {f"gradient_norm/{name}" for name in ("generator", "discriminator", "encoder")}
+    norms = {f"{name}/gradient_norm" for name in ("generator", "discriminator", "encoder")}
     adversarial = {
         "generator/adversarial",
         "discriminator/real",

@@ -606,3 +606,13 @@ def test_trained_it_beats_itself_untrained_on_the_demo_data(name, tmp_path, monk
     after = pixel_auroc()
     print(name, before, after)
     assert after > before + 0.05
+
+
+@BOTH
+def test_samples_are_the_reconstructions_and_a_rehearsal_costs_both_losses(kind):
+    method = small(kind).eval()
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(method.samples(images), method.inspect(images).reconstruction)
+        losses = method.losses(method.normalised(images))
+        assert method.rehearse(images) == losses.generator + losses.discriminator
