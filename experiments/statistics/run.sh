@@ -57,5 +57,5 @@ for seed in 0 1 2; do
 done
 row texture method=texture_inspection data=folder data.root=$root/concrete_crack_700 data.kind=texture
 
-.venv/bin/python experiments/statistics/table.py > experiments/statistics/results.csv
+.venv/bin/python experiments/table.py statistics_ > experiments/statistics/results.csv
 cat experiments/statistics/results.csv
