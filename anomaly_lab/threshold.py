@@ -12,7 +12,7 @@ from anomaly_lab.options import Options, finished_run, parse
 
 OPTIONS: Options = {
     "run": "the folder of a finished run",
-    "normals": "a folder of normal images that were not trained on (train_percentile: those that were)",
+    "normals": "a folder of normal images that were not trained on",
     "threshold": "area, max, quantile, sigma, false_alarms or train_percentile, and its keys (threshold.rate=0.05); "
     "else the run's",
 }

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.callbacks.progress import counted
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Images, Method
+from anomaly_lab.networks.dcgan import cross_entropy
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Batch, Prediction
 
@@ -139,11 +139,11 @@ class AnoGAN(Method):
 
     def discriminator_losses(self, real: Images, drawn: Images) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Cross entropy of calling photos photos, and of calling drawn images drawn."""
-        return cross_entropy(self.discriminator(real), 1), cross_entropy(self.discriminator(drawn), 0)
+        return cross_entropy(self.discriminator(real), True), cross_entropy(self.discriminator(drawn), False)
 
     def generator_loss(self, codes: Codes) -> Float[Tensor, ""]:
         """Cross entropy of having drawn images called photos (the form that does not saturate)."""
-        return cross_entropy(self.discriminator(self.generator(codes)), 1)
+        return cross_entropy(self.discriminator(self.generator(codes)), True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator, then `generator_steps` of the generator with the same codes."""
@@ -278,12 +278,6 @@ def residual_map(photos: Images, drawn: Images, kind: Literal["l2", "l1"]) -> Fl
     """Squared (`l2`) or absolute (`l1`) difference at each pixel, averaged over the channels."""
     difference = photos - drawn
     return (difference.square() if kind == "l2" else difference.abs()).mean(dim=1, keepdim=True)
-
-
-def cross_entropy(logits: PerImage, label: Literal[0, 1]) -> Float[Tensor, ""]:
-    """Binary cross entropy in float32, all images having the same label."""
-    logits = logits.float()
-    return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
 def generator_at(*where: int) -> torch.Generator:

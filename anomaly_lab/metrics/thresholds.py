@@ -146,7 +146,21 @@ class Sigma:
         return Threshold("sigma", "component", line, line, self.minimum_area, self._normals)
 
 
-class FalseAlarms:
+class OfTheImage:
+    """What the two rules that look at scores of whole images keep: those scores, and those of the largest regions."""
+
+    def __init__(self, minimum_area: Share) -> None:
+        self.minimum_area = minimum_area
+        self._scores: list[float] = []
+        self._regions: list[float] = []
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """See a normal image."""
+        self._scores.append(score)
+        self._regions.append(component_score(anomaly_map, pixels(self.minimum_area, anomaly_map)))
+
+
+class FalseAlarms(OfTheImage):
     """The image score that a new normal image reaches with a probability of at most `rate`.
 
     Split conformal prediction: of n normal scores the ceil((n + 1)(1 - rate))-th smallest keeps the promise for any
@@ -155,15 +169,8 @@ class FalseAlarms:
     """
 
     def __init__(self, minimum_area: Share, rate: Share) -> None:
-        self.minimum_area = minimum_area
+        super().__init__(minimum_area)
         self.rate = rate
-        self._scores: list[float] = []
-        self._regions: list[float] = []
-
-    def update(self, anomaly_map: Map, score: float) -> None:
-        """See a held-out normal image."""
-        self._scores.append(score)
-        self._regions.append(component_score(anomaly_map, pixels(self.minimum_area, anomaly_map)))
 
     def compute(self) -> Threshold:
         """Just above the order statistic."""
@@ -180,7 +187,7 @@ class FalseAlarms:
         return Threshold("false_alarms", "score", image, pixel, self.minimum_area, count, note)
 
 
-class TrainPercentile:
+class TrainPercentile(OfTheImage):
     """A percentile, linearly interpolated, of the scores of the images that were trained on (a set of Korean slides).
 
     At the 25 of the slides three of four normal images are rejected by construction. `images` says which images the
@@ -194,16 +201,9 @@ class TrainPercentile:
         percentile: Annotated[float, Field(ge=0, le=100)],
         images: Literal["training", "held_out"] = "training",
     ) -> None:
-        self.minimum_area = minimum_area
+        super().__init__(minimum_area)
         self.percentile = percentile
         self.images = images
-        self._scores: list[float] = []
-        self._regions: list[float] = []
-
-    def update(self, anomaly_map: Map, score: float) -> None:
-        """See a normal image."""
-        self._scores.append(score)
-        self._regions.append(component_score(anomaly_map, pixels(self.minimum_area, anomaly_map)))
 
     def compute(self) -> Threshold:
         """Just above the percentile: what exceeds it is abnormal."""

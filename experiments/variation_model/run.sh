@@ -9,6 +9,10 @@ for seed in 0 1 2; do
   lab "$1" seed=$seed name=variation_rigid method.alignment=rigid method.images=30
   lab "$1" seed=$seed name=variation_rigid_foreground method.alignment=rigid method.region=foreground method.images=30
 done
+explore="method.alignment=rigid method.region=foreground method.images=30"
+lab "$1" name=explored_floor $explore method.minimum_deviation=0.078431
+lab "$1" name=explored_512 $explore data.image_size=512
+lab "$1" name=explored_correlation $explore method.minimum_correlation=0.9
 lab "$1" name=variation_all_images method.alignment=rigid method.region=foreground
 .venv/bin/python experiments/collect.py runs | grep -E '^(run|variation_)' | tee experiments/variation_model/results.csv
 for run in runs/variation_rigid_foreground/variation_model/mvtec_ad/screw/seed=*/*; do

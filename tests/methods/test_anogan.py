@@ -11,7 +11,8 @@ from torch import nn
 from anomaly_lab.__main__ import CONF
 from anomaly_lab.configuration import check
 from anomaly_lab.errors import UserError
-from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator, cross_entropy, generator_at, residual_map
+from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator, generator_at, residual_map
+from anomaly_lab.networks.dcgan import cross_entropy
 from anomaly_lab.tiling import SlidingWindow, WholeImage
 from tests.adversarial import Bars, Losses, Patches, auroc_of_bars, bars, broken_off, fit, state_of, two_processes
 
@@ -65,8 +66,8 @@ def test_losses_of_a_discriminator_that_does_not_know():
     assert method.generator_loss(torch.zeros(4, 8)).item() == pytest.approx(0.69315, abs=1e-4)
     logits = torch.tensor([2.0, -1.0])
     expected = (torch.log1p(torch.exp(-logits))).mean()
-    assert cross_entropy(logits, 1).item() == pytest.approx(expected.item())
-    assert cross_entropy(-logits, 0).item() == pytest.approx(expected.item())
+    assert cross_entropy(logits, True).item() == pytest.approx(expected.item())
+    assert cross_entropy(-logits, False).item() == pytest.approx(expected.item())
 
 
 def test_search_loss_is_a_weighted_pair_of_sums():
