@@ -14,7 +14,7 @@ lab "$1" name=explored_floor $explore method.minimum_deviation=0.078431
 lab "$1" name=explored_512 $explore data.image_size=512
 lab "$1" name=explored_correlation $explore method.minimum_correlation=0.9
 lab "$1" name=variation_all_images method.alignment=rigid method.region=foreground
-.venv/bin/python experiments/collect.py runs | grep -E '^(run|variation_)' | tee experiments/variation_model/results.csv
+.venv/bin/python experiments/collect.py runs | grep -E '^(run|variation_|explored_)' | tee experiments/variation_model/results.csv
 for run in runs/variation_rigid_foreground/variation_model/mvtec_ad/screw/seed=*/*; do
   .venv/bin/python experiments/variation_model/mask_alone.py "$run"
 done
