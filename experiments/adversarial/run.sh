@@ -1,22 +1,55 @@
 #!/usr/bin/env bash
-# experiments/adversarial/run.sh ROOT METHOD [SEEDS...]: an adversarial method and the same network untrained, 64 px, one
-# thread, minutes a row. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/.
+# experiments/adversarial/run.sh ROOT METHOD SEEDS [SETS]: an adversarial method and the same network untrained, 64 px, one
+# thread, minutes a row. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/; SEEDS is a
+# list in quotes, SETS a list in quotes of screw, transistor, wood, cracks and xray.
+# SCHEDULE=constant leaves the learning rate as it is. The weights of every epoch stay: steadiness.py looks at them.
 set -euo pipefail
-root=$1 method=$2 seeds=("${@:3}")
+root=$1 method=$2 seeds=$3 sets=${4:-screw transistor wood cracks xray}
+schedule=${SCHEDULE:-cosine}
+name=$([ "$schedule" = cosine ] || echo "_$schedule")
 export OMP_NUM_THREADS=1
 
-object="data.image_size=64"
-texture="data.kind=texture data.image_size=256 data.patch_size=64 data.stride=32"
-transistor="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor $object"
-wood="data=folder data.root=$root/wood_boards_256 $texture"
-cracks="data=folder data.root=$root/concrete_crack_700 $texture"
-xray="data=folder data.root=$root/covid19_xray $object"
+# What a row may cost decides: the search of AnoGAN takes 100 passes an image, a step of f-AnoGAN 20 times one of GANomaly.
+case $method in
+  ganomaly | skip_ganomaly)
+    side=256 stride=32
+    settings="data.batch_size=32 data.patches=1000 budget.epochs=8"
+    untrained="method.optimizer.lr=1e-12"
+    ;;
+  anogan)
+    side=128 stride=64
+    settings="data.batch_size=32 data.patches=2000 budget.epochs=8
+      method.generator.width=32 method.discriminator.width=32 method.search_steps=100"
+    untrained="method.optimizer.lr=1e-12"
+    ;;
+  f_anogan)
+    side=128 stride=64
+    settings="data.batch_size=16 data.patches=4000 budget.epochs=10 method.optimizer.lr=5e-4
+      method.encoder_optimizer.lr=5e-4 method.generator.width=16 method.critic.width=16 method.encoder.width=16"
+    untrained="method.optimizer.lr=1e-12 method.encoder_optimizer.lr=1e-12"
+    ;;
+esac
 
-for seed in "${seeds[@]:-0}"; do
-  for data in "$transistor" "$wood" "$cracks" "$xray"; do
-    lab=(.venv/bin/python -m anomaly_lab method="$method" data.batch_size=32 trainer=cpu logger=none callbacks.anomaly_maps=null)
-    "${lab[@]}" name=adversarial data.patches=2000 budget.epochs=4 budget.schedule=cosine seed="$seed" $data
+object="data.image_size=64"
+texture="data.kind=texture data.image_size=$side data.patch_size=64 data.stride=$stride"
+declare -A data=(
+  [screw]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=screw $object"
+  [transistor]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor $object"
+  [wood]="data=folder data.root=$root/wood_boards_256 $texture"
+  [cracks]="data=folder data.root=$root/concrete_crack_700 $texture"
+  [xray]="data=folder data.root=$root/covid19_xray $object"
+)
+
+checkpoints="pytorch_lightning.callbacks.ModelCheckpoint, save_top_k: -1, save_weights_only: true"
+every_epoch="+callbacks.every_epoch={_target_: $checkpoints}"
+
+for seed in $seeds; do
+  for set in $sets; do
+    lab=(.venv/bin/python -m anomaly_lab method="$method" ${data[$set]} seed="$seed" $settings
+      trainer=cpu logger=none callbacks.anomaly_maps=null)
+    "${lab[@]}" name="adversarial$name" budget.schedule="$schedule" "$every_epoch"
+    [ "$schedule" = cosine ] || continue
     # a rate that changes no weight: batch norm has seen 64 patches
-    "${lab[@]}" name=adversarial_untrained data.patches=64 budget.epochs=1 method.optimizer.lr=1e-12 seed="$seed" $data
+    "${lab[@]}" name=adversarial_untrained data.patches=64 budget.epochs=2 $untrained
   done
 done
