@@ -1,7 +1,6 @@
 """What is going on: the expected cost before training, then a bar with images a second and the time left."""
 
 import time
-from collections.abc import Iterator
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +10,7 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from anomaly_lab.callbacks.throughput import peak_memory
+from anomaly_lab.console import duration
 from anomaly_lab.data.datamodule import DataModule
 
 
@@ -100,23 +100,6 @@ class ImagesPerSecond(ProgressColumn):
         return Text(f"{task.speed * batch:.0f} images/s" if task.speed else "", style="progress.data.speed")
 
 
-def counted(trainer: pl.Trainer | None, steps: int, what: str) -> Iterator[int]:
-    """Count the steps of something long inside a batch, with a second bar below that of the batches if one is drawn."""
-    bar = trainer.progress_bar_callback if trainer else None
-    progress = bar.progress if isinstance(bar, RichProgressBar) else None
-    if progress is None or not progress.live.is_started:
-        yield from range(steps)
-        return
-    task = progress.add_task(what, total=steps, inside=True)
-    try:
-        for step in range(steps):
-            yield step
-            progress.advance(task)
-            progress.soft_refresh()
-    finally:
-        progress.remove_task(task)
-
-
 class EpochLines(pl.Callback):
     """A line an epoch where there is no terminal to draw a bar in: batch jobs, logs, CI."""
 
@@ -151,10 +134,3 @@ def batch_size(trainer: pl.Trainer) -> int:
     """Patches a step, over all ranks; fewer than asked for where there are not as many."""
     assert trainer.train_dataloader is not None
     return trainer.train_dataloader.batch_size
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

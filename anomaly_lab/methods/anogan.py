@@ -15,8 +15,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.callbacks.progress import counted
-from anomaly_lab.errors import UserError
+from anomaly_lab.adversarial import look_at_gradients, refuse_one_image, refuse_other_images
+from anomaly_lab.console import counted
 from anomaly_lab.methods.method import Images, Method
 from anomaly_lab.networks.dcgan import cross_entropy
 from anomaly_lab.tiling import Tiling
@@ -147,7 +147,7 @@ class AnoGAN(Method):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator, then `generator_steps` of the generator with the same codes."""
-        refuse_single(batch.image)
+        refuse_one_image(batch.image, self)
         discriminator_optimizer, generator_optimizer = two(self.optimizers())
         codes = self.codes(len(batch.image), generator_at(self.seed, self.current_epoch, batch_idx))
 
@@ -242,7 +242,7 @@ class AnoGAN(Method):
         Both in the range of the network, [-1, 1], the map averaged over channels. The paper maps |x - G(z)|, the
         MVTec AD paper the squared difference.
         """
-        refuse_other(images, self.generator.channels, self.generator.image_size)
+        refuse_other_images(images, self.generator.channels, self.generator.image_size)
         with torch.inference_mode(False), torch.enable_grad():  # the test loop forbids gradients, the search needs them
             photos = signed(images.clone())
             codes, losses, _ = self.search(photos)
@@ -294,32 +294,3 @@ def two(optimizers: Any) -> tuple[Any, Any]:
     """Lightning's list of optimizers as a pair."""
     first, second = optimizers
     return first, second
-
-
-def look_at_gradients(method: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
-    """Clip the gradients of an optimizer to the norm `gradient_clip`, and log the norm before where it is asked for."""
-    if method.gradient_clip is None and not method.log_gradient_norms:
-        return
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, method.gradient_clip or float("inf"))
-    if method.log_gradient_norms:
-        method.log(f"{name}/gradient_norm", norm, on_step=False, on_epoch=True, batch_size=1)
-
-
-def refuse_single(images: Images) -> None:
-    """Refuse a batch that batch normalisation cannot learn from."""
-    if len(images) < 2:
-        raise UserError(
-            "data.batch_size: expected at least 2 patches a process, because batch normalisation compares the images "
-            "of a batch, found 1; raise data.batch_size (and data.patches)"
-        )
-
-
-def refuse_other(images: Images, channels: int, side: int) -> None:
-    """Refuse images that are not like those of the training."""
-    if images.shape[1:] != (channels, side, side):
-        found = " x ".join(str(number) for number in images.shape[1:])
-        raise UserError(
-            f"data.image_size, data.channels: expected images as in training, {channels} x {side} x {side}, "
-            f"found {found}; inspect with the configuration of the training"
-        )

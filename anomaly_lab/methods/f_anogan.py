@@ -17,16 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.callbacks.progress import duration
+from anomaly_lab.adversarial import look_at_gradients, refuse_one_image, refuse_other_images
+from anomaly_lab.console import duration
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.anogan import (
     Codes,
     PerImage,
     generator_at,
-    look_at_gradients,
     place_of,
-    refuse_other,
-    refuse_single,
     residual_map,
     signed,
     unsigned,
@@ -221,7 +219,7 @@ class FAnoGAN(Method):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A step of the stage that the epoch belongs to."""
-        refuse_single(batch.image)
+        refuse_one_image(batch.image, self)
         photos = signed(batch.image)
         step = self._adversarial_step if self.stage == 0 else self._encoder_step
         loss = step(photos, batch_idx)
@@ -321,7 +319,7 @@ class FAnoGAN(Method):
         Map: squared difference, or with `l1` its size, in the range of the network, [-1, 1], averaged over channels.
         The paper maps the size, the MVTec AD paper the square.
         """
-        refuse_other(images, self.generator.channels, self.generator.image_size)
+        refuse_other_images(images, self.generator.channels, self.generator.image_size)
         photos = signed(images)
         drawn = self.generator(self.encoder(photos))
         on_image, on_features = self.differences(photos, drawn)

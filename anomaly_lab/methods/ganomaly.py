@@ -20,8 +20,8 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import Parameter
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from anomaly_lab.adversarial import look_at_gradients, refuse_one_image, refuse_other_images
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Images, Method
 from anomaly_lab.networks.dcgan import (
@@ -32,7 +32,6 @@ from anomaly_lab.networks.dcgan import (
     batch_statistics,
     cross_entropy,
     initialise,
-    learns_from_batches,
 )
 from anomaly_lab.tiling import Tiling
 from anomaly_lab.types import Batch, Prediction
@@ -133,17 +132,7 @@ class Adversarial(Method):
 
         Raises UserError where the network was built for other images.
         """
-        channels, *sides = images.shape[1:]
-        if channels != self.channels:
-            raise UserError(
-                f"data.channels: expected {self.channels}, for which the network was built, found images of {channels}"
-            )
-        if sides != [self.image_size, self.image_size]:
-            found = " x ".join(str(side) for side in sides)
-            raise UserError(
-                f"data.patch_size: expected {self.image_size} px, for which the network was built, found {found}; it "
-                "can be built for 32, 64, 128 and 256"
-            )
+        refuse_other_images(images, self.channels, self.image_size)
         return (2 * images - 1).contiguous(memory_format=torch.channels_last)
 
     def on_train_start(self) -> None:
@@ -157,11 +146,7 @@ class Adversarial(Method):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the generator, then one of the discriminator."""
-        if len(batch.image) == 1 and learns_from_batches(self):
-            raise UserError(
-                "data.batch_size: expected at least 2 images for each process, because batch norm has nothing to "
-                "learn from one, found 1"
-            )
+        refuse_one_image(batch.image, self)
         losses = self.losses(self.normalised(batch.image))
         of_generator, of_discriminator = self.optimizers()  # type: ignore[attr-defined]
         # A loss scaler changes its scale with every step: each loss goes back right before its own.
@@ -188,17 +173,9 @@ class Adversarial(Method):
         )  # fmt: skip
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip, and log the norm from before; the gradients are averaged over processes and free of a loss scale."""
-        if self.gradient_clip is None and not self.log_gradient_norms:
-            return
-        parameters = optimizer.param_groups[0]["params"]
-        if self.gradient_clip is None:
-            norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        else:
-            norm = clip_grad_norm_(parameters, self.gradient_clip)
-        if self.log_gradient_norms:
-            name = "generator" if parameters[0] is next(self.generator.parameters()) else "discriminator"
-            self.log(f"{name}/gradient_norm", norm, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+        """Clip, and log the norm from before."""
+        of_generator = optimizer.param_groups[0]["params"][0] is next(self.generator.parameters())
+        look_at_gradients(self, optimizer, "generator" if of_generator else "discriminator")
 
     def _lower_learning_rates(self, batches: int) -> None:
         """Half a cosine down to zero at the end of the run; from the place in the run, so that nothing is to be kept.

@@ -2,19 +2,11 @@
 
 from types import SimpleNamespace
 
-import pytest
 import pytorch_lightning as pl
 from rich.progress import Task
 
-from anomaly_lab.callbacks.progress import ImagesPerSecond, duration
+from anomaly_lab.callbacks.progress import ImagesPerSecond
 from tests.conftest import stand_in
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.4, "3 s"), (89, "89 s"), (100, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
-)
-def test_durations_as_a_person_says_them(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_speed_is_told_in_images():

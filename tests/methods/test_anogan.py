@@ -227,11 +227,11 @@ def test_two_processes_learn_what_one_does(tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(UserError, match=r"data.batch_size: expected at least 2 patches a process, .* found 1"):
+    with pytest.raises(UserError, match=r"data.batch_size: expected at least 2 images for each process, .* found 1"):
         fit(anogan(), tmp_path, 1, Patches(batch_size=1))
-    with pytest.raises(UserError, match=r"expected images as in training, 3 x 32 x 32, found 1 x 32 x 32"):
+    with pytest.raises(UserError, match="data.channels: expected 3, .*found images of 1"):
         anogan().eval()(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(UserError, match=r"found 3 x 48 x 32"):
+    with pytest.raises(UserError, match="data.patch_size: expected 32 px, .*found 48 x 32"):
         anogan().eval()(torch.zeros(1, 3, 48, 32))
 
 

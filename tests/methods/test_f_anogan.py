@@ -258,9 +258,9 @@ def test_gray_images_and_bad_input(tmp_path):
         fit(f_anogan(), tmp_path, 1)
     with pytest.raises(UserError, match="method.encoder_epochs: expected 1 to 2, .*found 3"):
         fit(f_anogan(encoder_epochs=3), tmp_path, 3)
-    with pytest.raises(UserError, match="data.batch_size: expected at least 2 patches a process"):
+    with pytest.raises(UserError, match="data.batch_size: expected at least 2 images for each process"):
         fit(f_anogan(), tmp_path, 2, Patches(batch_size=1))
-    with pytest.raises(UserError, match="expected images as in training, 3 x 32 x 32, found 3 x 64 x 64"):
+    with pytest.raises(UserError, match="data.patch_size: expected 32 px, .*found 64 x 64"):
         f_anogan().eval()(torch.zeros(1, 3, 64, 64))
 
 

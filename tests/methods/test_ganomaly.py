@@ -499,7 +499,7 @@ def test_wrong_images(kind):
     method = small(kind)
     with pytest.raises(UserError, match="data.channels: expected 3, .* found images of 1"):
         method.inspect(torch.rand(2, 1, 32, 32))
-    with pytest.raises(UserError, match="data.patch_size: expected 32 px, .* found 48 x 32; .*32, 64, 128 and 256"):
+    with pytest.raises(UserError, match="data.patch_size: expected 32 px, .* found 48 x 32"):
         method.inspect(torch.rand(2, 3, 48, 32))
 
 
