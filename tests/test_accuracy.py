@@ -80,3 +80,36 @@ def test_methods_without_a_gradient_on_real_data(lab, tmp_path, real_data, metho
     assert metrics["pixel_auroc"] >= pixel_auroc
     if name := ABOVE_CONTROLS.get(method):
         assert metrics[name] > metrics[f"control_{name}"]
+
+
+NARROW = {
+    "anogan": (
+        ("budget.epochs=4", "method.search_steps=200"),
+        ("generator", "discriminator"),
+        ("optimizer",),
+    ),
+    "f_anogan": (
+        ("budget.epochs=8",),
+        ("generator", "critic", "encoder"),
+        ("optimizer", "encoder_optimizer"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "rate", "width"), [("anogan", "2e-4", 16), ("f_anogan", "1e-3", 8)])
+def test_trained_it_beats_itself_untrained(lab, tmp_path, method, rate, width):
+    """Small networks, 32 px; untrained: the same with a learning rate that changes no weight."""
+    budget, networks, optimizers = NARROW[method]
+    found = []
+    for lr, short in ((rate, ()), ("1e-12", ("budget.epochs=2", "data.patches=64"))):
+        lab(
+            f"method={method}", "experiment=demo", "data.image_size=32", "data.batch_size=16", "logger=none",
+            "callbacks.anomaly_maps=null", "controls=false", "trainer=cpu", f"runs_dir={tmp_path}/runs/{lr}", *budget,
+            *(f"method.{network}.width={width}" for network in networks),
+            *(f"method.{optimizer}.lr={lr}" for optimizer in optimizers), *short,
+        )  # fmt: skip
+        (path,) = (tmp_path / "runs" / lr).rglob("metrics.json")
+        found.append(json.loads(path.read_text())["pixel_auroc"])
+    trained, untrained = found
+    assert trained > 0.9
+    assert trained > untrained + 0.1

@@ -106,10 +106,15 @@ class EpochLines(pl.Callback):
     def __init__(self) -> None:
         self._start = 0.0
         self._first_epoch = 0
+        self._before: dict[str, torch.Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._start, self._first_epoch = time.perf_counter(), trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what was logged before: Lightning keeps it, and of an earlier stage it is no news."""
+        self._before = dict(trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Epoch, losses, images a second, time left."""
@@ -122,7 +127,9 @@ class EpochLines(pl.Callback):
         losses = {
             name.removesuffix("_epoch"): float(value)
             for name, value in trainer.callback_metrics.items()
-            if not name.endswith("_step") and f"{name}_epoch" not in trainer.callback_metrics
+            if value is not self._before.get(name)
+            and not name.endswith("_step")
+            and f"{name}_epoch" not in trainer.callback_metrics
         }
         told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         told = f"{told}; " if told else ""

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from anomaly_lab.__main__ import CONF
+from anomaly_lab.callbacks.progress import EpochLines
 from anomaly_lab.configuration import check
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.f_anogan import Critic, Encoder, FAnoGAN, Generator, ResidualBlock, batch_norm, layer_norm
@@ -191,6 +192,16 @@ def test_what_is_logged_and_told(tmp_path, capsys):
     assert set(losses.last) == norms | adversarial | seconds | rest | totals
     told = capsys.readouterr().out
     assert re.search(r"adversarial training: done in \d+ s\n(.|\n)*encoder training: done in \d+ s", told)
+
+
+def test_losses_of_an_earlier_stage_are_no_news(tmp_path, capsys):
+    """The critic learns in the first epoch only."""
+    method = f_anogan()
+    fit(method, tmp_path, 2, Patches(2), callbacks=(EpochLines(),))
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch"))
+    assert "discriminator/gradient_penalty" in first
+    assert "discriminator" not in second
+    assert "encoder/image" in second
 
 
 def test_training_helps(tmp_path):

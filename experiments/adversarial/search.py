@@ -1,0 +1,32 @@
+"""How far does AnoGAN's search come on normal images? `python experiments/adversarial/search.py RUN`, RUN a folder.
+
+The loss at the end of the search as a share of that at its start, quartiles over the normal images of the test.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from anomaly_lab.callbacks.checkpoint import load_checkpoint
+from anomaly_lab.methods.anogan import signed
+from anomaly_lab.run import build_method
+
+run = Path(sys.argv[1])
+config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)
+data, method = instantiate(config["data"]["datamodule"]), build_method(config).eval()
+method.load_state_dict(load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"])
+data.setup("fit")
+shares = []
+for batch in data.test_dataloader():
+    images = data.on_after_batch_transfer(batch, 0).image[batch.label == 0]
+    if len(images):
+        _, after, before = method.search(signed(images))
+        shares.append(after / before)
+quartiles = torch.cat(shares).quantile(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])).tolist()
+print(
+    f"{len(torch.cat(shares))} normal images, share of the loss left after {method.search_steps} steps: least, quartiles,"
+)
+print("most:", ", ".join(f"{share:.3f}" for share in quartiles))
