@@ -2,7 +2,7 @@
 # experiments/adversarial/run.sh ROOT METHOD SEEDS [SETS]: an adversarial method and the same network untrained, 64 px, one
 # thread, minutes a row. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/; SEEDS is a
 # list in quotes, SETS a list in quotes of screw, transistor, wood, cracks and xray.
-# SCHEDULE=constant leaves the learning rate as it is. The weights of every epoch stay: steadiness.py looks at them.
+# SCHEDULE=constant leaves the learning rate as it is. GANomaly keeps the weights of every epoch for steadiness.py.
 set -euo pipefail
 root=$1 method=$2 seeds=$3 sets=${4:-screw transistor wood cracks xray}
 schedule=${SCHEDULE:-cosine}
@@ -10,10 +10,18 @@ name=$([ "$schedule" = cosine ] || echo "_$schedule")
 export OMP_NUM_THREADS=1
 
 # What a row may cost decides: the search of AnoGAN takes 100 passes an image, a step of f-AnoGAN 20 times one of GANomaly.
+checkpoints="pytorch_lightning.callbacks.ModelCheckpoint, save_top_k: -1, save_weights_only: true"
+extra=()
 case $method in
-  ganomaly | skip_ganomaly)
+  ganomaly)
     side=256 stride=32
     settings="data.batch_size=32 data.patches=1000 budget.epochs=8"
+    untrained="method.optimizer.lr=1e-12"
+    extra=("+callbacks.every_epoch={_target_: $checkpoints}")
+    ;;
+  skip_ganomaly)
+    side=256 stride=32
+    settings="data.batch_size=32 data.patches=2000 budget.epochs=4"
     untrained="method.optimizer.lr=1e-12"
     ;;
   anogan)
@@ -40,14 +48,11 @@ declare -A data=(
   [xray]="data=folder data.root=$root/covid19_xray $object"
 )
 
-checkpoints="pytorch_lightning.callbacks.ModelCheckpoint, save_top_k: -1, save_weights_only: true"
-every_epoch="+callbacks.every_epoch={_target_: $checkpoints}"
-
 for seed in $seeds; do
   for set in $sets; do
     lab=(.venv/bin/python -m anomaly_lab method="$method" ${data[$set]} seed="$seed" $settings
       trainer=cpu logger=none callbacks.anomaly_maps=null)
-    "${lab[@]}" name="adversarial$name" budget.schedule="$schedule" "$every_epoch"
+    "${lab[@]}" name="adversarial$name" budget.schedule="$schedule" "${extra[@]}"
     [ "$schedule" = cosine ] || continue
     # a rate that changes no weight: batch norm has seen 64 patches
     "${lab[@]}" name=adversarial_untrained data.patches=64 budget.epochs=2 $untrained

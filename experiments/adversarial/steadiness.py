@@ -1,9 +1,9 @@
-"""How steady is a score from checkpoint to checkpoint? `python experiments/adversarial/steadiness.py RUN... > steadiness.csv`
+"""How steady is a score from checkpoint to checkpoint? `python experiments/adversarial/steadiness.py RUN... > CSV`
 
 RUN: the folder of a run that kept the weights of every epoch (`run.sh` does). For the last four of them, and for their
-average, each possible score (the method's own, that of its map) of held-out normal images and of test images. What would
-choose a schedule or a score looks at held-out images only: `drift`, how far the mean score lies from that of the last
-epoch, in its deviations between images, and `agreement`, the rank correlation with it. `image_auroc` is told beside them.
+average, each possible score (the method's own, that of its map) of held-out normal images and of test images. What
+would choose a schedule or a score looks at held-out images only: `drift`, how far the mean score lies from that of the
+last epoch, in its deviations between images, and `agreement`, the rank correlation with it. `image_auroc` is beside.
 """
 
 import csv

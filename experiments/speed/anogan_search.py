@@ -1,34 +1,53 @@
 """Latent search of AnoGAN at 128 px, one batch of images: `python experiments/speed/anogan_search.py`, CSV out.
 
-Times are of searches of `STEPS` steps (300 in use), least of `ROUNDS` in turn. `images_per_second` is for 300 steps.
+Searches of `STEPS` steps (300 in use) in turns, medians of `ROUNDS`. `speed_of_one` is the median ratio to the search
+of one image in the same turn, in images a second. `share_of_peak`: operations a second of the search, as a share of what a
+product of large matrices reaches in the same turn; where one image by itself comes near it, a batch has little to gain.
 """
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = "2"  # read when the libraries are loaded
 
+import statistics
 import time
 from functools import partial
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator
 from anomaly_lab.tiling import WholeImage
 
-STEPS, ROUNDS, BATCHES = 3, 4, (1, 4, 16)
+STEPS, ROUNDS, BATCHES, SIDE = 5, 5, (1, 4, 16), 2048
 torch.manual_seed(0)
 networks = Generator(128, 3), Discriminator(128, 3)
 method = AnoGAN(*networks, partial(torch.optim.Adam, lr=2e-4), WholeImage(), search_steps=STEPS).eval()
+matrix = torch.rand(SIDE, SIDE)
 
-print(f"# threads {torch.get_num_threads()}, {STEPS} steps, least of {ROUNDS}, load {os.getloadavg()[0]:.1f}")
-print("batch,seconds,image_steps_per_second,images_per_second", flush=True)
-seconds: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+
+def seconds(work) -> float:
+    """The time of a call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+with FlopCounterMode(display=False) as counter, torch.no_grad():
+    networks[1].features(networks[0](torch.rand(1, 64)))
+operations = 2 * STEPS * counter.get_total_flops()  # the way back to the codes costs what the way there does
+peaks, times = [], {batch: [] for batch in BATCHES}
 for _ in range(ROUNDS + 1):  # in turn, so that what else the machine does meets all of them
-    for batch, times in seconds.items():
+    peaks.append(2 * SIDE**3 / seconds(lambda: matrix @ matrix))
+    for batch in BATCHES:
         images = torch.rand(batch, 3, 128, 128)
-        start = time.perf_counter()
-        method.inspect(images)
-        times.append(time.perf_counter() - start)
-for batch, (_, *times) in seconds.items():  # the first one warms up
-    speed = batch * STEPS / min(times)
-    print(f"{batch},{min(times):.2f},{speed:.1f},{speed / 300:.4f}")
+        times[batch].append(seconds(lambda images=images: method.inspect(images)))
+peaks, times = peaks[1:], {batch: found[1:] for batch, found in times.items()}  # the first one warms up
+print(f"# threads {torch.get_num_threads()}, {STEPS} steps, medians of {ROUNDS}, load {os.getloadavg()[0]:.1f}")
+print(f"# a product of matrices: {statistics.median(peaks) / 1e9:.0f} billion operations a second")
+print("batch,seconds,image_steps_per_second,speed_of_one,share_of_peak")
+for batch, found in times.items():
+    ratio = statistics.median(batch * one / other for one, other in zip(times[1], found, strict=True))
+    share = statistics.median(batch * operations / other / peak for other, peak in zip(found, peaks, strict=True))
+    middle = statistics.median(found)
+    print(f"{batch},{middle:.2f},{batch * STEPS / middle:.1f},{ratio:.2f},{share:.2f}")
