@@ -1,5 +1,7 @@
-"""What every method needs that steps several optimizers itself: clipped gradients, and input that it can learn from."""
+"""What every method needs that steps several optimizers itself: gradients, learning rates, input it can learn from."""
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,6 +27,18 @@ def look_at_gradients(method: Any, optimizer: torch.optim.Optimizer, name: str) 
         norm = clip_grad_norm_(parameters, method.gradient_clip)
     if method.log_gradient_norms:
         method.log(f"{name}/gradient_norm", norm, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+
+def lower_learning_rates(optimizers: Iterable[torch.optim.Optimizer], share: float) -> None:
+    """Half a cosine down to zero: set the learning rates for when this share of the training is done, 0 to 1.
+
+    From the place in the run, so that nothing is to be kept. (A scheduler of PyTorch wants the number of steps before
+    there is a loader. Lightning then makes one early, and a run resumed in its first epoch starts that epoch's data
+    from the beginning.)
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * share)) / 2
 
 
 def refuse_one_image(images: Float[Tensor, "batch channel height width"], method: nn.Module) -> None:

@@ -16,6 +16,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +39,7 @@ from anomaly_lab.run_folder import (
     write_job,
     write_json,
 )
+from anomaly_lab.strategy import DDP
 
 
 def run(config: DictConfig, folder: Path) -> None:
@@ -137,6 +139,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         default_root_dir=str(folder),
         _convert_="all",
     )
+    check_strategy(method, trainer)
     write_json(folder / "environment.json", environment(trainer))
 
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
@@ -180,6 +183,16 @@ def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
         raise UserError(
             f"trainer.gradient_clip_val: expected null, because {name} learns from every batch by itself, found "
             f"{clip}{instead}"
+        )
+
+
+def check_strategy(method: Method, trainer: pl.Trainer) -> None:
+    """Refuse Lightning's own strategy for several processes where a method steps its optimizers itself."""
+    strategy = trainer.strategy
+    if not method.automatic_optimization and isinstance(strategy, DDPStrategy) and not isinstance(strategy, DDP):
+        raise UserError(
+            f"trainer.strategy: expected that of trainer=ddp, because {type(method).__name__} steps its optimizers "
+            f"itself, found {type(strategy).__name__}; set trainer=ddp"
         )
 
 

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from anomaly_lab.adversarial import look_at_gradients, refuse_one_image, refuse_other_images
+from anomaly_lab.adversarial import (
+    look_at_gradients,
+    lower_learning_rates,
+    refuse_one_image,
+    refuse_other_images,
+)
 from anomaly_lab.errors import UserError
 
 
@@ -23,6 +28,14 @@ def test_the_norm_is_cut_and_told_as_it_was(clip, after, told):
     assert weight.grad.norm().item() == pytest.approx(after, rel=1e-5)
     assert untouched.grad is None
     assert logged == ({"generator/gradient_norm": 5.0} if told else {})
+
+
+@pytest.mark.parametrize(("share", "rate"), [(0.0, 0.4), (0.25, 0.4 * 0.853553), (0.5, 0.2), (1.0, 0.0)])
+def test_learning_rates_are_half_a_cosine(share, rate):
+    optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4) for _ in range(2)]
+    for done in (0.7, share):  # whatever it was before
+        lower_learning_rates(optimizers, done)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == pytest.approx([rate] * 2, abs=1e-6)
 
 
 def test_one_image_is_refused_where_batch_norm_learns():

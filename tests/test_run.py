@@ -12,10 +12,17 @@ import time
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import tifffile
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 
+from anomaly_lab.errors import UserError
+from anomaly_lab.methods.method import Method
 from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.run import check_strategy
+from anomaly_lab.strategy import DDP
+from tests.conftest import stand_in
 
 COMPARED = {
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_auroc_smoothed", "pixel_aupr_smoothed",
@@ -420,3 +427,14 @@ def read_folder(root):
 
 def rows_of_folder(root):
     return rows_of(next(root.rglob("metrics.json")).parent)
+
+
+def test_lightnings_own_strategy_is_refused_for_methods_that_step_their_optimizers(tmp_path):
+    def trainer(strategy):
+        return pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, default_root_dir=tmp_path)
+
+    manual = stand_in(Method, automatic_optimization=False)
+    with pytest.raises(UserError, match="trainer.strategy: expected that of trainer=ddp, .* found DDPStrategy"):
+        check_strategy(manual, trainer(DDPStrategy()))
+    check_strategy(manual, trainer(DDP()))
+    check_strategy(stand_in(Method, automatic_optimization=True), trainer(DDPStrategy()))

@@ -15,7 +15,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.adversarial import look_at_gradients, refuse_one_image, refuse_other_images
+from anomaly_lab.adversarial import (
+    look_at_gradients,
+    lower_learning_rates,
+    refuse_one_image,
+    refuse_other_images,
+)
 from anomaly_lab.console import counted
 from anomaly_lab.methods.method import Images, Method
 from anomaly_lab.networks.dcgan import cross_entropy
@@ -24,6 +29,7 @@ from anomaly_lab.types import Batch, Prediction
 
 ImageSize = Annotated[int, Field(ge=32, multiple_of=16)]
 Codes = Float[Tensor, "batch latent"]
+TRAINING, VALIDATION, SEARCH, SAMPLES = 1, 2, 3, 4  # what random codes are for: no two of them share any
 PerImage = Float[Tensor, " batch"]
 
 
@@ -116,15 +122,15 @@ class AnoGAN(Method):
         search_rate: PositiveFloat = 0.02,
         restarts: PositiveInt = 1,
         residual: Literal["l2", "l1"] = "l2",
+        schedule: Literal["constant", "cosine"] = "constant",
         gradient_clip: PositiveFloat | None = None,
         log_gradient_norms: bool = False,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling)
         self.automatic_optimization = False
-        # Channels last: a sixth faster on a CPU, and in half precision on a GPU.
-        self.generator = generator.to(memory_format=torch.channels_last)
-        self.discriminator = discriminator.to(memory_format=torch.channels_last)
+        self.generator = generator
+        self.discriminator = discriminator
         self.optimizer = optimizer
         self.generator_steps = generator_steps
         self.feature_weight = feature_weight
@@ -132,6 +138,7 @@ class AnoGAN(Method):
         self.search_rate = search_rate
         self.restarts = restarts
         self.residual = residual
+        self.schedule = schedule
         self.gradient_clip = gradient_clip
         self.log_gradient_norms = log_gradient_norms
         self.seed = seed
@@ -150,7 +157,7 @@ class AnoGAN(Method):
         """One step of the discriminator, then `generator_steps` of the generator with the same codes."""
         refuse_one_image(batch.image, self)
         discriminator_optimizer, generator_optimizer = two(self.optimizers())
-        codes = self.codes(len(batch.image), generator_at(self.seed, self.current_epoch, batch_idx))
+        codes = self.codes(len(batch.image), generator_at(self.seed, TRAINING, self.current_epoch, batch_idx))
 
         with discriminator_optimizer.toggle_model():
             with torch.no_grad():
@@ -162,10 +169,13 @@ class AnoGAN(Method):
             with generator_optimizer.toggle_model():
                 adversarial = self.generator_loss(codes)
                 self._descend(generator_optimizer, adversarial)
+        if self.schedule == "cosine":
+            epochs = self.current_epoch + (batch_idx + 1) / int(self.trainer.num_training_batches)
+            lower_learning_rates(self.trainer.optimizers, epochs / (self.trainer.max_epochs or 1))
 
         losses = {"generator/adversarial": adversarial, "discriminator/real": on_real, "discriminator/fake": on_drawn}
-        self.log_dict(losses, on_step=False, on_epoch=True, batch_size=len(batch.image))
-        self.log("train/loss", adversarial, on_step=True, on_epoch=True, batch_size=len(batch.image))
+        self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.image))
+        self.log("train/loss", adversarial, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch.image))
 
     def _descend(self, optimizer: Any, loss: Float[Tensor, ""]) -> None:
         optimizer.zero_grad()
@@ -179,14 +189,14 @@ class AnoGAN(Method):
 
     def rehearse(self, images: Images) -> Float[Tensor, ""]:
         """The losses of a step."""
-        codes = self.codes(len(images), generator_at(self.seed))
+        codes = self.codes(len(images), generator_at(self.seed, TRAINING))
         on_real, on_drawn = self.discriminator_losses(signed(images), self.generator(codes).detach())
         return on_real + on_drawn + self.generator_steps * self.generator_loss(codes)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss of the discriminator on held-out photos: it rises when training images are learnt by heart."""
         real = signed(self.tiling.training_like(batch.image))
-        drawn = self.generator(self.codes(len(real), generator_at(self.seed, batch_idx), alone=True))
+        drawn = self.generator(self.codes(len(real), generator_at(self.seed, VALIDATION, batch_idx), alone=True))
         losses = self.discriminator_losses(real, drawn)
         self.log("validation/loss", losses[0] + losses[1], batch_size=len(batch.image))
 
@@ -215,14 +225,15 @@ class AnoGAN(Method):
 
         All images and restarts are searched as one batch. Adam works number by number and the loss is a sum over
         images, so that this is the search of each image alone. Every image starts from the same random codes, one a
-        restart, so that an answer depends neither on its batch nor on its place in it. Only codes are differentiated.
+        restart, so that an answer depends on its batch, and its place in it, by rounding only. Only codes are
+        differentiated.
         """
         restarts, count = self.restarts, len(photos)
         with torch.no_grad():
             features = self.discriminator.features(photos) if self.feature_weight else None
         photos = photos.repeat(restarts, 1, 1, 1)
         features = None if features is None else features.repeat(restarts, 1, 1, 1)
-        start = self.codes(restarts, generator_at(self.seed), alone=True)
+        start = self.codes(restarts, generator_at(self.seed, SEARCH), alone=True)
         codes = start.repeat_interleave(count, dim=0).requires_grad_()
         optimizer = torch.optim.Adam([codes], lr=self.search_rate, betas=(0.5, 0.999))
         first: Tensor | None = None
@@ -253,7 +264,7 @@ class AnoGAN(Method):
 
     def samples(self, images: Images) -> Images:
         """As many drawn images as these, in [0, 1], always from the same codes."""
-        return unsigned(self.generator(self.codes(len(images), generator_at(self.seed), alone=True)))
+        return unsigned(self.generator(self.codes(len(images), generator_at(self.seed, SAMPLES), alone=True)))
 
     def codes(self, count: int, random: torch.Generator, alone: bool = False) -> Codes:
         """Uniform in [-1, 1]; unless `alone`, this process's rows of what is drawn for the whole batch."""
@@ -281,9 +292,11 @@ def residual_map(photos: Images, drawn: Images, kind: Literal["l2", "l1"]) -> Fl
     return (difference.square() if kind == "l2" else difference.abs()).mean(dim=1, keepdim=True)
 
 
-def generator_at(*where: int) -> torch.Generator:
-    """A generator on the host whose draws follow from numbers that name a place in the run, on any device and rank."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0]))
+def generator_at(seed: int, purpose: int, *where: int) -> torch.Generator:
+    """A generator on the host whose draws follow from the seed, what they are for and the place in the run."""
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence((seed, purpose, *where)).generate_state(1, np.uint64)[0])
+    )
 
 
 def place_of(method: Method) -> tuple[int, int]:

@@ -17,10 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.adversarial import look_at_gradients, refuse_one_image, refuse_other_images
+from anomaly_lab.adversarial import (
+    look_at_gradients,
+    lower_learning_rates,
+    refuse_one_image,
+    refuse_other_images,
+)
 from anomaly_lab.console import duration
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.anogan import (
+    SAMPLES,
+    TRAINING,
+    VALIDATION,
     Codes,
     PerImage,
     generator_at,
@@ -72,7 +80,7 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """Draw images in (-1, 1) from codes: a linear layer to 4 x 4 px, then one block a doubling of the side.
 
-    Channels: 8 times `width` until 16 px below the full size, then halved by each block. 8 540 483 weights at 64 px,
+    Channels: 8 times `width` up to an eighth of the full side, then halved by each block. 8 540 483 weights at 64 px,
     128 latent numbers and 3 channels.
     """
 
@@ -194,6 +202,7 @@ class FAnoGAN(Method):
         encoder_loss: Literal["izi_f", "izi", "ziz"] = "izi_f",
         feature_weight: NonNegativeFloat = 1.0,
         residual: Literal["l2", "l1"] = "l2",
+        schedule: Literal["constant", "cosine"] = "constant",
         gradient_clip: PositiveFloat | None = None,
         log_gradient_norms: bool = False,
         seed: NonNegativeInt = 0,
@@ -211,6 +220,7 @@ class FAnoGAN(Method):
         self.encoder_loss = encoder_loss
         self.feature_weight = feature_weight
         self.residual = residual
+        self.schedule = schedule
         self.gradient_clip = gradient_clip
         self.log_gradient_norms = log_gradient_norms
         self.seed = seed
@@ -222,8 +232,10 @@ class FAnoGAN(Method):
         refuse_one_image(batch.image, self)
         photos = signed(batch.image)
         step = self._adversarial_step if self.stage == 0 else self._encoder_step
+        if self.schedule == "cosine":  # once in each stage
+            lower_learning_rates(self.trainer.optimizers, self._share_of_stage(batch_idx))
         loss = step(photos, batch_idx)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(photos))
+        self.log("train/loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(photos))
 
     # Stage 1 (section 2.1): a Wasserstein GAN with gradient penalty.
 
@@ -255,12 +267,19 @@ class FAnoGAN(Method):
         """
         critic_optimizer, generator_optimizer, _ = three(self.optimizers())
         step = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-        random = generator_at(self.seed, step)
+        random = generator_at(self.seed, TRAINING, step)
         if step and step % self.critic_steps == 0:
             with generator_optimizer.toggle_model():
                 adversarial = -self.critic(self.generator(self.codes(len(photos), random))).float().mean()
                 self._descend(generator_optimizer, adversarial)
-            self.log("generator/adversarial", adversarial, on_step=False, on_epoch=True, batch_size=len(photos))
+            self.log(
+                "generator/adversarial",
+                adversarial,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=len(photos),
+            )
 
         with critic_optimizer.toggle_model():
             with torch.no_grad():
@@ -270,7 +289,7 @@ class FAnoGAN(Method):
             self._descend(critic_optimizer, loss)
         ratings = {"discriminator/real": on_photos, "discriminator/fake": on_drawn}
         losses = {**ratings, "discriminator/gradient_penalty": penalty}
-        self.log_dict(losses, on_step=False, on_epoch=True, batch_size=len(photos))
+        self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(photos))
         return loss
 
     # Stage 2 (section 2.2): an encoder for the generator, which is frozen like the critic.
@@ -303,12 +322,12 @@ class FAnoGAN(Method):
         optimizer = three(self.optimizers())[2]
         self.generator.eval()  # batch norm as at test time; the optimizer of the encoder leaves their weights alone
         self.critic.eval()
-        codes = self.codes(len(photos), generator_at(self.seed, self.current_epoch, batch_idx))
+        codes = self.codes(len(photos), generator_at(self.seed, TRAINING, self.current_epoch, batch_idx))
         with optimizer.toggle_model():
             losses = self.encoder_losses(photos, codes)
             loss = self.whole_encoder_loss(losses)
             self._descend(optimizer, loss)
-        self.log_dict(losses, on_step=False, on_epoch=True, batch_size=len(photos))
+        self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(photos))
         return loss
 
     # Inspection (section 2.3).
@@ -327,8 +346,10 @@ class FAnoGAN(Method):
         return Prediction(residual_map(photos, drawn, self.residual), score, unsigned(drawn))
 
     def samples(self, images: Images) -> Images:
-        """As many drawn images as these, in [0, 1], always from the same codes."""
-        return unsigned(self.generator(self.codes(len(images), generator_at(self.seed), alone=True)))
+        """As many drawings, in [0, 1]: from codes that stay the same; while the encoder learns, of these images."""
+        if self._trainer and self.stage == 1:
+            return unsigned(self.generator(self.encoder(signed(images))))
+        return unsigned(self.generator(self.codes(len(images), generator_at(self.seed, SAMPLES), alone=True)))
 
     # What both stages need.
 
@@ -342,6 +363,11 @@ class FAnoGAN(Method):
         """How many epochs are done at the end of each stage."""
         epochs = self.trainer.max_epochs or 0
         return epochs - (self.encoder_epochs or epochs // 2), epochs
+
+    def _share_of_stage(self, batches: int) -> float:
+        """How much of its stage is done after so many batches of this epoch, 0 to 1."""
+        start, end = (0, *self.ends)[self.stage : self.stage + 2]
+        return (self.current_epoch - start + batches / int(self.trainer.num_training_batches)) / (end - start)
 
     def on_fit_start(self) -> None:
         """Refuse a training that has no room for both stages."""
@@ -381,7 +407,7 @@ class FAnoGAN(Method):
 
     def rehearse(self, images: Images) -> Scalar:
         """The losses of a step of the first stage, which costs more than one of the second."""
-        photos, random = signed(images), generator_at(self.seed)
+        photos, random = signed(images), generator_at(self.seed, TRAINING)
         drawn = self.generator(self.codes(len(images), random))
         losses = self.critic_losses(photos, drawn.detach(), self.mixture(len(images), random))
         return self.critic_loss(*losses) - self.critic(drawn).mean() / self.critic_steps
@@ -392,7 +418,7 @@ class FAnoGAN(Method):
         With the latter `validation/latent`: mean squared distance of a photo's code from that of its drawing.
         """
         photos = signed(self.tiling.training_like(batch.image))
-        codes = self.codes(len(photos), generator_at(self.seed, batch_idx), alone=True)
+        codes = self.codes(len(photos), generator_at(self.seed, VALIDATION, batch_idx), alone=True)
         if self.stage == 0:
             loss = (self.critic(self.generator(codes)) - self.critic(photos)).float().mean()
         else:

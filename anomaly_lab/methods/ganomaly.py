@@ -8,7 +8,6 @@ Where paper and code differ this is the code: means over all elements for the no
 (the paper's formula subtracts the mean feature of the batch), learning rate 2e-4 (paper: 2e-3).
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -18,11 +17,14 @@ import torch
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.adversarial import look_at_gradients, refuse_one_image, refuse_other_images
-from anomaly_lab.errors import UserError
+from anomaly_lab.adversarial import (
+    look_at_gradients,
+    lower_learning_rates,
+    refuse_one_image,
+    refuse_other_images,
+)
 from anomaly_lab.methods.method import Images, Method
 from anomaly_lab.networks.dcgan import (
     Code,
@@ -136,13 +138,8 @@ class Adversarial(Method):
         return (2 * images - 1).contiguous(memory_format=torch.channels_last)
 
     def on_train_start(self) -> None:
-        """Refuse what would train wrongly without a word."""
+        """Forget what was on its way."""
         self._on_its_way = None  # of another run; what a resumed one needs is in the buffer
-        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
-            raise UserError(
-                "trainer.strategy: expected that of trainer=ddp, because the two networks share one graph, found "
-                f"{type(self.trainer.strategy).__name__}; set trainer=ddp"
-            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the generator, then one of the discriminator."""
@@ -159,10 +156,11 @@ class Adversarial(Method):
             self.manual_backward(loss, inputs=list(network.parameters()), retain_graph=shared)
             optimizer.step()
         if self.schedule == "cosine":
-            self._lower_learning_rates(batch_idx + 1)
+            epochs = self.current_epoch + (batch_idx + 1) / int(self.trainer.num_training_batches)
+            lower_learning_rates(self.trainer.optimizers, epochs / (self.trainer.max_epochs or 1))
         self._start_anew_if_won(losses.discriminator.detach())
         size = len(batch.image)
-        self.log("train/loss", losses.generator.detach(), on_step=True, on_epoch=True, batch_size=size)
+        self.log("train/loss", losses.generator.detach(), on_step=True, on_epoch=True, sync_dist=True, batch_size=size)
         self.log_dict(
             {name: part.detach() for name, part in losses.parts.items()}, on_step=False, on_epoch=True, sync_dist=True,
             batch_size=size,
@@ -176,18 +174,6 @@ class Adversarial(Method):
         """Clip, and log the norm from before."""
         of_generator = optimizer.param_groups[0]["params"][0] is next(self.generator.parameters())
         look_at_gradients(self, optimizer, "generator" if of_generator else "discriminator")
-
-    def _lower_learning_rates(self, batches: int) -> None:
-        """Half a cosine down to zero at the end of the run; from the place in the run, so that nothing is to be kept.
-
-        (A scheduler of PyTorch wants the number of steps before there is a loader. Lightning then makes one early, and
-        a run resumed in its first epoch starts that epoch's data from the beginning.)
-        """
-        an_epoch = int(self.trainer.num_training_batches)
-        share = (self.trainer.current_epoch * an_epoch + batches) / ((self.trainer.max_epochs or 1) * an_epoch)
-        for optimizer in self.trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * share)) / 2
 
     def _start_anew_if_won(self, loss: Float[Tensor, ""]) -> None:
         """Draw the weights of a discriminator anew that has won, keep the moments of its optimizer, and count it.

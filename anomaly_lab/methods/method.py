@@ -36,7 +36,7 @@ class Method(pl.LightningModule, ABC):
         """Map, score (None: the default score is meant) and reconstruction of images or tiles, in one forward pass."""
 
     def forward(self, images: Images, placement: tuple[Placement, ...] = ()) -> Prediction:
-        """Inspect images of any size; padding counts neither in the score nor, later, in the metrics."""
+        """Inspect images of any size; padding does not count in a score of the map nor, later, in the metrics."""
         prediction = self.tiling(self.inspect, images)
         if prediction.score is not None:
             return prediction

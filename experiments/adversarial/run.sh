@@ -16,25 +16,25 @@ case $method in
   ganomaly)
     side=256 stride=32
     settings="data.batch_size=32 data.patches=1000 budget.epochs=8"
-    untrained="method.optimizer.lr=1e-12"
+    untrained="method.optimizer.lr=1e-12" looks=1
     extra=("+callbacks.every_epoch={_target_: $checkpoints}")
     ;;
   skip_ganomaly)
     side=256 stride=32
     settings="data.batch_size=32 data.patches=2000 budget.epochs=4"
-    untrained="method.optimizer.lr=1e-12"
+    untrained="method.optimizer.lr=1e-12" looks=1
     ;;
   anogan)
     side=128 stride=64
     settings="data.batch_size=32 data.patches=2000 budget.epochs=8
       method.generator.width=32 method.discriminator.width=32 method.search_steps=100"
-    untrained="method.optimizer.lr=1e-12"
+    untrained="method.optimizer.lr=1e-12" looks=1
     ;;
   f_anogan)
     side=128 stride=64
     settings="data.batch_size=16 data.patches=4000 budget.epochs=10 method.optimizer.lr=5e-4
       method.encoder_optimizer.lr=5e-4 method.generator.width=16 method.critic.width=16 method.encoder.width=16"
-    untrained="method.optimizer.lr=1e-12 method.encoder_optimizer.lr=1e-12"
+    untrained="method.optimizer.lr=1e-12 method.encoder_optimizer.lr=1e-12" looks=2
     ;;
 esac
 
@@ -54,7 +54,7 @@ for seed in $seeds; do
       trainer=cpu logger=none callbacks.anomaly_maps=null)
     "${lab[@]}" name="adversarial$name" budget.schedule="$schedule" "${extra[@]}"
     [ "$schedule" = cosine ] || continue
-    # a rate that changes no weight: batch norm has seen 64 patches
-    "${lab[@]}" name=adversarial_untrained data.patches=64 budget.epochs=2 $untrained
+    # a rate that changes no weight, and long enough for batch norm to know the data
+    "${lab[@]}" name=adversarial_untrained data.patches=1600 budget.epochs="$looks" $untrained
   done
 done

@@ -26,7 +26,5 @@ for batch in data.test_dataloader():
         _, after, before = method.search(signed(images))
         shares.append(after / before)
 quartiles = torch.cat(shares).quantile(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])).tolist()
-print(
-    f"{len(torch.cat(shares))} normal images, share of the loss left after {method.search_steps} steps: least, quartiles,"
-)
-print("most:", ", ".join(f"{share:.3f}" for share in quartiles))
+print(f"{len(torch.cat(shares))} normal images, share of the loss left after {method.search_steps} steps,")
+print("least, quartiles, most:", ", ".join(f"{share:.3f}" for share in quartiles))

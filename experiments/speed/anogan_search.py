@@ -1,8 +1,9 @@
 """Latent search of AnoGAN at 128 px, one batch of images: `python experiments/speed/anogan_search.py`, CSV out.
 
 Searches of `STEPS` steps (300 in use) in turns, medians of `ROUNDS`. `speed_of_one` is the median ratio to the search
-of one image in the same turn, in images a second. `share_of_peak`: operations a second of the search, as a share of what a
-product of large matrices reaches in the same turn; where one image by itself comes near it, a batch has little to gain.
+of one image in the same turn, in images a second. `of_matrix_product`: operations a second of the search in units of
+those of a product of large matrices in the same turn. Where one image by itself comes near 1, a batch has little to
+gain. (More than 1: the library's convolutions do with fewer operations than are counted.)
 """
 
 import os
@@ -45,7 +46,7 @@ for _ in range(ROUNDS + 1):  # in turn, so that what else the machine does meets
 peaks, times = peaks[1:], {batch: found[1:] for batch, found in times.items()}  # the first one warms up
 print(f"# threads {torch.get_num_threads()}, {STEPS} steps, medians of {ROUNDS}, load {os.getloadavg()[0]:.1f}")
 print(f"# a product of matrices: {statistics.median(peaks) / 1e9:.0f} billion operations a second")
-print("batch,seconds,image_steps_per_second,speed_of_one,share_of_peak")
+print("batch,seconds,image_steps_per_second,speed_of_one,of_matrix_product")
 for batch, found in times.items():
     ratio = statistics.median(batch * one / other for one, other in zip(times[1], found, strict=True))
     share = statistics.median(batch * operations / other / peak for other, peak in zip(found, peaks, strict=True))

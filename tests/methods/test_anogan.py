@@ -11,10 +11,21 @@ from torch import nn
 from anomaly_lab.__main__ import CONF
 from anomaly_lab.configuration import check
 from anomaly_lab.errors import UserError
-from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator, generator_at, residual_map
+from anomaly_lab.methods.anogan import SEARCH, AnoGAN, Discriminator, Generator, generator_at, residual_map
 from anomaly_lab.networks.dcgan import cross_entropy
 from anomaly_lab.tiling import SlidingWindow, WholeImage
-from tests.adversarial import Bars, Losses, Patches, auroc_of_bars, bars, broken_off, fit, state_of, two_processes
+from tests.adversarial import (
+    Bars,
+    Losses,
+    Patches,
+    acquainted,
+    auroc_of_bars,
+    bars,
+    broken_off,
+    fit,
+    state_of,
+    two_processes,
+)
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
 
@@ -134,7 +145,7 @@ def test_restarts_keep_the_best_search_of_every_image(learnt):
     learnt, images = copy.deepcopy(learnt), 2 * bars(6, 5) - 1
     learnt.search_steps, learnt.restarts = 10, 4
     _, best, _ = learnt.search(images)
-    starts, losses = learnt.codes(4, generator_at(learnt.seed), alone=True), []
+    starts, losses = learnt.codes(4, generator_at(learnt.seed, SEARCH), alone=True), []
     learnt.restarts = 1
     for start in starts:
         learnt.codes = lambda *_, start=start, **__: start[None]
@@ -156,7 +167,8 @@ def test_weights_of_the_search_matter(learnt):
 
 
 def test_training_helps(learnt):
-    assert auroc_of_bars(learnt) > auroc_of_bars(anogan(width=8, search_steps=100)) + 0.1
+    untrained = acquainted(anogan(width=8, search_steps=100), Bars(200, 16))
+    assert auroc_of_bars(learnt) > auroc_of_bars(untrained) + 0.1
 
 
 def test_a_texture_is_searched_window_by_window():
@@ -186,6 +198,13 @@ def test_gradients_are_clipped(tmp_path):
         pairs = zip(getattr(method, name).parameters(), getattr(before, name).parameters(), strict=True)
         moved = sum((one - other).square().sum() for one, other in pairs) ** 0.5
         assert 1e-5 < moved.item() <= steps * 1e-3 * 1.001
+
+
+def test_the_schedule_falls_to_zero_for_both(tmp_path):
+    for schedule, rate in (("cosine", 0.0), ("constant", 1e-3)):
+        trainer = fit(anogan(schedule=schedule), tmp_path, 2, Patches(2))
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        assert rates == pytest.approx([rate, rate], abs=1e-12)
 
 
 def test_mixed_precision_learns(tmp_path):

@@ -1,9 +1,11 @@
 """What is particular about f-AnoGAN: its networks, the penalty, the two stages of one run."""
 
+import math
 import re
 from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
@@ -14,7 +16,18 @@ from anomaly_lab.configuration import check
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.f_anogan import Critic, Encoder, FAnoGAN, Generator, ResidualBlock, batch_norm, layer_norm
 from anomaly_lab.tiling import WholeImage
-from tests.adversarial import Bars, Losses, Patches, auroc_of_bars, bars, broken_off, fit, state_of, two_processes
+from tests.adversarial import (
+    Bars,
+    Losses,
+    Patches,
+    acquainted,
+    auroc_of_bars,
+    bars,
+    broken_off,
+    fit,
+    state_of,
+    two_processes,
+)
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9))
 RMSPROP = partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1e-10)
@@ -207,7 +220,7 @@ def test_losses_of_an_earlier_stage_are_no_news(tmp_path, capsys):
 def test_training_helps(tmp_path):
     method = f_anogan(width=4, critic_steps=1)
     fit(method, tmp_path, 2, Bars(200, 16))
-    assert auroc_of_bars(method) > auroc_of_bars(f_anogan(width=4)) + 0.1
+    assert auroc_of_bars(method) > auroc_of_bars(acquainted(f_anogan(width=4), Bars(200, 16))) + 0.1
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 5), (2, 0), (3, 3)])
@@ -251,6 +264,34 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     torch.testing.assert_close(first, dict(alone.state_dict()), rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(value, plain().state_dict()[name]) for name, value in first.items())
+
+
+def test_while_the_encoder_learns_the_samples_are_reconstructions(tmp_path):
+    method, images, told = f_anogan(), torch.rand(3, 3, 32, 32), []
+
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, trainer, method):
+            method.eval()
+            with torch.no_grad():
+                told.append((method.samples(images), method.inspect(images).reconstruction))
+            method.train()
+
+    fit(method, tmp_path, 2, Patches(2), callbacks=(Look(),))
+    (drawn, other), (rebuilt, reconstruction) = told
+    assert not torch.equal(drawn, other)
+    assert torch.equal(rebuilt, reconstruction)
+
+
+def test_the_schedule_falls_once_in_each_stage(tmp_path):
+    rates = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+
+    fit(f_anogan(schedule="cosine", encoder_epochs=1), tmp_path, 3, Patches(2), callbacks=(Look(),))
+    expected = [0.5 + 0.5 * math.cos(math.pi * share) for share in (0, 0.25, 0.5, 0.75, 0, 0.5)]
+    assert rates == [pytest.approx([1e-3 * share] * 3) for share in expected]
 
 
 def test_samples_differ_and_stay_the_same():
