@@ -11,7 +11,7 @@ from torch import nn
 from anomaly_lab.__main__ import CONF
 from anomaly_lab.configuration import check
 from anomaly_lab.errors import UserError
-from anomaly_lab.methods.anogan import SEARCH, AnoGAN, Discriminator, Generator, generator_at, residual_map
+from anomaly_lab.methods.anogan import SEARCH, AnoGAN, Discriminator, Generator, generator_at, residual_map, unsigned
 from anomaly_lab.networks.dcgan import cross_entropy
 from anomaly_lab.tiling import SlidingWindow, WholeImage
 from tests.adversarial import (
@@ -95,7 +95,8 @@ def test_search_loss_is_a_weighted_pair_of_sums():
 
 def test_a_photo_that_the_generator_draws_has_score_and_map_zero():
     method = anogan(search_rate=1e-30).eval()
-    photo = method.samples(torch.zeros(1, 3, 32, 32)).detach()  # from the codes that the search starts with
+    start = method.codes(1, generator_at(method.seed, SEARCH), alone=True)
+    photo = unsigned(method.generator(start)).detach()
     prediction = method.inspect(photo)
     assert prediction.score.item() < 1e-3
     assert prediction.anomaly_map.max() < 1e-12
@@ -120,7 +121,7 @@ def test_eight_images_at_once_are_eight_searches(learnt):
     images = bars(8, 5)
     with torch.inference_mode():
         together, alone = learnt.inspect(images), [learnt.inspect(image[None]) for image in images]
-    torch.testing.assert_close(together.anomaly_map, torch.cat([one.anomaly_map for one in alone]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(together.anomaly_map, torch.cat([one.anomaly_map for one in alone]), rtol=0, atol=5e-3)
     torch.testing.assert_close(together.score, torch.cat([one.score for one in alone]), rtol=1e-3, atol=0)
 
 
