@@ -49,6 +49,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)  # of the images, as the run knew them; for no page
     scores: list[float] = field(default_factory=list)  # of the images, in their order
     decision_scores: list[float] = field(default_factory=list)
     threshold: float = math.nan
@@ -157,13 +158,14 @@ def _read_scores(run: Run, trouble: list[str]) -> None:
             (
                 Image(Path(row["path"]).relative_to(common).as_posix(), row["defect"], int(row["label"])),
                 float(row["score"]), float(row.get("decision_score") or row["score"]), float(row["threshold"]),
+                row["path"],
             )
             for row in rows
         )  # fmt: skip
     except (KeyError, ValueError, TypeError) as error:
         trouble.append(f"scores.csv: expected path, defect, label, score and threshold in every row, found {error}")
         return
-    run.images = [image for image, *_ in read]
+    run.images, run.paths = [row[0] for row in read], [row[4] for row in read]
     run.scores, run.decision_scores = [row[1] for row in read], [row[2] for row in read]
     if read:
         run.threshold = read[0][3]
