@@ -15,7 +15,7 @@ HELP = f"""\
 usage: {USAGE}
   FOLDER: a folder with runs in it at any depth, usually runs/
   --out: report.html (default: in the first folder), or a table: .csv, .md (Markdown), .tex (LaTeX); may be repeated
-  --metric: what the tables show, of {', '.join(BY_KEY)}
+  --metric: what the tables show, of {", ".join(BY_KEY)}
     (default: image_auroc, and pixel_aupro where there are masks); the page shows all
 """
 DEFAULT = ("image_auroc", "pixel_aupro")
@@ -101,9 +101,7 @@ def one_line(text: str, width: int = 200) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def write(
-    out: Path, runs: Sequence[Run], groups: Groups, found: dict[str, Matrix], shown: Sequence[Matrix]
-) -> None:
+def write(out: Path, runs: Sequence[Run], groups: Groups, found: dict[str, Matrix], shown: Sequence[Matrix]) -> None:
     """Write the page or a table, whole or not at all."""
     from anomaly_lab.report.html import page
     from anomaly_lab.report.tables import WRITERS, sheet

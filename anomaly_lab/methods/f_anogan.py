@@ -332,6 +332,10 @@ class FAnoGAN(Method):
         """As many drawn images as these, in [0, 1], always from the same codes."""
         return unsigned(self.generator(self.codes(len(images), generator_at(self.seed), alone=True)))
 
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The code of each image, for a map of them."""
+        return self.encoder(signed(images))
+
     # What both stages need.
 
     @property

@@ -78,7 +78,9 @@ def _columns(runs: Sequence[Run]) -> dict[str, Column]:
         count = len(run.images)
         name = ""
         if len(there) > 1:
-            name = f"{count} images" if list(there.values()).count(count) == 1 else f"{count} images, {run.test_set[:4]}"
+            name = (
+                f"{count} images" if list(there.values()).count(count) == 1 else f"{count} images, {run.test_set[:4]}"
+            )
         columns[run.shown] = Column(run.key.dataset, run.key.category, name)
     return columns
 

@@ -15,6 +15,7 @@ from anomaly_lab.report import settings
 from anomaly_lab.report.collect import Run, collect
 from anomaly_lab.report.groups import Groups, group
 from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
+from anomaly_lab.report.measures import is_loss
 from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
 from anomaly_lab.run_folder import write_whole
 
@@ -127,7 +128,8 @@ def _matrix(matrix: Matrix, groups: Groups) -> dict[str, Any]:
     return {
         "cells": {f"{rows[row]},{columns[column]}": _cell(cell) for (row, column), cell in matrix.cells.items()},
         "means": {f"{rows[row]},{dataset}": _cell(cell) for (row, dataset), cell in matrix.means.items()},
-        "controls": {f"{kind},{columns[column]}": value for (kind, column), value in matrix.controls.items()} | {
+        "controls": {f"{kind},{columns[column]}": value for (kind, column), value in matrix.controls.items()}
+        | {
             f"{kind},{dataset}": value
             for kind in dict.fromkeys(kind for kind, _ in matrix.controls)
             for dataset in dict.fromkeys(dataset for _, dataset in matrix.means)
@@ -188,7 +190,7 @@ def _losses(path: Path) -> list[dict[str, Any]]:
     try:
         series = [
             {"name": name, "points": [[int(row[0]), float(row[i])] for row in rows if row[i] != ""]}
-            for i, name in enumerate(header) if i
+            for i, name in enumerate(header) if is_loss(name)
         ]  # fmt: skip
     except (ValueError, IndexError):
         return []

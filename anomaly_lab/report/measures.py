@@ -47,3 +47,9 @@ MEASURES = (
 )  # fmt: skip
 BY_KEY = {measure.key: measure for measure in MEASURES}
 EITHER_WAY = {"brightness", "sharpness"}  # controls of the whole image: darker tells as well as brighter
+NO_LOSS = ("samples/", "seconds/", "reinitialisations", "gradient_norm")  # what is logged by epoch and falls nowhere
+
+
+def is_loss(name: str) -> bool:
+    """Whether a value of an epoch belongs among the losses."""
+    return name != "epoch" and not any(part in name for part in NO_LOSS)

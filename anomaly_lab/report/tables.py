@@ -160,7 +160,9 @@ def as_latex(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups
         for previous, line in zip([None, *shown.lines], shown.lines, strict=False):
             if line.control and previous is not None and not previous.control:
                 lines.append("\\midrule")
-            texts = _texts(line, shown.measure, lambda text: f"\\textbf{{{text}}}", " $\\pm$ ", "$\\triangledown$", "--")
+            texts = _texts(
+                line, shown.measure, lambda text: f"\\textbf{{{text}}}", " $\\pm$ ", "$\\triangledown$", "--"
+            )
             lines.append(" & ".join([_in_latex(line.label), *texts]) + " \\\\")
         parts.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}"]))
     return "\n\n".join([*parts, f"% {LEGEND}; needs booktabs and amssymb"]) + "\n"
