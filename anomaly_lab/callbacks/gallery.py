@@ -41,6 +41,7 @@ class Gallery(pl.Callback):
         self.random = random
         self.side = side
         self._kept: dict[Kind, list[Shot]] = {kind: [] for kind in KINDS}
+        self._chance = np.zeros(0, dtype=int)  # a place in a random order for each image
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
@@ -48,10 +49,11 @@ class Gallery(pl.Callback):
         """Look at a batch; `Evaluation` comes first in the list of callbacks and has judged it."""
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
         rows = _evaluation(trainer).rows[-len(batch.index) :]
-        chance = np.random.default_rng(0).permutation(len(samples))
+        if len(self._chance) != len(samples):
+            self._chance = np.random.default_rng(0).permutation(len(samples))
         for i, row in enumerate(rows):
             sample = samples[row.index]
-            orders: dict[Kind, float] = {"random": float(chance[row.index])}
+            orders: dict[Kind, float] = {"random": float(self._chance[row.index])}
             if sample.label in (0, 1):
                 kind: Kind = "miss" if sample.label else "false_alarm"
                 orders[kind] = row.decision_score if sample.label else -row.decision_score

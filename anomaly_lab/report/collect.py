@@ -140,11 +140,15 @@ def key_of(folder: Path, config: dict[str, Any]) -> Key:
     """From the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else from the configuration."""
     parts = folder.absolute().parts
     if len(parts) > 6 and parts[-2].startswith("seed="):
-        return Key(*parts[-6:-2], parts[-2].removeprefix("seed="))
+        name, method_name, dataset, category, seed = parts[-6:-1]
+        return Key(name, method_name, dataset, category, seed.removeprefix("seed="))
     data, method = config.get("data"), config.get("method")
     data, method = (node if isinstance(node, dict) else {} for node in (data, method))
     found = (config.get("name"), method.get("name"), data.get("name"), data.get("category"), config.get("seed"))
-    return Key(*("unknown" if value is None else settings.public(str(value)) for value in found))
+    name, method_name, dataset, category, seed = (
+        "unknown" if value is None else settings.public(str(value)) for value in found
+    )
+    return Key(name, method_name, dataset, category, seed)
 
 
 def _read_scores(run: Run, trouble: list[str]) -> None:

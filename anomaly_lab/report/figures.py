@@ -7,6 +7,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Picture = UInt8[np.ndarray, "height width 3"]
 NORMAL, ABNORMAL = "#0072b2", "#d55e00"  # blue and vermilion of Okabe and Ito
@@ -72,7 +73,7 @@ def scores(values: Mapping[str, Float[np.ndarray, " image"]], normal: set[str], 
     edges = np.linspace(everything.min(), max(everything.max(), everything.min() + 1e-12), 31)
     for parts, color, name in ((good, NORMAL, "normal"), (bad, ABNORMAL, "abnormal")):
         if parts:
-            bars.hist(np.concatenate(parts), edges, color=color, alpha=0.6, label=name)
+            bars.hist(np.concatenate(parts), edges.tolist(), color=color, alpha=0.6, label=name)
     for axes in (boxes, bars):
         if np.isfinite(threshold):
             axes.axvline(threshold, color="black", linewidth=1.1, linestyle="--")
@@ -93,7 +94,7 @@ def losses(series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Pictu
         axes.plot(epochs, values, color=HUES[i % len(HUES)], linestyle=style, marker=marker, linewidth=1.6, label=name)
     if min(everything) > 0 and max(everything) > 20 * min(everything):
         axes.set_yscale("log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(axes, "losses", "epoch", "")
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return panel.picture()

@@ -58,7 +58,7 @@ def group(runs: Sequence[Run]) -> Groups:
         here = [run for run in runs if run.key.method == method]
         of_run, again = _rows(method, here, column_of)
         repeated += again
-        rows += sorted({row for row in of_run.values()})
+        rows += sorted(set(of_run.values()))
         for run in here:
             if run.shown in of_run:
                 cells[of_run[run.shown], column_of[run.shown]].append(run)
@@ -136,7 +136,8 @@ def _without_repetitions(
 ) -> tuple[list[Run], list[Run]]:
     """Runs of the same place and the same scores count once."""
     seen: set[tuple] = set()
-    kept, repeated = [], []
+    kept: list[Run] = []
+    repeated: list[Run] = []
     for run in runs:
         place = (*_place(run, keys, chosen, column_of), tuple(run.scores), run.metrics.get("pixel_auroc"))
         (repeated if place in seen else kept).append(run)

@@ -19,17 +19,19 @@ CONFIDENCE = 0.95
 SEEDS = 3  # common seeds, or categories, from which on their differences say something
 RULES = (
     "A figure is the mean over seeds, ± the standard deviation of the seeds (n - 1).",
-    "The interval is a 95 % one: of the mean over seeds (Student's t) from two seeds on; of a single run only the image "
-    "AUROC has one, over its test images (DeLong).",
-    "A figure is marked best in its column where it is better than that of every other row, controls included, by more "
-    "than noise: the interval of the difference, 95 % over all comparisons of the column together (Bonferroni), lies "
-    "above zero. The difference is taken seed by seed where two rows share three seeds or more (t); else, for the image "
-    "AUROC, image by image (DeLong), for every seed they share or the first of each; other measures of fewer than three "
-    "seeds are never marked. Of a control there is one value: the interval of the row itself must lie above it.",
+    "The interval is a 95 % one: of the mean over seeds (Student's t) from two seeds on; of a single run only the "
+    "image AUROC has one, over its test images (DeLong).",
+    "A figure is marked best in its column where it is better than every other row, controls included, by more than "
+    "noise: the interval of the difference, 95 % over all comparisons of the column together (Bonferroni), lies above "
+    "zero. Where two rows share three seeds or more the difference is taken seed by seed (t). That of the image AUROC "
+    "is taken image by image as well (DeLong), and must hold for every seed they share, or for the first of each. "
+    "Other measures of fewer than three seeds, or of seeds that change nothing, are never marked. Of a control there "
+    "is one value: the interval of the row itself must lie above it.",
     "The mean over the categories of a data set is marked where the differences, category by category, are more than "
-    "noise (t, three categories or more). Rows that lack a category are never marked there, and their number is shown.",
-    "The controls are trivial detectors asked about the same images. A method is flagged where its mean does not exceed "
-    "the strongest control of its own runs; brightness and sharpness count in either direction.",
+    "noise (t, three categories or more). Rows that lack a category are never marked there; their number is shown.",
+    "The controls are trivial detectors asked about the same images; a row shows the largest value over the runs of a "
+    "column. A method is flagged where its mean does not exceed the strongest control of its own runs. Brightness and "
+    "sharpness count in either direction.",
     "Runs are in one row where they differ in the seed alone, or in what describes the data of another category. All "
     "other differences make rows of their own, told by the settings that differ.",
 )  # fmt: skip
@@ -176,9 +178,11 @@ def _is_better(
     """Whether the difference of two rows is more than noise."""
     one, two = matrix.cells[best, column], matrix.cells[other, column]
     common = sorted(set(one.values) & set(two.values))
-    if len(common) >= SEEDS:
-        return t_interval([sign * (one.values[seed] - two.values[seed]) for seed in common], confidence)[0] > 0
+    differences = [sign * (one.values[seed] - two.values[seed]) for seed in common]
+    seed_by_seed = len(common) >= SEEDS and t_interval(differences, confidence)[0] > 0
     if matrix.measure.key != "image_auroc":
+        return seed_by_seed and len(set(differences)) > 1
+    if len(common) >= SEEDS and not seed_by_seed:
         return False
     runs_one = {run.key.seed: run for run in groups.cells[best, column]}
     runs_two = {run.key.seed: run for run in groups.cells[other, column]}

@@ -15,7 +15,7 @@ class Measure(NamedTuple):
     better: Literal["high", "low"] = "high"
 
 
-SMOOTHED = "map smoothed by a Gaussian of sigma 4 px at 256 px"
+SMOOTHED = "of the map smoothed by a Gaussian of sigma 4 px at 256 px"
 OF_THE_MAP = (
     ("pixel_aupro", "AU-PRO", "per-region overlap up to a false positive rate of 0.3"),
     ("pixel_auroc", "pixel AUROC", "every pixel counts the same, so large defects count more"),
@@ -35,7 +35,7 @@ MEASURES = (
     Measure("image_f1", "image F1", "image", "at the threshold"),
     Measure("image_auroc_mean", "image AUROC of the mean of the map", "image"),
     *(Measure(key, name, "pixel", about) for key, name, about in OF_THE_MAP),
-    *(Measure(f"{key}_smoothed", f"{name}, smoothed", "pixel", f"{about}; {SMOOTHED}") for key, name, about in OF_THE_MAP),
+    *(Measure(f"{key}_smoothed", f"{name}, smoothed", "pixel", SMOOTHED) for key, name, _ in OF_THE_MAP),
     Measure("pixel_overlap", "overlap with the regions", "pixel", "at the pixel threshold"),
     Measure("pixel_iou", "pixel IoU", "pixel", "at the pixel threshold"),
     Measure("pixel_precision", "pixel precision", "pixel", "at the pixel threshold"),

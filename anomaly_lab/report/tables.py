@@ -182,7 +182,8 @@ def _texts(
 
 def _in_latex(text: str) -> str:
     special = {
-        "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "·": "$\\cdot$", "…": "\\dots{}"
+        "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "·": "$\\cdot$",
+        "…": "\\dots{}",
     } | {sign: f"\\{sign}" for sign in "&%$#_{}"}  # fmt: skip
     return "".join(special.get(sign, sign) for sign in " ".join(text.split()))
 

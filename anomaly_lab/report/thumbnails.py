@@ -10,6 +10,7 @@ import cv2
 from anomaly_lab.report.collect import Run
 
 WIDTH = 640  # px of a strip of tiles that had to be made smaller
+Entry = tuple[Path, int, str, tuple[str, ...]]  # file, place in the run's images, kind, tiles
 OLD_TILES = ("image", "reconstruction where there is one", "map", "image with the defect outlined")
 
 
@@ -33,7 +34,7 @@ def thumbnails(run: Run, limit: int) -> list[Thumbnail]:
     """
     found = _gallery(run) or _pictures(run)
     turns: dict[str, int] = {}
-    order = []
+    order: list[tuple[int, int, Entry]] = []
     for entry in found:
         turns[entry[2]] = turns.get(entry[2], 0) + 1
         order.append((turns[entry[2]], len(order), entry))
@@ -47,9 +48,6 @@ def thumbnails(run: Run, limit: int) -> list[Thumbnail]:
             break
         kept.append(thumbnail)
     return kept
-
-
-Entry = tuple[Path, int, str, tuple[str, ...]]
 
 
 def _gallery(run: Run) -> list[Entry]:

@@ -40,13 +40,13 @@ function drawDifferences() {
   const [one, other] = pair.map((id) => DATA.runs.find((run) => run.id === id));
   const keys = [...new Set([...Object.keys(one.settings), ...Object.keys(other.settings)])];
   const text = (run, key) => (key in run.settings ? plain(run.settings[key]) : "–");
-  const rows = keys.filter((key) => text(one, key) !== text(other, key)).map((key) => [key, text(one, key), text(other, key)]);
-  byId("difference-table").replaceChildren(rows.length ? tableOf(["setting", one.shown, other.shown], rows)
+  const rows = keys.filter((key) => text(one, key) !== text(other, key)).map((key) => [soft(key), soft(text(one, key)), soft(text(other, key))]);
+  byId("difference-table").replaceChildren(rows.length ? tableOf(["setting", soft(one.shown), soft(other.shown)], rows)
     : el("p", { class: "quiet" }, "The same settings."));
 }
 
 function drawRuns() {
-  const line = (run) => [el("span", { class: `state ${run.state}` }, run.repeated ? "repeated" : run.state), run.shown, run.trouble || "–"];
+  const line = (run) => [el("span", { class: `state ${run.state}` }, run.repeated ? "repeated" : run.state), soft(run.shown), run.trouble ? soft(run.trouble) : "–"];
   const others = DATA.runs.filter((run) => run.state !== "done" || run.trouble || run.repeated), done = DATA.runs.filter((run) => !others.includes(run));
   byId("run-tables").replaceChildren(...[
     others.length ? el("div", { class: "scroll", id: "other-runs" }, tableOf(["state", "run", "why"], others.map(line))) : null,
