@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from anomaly_lab.report import settings
 from anomaly_lab.report.collect import Run
+from anomaly_lab.report.measures import BY_KEY
 
 UNKNOWN = {"settings": "unknown"}
 
@@ -134,15 +135,20 @@ def _place(run: Run, keys: list[str], chosen: dict[str, dict[str, Any]], column_
 def _without_repetitions(
     runs: list[Run], keys: list[str], chosen: dict[str, dict[str, Any]], column_of: dict[str, Column]
 ) -> tuple[list[Run], list[Run]]:
-    """Runs of the same place and the same scores count once."""
+    """Runs of the same place, the same scores and the same figures, costs apart, count once."""
     seen: set[tuple] = set()
     kept: list[Run] = []
     repeated: list[Run] = []
     for run in runs:
-        place = (*_place(run, keys, chosen, column_of), tuple(run.scores), run.metrics.get("pixel_auroc"))
+        figures = tuple(sorted((name, value) for name, value in run.metrics.items() if not _is_cost(name)))
+        place = (*_place(run, keys, chosen, column_of), tuple(run.scores), figures)
         (repeated if place in seen else kept).append(run)
         seen.add(place)
     return kept, repeated
+
+
+def _is_cost(name: str) -> bool:
+    return name in BY_KEY and BY_KEY[name].level == "cost"
 
 
 def _collisions(

@@ -41,15 +41,21 @@ const extent = (values) => {
 };
 
 function choice(label, options, value, change) {
-  const select = el("select", { onchange: () => change(select.value) },
+  const select = el("select", { id: `choose-${label}`, onchange: () => change(select.value) },
     options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
   select.value = value;
   return el("label", {}, label, select);
 }
 function segments(label, options, value, change) {
   const buttons = options.map(([key, text]) =>
-    el("button", { type: "button", "aria-pressed": String(key === value), onclick: () => change(key) }, text));
+    el("button", { type: "button", id: `${label}-${key}`, "aria-pressed": String(key === value), onclick: () => change(key) }, text));
   return el("fieldset", {}, el("legend", {}, label), el("div", { class: "segments" }, buttons));
+}
+// Draw anew what holds the focus, and give it back to the element of the same id.
+function keepingFocus(draw) {
+  const id = document.activeElement && document.activeElement.id;
+  draw();
+  if (id && byId(id) && document.activeElement !== byId(id)) byId(id).focus({ preventScroll: true });
 }
 function tableOf(headers, rows, caption) {
   const cell = (tag, content, number) => el(tag, { class: number ? "number" : null }, content);

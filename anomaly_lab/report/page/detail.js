@@ -1,5 +1,4 @@
 // One cell: its runs, their scores with a threshold to move, curves, pictures.
-const REQUIRED = { normal: 0, abnormal: 1 };
 
 function openCell(place, seed) {
   view.open = place;
@@ -31,7 +30,7 @@ function drawDetail(runs, run) {
     el("div", { class: "head" },
       el("div", {}, el("h2", {}, `${row.label} on ${column.dataset} ${column.label}`), el("p", { class: "quiet" }, run.shown)),
       el("div", { class: "bar" },
-        segments("Seed", runs.map((other) => [other.id, other.seed]), run.id, (id) => drawDetail(runs, runs.find((other) => other.id === id))),
+        segments("Seed", runs.map((other) => [other.id, other.seed]), run.id, (id) => keepingFocus(() => drawDetail(runs, runs.find((other) => other.id === id)))),
         el("button", { type: "button", onclick: closeCell }, "Close"))),
     keyFigures(run), run.trouble ? el("p", { class: "notice" }, run.trouble) : "",
     decision ? decision.node : el("p", { class: "quiet" }, "No scores of single images."),

@@ -7,7 +7,7 @@ function drawCosts() {
   if (section.hidden) return;
   const y = MEASURE[view.measure].level === "cost" ? (MEASURE.image_auroc || DATA.measures[0]).key : view.measure;
   costs.x = costs.x || (MEASURE.test_images_per_second ? "test_images_per_second" : measures[0].key);
-  byId("cost-filters").replaceChildren(choice("Cost", measures.map((m) => [m.key, m.name]), costs.x, (key) => { costs.x = key; drawCosts(); }));
+  byId("cost-filters").replaceChildren(choice("Cost", measures.map((m) => [m.key, m.name]), costs.x, (key) => { costs.x = key; keepingFocus(drawCosts); }));
   const shown = new Set(DATA.columns.map((column, i) => (!view.dataset || column.dataset === view.dataset ? i : -1)));
   const groups = DATA.rows.map((row, i) => {
     const points = [];
@@ -36,7 +36,7 @@ function drawDifferences() {
   pair[1] ??= runs[1].id;
   const options = runs.map((run) => [String(run.id), run.shown]);
   byId("difference-filters").replaceChildren(...[0, 1].map((i) =>
-    choice(i ? "and" : "Run", options, String(pair[i]), (id) => { pair[i] = Number(id); drawDifferences(); })));
+    choice(i ? "and" : "Run", options, String(pair[i]), (id) => { pair[i] = Number(id); keepingFocus(drawDifferences); })));
   const [one, other] = pair.map((id) => DATA.runs.find((run) => run.id === id));
   const keys = [...new Set([...Object.keys(one.settings), ...Object.keys(other.settings)])];
   const text = (run, key) => (key in run.settings ? plain(run.settings[key]) : "–");
@@ -67,9 +67,11 @@ function drawRules() {
 }
 
 function redraw() {
-  filters();
-  drawMatrix();
-  drawCosts();
+  keepingFocus(() => {
+    filters();
+    drawMatrix();
+    drawCosts();
+  });
 }
 
 const counts = {};
