@@ -71,7 +71,9 @@ class Gallery(pl.Callback):
 
     def _stays(self, kind: Kind, order: float, index: int) -> bool:
         kept = self._kept[kind]
-        return len(kept) < self._most(kind) or (order, index) < (kept[-1].order, kept[-1].index)
+        if len(kept) < self._most(kind):
+            return True
+        return bool(kept) and (order, index) < (kept[-1].order, kept[-1].index)
 
     def _first(self, kind: Kind, shots: list[Shot]) -> list[Shot]:
         return sorted(shots, key=lambda shot: (shot.order, shot.index))[: self._most(kind)]

@@ -14,7 +14,7 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 SECRET = re.compile(r"(api_?key|token|password|secret|credential|entity)", re.IGNORECASE)
 # An absolute path: after nothing that belongs to a word, `/a/`, `~/` or `C:\`, up to its last part, which stays.
-PLACE = re.compile(r"(?<![\w.:/\\}])(?:~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
+PLACE = re.compile(r"(?<![\w.:/\\}<])(?:~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
 # Which data, not how they are learnt: these may differ between categories without making another method.
 OF_THE_DATA = (
     "data.kind", "data.image_size", "data.patch_size", "data.stride", "data.channels", "data.resize",
