@@ -105,8 +105,8 @@ class Curves(pl.Callback):
 
     # The end of the test
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, write, log; `Evaluation` comes first in the list of callbacks and has its figures."""
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, write, log; after the clock of the test has stopped, which is no measure of drawing."""
         evaluation = next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
         vectors = sorted(of_all_processes(self._vectors), key=lambda pair: pair[0])
         with evaluation.localisation.raw.sync_context():

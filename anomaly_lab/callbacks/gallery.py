@@ -78,7 +78,7 @@ class Gallery(pl.Callback):
     def _first(self, kind: Kind, shots: list[Shot]) -> list[Shot]:
         return sorted(shots, key=lambda shot: (shot.order, shot.index))[: self._most(kind)]
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, write and log what all processes have kept."""
         kept = {kind: self._first(kind, of_all_processes(self._kept[kind])) for kind in KINDS}
         self._kept = {kind: [] for kind in KINDS}

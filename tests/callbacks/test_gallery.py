@@ -45,7 +45,7 @@ def shown(tmp_path, gallery, batch_size, order):
         batch = Batch(images, masks, label, torch.tensor(places), (place(16, 16, 16, "pad"),) * count)
         gallery.on_test_batch_end(trainer, METHOD, Prediction(torch.rand(count, 1, 16, 16), None, None), batch)
         assert max(len(shots) for shots in gallery._kept.values()) <= max(gallery.count, gallery.random)
-    gallery.on_test_epoch_end(trainer, METHOD)
+    gallery.on_test_end(trainer, METHOD)
     return [(row["kind"], row["path"]) for row in read_rows(tmp_path / "gallery" / "index.csv")]
 
 
