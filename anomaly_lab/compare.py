@@ -111,4 +111,7 @@ def write(out: Path, runs: Sequence[Run], groups: Groups, found: dict[str, Matri
         text = page(runs, groups, found)
     else:
         text = WRITERS[out.suffix]([sheet(matrix, groups) for matrix in shown], shown, groups)
-    write_whole(out, lambda part: part.write_text(text, encoding="utf-8"))
+    try:
+        write_whole(out, lambda part: part.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--out: expected a place to write to, found {out} ({error.strerror}); set --out") from error

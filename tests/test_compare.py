@@ -81,6 +81,13 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(tmp_path, arguments, told
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_where_nothing_can_be_written_the_table_is_printed_and_the_last_line_says_so(tmp_path):
+    write_run(tmp_path / "runs")
+    said = compare(tmp_path, "runs", "--out", "/proc/report.html", code=1)
+    assert "image AUROC" in said
+    assert said.splitlines()[-1].startswith("error: --out: expected a place to write to, found /proc/report.html (")
+
+
 def test_help(tmp_path):
     assert "usage: python -m anomaly_lab compare FOLDER" in compare(tmp_path, "--help")
 

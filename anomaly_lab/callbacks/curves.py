@@ -109,6 +109,7 @@ class Curves(pl.Callback):
         """Draw, write, log; after the clock of the test has stopped, which is no measure of drawing."""
         evaluation = next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
         vectors = sorted(of_all_processes(self._vectors), key=lambda pair: pair[0])
+        vectors = [(index, vector) for index, vector in vectors if np.isfinite(vector).all()]
         with evaluation.localisation.raw.sync_context():
             pixels = evaluation.localisation.raw.ranking() if "pixel_auroc" in evaluation.metrics else None
         if not trainer.is_global_zero:
@@ -123,7 +124,8 @@ class Curves(pl.Callback):
             pictures |= self._draw(folder, OF_IMAGES, images, evaluation.metrics)
         if pixels is not None:
             pictures |= self._draw(folder, OF_PIXELS, pixels, evaluation.metrics)
-        pictures["scores"] = draw_scores(folder, evaluation, samples)
+        if any(np.isfinite(row.decision_score) for row in evaluation.rows):
+            pictures["scores"] = draw_scores(folder, evaluation, samples)
         if len(vectors) > 3:
             pictures["features"] = self._draw_features(folder, vectors, samples)
         for name, picture in pictures.items():
@@ -220,22 +222,23 @@ def projected(
 
 
 def draw_scores(folder: Path, evaluation: Evaluation, samples: list[Sample]) -> np.ndarray:
-    """`score_boxes.csv`, `score_histogram.csv` and their picture: the scores that are compared with the threshold."""
+    """`score_boxes.csv`, `score_histogram.csv` and their picture: the finite scores that meet the threshold."""
     assert evaluation.threshold is not None
     values: dict[str, list[float]] = {}
-    for row in sorted(evaluation.rows, key=lambda row: (samples[row.index].label != 0, samples[row.index].defect)):
+    rows = [row for row in evaluation.rows if np.isfinite(row.decision_score)]
+    for row in sorted(rows, key=lambda row: (samples[row.index].label != 0, samples[row.index].defect)):
         values.setdefault(samples[row.index].defect, []).append(row.decision_score)
     by_kind = {kind: np.array(scores) for kind, scores in values.items()}
     boxes = [
         (kind, len(scores), *np.quantile(scores, (0, 0.25, 0.5, 0.75, 1)).tolist()) for kind, scores in by_kind.items()
     ]
     write_csv(folder / "score_boxes.csv", ("defect", "images", *BOX), boxes)
-    score = np.array([row.decision_score for row in evaluation.rows])
-    label = np.array([samples[row.index].label for row in evaluation.rows])
+    score = np.array([row.decision_score for row in rows])
+    label = np.array([samples[row.index].label for row in rows])
     edges = np.histogram_bin_edges(score, bins=30)
     counts = [np.histogram(score[label == value], edges)[0].tolist() for value in (0, 1)]
-    rows = zip(edges[:-1].tolist(), edges[1:].tolist(), *counts, strict=True)
-    write_csv(folder / "score_histogram.csv", ("from", "to", "normal", "abnormal"), rows)
+    bins = zip(edges[:-1].tolist(), edges[1:].tolist(), *counts, strict=True)
+    write_csv(folder / "score_histogram.csv", ("from", "to", "normal", "abnormal"), bins)
     normal = {sample.defect for sample in samples if sample.label == 0}
     return figures.scores(by_kind, normal, evaluation.threshold.image)
 

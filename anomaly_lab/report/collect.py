@@ -77,12 +77,13 @@ def collect(folders: list[Path]) -> list[Run]:
 
     Raises UserError where there is none: it says what was looked for.
     """
-    runs = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"compare: expected a folder of runs, found {'no' if not folder.exists() else 'the file'} "
-                            f"{folder}")  # fmt: skip
-        runs += [read(found, folder) for found in find(folder)]
+            there = "the file" if folder.exists() else "no"
+            raise UserError(f"compare: expected a folder of runs, found {there} {folder}")
+    root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    found = dict.fromkeys(run for folder in folders for run in find(folder.resolve()))
+    runs = [read(run, root) for run in found]
     if not runs:
         names = " and ".join(str(folder) for folder in folders)
         raise UserError(
@@ -94,12 +95,16 @@ def collect(folders: list[Path]) -> list[Run]:
 
 def find(folder: Path) -> Iterator[Path]:
     """The folders of runs at and below a folder; what lies inside a run is not searched."""
+    seen: set[str] = set()
     for path, folders, files in os.walk(folder, followlinks=True):
-        if set(MARKS) & set(files):
+        here = os.path.realpath(path)
+        if set(MARKS) & set(files) or here in seen:  # links may lead in a circle
             folders.clear()
-            yield Path(path)
         else:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if set(MARKS) & set(files) and here not in seen:
+            yield Path(path)
+        seen.add(here)
 
 
 def read(folder: Path, root: Path) -> Run:
@@ -138,7 +143,7 @@ def read(folder: Path, root: Path) -> Run:
 
 def key_of(folder: Path, config: dict[str, Any]) -> Key:
     """From the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else from the configuration."""
-    parts = folder.absolute().parts
+    parts = folder.resolve().parts
     if len(parts) > 6 and parts[-2].startswith("seed="):
         name, method_name, dataset, category, seed = parts[-6:-1]
         return Key(name, method_name, dataset, category, seed.removeprefix("seed="))

@@ -1,6 +1,7 @@
 """Curves of a run: losses by epoch that survive a resume, a map of features, files that agree with the metrics."""
 
 import csv
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +10,10 @@ import pytorch_lightning as pl
 import torch
 from sklearn.decomposition import PCA
 
-from anomaly_lab.callbacks.curves import Curves, drawn_images, embedded, log, projected, series
+from anomaly_lab.callbacks.curves import Curves, draw_scores, drawn_images, embedded, log, projected, series
+from anomaly_lab.callbacks.evaluation import Evaluation, Row
+from anomaly_lab.data.layouts import Sample
+from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.tiling import SlidingWindow, WholeImage
 from tests.adversarial import Patches, fit
 from tests.conftest import stand_in
@@ -120,6 +124,20 @@ def test_of_many_images_always_the_same_few_are_drawn():
     assert drawn_images(5, 10) == set(range(5))
     assert len(drawn_images(1000, 10)) == 10
     assert drawn_images(1000, 10) == drawn_images(1000, 10)
+
+
+def test_scores_that_are_no_numbers_are_left_out_of_the_plots(tmp_path):
+    samples = [Sample(Path(f"{i}.png"), None, i % 2, "<b>" if i % 2 else "good", "") for i in range(6)]
+    scores = [0.0, 1.0, 2.0, np.nan, np.inf, 3.0]
+    rows = [Row(i, value, 0.0, value) for i, value in enumerate(scores)]
+    evaluation = stand_in(Evaluation, rows=rows, threshold=stand_in(Threshold, image=1.5))
+    picture = draw_scores(tmp_path, evaluation, samples)
+    assert picture.ndim == 3
+    boxes = rows_of(tmp_path / "score_boxes.csv")
+    assert [(row["defect"], row["images"], float(row["median"])) for row in boxes] == [
+        ("good", "2", 1.0),
+        ("<b>", "2", 2.0),
+    ]
 
 
 def test_tensorboard_shows_every_picture():

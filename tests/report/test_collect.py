@@ -113,6 +113,21 @@ def test_runs_are_not_searched_inside_and_hidden_folders_not_at_all(tmp_path):
     assert list(find(tmp_path)) == [folder]
 
 
+def test_folders_that_lie_in_each_other_and_links_in_a_circle_give_every_run_once(tmp_path):
+    folder = write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    (tmp_path / "b" / "back").symlink_to(tmp_path)
+    runs = collect([tmp_path, tmp_path / "a", folder])
+    assert [run.shown for run in runs] == [f"{name}/sweep/cae/mvtec_ad/screw/seed=0/0123456789" for name in "ab"]
+
+
+def test_two_folders_with_the_same_names_are_told_apart(tmp_path):
+    for name in ("one", "two"):
+        write_run(tmp_path / name / "runs", strength=1 if name == "one" else 2)
+    runs = collect([tmp_path / "one" / "runs", tmp_path / "two" / "runs"])
+    assert [run.shown.partition("/")[0] for run in runs] == ["one", "two"]
+
+
 def test_a_run_that_was_moved_is_known_by_its_configuration(tmp_path):
     folder = write_run(tmp_path, method="ganomaly", seed=4)
     folder.rename(tmp_path / "best")
