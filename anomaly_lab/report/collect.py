@@ -81,9 +81,11 @@ def collect(folders: list[Path]) -> list[Run]:
         if not folder.is_dir():
             there = "the file" if folder.exists() else "no"
             raise UserError(f"compare: expected a folder of runs, found {there} {folder}")
-    root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    found = dict.fromkeys(run for folder in folders for run in find(folder.resolve()))
-    runs = [read(run, root) for run in found]
+    runs, seen = [], set()
+    for prefix, folder in zip(prefixes(folders), folders, strict=True):
+        found = [run for run in find(folder.resolve()) if run not in seen]
+        runs += [read(run, folder.resolve(), prefix) for run in found]
+        seen |= set(found)
     if not runs:
         names = " and ".join(str(folder) for folder in folders)
         raise UserError(
@@ -91,6 +93,14 @@ def collect(folders: list[Path]) -> list[Run]:
             "`python -m anomaly_lab ...` writes them to runs/"
         )
     return runs
+
+
+def prefixes(folders: list[Path]) -> list[str]:
+    """What tells the runs of several folders apart: their names, numbered where equal; never where they lie."""
+    names = [folder.resolve().name for folder in folders]
+    again = [names[:i].count(name) for i, name in enumerate(names)]
+    numbered = (f"{name}-{count + 1}/" if count else f"{name}/" for name, count in zip(names, again, strict=True))
+    return [""] if len(folders) == 1 else list(numbered)
 
 
 def find(folder: Path) -> Iterator[Path]:
@@ -107,14 +117,15 @@ def find(folder: Path) -> Iterator[Path]:
         seen.add(here)
 
 
-def read(folder: Path, root: Path) -> Run:
+def read(folder: Path, root: Path, prefix: str = "") -> Run:
     """A run, whatever state it is in; never raises for what a damaged file holds."""
     shown = folder.relative_to(root).as_posix()
     trouble: list[str] = []
     job = _object(folder / "job.json", trouble)
     config = _config(folder, trouble)
     key = key_of(folder, config)
-    run = Run(folder, "/".join([*key, folder.name]) if shown == "." else shown, key, state="", config=config)
+    shown = prefix + ("/".join([*key, folder.name]) if shown == "." else shown)
+    run = Run(folder, shown, key, state="", config=config)
     state = str(job.get("state") or ("done" if (folder / "metrics.json").is_file() else "unreadable"))
     run.state = state if state in STATES else "unreadable"
     if run.done:

@@ -84,17 +84,27 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Settings:
     return flat
 
 
-def _follow(value: Any, config: dict[str, Any]) -> Any:
-    """Follow `${a.b}`, also where it is part of a name; resolvers, and with them the environment, are never asked."""
+def _follow(value: Any, config: dict[str, Any], left: int = 10) -> Any:
+    """Follow `${a.b}`, also where it is part of a name; resolvers, and with them the environment, are never asked.
+
+    A reference to a whole section stays as it is; `left` ends circles.
+    """
     if isinstance(value, list):
-        return [_follow(child, config) for child in value]
-    for _ in range(10):  # chains are short, circles would be endless
-        if not isinstance(value, str) or not (found := REFERENCE.search(value)):
-            break
-        target: Any = config
-        for part in found[1].split("."):
-            target = target.get(part) if isinstance(target, dict) else None
-        if target is None or isinstance(target, dict):
-            break
-        value = target if found[0] == value else value.replace(found[0], str(target))
-    return value
+        return [_follow(child, config, left) for child in value]
+    found = REFERENCE.search(value) if isinstance(value, str) else None
+    target = _at(found[1], config, left - 1) if found and left else None
+    if found is None or target is None or isinstance(target, dict):
+        return value
+    return _follow(target if found[0] == value else value.replace(found[0], str(target)), config, left - 1)
+
+
+def _at(path: str, config: dict[str, Any], left: int) -> Any:
+    """What lies at a dotted path; a section on the way may be a reference to another one. None: nothing."""
+    node: Any = config
+    for part in path.split("."):
+        if isinstance(node, str):  # `data.settings: ${data.categories.${data.category}}`
+            whole = _follow(node, config, left)
+            reference = REFERENCE.fullmatch(whole) if isinstance(whole, str) else None
+            node = _at(reference[1], config, left - 1) if reference and left > 0 else None
+        node = node.get(part) if isinstance(node, dict) else None
+    return node

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from anomaly_lab.errors import UserError
-from anomaly_lab.report.collect import Key, collect, find, read
+from anomaly_lab.report.collect import Key, collect, find, prefixes, read
 from tests.report.synthetic import read_metrics, read_rows, write_run
 
 
@@ -118,14 +118,19 @@ def test_folders_that_lie_in_each_other_and_links_in_a_circle_give_every_run_onc
     write_run(tmp_path / "b")
     (tmp_path / "b" / "back").symlink_to(tmp_path)
     runs = collect([tmp_path, tmp_path / "a", folder])
-    assert [run.shown for run in runs] == [f"{name}/sweep/cae/mvtec_ad/screw/seed=0/0123456789" for name in "ab"]
+    assert [run.folder for run in runs] == [
+        tmp_path / name / "sweep/cae/mvtec_ad/screw/seed=0/0123456789" for name in "ab"
+    ]
 
 
-def test_two_folders_with_the_same_names_are_told_apart(tmp_path):
+def test_two_folders_of_one_name_are_told_apart_and_not_by_where_they_lie(tmp_path):
     for name in ("one", "two"):
         write_run(tmp_path / name / "runs", strength=1 if name == "one" else 2)
     runs = collect([tmp_path / "one" / "runs", tmp_path / "two" / "runs"])
-    assert [run.shown.partition("/")[0] for run in runs] == ["one", "two"]
+    assert [run.shown for run in runs] == [
+        f"{name}/sweep/cae/mvtec_ad/screw/seed=0/0123456789" for name in ("runs", "runs-2")
+    ]
+    assert prefixes([tmp_path]) == [""]
 
 
 def test_a_run_that_was_moved_is_known_by_its_configuration(tmp_path):

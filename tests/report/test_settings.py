@@ -14,6 +14,7 @@ def test_references_stay_where_runs_are_compared_and_are_followed_where_they_are
     assert chosen["method.seed"] == "${seed}"
     assert chosen["augmentation.rotation"] == "${data.settings.rotation}"
     assert (told["method.seed"], told["seed"], told["method.size"]) == (3, 3, 256)
+    assert told["augmentation.rotation"] == 180  # by way of the table of the categories
     assert "seed" not in chosen
 
 
