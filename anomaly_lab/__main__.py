@@ -20,6 +20,7 @@ Usage
   python -m anomaly_lab [key=value ...]                     train, test, write the run folder
   python -m anomaly_lab predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]
   python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]
+  python -m anomaly_lab compare FOLDER [--out FILE]         tables in the terminal, report.html; .csv, .md, .tex
   python -m anomaly_lab data cache [clear]                  decoded images: where, how large
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
 
@@ -94,6 +95,14 @@ def threshold(arguments: list[str]) -> None:
         command.main(arguments, CONF)
 
 
+def compare(arguments: list[str]) -> None:
+    """Put finished runs side by side."""
+    from anomaly_lab import compare as command
+
+    with mistakes_in_one_line():
+        command.main(arguments)
+
+
 def data(arguments: list[str]) -> None:
     """Show or clear the cache of decoded images."""
     from anomaly_lab.data import cache
@@ -111,7 +120,7 @@ def sync(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "predict": predict, "threshold": threshold, "data": data, "sync": sync
+    "predict": predict, "threshold": threshold, "compare": compare, "data": data, "sync": sync
 }  # fmt: skip
 
 

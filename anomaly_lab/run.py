@@ -30,6 +30,7 @@ from anomaly_lab.errors import UserError
 from anomaly_lab.loggers import finish
 from anomaly_lab.methods.method import Method, StatisticsMethod
 from anomaly_lab.precision import choose
+from anomaly_lab.report.html import write_report
 from anomaly_lab.run_folder import (
     RESULT_VERSION,
     checkpoint_to_resume,
@@ -80,6 +81,7 @@ def run(config: DictConfig, folder: Path) -> None:
     if first:
         write_json(folder / "metrics.json", metrics)
         write_job(folder, "done", finished=time.time())
+        write_page(folder)
         show(metrics, folder)
 
 
@@ -226,6 +228,14 @@ def environment(trainer: pl.Trainer) -> dict[str, Any]:
     }
 
 
+def write_page(folder: Path) -> None:
+    """Write report.html; a mistake there must not cost a result that took hours."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        print(f"report.html: left out ({type(error).__name__}: {error}); python -m anomaly_lab compare {folder}")
+
+
 def show(metrics: dict[str, Any], folder: Path) -> None:
     """Print the metrics and say where the pictures lie."""
     table = Table("metric", "value")
@@ -234,6 +244,11 @@ def show(metrics: dict[str, Any], folder: Path) -> None:
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     console = Console()
     console.print(table)
-    for name, what in (("pictures", "pictures"), ("scores.csv", "scores"), ("metrics.json", "metrics")):
+    for name, what in (
+        ("pictures", "pictures"),
+        ("scores.csv", "scores"),
+        ("metrics.json", "metrics"),
+        ("report.html", "report"),
+    ):
         if (folder / name).exists():
             print(f"{what}: {folder / name}")

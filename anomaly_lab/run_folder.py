@@ -16,7 +16,7 @@ NO_RESULT = {
     # what `budget` sets counts where it is used
     "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra", "checkpoint", "budget"},
     "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
-    "callbacks": {"checkpoint", "progress", "budget", "epoch_lines"},
+    "callbacks": {"checkpoint", "progress", "budget", "epoch_lines", "curves", "gallery"},  # the last two only look
     "datamodule": {"splits", "workers", "cache", "cache_dir"},
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
 }

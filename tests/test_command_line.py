@@ -30,7 +30,7 @@ def test_help_shows_usage_examples_and_groups(lab):
         ),
         (
             ["pedict"],
-            "error: expected a command (predict, threshold, data, sync) or key=value, found 'pedict'; did you mean",
+            "error: expected a command (predict, threshold, compare, data, sync) or key=value, found 'pedict'; did you",
         ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),

@@ -118,6 +118,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(lab, tiny, parts, t
     assert ours["epoch"] == theirs["epoch"]
     for key, value in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][key], value), key
+    losses = [path.parents[1].joinpath("curves/losses.csv").read_text() for path in (found[0], whole)]
+    assert losses[0] == losses[1]  # of the epochs before the kill too
+    assert len(losses[0].splitlines()) == 1 + 4
 
 
 def test_good_images_alone_train_and_set_the_threshold(lab, tiny, parts, tmp_path):
@@ -367,6 +370,13 @@ def test_two_processes_give_the_result_of_one(lab, tiny, parts, tmp_path):
         assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-3)
     assert one["threshold"] == pytest.approx(two["threshold"], rel=1e-3)
     assert one["pixel_auroc"] == pytest.approx(two["pixel_auroc"], abs=1e-3)
+    galleries = [
+        sorted(line.split(",")[1:5] for line in path.read_text().splitlines())
+        for path in sorted(tmp_path.rglob("gallery/index.csv"))
+    ]
+    assert galleries[0] == galleries[1]
+    features = [len(path.read_text().splitlines()) for path in tmp_path.rglob("curves/features.csv")]
+    assert features == [11, 11]
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ def train_and_look(binaries: Path, folder: Path):
     demo = ["experiment=demo", "data.patches=64", "trainer.max_epochs=1"]
     run([binaries / "anomaly-lab", *demo], folder, XDG_CACHE_HOME=str(folder / "cache"))
     assert len(list((folder / "runs").rglob("metrics.json"))) == 1
+    assert len(list((folder / "runs").rglob("report.html"))) == 1  # the files of the page are in the wheel
     origin = run([binaries / "python", "-c", "import anomaly_lab; print(anomaly_lab.__file__)"], folder)
     assert str(ROOT / "anomaly_lab") not in origin
 

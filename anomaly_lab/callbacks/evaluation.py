@@ -82,8 +82,8 @@ class Evaluation(pl.Callback):
         self.strategy = strategy
         self.threshold: Threshold | None = None
         self.metrics: dict[str, float] = {}
-        self._rows: list[Row] = []
-        self._localisation = Localisation()
+        self.rows: list[Row] = []  # after the test those of all processes, in the order of the images
+        self.localisation = Localisation()
         self._decisions: PixelDecisions | None = None
         self._remarks: list[Remark] = []
 
@@ -124,9 +124,9 @@ class Evaluation(pl.Callback):
             decision_score = self.threshold.decides(anomaly_map, score)
             valid = inner_valid(batch, i)
             mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
-            self._rows.append(Row(index, score, float(mean), decision_score))
+            self.rows.append(Row(index, score, float(mean), decision_score))
         self._remarks += remarks_of(outputs, batch, samples)
-        self._localisation.update(outputs, batch, samples)
+        self.localisation.update(outputs, batch, samples)
         for i in masked(batch, samples):
             anomaly_map, mask = outputs.anomaly_map[i, 0].cpu().numpy(), batch.mask[i][0].cpu().numpy()
             for part, defect in zip(*counted(anomaly_map, mask, batch.placement[i]), strict=True):
@@ -137,7 +137,8 @@ class Evaluation(pl.Callback):
         assert self.threshold is not None
         assert self._decisions is not None
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
-        rows, remarks = sorted(of_all_processes(self._rows)), sorted(of_all_processes(self._remarks))
+        self.rows = rows = sorted(of_all_processes(self.rows))
+        remarks = sorted(of_all_processes(self._remarks))
         score, mean, decision_score = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
         label = np.array([samples[row.index].label for row in rows])
         abnormal = decision_score >= self.threshold.image
@@ -145,7 +146,7 @@ class Evaluation(pl.Callback):
             self.metrics |= {f"image_{name}": value for name, value in ranking_metrics(score, label).items()}
             self.metrics["image_auroc_mean"] = rank(mean[label == 0], mean[label == 1]).auroc().value
         self.metrics |= {f"image_{name}": value for name, value in decision_metrics(abnormal, label).items()}
-        if localisation := self._localisation.compute(samples):
+        if localisation := self.localisation.compute(samples):
             at_threshold = {f"pixel_{name}": value for name, value in self._decisions.compute().items()}
             self.metrics |= localisation | at_threshold
         if trainer.is_global_zero:

@@ -266,6 +266,10 @@ class AnoGAN(Method):
         """As many drawn images as these, in [0, 1], always from the same codes."""
         return unsigned(self.generator(self.codes(len(images), generator_at(self.seed, SAMPLES), alone=True)))
 
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The features of the discriminator for each image, averaged over their places, for a map of them."""
+        return self.discriminator.features(signed(images)).mean(dim=(2, 3))
+
     def codes(self, count: int, random: torch.Generator, alone: bool = False) -> Codes:
         """Uniform in [-1, 1]; unless `alone`, this process's rows of what is drawn for the whole batch."""
         rank, world_size = (0, 1) if alone else place_of(self)

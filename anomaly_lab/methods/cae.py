@@ -59,6 +59,10 @@ class CAE(Method):
         reconstructions = self.network(images)
         return Prediction(self.residual(images, reconstructions), None, reconstructions.clamp(0, 1))
 
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The code of each image, for a map of them."""
+        return self.network.encoder(images).flatten(1)
+
     def configure_optimizers(self) -> Any:
         """Adam, 2e-4, weight decay 1e-5, constant in the paper; `schedule=cosine` falls to zero over the run."""
         optimizer = self.optimizer(self.network.parameters())

@@ -351,6 +351,10 @@ class FAnoGAN(Method):
             return unsigned(self.generator(self.encoder(signed(images))))
         return unsigned(self.generator(self.codes(len(images), generator_at(self.seed, SAMPLES), alone=True)))
 
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The code of each image, for a map of them."""
+        return self.encoder(signed(images))
+
     # What both stages need.
 
     @property

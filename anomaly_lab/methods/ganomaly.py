@@ -288,6 +288,11 @@ class GANomaly(Adversarial):
         difference = (images - reconstructions).abs().mean(dim=1, keepdim=True)
         return Prediction(difference, score, (reconstructions + 1) / 2)
 
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The code of each image, for a map of them."""
+        with self.statistics():
+            return self.generator.encoder(self.normalised(images)).flatten(1)
+
 
 class OnItsWay:
     """A number that an accelerator copies to the host while it works on."""

@@ -149,3 +149,8 @@ class SkipGANomaly(Adversarial):
         score = self.score_weight * reconstruction + (1 - self.score_weight) * latent
         difference = (images - reconstructions).abs().mean(dim=1, keepdim=True)
         return Prediction(difference, score, (reconstructions + 1) / 2)
+
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The features of the discriminator for each image, for a map of them."""
+        with self.statistics():
+            return self.discriminator(self.normalised(images))[1].flatten(1)

@@ -130,6 +130,10 @@ class SlidesCAE(Method):
         picture = (reconstructions * self.std + self.mean).clamp(0, 1)
         return Prediction(difference.mean(dim=1, keepdim=True), difference.mean(dim=(1, 2, 3)), picture)
 
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The code of each image, averaged over its places, for a map of them."""
+        return self.network.encoder(self.normalised(images)).mean(dim=(2, 3))
+
     def configure_optimizers(self) -> Any:
         """Adam, 1e-3, constant; `schedule=cosine` falls to zero over the run."""
         optimizer = self.optimizer(self.network.parameters())

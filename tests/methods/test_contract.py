@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
+from anomaly_lab.callbacks.curves import embedded
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.configuration import check
 from anomaly_lab.methods.method import StatisticsMethod
@@ -107,6 +108,17 @@ def test_contract(trained):
     assert torch.equal(prediction.anomaly_map, again.anomaly_map)
     torch.testing.assert_close(prediction.anomaly_map[3:4], alone.anomaly_map, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(prediction.score[3:4], alone.score, rtol=0, atol=1e-6)
+
+    # a vector an image, where the method offers one, whatever else is in the batch
+    if hasattr(method, "embed"):
+        with torch.inference_mode():
+            vectors, vector = embedded(method, batch.image), embedded(method, batch.image[3:4])
+        assert len(vectors) == 10
+        assert vectors.ndim == 2
+        assert vectors.isfinite().all()
+        torch.testing.assert_close(vectors[3:4], vector, rtol=1e-3, atol=1e-4)
+        assert vectors.std(dim=0).max() > 0
+    assert hasattr(method, "embed") == (not isinstance(method, StatisticsMethod))
 
     # rebuilt from the configuration and the checkpoint it says the same, bit by bit
     rebuilt = build_method(resolved).eval()

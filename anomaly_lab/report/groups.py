@@ -1,0 +1,180 @@
+"""Which runs belong together: a row a method as it was set, a column a category as it was tested."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from anomaly_lab.report import settings
+from anomaly_lab.report.collect import Run
+from anomaly_lab.report.measures import BY_KEY
+
+UNKNOWN = {"settings": "unknown"}
+
+
+class Row(NamedTuple):
+    """A method as it was set."""
+
+    method: str
+    apart: tuple[tuple[str, str], ...]  # settings that tell it from the method's other rows: key and value
+
+    @property
+    def label(self) -> str:
+        """`cae` alone, or `cae · data.patches=1000`."""
+        return " · ".join([self.method, *(f"{key}={value}" for key, value in self.apart)])
+
+
+class Column(NamedTuple):
+    """A category, and where it was tested on several sets of images, which of them."""
+
+    dataset: str
+    category: str
+    test_set: str  # "" unless there are several
+
+    @property
+    def label(self) -> str:
+        """`screw`, or `screw (160 images)`."""
+        return f"{self.category} ({self.test_set})" if self.test_set else self.category
+
+
+class Groups(NamedTuple):
+    """Every finished run in its place."""
+
+    rows: list[Row]
+    columns: list[Column]
+    cells: dict[tuple[Row, Column], list[Run]]  # in the order of their seeds, every seed once
+    repeated: list[Run]  # the same settings, seed and figures as a run that counts: left out
+
+
+def group(runs: Sequence[Run]) -> Groups:
+    """Sort finished runs into rows and columns.
+
+    Two runs are in one cell only where they differ in the seed alone. Settings that describe the data may differ
+    between categories and still be one row; within a category they tell rows apart like all others.
+    """
+    column_of = _columns(runs)
+    rows: list[Row] = []
+    cells: dict[tuple[Row, Column], list[Run]] = defaultdict(list)
+    repeated = []
+    for method in sorted({run.key.method for run in runs}):
+        here = [run for run in runs if run.key.method == method]
+        of_run, again = _rows(method, here, column_of)
+        repeated += again
+        rows += sorted(set(of_run.values()))
+        for run in here:
+            if run.shown in of_run:
+                cells[of_run[run.shown], column_of[run.shown]].append(run)
+    for members in cells.values():
+        members.sort(key=lambda run: (len(run.key.seed), run.key.seed))
+    return Groups(rows, sorted(set(column_of.values())), dict(cells), repeated)
+
+
+def _columns(runs: Sequence[Run]) -> dict[str, Column]:
+    """The column of each run; where images of a category differ between tests, their number tells them apart."""
+    sets: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    for run in runs:
+        sets[run.key.dataset, run.key.category][run.test_set] = len(run.images)
+    columns = {}
+    for run in runs:
+        there = sets[run.key.dataset, run.key.category]
+        count = len(run.images)
+        name = ""
+        if len(there) > 1:
+            name = (
+                f"{count} images" if list(there.values()).count(count) == 1 else f"{count} images, {run.test_set[:4]}"
+            )
+        columns[run.shown] = Column(run.key.dataset, run.key.category, name)
+    return columns
+
+
+def _rows(method: str, runs: list[Run], column_of: dict[str, Column]) -> tuple[dict[str, Row], list[Run]]:
+    """The row of each run of a method, and the runs that repeat another one."""
+    chosen = {run.shown: {**_settings(run), "result_version": run.result_version} for run in runs}
+    keys = [key for key in _union(chosen.values()) if _tells_apart(key, runs, chosen, column_of)]
+    # Beyond the settings: where the same seed of the same settings was run twice with different figures.
+    kept, repeated = _without_repetitions(runs, keys, chosen, column_of)
+    for name, value in BEYOND_SETTINGS.items():
+        if not _collisions(kept, keys, chosen, column_of):
+            break
+        for run in kept:
+            chosen[run.shown][name] = value(run)
+        keys.append(name)
+    told = _fewest([[_text(chosen[run.shown].get(key)) for key in keys] for run in kept])
+    rows = {}
+    for run in kept:
+        values = [(settings.short(keys[i]), settings.public(_text(chosen[run.shown].get(keys[i])))) for i in told]
+        rows[run.shown] = Row(method, tuple(values))
+    return rows, repeated
+
+
+BEYOND_SETTINGS: dict[str, Callable[[Run], Any]] = {
+    "name": lambda run: run.key.name,
+    "commit": lambda run: run.environment.get("git"),
+    "run": lambda run: run.shown,
+}
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return settings.chosen(run.config) if run.config else UNKNOWN
+
+
+def _tells_apart(key: str, runs: list[Run], chosen: dict[str, dict[str, Any]], column_of: dict[str, Column]) -> bool:
+    if len({_text(chosen[run.shown].get(key)) for run in runs}) == 1:
+        return False
+    if not settings.of_the_data(key):
+        return True
+    within: dict[Column, set[str]] = defaultdict(set)
+    for run in runs:
+        within[column_of[run.shown]].add(_text(chosen[run.shown].get(key)))
+    return any(len(values) > 1 for values in within.values())
+
+
+def _place(run: Run, keys: list[str], chosen: dict[str, dict[str, Any]], column_of: dict[str, Column]) -> tuple:
+    return column_of[run.shown], run.key.seed, tuple(_text(chosen[run.shown].get(key)) for key in keys)
+
+
+def _without_repetitions(
+    runs: list[Run], keys: list[str], chosen: dict[str, dict[str, Any]], column_of: dict[str, Column]
+) -> tuple[list[Run], list[Run]]:
+    """Runs of the same place, the same scores and the same figures, costs apart, count once."""
+    seen: set[tuple] = set()
+    kept: list[Run] = []
+    repeated: list[Run] = []
+    for run in runs:
+        figures = tuple(sorted((name, value) for name, value in run.metrics.items() if not _is_cost(name)))
+        place = (*_place(run, keys, chosen, column_of), tuple(run.scores), figures)
+        (repeated if place in seen else kept).append(run)
+        seen.add(place)
+    return kept, repeated
+
+
+def _is_cost(name: str) -> bool:
+    return name in BY_KEY and BY_KEY[name].level == "cost"
+
+
+def _collisions(
+    runs: list[Run], keys: list[str], chosen: dict[str, dict[str, Any]], column_of: dict[str, Column]
+) -> bool:
+    places = [_place(run, keys, chosen, column_of) for run in runs]
+    return len(set(places)) < len(places)
+
+
+def _fewest(rows: list[list[str]]) -> list[int]:
+    """The places of a row that are enough to tell all rows apart; those that come first are kept."""
+    kept = list(range(len(rows[0]))) if rows else []
+    distinct = len({tuple(row) for row in rows})
+    for place in reversed(list(kept)):
+        without = [i for i in kept if i != place]
+        if len({tuple(row[i] for i in without) for row in rows}) == distinct:
+            kept = without
+    return kept
+
+
+def _union(chosen: Any) -> list[str]:
+    """All keys, those of the method first, then of the data, then the others: the order of preference in labels."""
+    keys = dict.fromkeys(key for node in chosen for key in node)
+    order = ("method.", "data.", "threshold.", "budget.", "trainer.")
+    return sorted(keys, key=lambda key: next((i for i, start in enumerate(order) if key.startswith(start)), len(order)))
+
+
+def _text(value: Any) -> str:
+    return "default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

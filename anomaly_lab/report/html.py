@@ -1,0 +1,215 @@
+"""One self-contained page: data, styles and code in one file that asks nothing of any network."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from anomaly_lab import __version__
+from anomaly_lab.report import settings
+from anomaly_lab.report.collect import Run, collect
+from anomaly_lab.report.groups import Groups, group
+from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
+from anomaly_lab.report.measures import is_loss
+from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
+from anomaly_lab.run_folder import write_whole
+
+PAGE = Path(__file__).with_name("page")
+SCRIPTS = ("base.js", "charts.js", "matrix.js", "detail.js", "main.js")
+PICTURE_BYTES = 20_000_000  # of all pictures together, in base64: the page stays below 30 MB
+MOST_PICTURES = 1_500_000  # of one run
+MOST_SCORES = 20_000  # images of a run whose single scores lie in the page
+CURVES = ("pixel_pro", "pixel_roc", "pixel_pr")
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` of one finished run into its folder."""
+    runs = collect([folder])
+    groups = group([run for run in runs if run.done])
+    text = page(runs, groups, matrices(groups))
+    write_whole(folder / "report.html", lambda part: part.write_text(text, encoding="utf-8"))
+    return folder / "report.html"
+
+
+def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
+    """The page of some runs and their matrices."""
+    limit = min(PICTURE_BYTES // max(sum(run.done for run in runs), 1), MOST_PICTURES)
+    pictures = [thumbnails(run, limit) if run.done else [] for run in runs]
+    title = title_of(runs)
+    parts = {
+        "title": escape(title),
+        "style": (PAGE / "style.css").read_text(encoding="utf-8"),
+        "data": in_script(data_of(title, runs, groups, found, pictures)),
+        "thumbnails": "\n".join(
+            f'<script type="text/plain" id="thumbnails-{i}">\n{chr(10).join(shot.data for shot in shots)}\n</script>'
+            for i, shots in enumerate(pictures) if shots
+        ),
+        "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    }  # fmt: skip
+    text = (PAGE / "index.html").read_text(encoding="utf-8")
+    before, *rest = text.split("{{")  # no part is searched for what another one brings in
+    pieces = [before]
+    for piece in rest:
+        name, _, after = piece.partition("}}")
+        pieces += [parts[name], after]
+    return "".join(pieces)
+
+
+def title_of(runs: Sequence[Run]) -> str:
+    """What a person calls these runs."""
+    if len(runs) == 1:
+        key = runs[0].key
+        return f"{key.method} on {key.dataset} {key.category}, seed {key.seed}"
+    methods = len({run.key.method for run in runs})
+    categories = len({(run.key.dataset, run.key.category) for run in runs})
+    return f"{methods} method{'s' * (methods > 1)} on {categories} categor{'ies' if categories > 1 else 'y'}"
+
+
+def in_script(value: Any) -> str:
+    """JSON that no script element ends early and that has no NaN: null for it, the largest number for infinity."""
+    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(child) for child in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else math.copysign(1.7e308, value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")  # names of files that are no UTF-8
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def data_of(
+    title: str, runs: Sequence[Run], groups: Groups, found: dict[str, Matrix], pictures: list[list[Thumbnail]]
+) -> dict[str, Any]:
+    """Everything that the page shows, pictures apart."""
+    place = {
+        run.shown: (groups.rows.index(row), groups.columns.index(column))
+        for (row, column), members in groups.cells.items() for run in members
+    }  # fmt: skip
+    images: dict[int, list] = {}
+    for run in runs:
+        if run.shown in place and len(run.images) <= MOST_SCORES:
+            images.setdefault(place[run.shown][1], [list(image) for image in run.images])
+    again = {run.shown for run in groups.repeated}
+    here = {column.category for column in groups.columns if column.dataset == "mvtec_ad"}
+    return {
+        "title": title,
+        "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
+        "version": __version__,
+        "rules": RULES,
+        "measures": [matrix.measure._asdict() for matrix in found.values()],
+        "rows": [{"method": row.method, "label": row.label, "apart": row.apart} for row in groups.rows],
+        "columns": [
+            {"dataset": column.dataset, "category": column.category, "label": column.label, "images": images.get(i, [])}
+            for i, column in enumerate(groups.columns)
+        ],
+        "matrices": {key: _matrix(matrix, groups) for key, matrix in found.items()},
+        "published": [line for line in published() if line["category"] in here and line["measure"] in found],
+        "runs": [
+            _run(i, run, place.get(run.shown), run.shown in again, shots)
+            for i, (run, shots) in enumerate(zip(runs, pictures, strict=True))
+        ],
+    }
+
+
+def _matrix(matrix: Matrix, groups: Groups) -> dict[str, Any]:
+    rows = {row: i for i, row in enumerate(groups.rows)}
+    columns = {column: i for i, column in enumerate(groups.columns)}
+    return {
+        "cells": {f"{rows[row]},{columns[column]}": _cell(cell) for (row, column), cell in matrix.cells.items()},
+        "means": {f"{rows[row]},{dataset}": _cell(cell) for (row, dataset), cell in matrix.means.items()},
+        "controls": {f"{kind},{columns[column]}": value for (kind, column), value in matrix.controls.items()}
+        | {
+            f"{kind},{dataset}": value
+            for kind in dict.fromkeys(kind for kind, _ in matrix.controls)
+            for dataset in dict.fromkeys(dataset for _, dataset in matrix.means)
+            if (value := matrix.control(kind, dataset)) is not None
+        },
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "values": len(cell.values), "of": cell.of, "mean": cell.mean, "std": cell.std, "low": cell.low,
+        "high": cell.high, "interval": cell.interval, "control": cell.control, "best": cell.best, "beaten": cell.beaten,
+    }  # fmt: skip
+
+
+def _run(
+    number: int, run: Run, place: tuple[int, int] | None, repeated: bool, shots: list[Thumbnail]
+) -> dict[str, Any]:
+    few = len(run.images) <= MOST_SCORES
+    features, note = _features(run)
+    return {
+        "id": number, "shown": run.shown, "seed": run.key.seed, "state": run.state, "trouble": run.trouble,
+        "repeated": repeated, "row": place[0] if place else None, "column": place[1] if place else None,
+        "metrics": run.metrics, "threshold": run.threshold,
+        "scores": run.scores if few else [], "decisions": run.decision_scores if few else [],
+        "thresholds": [{key: entry.get(key) for key in ("strategy", "rule", "image", "normals")}
+                       for entry in run.thresholds],
+        "defects": run.defects, "environment": run.environment,
+        "settings": settings.told(run.config) if run.config else {},
+        "curves": {name: points for name in CURVES if (points := _points(run.folder / "curves" / f"{name}.csv"))},
+        "losses": _losses(run.folder / "curves" / "losses.csv"),
+        "features": features, "featuresNote": note,
+        "gallery": [{"image": shot.image, "name": shot.name, "kind": shot.kind, "tiles": shot.tiles,
+                     "width": shot.width, "height": shot.height, "type": shot.type} for shot in shots],
+    }  # fmt: skip
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Header and rows of a CSV file; empty where there is none or it cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def _points(path: Path) -> list[list[float]]:
+    """The first two columns of a curve, four digits each: a picture has no more."""
+    try:
+        return [[round(float(x), 4), round(float(y), 4)] for x, y, *_ in _rows(path)[1:]]
+    except ValueError:
+        return []
+
+
+def _losses(path: Path) -> list[dict[str, Any]]:
+    """A series a column of losses.csv, empty fields left out."""
+    header, *rows = _rows(path) or [[]]
+    try:
+        series = [
+            {"name": name, "points": [[int(row[0]), float(row[i])] for row in rows if row[i] != ""]}
+            for i, name in enumerate(header) if is_loss(name)
+        ]  # fmt: skip
+    except (ValueError, IndexError):
+        return []
+    return [entry for entry in series if entry["points"]]
+
+
+def _features(run: Run) -> tuple[list[list[Any]], str]:
+    """Points of the map of features (x, y, label, defect), and how it was made."""
+    header, *rows = _rows(run.folder / "curves" / "features.csv") or [[]]
+    try:
+        points = [[round(float(x), 5), round(float(y), 5), int(label), defect] for _, defect, label, x, y in rows]
+    except ValueError:
+        return [], ""
+    made = {"pc1": "the first two principal components", "tsne1": "t-SNE"}.get(header[3] if len(header) > 3 else "", "")
+    return points, made
+
+
+@cache
+def published() -> tuple[dict[str, Any], ...]:
+    """Figures of papers, `published.csv`: measure, method, category, value, source, note."""
+    with Path(__file__).with_name("published.csv").open(newline="", encoding="utf-8") as file:
+        return tuple({**row, "value": float(row["value"])} for row in csv.DictReader(file))

@@ -1,0 +1,224 @@
+"""The matrix method x category of every measure: means over seeds, their noise, what is best, what the controls reach.
+
+The rules, in the words that the page shows, are `RULES`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+import numpy as np
+
+from anomaly_lab.report.collect import Run
+from anomaly_lab.report.groups import Column, Groups, Row
+from anomaly_lab.report.measures import EITHER_WAY, MEASURES, Measure
+from anomaly_lab.report.noise import auroc_difference, t_interval
+
+CONFIDENCE = 0.95
+SEEDS = 3  # common seeds, or categories, from which on their differences say something
+RULES = (
+    "A figure is the mean over seeds, ± the standard deviation of the seeds (n - 1).",
+    "The interval is a 95 % one: of the mean over seeds (Student's t) from two seeds on; of a single run only the "
+    "image AUROC has one, over its test images (DeLong).",
+    "A figure is marked best in its column where it is better than every other row, controls included, by more than "
+    "noise: the interval of the difference, 95 % over all comparisons of the column together (Bonferroni), lies above "
+    "zero. Where two rows share three seeds or more the difference is taken seed by seed (t). That of the image AUROC "
+    "is taken image by image as well (DeLong), and must hold for every seed they share, or for the first of each. "
+    "Other measures of fewer than three seeds, or of seeds that change nothing, are never marked. Of a control there "
+    "is one value: the interval of the row itself must lie above it.",
+    "The mean over the categories of a data set is marked where the differences, category by category, are more than "
+    "noise (t, three categories or more). Rows that lack a category are never marked there; their number is shown.",
+    "The controls are trivial detectors asked about the same images; a row shows the largest value over the runs of a "
+    "column. A method is flagged where its mean does not exceed the strongest control of its own runs. Brightness and "
+    "sharpness count in either direction.",
+    "Runs are in one row where they differ in the seed alone, or in what describes the data of another category. All "
+    "other differences make rows of their own, told by the settings that differ.",
+)  # fmt: skip
+
+
+@dataclass
+class Cell:
+    """The figure of a row in a column."""
+
+    values: dict[str, float]  # by seed; of a mean over categories by column
+    mean: float
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval: Literal["seeds", "images", ""] = ""  # over what it is taken
+    control: float | None = None  # the strongest one of the same runs
+    best: bool = False
+    of: int = 1  # categories that a mean over them should have
+
+    @property
+    def beaten(self) -> bool:
+        """Whether a control reaches it."""
+        return self.control is not None and not self.mean > self.control
+
+
+@dataclass
+class Matrix:
+    """A measure of all rows and columns; `means` are over the columns of a data set, where it has several."""
+
+    measure: Measure
+    cells: dict[tuple[Row, Column], Cell] = field(default_factory=dict)
+    means: dict[tuple[Row, str], Cell] = field(default_factory=dict)
+    controls: dict[tuple[str, Column], float] = field(default_factory=dict)  # kind of control, column
+
+    def control(self, kind: str, where: Column | str) -> float | None:
+        """The figure of a control in a column, or its mean over those of a data set that have the measure."""
+        if isinstance(where, Column):
+            return self.controls.get((kind, where))
+        columns = {column for _, column in self.cells if column.dataset == where}
+        values = [self.controls[kind, column] for column in columns if (kind, column) in self.controls]
+        return fmean(values) if values and len(values) == len(columns) else None
+
+
+def matrices(groups: Groups) -> dict[str, Matrix]:
+    """The matrix of every measure that some run has, by its key."""
+    found = {}
+    for measure in MEASURES:
+        matrix = matrix_of(groups, measure)
+        if matrix.cells:
+            found[measure.key] = matrix
+    return found
+
+
+def matrix_of(groups: Groups, measure: Measure) -> Matrix:
+    """The matrix of one measure."""
+    matrix = Matrix(measure)
+    for place, runs in groups.cells.items():
+        cell = _cell(runs, measure)
+        if cell is not None:
+            matrix.cells[place] = cell
+    for column in groups.columns:
+        for row in groups.rows:
+            for run in groups.cells.get((row, column), []):
+                _add_controls(matrix, run, column)
+    for dataset in dict.fromkeys(column.dataset for column in groups.columns):
+        _add_means(matrix, groups, dataset)
+    if measure.level != "cost":  # of one machine, and of another
+        for column in groups.columns:
+            _mark_column(matrix, groups, column)
+        for dataset in dict.fromkeys(column.dataset for column in groups.columns):
+            _mark_means(matrix, groups, dataset)
+    return matrix
+
+
+def _cell(runs: list[Run], measure: Measure) -> Cell | None:
+    having = [run for run in runs if measure.key in run.metrics]
+    if not having:
+        return None
+    values = {run.key.seed: run.metrics[measure.key] for run in having}
+    cell = Cell(values, fmean(values.values()))
+    if len(values) > 1:
+        cell.std, (cell.low, cell.high), cell.interval = *_over_seeds([*values.values()], measure), "seeds"
+    elif measure.key == "image_auroc" and {"image_auroc_low", "image_auroc_high"} <= set(having[0].metrics):
+        cell.low, cell.high = having[0].metrics["image_auroc_low"], having[0].metrics["image_auroc_high"]
+        cell.interval = "images"
+    controls = [run.metrics[f"control_{measure.key}"] for run in having if f"control_{measure.key}" in run.metrics]
+    cell.control = fmean(controls) if len(controls) == len(having) else None
+    return cell
+
+
+def _over_seeds(values: list[float], measure: Measure) -> tuple[float, tuple[float, float]]:
+    """Standard deviation, and the interval of the mean, cut where the measure ends."""
+    low, high = t_interval(values, CONFIDENCE)
+    return stdev(values), (low, high) if measure.level == "cost" else (max(low, 0.0), min(high, 1.0))
+
+
+def _add_controls(matrix: Matrix, run: Run, column: Column) -> None:
+    """The largest value over the runs of the column: methods that look at other sizes have controls of these sizes."""
+    for kind, metrics in run.controls.items():
+        value = metrics.get(matrix.measure.key, math.nan)
+        if kind in EITHER_WAY and matrix.measure.key == "image_auroc":
+            value = max(value, 1 - value)
+        if not math.isnan(value):
+            matrix.controls[kind, column] = max(value, matrix.controls.get((kind, column), -math.inf))
+
+
+def _add_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
+    columns = [column for column in groups.columns if column.dataset == dataset]
+    if len(columns) < 2:
+        return
+    for row in groups.rows:
+        there = {column: matrix.cells[row, column] for column in columns if (row, column) in matrix.cells}
+        if not there:
+            continue
+        values = {column.label: cell.mean for column, cell in there.items()}
+        mean = Cell(values, fmean(values.values()), of=len(columns))
+        seeds = set.intersection(*(set(cell.values) for cell in there.values()))
+        by_seed = [fmean(cell.values[seed] for cell in there.values()) for seed in sorted(seeds)]
+        if len(by_seed) > 1 and all(set(cell.values) == seeds for cell in there.values()):
+            mean.std, (mean.low, mean.high), mean.interval = *_over_seeds(by_seed, matrix.measure), "seeds"
+        controls = [cell.control for cell in there.values() if cell.control is not None]
+        mean.control = fmean(controls) if len(controls) == len(there) else None
+        matrix.means[row, dataset] = mean
+
+
+def _mark_column(matrix: Matrix, groups: Groups, column: Column) -> None:
+    rows = [row for row in groups.rows if (row, column) in matrix.cells]
+    controls = [value for (_, there), value in matrix.controls.items() if there == column]
+    best = _leader(matrix.measure, {row: matrix.cells[row, column].mean for row in rows})
+    if best is None or len(rows) + len(controls) < 2:
+        return
+    confidence = 1 - (1 - CONFIDENCE) / max(len(rows) - 1 + bool(controls), 1)
+    cell = matrix.cells[best, column]
+    sign = 1 if matrix.measure.better == "high" else -1
+    above_controls = not controls or (cell.low is not None and cell.low > max(controls))
+    cell.best = above_controls and all(
+        _is_better(matrix, groups, column, best, other, confidence, sign) for other in rows if other != best
+    )
+
+
+def _is_better(
+    matrix: Matrix, groups: Groups, column: Column, best: Row, other: Row, confidence: float, sign: int
+) -> bool:
+    """Whether the difference of two rows is more than noise."""
+    one, two = matrix.cells[best, column], matrix.cells[other, column]
+    common = sorted(set(one.values) & set(two.values))
+    differences = [sign * (one.values[seed] - two.values[seed]) for seed in common]
+    seed_by_seed = len(common) >= SEEDS and t_interval(differences, confidence)[0] > 0
+    if matrix.measure.key != "image_auroc":
+        return seed_by_seed and len(set(differences)) > 1
+    if len(common) >= SEEDS and not seed_by_seed:
+        return False
+    runs_one = {run.key.seed: run for run in groups.cells[best, column]}
+    runs_two = {run.key.seed: run for run in groups.cells[other, column]}
+    pairs = [(runs_one[seed], runs_two[seed]) for seed in common] or [
+        (next(iter(runs_one.values())), next(iter(runs_two.values())))
+    ]
+    return all(_auroc_is_better(first, second, confidence) for first, second in pairs)
+
+
+def _auroc_is_better(one: Run, two: Run, confidence: float) -> bool:
+    if one.images != two.images or not one.images:
+        return False
+    abnormal = np.array([image.label == 1 for image in one.images])
+    if abnormal.all() or not abnormal.any():
+        return False
+    return auroc_difference(np.array(one.scores), np.array(two.scores), abnormal, confidence)[0] > 0
+
+
+def _mark_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
+    complete = {
+        row: cell for row in groups.rows
+        if (cell := matrix.means.get((row, dataset))) is not None and len(cell.values) == cell.of
+    }  # fmt: skip
+    best = _leader(matrix.measure, {row: cell.mean for row, cell in complete.items()})
+    if best is None or len(complete) < 2 or complete[best].of < SEEDS:
+        return
+    confidence = 1 - (1 - CONFIDENCE) / (len(complete) - 1)
+    complete[best].best = not complete[best].beaten and all(
+        t_interval([complete[best].values[name] - cell.values[name] for name in cell.values], confidence)[0] > 0
+        for row, cell in complete.items() if row != best
+    )  # fmt: skip
+
+
+def _leader(measure: Measure, means: dict[Row, float]) -> Row | None:
+    """The row with the best mean; None without rows."""
+    if not means:
+        return None
+    choose: Any = max if measure.better == "high" else min
+    return choose(means, key=lambda row: means[row])

@@ -1,0 +1,191 @@
+"""The matrix as a table in the terminal, as CSV, Markdown and LaTeX."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+
+from anomaly_lab.report.groups import Column, Groups
+from anomaly_lab.report.matrix import Cell, Matrix
+from anomaly_lab.report.measures import Measure
+
+FLAG = "▽"  # does not exceed the strongest control of its own runs
+LEGEND = f"mean ± standard deviation over seeds; bold: best by more than noise; {FLAG} not above the controls"
+CSV_COLUMNS = (
+    "measure", "row", "method", "dataset", "category", "n", "mean", "std", "low", "high", "interval", "best",
+    "strongest_control", "above_controls",
+)  # fmt: skip
+
+
+class Line(NamedTuple):
+    """A line of a table: a method or a control."""
+
+    label: str
+    cells: list[Cell | None]
+    control: bool
+
+
+class Sheet(NamedTuple):
+    """What every kind of table shows of one measure."""
+
+    measure: Measure
+    headers: list[str]
+    lines: list[Line]  # the best mean first, controls last
+
+
+def sheet(matrix: Matrix, groups: Groups) -> Sheet:
+    """The lines of a matrix; after the columns of a data set that has several, their mean."""
+    columns: list[Column | str] = []
+    for dataset in dict.fromkeys(column.dataset for column in groups.columns):
+        here = [column for column in groups.columns if column.dataset == dataset and _shown(matrix, column)]
+        columns += [*here, *([dataset] if len(here) > 1 else [])]
+    several = len({column.dataset for column in groups.columns}) > 1
+    headers = [
+        f"mean of {column}" if isinstance(column, str) else f"{column.dataset} {column.label}" if several
+        else column.label for column in columns
+    ]  # fmt: skip
+    lines = []
+    for row in groups.rows:
+        cells = [
+            matrix.means.get((row, column)) if isinstance(column, str) else matrix.cells.get((row, column))
+            for column in columns
+        ]
+        if any(cells):
+            lines.append(Line(row.label, cells, control=False))
+    sign = 1 if matrix.measure.better == "high" else -1
+    lines.sort(key=lambda line: -sign * _mean(line.cells))
+    for kind in dict.fromkeys(kind for kind, _ in matrix.controls):
+        values = [matrix.control(kind, column) for column in columns]
+        cells = [None if value is None else Cell({}, value) for value in values]
+        lines.append(Line(f"control: {kind}", cells, control=True))
+    return Sheet(matrix.measure, headers, lines)
+
+
+def _shown(matrix: Matrix, column: Column) -> bool:
+    return any(there == column for _, there in matrix.cells)
+
+
+def _mean(cells: Sequence[Cell | None]) -> float:
+    values = [cell.mean for cell in cells if cell is not None]
+    return sum(values) / len(values)
+
+
+def number(value: float, measure: Measure) -> str:
+    """As people write it: `.873` of what lies between 0 and 1, three digits of a cost."""
+    if measure.level == "cost":
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.3f}".removeprefix("0")
+
+
+def figure(cell: Cell, measure: Measure, plus_minus: str = " ± ") -> str:
+    """`.873 ± .012`, and of a mean over fewer categories than there are how many."""
+    text = number(cell.mean, measure)
+    if cell.std is not None:
+        text += f"{plus_minus}{number(cell.std, measure)}"
+    return text if len(cell.values) >= cell.of or not cell.values else f"{text} ({len(cell.values)} of {cell.of})"
+
+
+def terminal(shown: Sheet) -> Table:
+    """A table for rich."""
+    table = Table("", title=shown.measure.name, title_justify="left", title_style="bold", caption=None)
+    for header in shown.headers:
+        table.add_column(escape(header), justify="right")
+    for previous, line in zip([None, *shown.lines], shown.lines, strict=False):
+        if line.control and previous is not None and not previous.control:
+            table.add_section()
+        texts = ["–" if cell is None else _marked(cell, shown.measure) for cell in line.cells]
+        table.add_row(escape(line.label), *texts, style="dim" if line.control else None)
+    return table
+
+
+def _marked(cell: Cell, measure: Measure) -> str:
+    text = figure(cell, measure) + (f" {FLAG}" if cell.beaten else "")
+    return f"[bold]{text}[/bold]" if cell.best else text
+
+
+def as_csv(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
+    """A line a cell, every digit of it, to read with pandas: for figures of one's own."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for matrix in matrices:
+        of_columns = [(row, column.dataset, column.label, cell) for (row, column), cell in matrix.cells.items()]
+        of_means = [(row, dataset, "mean", cell) for (row, dataset), cell in matrix.means.items()]
+        for row, dataset, category, cell in of_columns + of_means:
+            noise = ("" if value is None else value for value in (cell.std, cell.low, cell.high))
+            above = "" if cell.control is None else not cell.beaten
+            control = "" if cell.control is None else cell.control
+            writer.writerow(
+                (matrix.measure.key, row.label, row.method, dataset, category, len(cell.values), cell.mean, *noise,
+                 cell.interval, cell.best, control, above)
+            )  # fmt: skip
+        for (kind, column), value in matrix.controls.items():
+            writer.writerow(
+                (matrix.measure.key, f"control: {kind}", "control", column.dataset, column.label, "", value, "", "", "",
+                 "", False, "", "")
+            )  # fmt: skip
+    return text.getvalue()
+
+
+def as_markdown(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
+    """A table a measure."""
+    parts = []
+    for shown in sheets:
+        rows = [["", *shown.headers], ["---", *("---:" for _ in shown.headers)]]
+        rows += [[line.label, *_texts(line, shown.measure, lambda text: f"**{text}**")] for line in shown.lines]
+        body = [f"| {' | '.join(_in_markdown(text) for text in row)} |" for row in rows]
+        parts.append("\n".join([f"**{shown.measure.name}**", "", *body]))
+    return "\n\n".join([*parts, LEGEND]) + "\n"
+
+
+def _in_markdown(text: str) -> str:
+    """Text that opens neither a column nor HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+
+
+def as_latex(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
+    """A `tabular` a measure; needs the package booktabs."""
+    parts = []
+    for shown in sheets:
+        lines = [
+            f"% {shown.measure.name}",
+            f"\\begin{{tabular}}{{l{'r' * len(shown.headers)}}}",
+            "\\toprule",
+            " & ".join(["", *map(_in_latex, shown.headers)]) + " \\\\",
+            "\\midrule",
+        ]
+        for previous, line in zip([None, *shown.lines], shown.lines, strict=False):
+            if line.control and previous is not None and not previous.control:
+                lines.append("\\midrule")
+            texts = _texts(
+                line, shown.measure, lambda text: f"\\textbf{{{text}}}", " $\\pm$ ", "$\\triangledown$", "--"
+            )
+            lines.append(" & ".join([_in_latex(line.label), *texts]) + " \\\\")
+        parts.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}"]))
+    return "\n\n".join([*parts, f"% {LEGEND}; needs booktabs and amssymb"]) + "\n"
+
+
+def _texts(
+    line: Line, measure: Measure, bold: Callable[[str], str], plus_minus: str = " ± ", flag: str = FLAG, none: str = "–"
+) -> list[str]:
+    texts = []
+    for cell in line.cells:
+        text = none if cell is None else figure(cell, measure, plus_minus)
+        if cell is not None and cell.beaten:
+            text += f" {flag}"
+        texts.append(bold(text) if cell is not None and cell.best else text)
+    return texts
+
+
+def _in_latex(text: str) -> str:
+    special = {
+        "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "·": "$\\cdot$",
+        "…": "\\dots{}",
+    } | {sign: f"\\{sign}" for sign in "&%$#_{}"}  # fmt: skip
+    return "".join(special.get(sign, sign) for sign in " ".join(text.split()))
+
+
+WRITERS = {".csv": as_csv, ".md": as_markdown, ".tex": as_latex}

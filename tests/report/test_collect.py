@@ -1,0 +1,158 @@
+"""Runs as their folders tell of them: finished, failed, running, damaged."""
+
+import json
+
+import pytest
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.report.collect import Key, collect, find, prefixes, read
+from tests.report.synthetic import read_metrics, read_rows, write_run
+
+
+def test_a_finished_run_is_what_its_files_say(tmp_path):
+    folder = write_run(tmp_path, seed=2, aupro=0.8)
+    (run,) = collect([tmp_path])
+    metrics = read_metrics(folder)
+    assert run.done
+    assert run.trouble == ""
+    assert run.key == Key("sweep", "cae", "mvtec_ad", "screw", "2")
+    assert run.shown == "sweep/cae/mvtec_ad/screw/seed=2/0123456789"
+    assert run.metrics == {key: value for key, value in metrics.items() if key not in ("precision", "result_version")}
+    rows = {row["path"]: row for row in read_rows(folder / "scores.csv")}
+    assert len(run.images) == len(rows) == 40
+    for path, image, score in zip(run.paths, run.images, run.scores, strict=True):
+        assert path.endswith(f"/test/{image.name}")
+        assert (image.defect, image.label) == (rows[path]["defect"], int(rows[path]["label"]))
+        assert score == float(rows[path]["score"])
+    assert run.threshold == 1.0
+    assert run.controls["pca"] == {"image_auroc": 0.75}
+
+
+def test_every_state_is_told_and_the_reason_of_a_failure_without_the_place(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, state="running")
+    write_run(tmp_path, seed=2, state="failed", error="OSError: /home/somebody/photos/a.png: broken")
+    write_run(tmp_path, seed=3, state="interrupted", error="KeyboardInterrupt: ")
+    runs = collect([tmp_path])
+    assert [run.state for run in runs] == ["done", "running", "failed", "interrupted"]
+    assert runs[2].trouble == "OSError: …/a.png: broken"
+    assert not any(run.metrics for run in runs[1:])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"image_auroc": 0.', "metrics.json: expected JSON, cannot be read"),
+        ("[1, 2]", "metrics.json: expected a JSON object, found list"),
+        ("\udcff", "metrics.json: expected JSON, cannot be read"),
+        (None, "metrics.json: not there"),
+    ],
+)
+def test_unreadable_metrics_are_named_and_passed_over(tmp_path, content, told):
+    write_run(tmp_path, seed=0)
+    path = write_run(tmp_path, seed=1) / "metrics.json"
+    path.unlink() if content is None else path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    good, bad = collect([tmp_path])
+    assert (good.state, bad.state) == ("done", "unreadable")
+    assert told in bad.trouble
+
+
+def test_other_damaged_files_leave_the_metrics(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / "scores.csv").write_text("path,label\na,b\n")
+    (folder / "threshold.json").write_text("{")
+    (folder / ".hydra" / "config.yaml").write_text("a: [")
+    (run,) = collect([tmp_path])
+    assert run.done
+    assert run.metrics["image_auroc"] > 0.5
+    assert run.images == []
+    for name in ("scores.csv", "threshold.json", ".hydra/config.yaml"):
+        assert name in run.trouble
+
+
+def test_an_unknown_state_and_a_job_that_is_no_json_are_unreadable(tmp_path):
+    one, two = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
+    (one / "job.json").write_text('{"state": "levitating"}')
+    (two / "job.json").write_text("no")
+    first, second = collect([tmp_path])
+    assert first.state == "unreadable"
+    assert "levitating" in first.trouble
+    assert second.done  # its metrics are whole
+    assert "job.json" in second.trouble
+
+
+def test_old_runs_without_a_decision_score_decide_by_the_score(tmp_path):
+    folder = write_run(tmp_path)
+    lines = (folder / "scores.csv").read_text().splitlines()
+    kept = [",".join(line.split(",")[:6] + line.split(",")[7:]) for line in lines]
+    (folder / "scores.csv").write_text("\n".join(kept) + "\n")
+    (run,) = collect([tmp_path])
+    assert run.decision_scores == run.scores
+    assert len(run.scores) == 40
+
+
+def test_a_folder_without_runs_says_what_was_looked_for(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(
+        UserError, match=r"expected runs, folders with a job\.json or a metrics\.json, found none below"
+    ):
+        collect([tmp_path])
+    with pytest.raises(UserError, match="expected a folder of runs, found no"):
+        collect([tmp_path / "nowhere"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="found the file"):
+        collect([tmp_path / "file"])
+
+
+def test_runs_are_not_searched_inside_and_hidden_folders_not_at_all(tmp_path):
+    folder = write_run(tmp_path)
+    (folder / "maps").mkdir()
+    (folder / "maps" / "job.json").write_text("{}")
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / "job.json").write_text("{}")
+    assert list(find(tmp_path)) == [folder]
+
+
+def test_folders_that_lie_in_each_other_and_links_in_a_circle_give_every_run_once(tmp_path):
+    folder = write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    (tmp_path / "b" / "back").symlink_to(tmp_path)
+    runs = collect([tmp_path, tmp_path / "a", folder])
+    assert [run.folder for run in runs] == [
+        tmp_path / name / "sweep/cae/mvtec_ad/screw/seed=0/0123456789" for name in "ab"
+    ]
+
+
+def test_two_folders_of_one_name_are_told_apart_and_not_by_where_they_lie(tmp_path):
+    for name in ("one", "two"):
+        write_run(tmp_path / name / "runs", strength=1 if name == "one" else 2)
+    runs = collect([tmp_path / "one" / "runs", tmp_path / "two" / "runs"])
+    assert [run.shown for run in runs] == [
+        f"{name}/sweep/cae/mvtec_ad/screw/seed=0/0123456789" for name in ("runs", "runs-2")
+    ]
+    assert prefixes([tmp_path]) == [""]
+
+
+def test_a_run_that_was_moved_is_known_by_its_configuration(tmp_path):
+    folder = write_run(tmp_path, method="ganomaly", seed=4)
+    folder.rename(tmp_path / "best")
+    run = read(tmp_path / "best", tmp_path)
+    assert run.key == Key("sweep", "ganomaly", "mvtec_ad", "screw", "4")
+    assert run.shown == "best"
+
+
+def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
+    folder = write_run(tmp_path)
+    metrics = read_metrics(folder) | {"image_precision": None, "flag": True}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (run,) = collect([tmp_path])
+    assert "image_precision" not in run.metrics
+    assert "flag" not in run.metrics
+
+
+def test_test_sets_are_told_apart(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, seed=2, images=20)
+    sets = [run.test_set for run in collect([tmp_path])]
+    assert sets[0] == sets[1] != sets[2]

@@ -1,0 +1,141 @@
+"""Means, noise, what is best, what the controls reach: against values worked out by hand."""
+
+import json
+from statistics import stdev
+
+import pytest
+
+from anomaly_lab.report.collect import collect
+from anomaly_lab.report.groups import group
+from anomaly_lab.report.matrix import matrices
+from tests.report.synthetic import read_metrics, write_run
+
+
+def matrix(tmp_path, key="image_auroc"):
+    return matrices(group([run for run in collect([tmp_path]) if run.done]))[key]
+
+
+def cells(tmp_path, key="image_auroc"):
+    return {(row.label, column.label): cell for (row, column), cell in matrix(tmp_path, key).cells.items()}
+
+
+def with_values(tmp_path, values, key="pixel_aupro", **settings):
+    """Runs of these values of a metric, a seed each."""
+    for seed, value in enumerate(values):
+        path = write_run(tmp_path, seed=seed, **settings) / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value, f"control_{key}": 0.5}))
+
+
+def test_mean_and_deviation_over_seeds(tmp_path):
+    with_values(tmp_path, [0.80, 0.83, 0.86])
+    cell = cells(tmp_path, "pixel_aupro")["cae", "screw"]
+    assert cell.mean == pytest.approx(0.83)
+    assert cell.std == pytest.approx(0.03)
+    assert (cell.low, cell.high) == pytest.approx((0.83 - 4.302653 * 0.03 / 3**0.5, 0.83 + 4.302653 * 0.03 / 3**0.5))
+    assert cell.interval == "seeds"
+    assert cell.values == {"0": 0.80, "1": 0.83, "2": 0.86}
+
+
+def test_one_run_has_the_interval_of_its_images_and_two_are_cut_where_the_measure_ends(tmp_path):
+    folder = write_run(tmp_path)
+    cell, metrics = cells(tmp_path)["cae", "screw"], read_metrics(folder)
+    assert cell.mean == metrics["image_auroc"]
+    assert (cell.low, cell.high, cell.interval) == (metrics["image_auroc_low"], metrics["image_auroc_high"], "images")
+    assert cell.std is None
+    with_values(tmp_path, [0.5, 0.99], name="two")
+    two = cells(tmp_path, "pixel_aupro")["cae · name=two", "screw"]
+    assert (two.low, two.high) == (0.0, 1.0)
+
+
+def test_a_method_that_does_not_exceed_its_control_is_flagged(tmp_path):
+    with_values(tmp_path, [0.49, 0.51], method="cae")
+    with_values(tmp_path, [0.50, 0.52], method="ganomaly")
+    found = cells(tmp_path, "pixel_aupro")
+    assert (found["cae", "screw"].control, found["cae", "screw"].beaten) == (0.5, True)
+    assert not found["ganomaly", "screw"].beaten
+    assert not cells(tmp_path, "fit_seconds")["cae", "screw"].beaten
+
+
+def test_controls_are_told_and_those_of_the_whole_image_in_either_direction(tmp_path):
+    write_run(tmp_path)
+    found = {kind: value for (kind, _), value in matrix(tmp_path).controls.items()}
+    assert found == pytest.approx({"brightness": 0.7, "sharpness": 0.6, "mean_image": 0.7, "pca": 0.75})
+
+
+def best(tmp_path, key="image_auroc"):
+    return [label for label, cell in cells(tmp_path, key).items() if cell.best]
+
+
+def test_single_runs_are_told_apart_by_their_images(tmp_path):
+    write_run(tmp_path, method="cae", strength=1.0, images=200)
+    write_run(tmp_path, method="ganomaly", strength=3.5, images=200)
+    assert best(tmp_path) == [("ganomaly", "screw")]
+    assert best(tmp_path, "image_aupr") == []  # no noise of it is known
+
+
+def test_a_difference_within_noise_marks_nothing(tmp_path):
+    write_run(tmp_path, method="cae", strength=2.5, images=40)
+    write_run(tmp_path, method="ganomaly", strength=2.7, images=40)
+    assert best(tmp_path) == []
+
+
+def test_nothing_is_best_below_a_control(tmp_path):
+    for method, strength in (("cae", 0.0), ("ganomaly", 0.9)):
+        write_run(tmp_path, method=method, strength=strength, images=400)
+    found = cells(tmp_path)
+    assert found["ganomaly", "screw"].mean > found["cae", "screw"].mean + 0.1
+    assert found["ganomaly", "screw"].low < 0.75  # the control
+    assert best(tmp_path) == []
+
+
+def test_alone_nothing_is_best_without_controls(tmp_path):
+    (write_run(tmp_path, strength=4) / "controls.csv").unlink()
+    assert best(tmp_path) == []
+
+
+def test_three_common_seeds_tell_by_their_differences(tmp_path):
+    with_values(tmp_path, [0.80, 0.85, 0.90], method="cae")
+    with_values(tmp_path, [0.82, 0.8705, 0.92], method="ganomaly")  # the differences hardly vary
+    assert best(tmp_path, "pixel_aupro") == [("ganomaly", "screw")]
+
+
+def test_seeds_that_differ_as_much_as_the_methods_tell_nothing(tmp_path):
+    with_values(tmp_path, [0.80, 0.85, 0.90], method="cae")
+    with_values(tmp_path, [0.92, 0.82, 0.87], method="ganomaly")
+    assert best(tmp_path, "pixel_aupro") == []
+
+
+def test_seeds_that_change_nothing_are_no_evidence(tmp_path):
+    with_values(tmp_path, [0.8, 0.8, 0.8], method="cae")
+    with_values(tmp_path, [0.9, 0.9, 0.9], method="ganomaly")
+    assert best(tmp_path, "pixel_aupro") == []
+
+
+def test_of_costs_nothing_is_best(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, method="cae", seed=seed)
+        write_run(tmp_path, method="ganomaly", seed=seed)
+    assert len(cells(tmp_path, "fit_seconds")) == 2
+    assert best(tmp_path, "fit_seconds") == []
+
+
+def test_means_over_categories_by_hand(tmp_path):
+    values = {"carpet": [0.6, 0.7], "screw": [0.8, 0.9], "zipper": [0.7, 0.8]}
+    for category, parts in values.items():
+        with_values(tmp_path, parts, category=category)
+        with_values(tmp_path, [part + 0.1 + 0.001 * len(category) for part in parts], category=category, method="vae")
+    means = {row.label: cell for (row, _), cell in matrix(tmp_path, "pixel_aupro").means.items()}
+    assert means["cae"].mean == pytest.approx(0.75)
+    assert means["cae"].std == pytest.approx(stdev([0.7, 0.8]))  # of the means of each seed
+    assert (means["cae"].of, len(means["cae"].values)) == (3, 3)
+    assert [label for label, cell in means.items() if cell.best] == ["vae"]
+
+
+def test_a_row_that_lacks_a_category_is_never_marked(tmp_path):
+    for category in ("carpet", "screw", "zipper"):
+        with_values(tmp_path, [0.6], category=category)
+    for category in ("carpet", "screw"):
+        with_values(tmp_path, [0.9], category=category, method="vae")
+    means = {row.label: cell for (row, _), cell in matrix(tmp_path, "pixel_aupro").means.items()}
+    assert (len(means["vae"].values), means["vae"].of) == (2, 3)
+    assert not any(cell.best for cell in means.values())

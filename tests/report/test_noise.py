@@ -1,0 +1,61 @@
+"""Intervals: closed forms, scipy, the bootstrap."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.report.noise import auroc_difference, t_interval
+
+
+def test_the_interval_of_a_mean_is_that_of_scipy():
+    values = [0.91, 0.93, 0.88, 0.95]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert t_interval(values) == pytest.approx((low, high))
+    assert t_interval([0.0, 2.0], 0.5) == pytest.approx((0.0, 2.0))  # one degree of freedom: t = 1 at a half
+
+
+def test_one_value_has_no_interval():
+    with pytest.raises(ValueError, match="at least two"):
+        t_interval([1.0])
+
+
+def scores(count, seed=0):
+    random = np.random.default_rng(seed)
+    abnormal = np.arange(count) % 2 == 1
+    shared = random.normal(size=count)
+    one = shared + 2.0 * abnormal + 0.3 * random.normal(size=count)
+    other = shared + 1.0 * abnormal + 0.3 * random.normal(size=count)
+    return one, other, abnormal
+
+
+def test_the_difference_is_that_of_the_areas_and_turns_its_sign():
+    one, other, abnormal = scores(60)
+    areas = [rank(score[~abnormal], score[abnormal]).auroc().value for score in (one, other)]
+    low, high = auroc_difference(one, other, abnormal)
+    assert (low + high) / 2 == pytest.approx(areas[0] - areas[1])
+    assert auroc_difference(other, one, abnormal) == pytest.approx((-high, -low))
+    assert auroc_difference(one, one, abnormal) == (0.0, 0.0)
+
+
+def test_its_width_is_that_of_a_paired_bootstrap():
+    one, other, abnormal = scores(120)
+    low, high = auroc_difference(one, other, abnormal)
+    random = np.random.default_rng(1)
+    places = [np.flatnonzero(abnormal == value) for value in (False, True)]
+    won = [(score[abnormal][:, None] > score[~abnormal]).astype(float) for score in (one, other)]  # all pairs
+    found = []
+    for _ in range(2000):
+        above, below = (random.choice(len(part), len(part)) for part in places[::-1])
+        areas = [pairs[np.ix_(above, below)].mean() for pairs in won]
+        found.append(areas[0] - areas[1])
+    assert high - low == pytest.approx(2 * 1.96 * np.std(found), rel=0.12)
+
+
+def test_pairing_makes_the_interval_of_like_scores_narrow():
+    one, other, abnormal = scores(60)
+    shuffled = other.copy()
+    for value in (False, True):
+        shuffled[abnormal == value] = np.random.default_rng(2).permutation(other[abnormal == value])
+    narrow, wide = (np.diff(auroc_difference(one, score, abnormal))[0] for score in (other, shuffled))
+    assert narrow < 0.8 * wide

@@ -1,0 +1,401 @@
+"""The page in a browser: Debian's Chromium without a window, opened from file://, as a user would."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from anomaly_lab.report.collect import collect
+from anomaly_lab.report.groups import group
+from anomaly_lab.report.html import page, write_report
+from anomaly_lab.report.matrix import matrices
+from tests.conftest import need
+from tests.report.synthetic import read_metrics, write_run
+
+HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for all tests of this file; warnings of its libraries are not ours."""
+    there = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    need("browser", all(there), "no chromium and chromedriver (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = there[0]
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(there[1]))
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two methods, three categories, two seeds; one run failed, one is running, one has a hostile name."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        for i, category in enumerate(("carpet", "screw", "zipper")):
+            write_run(root, "cae", category=category, seed=seed, strength=0.5 + i, pictures=2, aupro=0.6)
+            write_run(root, "ganomaly", category=category, seed=seed, strength=2.5 - i / 2, pictures=2, aupro=0.7)
+    write_run(root, "cae", seed=2, state="failed", error=f"ValueError: {HOSTILE}")
+    write_run(root, "cae", seed=3, state="running")
+    names = [f"{HOSTILE.replace('/', '-')}{i}{'x' * 250}" for i in range(40)]
+    write_run(root, "ssim_ae", "folder", "photos", names=names, pictures=1, method__latent="<b>&")
+    return root
+
+
+@pytest.fixture
+def opened(browser, sweep):
+    """The page of the sweep, just opened."""
+    if not (sweep / "report.html").is_file():
+        runs = collect([sweep])
+        groups = group([run for run in runs if run.done])
+        (sweep / "report.html").write_text(page(runs, groups, matrices(groups)))
+    return open_page(browser, sweep / "report.html")
+
+
+def open_page(browser, path: Path):
+    browser.get("about:blank")
+    browser.get(path.as_uri())
+    assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+    return browser
+
+
+def console(browser):
+    return [entry["message"] for entry in browser.get_log("browser")]
+
+
+def texts(browser, selector):
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)", selector
+    )
+
+
+def click(browser, selector):
+    from selenium.webdriver.common.by import By
+
+    element = browser.find_element(By.CSS_SELECTOR, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element.click()
+
+
+def choose(browser, label, value):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    Select(browser.find_element(By.ID, f"choose-{label}")).select_by_value(value)
+
+
+def cell(browser, row, column, selector="#methods"):
+    """The number in a row and a column of the matrix, by their names."""
+    return browser.execute_script(
+        """const heads = [...document.querySelectorAll('#matrix thead tr:last-child th')].map((n) => n.textContent);
+        const rows = [...document.querySelectorAll(arguments[2] + ' tr')];
+        const row = rows.find((n) => n.cells[0].textContent.startsWith(arguments[0]));
+        const value = row.cells[heads.indexOf(arguments[1])].dataset.value;
+        return value === undefined ? null : Number(value)""",
+        row, column, selector,
+    )  # fmt: skip
+
+
+def open_cell(browser, row, column):
+    place = browser.execute_script(
+        """const row = DATA.rows.findIndex((r) => r.label === arguments[0]);
+        return `${row},${DATA.columns.findIndex((c) => c.label === arguments[1])}`""",
+        row, column,
+    )  # fmt: skip
+    click(browser, f"#matrix [data-place='{place}']")
+
+
+def number_of(browser, name):
+    """The number of the run whose folder has this name."""
+    return browser.execute_script("return DATA.runs.find((run) => run.shown.includes(arguments[0])).id", name)
+
+
+def decision(browser, key):
+    value = browser.execute_script(f"return document.querySelector('[data-decision={key}]').dataset.value")
+    return float(value)
+
+
+def test_the_matrix_shows_the_means_of_metrics_json_and_says_nothing_on_the_console(opened, sweep):
+    for method in ("cae", "ganomaly"):
+        for category in ("carpet", "screw", "zipper"):
+            values = [
+                read_metrics(sweep / f"sweep/{method}/mvtec_ad/{category}/seed={seed}/0123456789")["image_auroc"]
+                for seed in (0, 1)
+            ]
+            assert cell(opened, method, category) == pytest.approx(sum(values) / 2, abs=1e-12)
+            assert f"{sum(values) / 2:.3f}".removeprefix("0") in " ".join(texts(opened, "#methods td"))
+    assert cell(opened, "pca", "screw", "#controls") == 0.75
+    assert cell(opened, "ganomaly", "screw", "#published") is None  # text only: no figure of ours
+    assert "Tang et al." in " ".join(texts(opened, "#published th"))
+    assert console(opened) == []
+
+
+def test_columns_sort_both_ways(opened):
+    def order():
+        return [text.replace(" ", "") for text in texts(opened, "#methods th")]
+
+    key = opened.execute_script("return 'c' + DATA.columns.findIndex((c) => c.label === 'carpet')")
+    click(opened, f"#matrix [data-sort='{key}']")
+    down = [cell(opened, name, "carpet") for name in ("ganomaly", "cae")]
+    assert down == sorted(down, reverse=True)
+    assert order()[:2] == ["ganomaly", "cae"]
+    assert (
+        opened.execute_script(f"return document.querySelector('[data-sort={key}]').parentElement.ariaSort")
+        == "descending"
+    )
+    click(opened, f"#matrix [data-sort='{key}']")
+    assert order()[:2] == ["cae", "ganomaly"]
+    click(opened, "#matrix [data-sort='name']")
+    assert [name.partition("latent")[0] for name in order()] == ["cae", "ganomaly", "ssim_ae"]
+
+
+def test_level_metric_data_and_text_filter(opened):
+    choose(opened, "Metric", "image_f1")
+    assert cell(opened, "cae", "screw") != 0.6
+    click(opened, "#Level-pixel")
+    assert cell(opened, "cae", "screw") == pytest.approx(0.6)
+    assert opened.execute_script("return document.activeElement.id") == "Level-pixel"
+    click(opened, "#Level-image")
+    assert "photos" in texts(opened, "#matrix thead tr:last-child th")
+    choose(opened, "Data", "mvtec_ad")
+    assert texts(opened, "#matrix thead tr:last-child th") == ["method", "carpet", "screw", "zipper", "mean"]
+    assert len(texts(opened, "#methods tr")) == 2
+    opened.execute_script(
+        "const box = document.getElementById('filter'); box.value = 'gano'; box.dispatchEvent(new Event('input'))"
+    )
+    assert texts(opened, "#methods th") == ["ganomaly"]
+    assert console(opened) == []
+
+
+def test_a_cell_opens_its_run_whose_numbers_are_those_of_metrics_json(opened, sweep):
+    open_cell(opened, "ganomaly", "zipper")
+    for seed in (0, 1):
+        click(opened, f"#Seed-{number_of(opened, f'ganomaly/mvtec_ad/zipper/seed={seed}')}")
+        metrics = read_metrics(sweep / f"sweep/ganomaly/mvtec_ad/zipper/seed={seed}/0123456789")
+        shown = opened.execute_script(
+            "return Number(document.querySelector('[data-metric=image_auroc]').dataset.value)"
+        )
+        assert shown == metrics["image_auroc"]
+        names = ("accuracy_normal", "accuracy_abnormal", "balanced_accuracy", "precision", "recall", "f1")
+        for name in (f"image_{name}" for name in names):
+            assert decision(opened, name) == pytest.approx(metrics[name], abs=1e-12), name
+    titles = " ".join(texts(opened, "#detail figcaption"))
+    for title in ("ROC of images", "Precision and recall", "PRO", "Losses", "Every image", "Histogram"):
+        assert title in titles
+    assert "area .700" in titles
+    assert console(opened) == []
+
+
+def test_the_slider_recolours_decisions_and_counts_anew(opened, sweep):
+    open_cell(opened, "cae", "screw")
+    before = [
+        opened.execute_script(f"return document.querySelectorAll('#detail svg .{name}').length")
+        for name in ("right", "mistake")
+    ]
+    assert sum(before) == 40
+    lowest = opened.execute_script(
+        """const slider = document.getElementById('threshold'); slider.value = slider.min;
+        slider.dispatchEvent(new Event('input')); return Number(slider.value)"""
+    )
+    assert decision(opened, "image_recall") == 1
+    assert decision(opened, "image_accuracy_normal") == 0
+    assert decision(opened, "image_precision") == 0.5
+    assert opened.execute_script("return document.querySelectorAll('#detail svg .mistake').length") == 20
+    assert set(texts(opened, ".shot .verdict")) == {"found", "false alarm"}
+    assert float(opened.execute_script("return document.getElementById('threshold-value').value")) == lowest
+    click(opened, "#threshold-back")
+    metrics = read_metrics(sweep / "sweep/cae/mvtec_ad/screw/seed=0/0123456789")
+    assert decision(opened, "image_recall") == pytest.approx(metrics["image_recall"])
+
+
+def test_the_threshold_decides_as_the_program_does_at_every_score(opened, sweep):
+    """Also exactly at a score: an image is abnormal where it is reached."""
+    open_cell(opened, "cae", "screw")
+    scores, labels = opened.execute_script(
+        "const run = DATA.runs.find((r) => r.shown.includes('cae/mvtec_ad/screw/seed=0'));"
+        "return [run.decisions, DATA.columns[run.column].images.map((i) => i[2])]"
+    )
+    assert len(scores) == 40
+    for threshold in sorted(scores)[::8]:
+        opened.execute_script(
+            "const box = document.getElementById('threshold-value'); box.value = arguments[0];"
+            "box.dispatchEvent(new Event('input'))", str(threshold),
+        )  # fmt: skip
+        found = [label for score, label in zip(scores, labels, strict=True) if score >= threshold]
+        assert decision(opened, "image_precision") == pytest.approx(sum(found) / len(found))
+        assert decision(opened, "image_recall") == pytest.approx(sum(found) / 20)
+
+
+def test_the_gallery_shows_the_worst_first_with_words_for_who_cannot_see(opened):
+    open_cell(opened, "cae", "screw")
+    assert texts(opened, "#gallery h3") == ["Worst misses", "Worst false alarms", "Chosen at random"]
+    opened.execute_script("document.querySelectorAll('#gallery img').forEach((n) => (n.loading = 'eager'))")
+    opened.execute_async_script(
+        "const pictures = [...document.querySelectorAll('#gallery img')];"
+        "Promise.all(pictures.map((picture) => picture.decode())).then(arguments[0])"
+    )
+    shots = opened.execute_script(
+        "return [...document.querySelectorAll('#gallery img')].map((n) => [n.naturalWidth, n.naturalHeight, n.alt])"
+    )
+    assert len(shots) == 6
+    assert all(shot[:2] == [480, 160] and "image, overlay, mask" in shot[2] for shot in shots)
+
+
+def test_pictures_are_decoded_only_when_a_cell_is_opened(opened):
+    assert opened.execute_script("return document.images.length") == 0
+    open_cell(opened, "cae", "screw")
+    assert opened.execute_script("return document.images.length") == 6
+
+
+def test_the_keyboard_reaches_everything(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    first = opened.find_element(By.CSS_SELECTOR, "#matrix .cell")
+    opened.execute_script("arguments[0].focus()", first)
+    first.send_keys(Keys.ARROW_DOWN)
+    active = opened.switch_to.active_element
+    assert active.get_attribute("class") == "cell"
+    assert active != first
+    place = active.get_attribute("data-place")
+    active.send_keys(Keys.ENTER)
+    assert opened.execute_script("return document.activeElement.id") == "detail"
+    slider = opened.find_element(By.ID, "threshold")
+    before = slider.get_attribute("value")
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert slider.get_attribute("value") != before
+    slider.send_keys(Keys.ESCAPE)
+    assert opened.execute_script("return document.getElementById('detail').hidden")
+    assert opened.execute_script("return document.activeElement.dataset.place") == place
+
+
+def test_every_picture_chart_and_control_has_a_name(opened):
+    open_cell(opened, "cae", "screw")
+    nameless = opened.execute_script(
+        """const bad = [];
+        for (const n of document.querySelectorAll('svg[role=img]')) if (!n.ariaLabel) bad.push(n.outerHTML);
+        for (const n of document.images) if (!n.alt) bad.push('img');
+        const fields = document.querySelectorAll('input, select');
+        for (const n of fields) if (!n.labels.length && !n.ariaLabel) bad.push(n.id);
+        for (const n of document.querySelectorAll('button')) if (!n.textContent.trim()) bad.push('button');
+        return bad"""
+    )
+    assert nameless == []
+
+
+def test_failed_and_running_runs_and_hostile_names_are_told_as_text(opened):
+    said = " ".join(texts(opened, "#other-runs tr"))
+    assert "failed" in said
+    assert "running" in said
+    assert HOSTILE in said
+    open_cell(opened, "ssim_ae", "photos")
+    assert HOSTILE.replace("/", "-") in " ".join(texts(opened, ".shot p"))
+    assert opened.title != "broken"
+    assert opened.execute_script("return [...document.images].every((n) => n.src.startsWith('data:image/webp'))")
+    assert "<b>&" in " ".join(texts(opened, "#detail details td"))
+    assert console(opened) == []
+
+
+def test_settings_of_two_runs(opened):
+    ids = {
+        name: str(number_of(opened, name))
+        for name in ("cae/mvtec_ad/screw/seed=0", "cae/mvtec_ad/screw/seed=1", "ssim_ae/folder/photos")
+    }
+    choose(opened, "Run", ids["cae/mvtec_ad/screw/seed=0"])
+    choose(opened, "and", ids["cae/mvtec_ad/screw/seed=1"])
+    assert texts(opened, "#difference-table tbody th") == ["seed", "method.seed"]
+    choose(opened, "and", ids["ssim_ae/folder/photos"])
+    rows = texts(opened, "#difference-table tbody tr")
+    assert any(row.startswith("method.latent") and row.endswith("<b>&") for row in rows)
+
+
+def test_quality_against_cost_follows_the_metric(opened):
+    def label():
+        return opened.execute_script("return document.querySelector('#cost-plot svg[role=img]').ariaLabel")
+
+    assert label().startswith("image AUROC against test, images a second: cae ")
+    choose(opened, "Cost", "fit_seconds")
+    click(opened, "#Level-pixel")
+    assert label().startswith("AU-PRO against training, seconds: cae .600 at ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_on_every_cell_in_light_and_dark(browser, opened, scheme):
+    """WCAG AA asks for a contrast of 4.5."""
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    try:
+        open_page(browser, Path(browser.current_url.removeprefix("file://")))
+        worst = browser.execute_script(
+            """const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+            const light = (color) => { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+              const linear = (v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+              const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+              return .2126 * r + .7152 * g + .0722 * b; };
+            const contrast = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+            const page = getComputedStyle(document.documentElement).backgroundColor;
+            return Math.min(...[...document.querySelectorAll('#methods td.shade .figure')].map((n) =>
+              contrast(light(getComputedStyle(n).color), light(getComputedStyle(n.closest('td')).backgroundColor))),
+              contrast(light(getComputedStyle(document.getElementById('about')).color), light(page)))"""
+        )
+        assert worst > 4.5
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_narrow_window_scrolls_the_table_and_not_the_page(browser, opened):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        open_cell(opened, "ssim_ae", "photos")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_report_of_one_run_opens_it_at_once(browser, tmp_path):
+    folder = write_run(tmp_path, pictures=1)
+    open_page(browser, write_report(folder))
+    assert not browser.execute_script("return document.getElementById('detail').hidden")
+    metrics = read_metrics(folder)
+    assert decision(browser, "image_precision") == pytest.approx(metrics["image_precision"])
+    assert browser.title == "cae on mvtec_ad screw, seed 0"
+    assert console(browser) == []
+
+
+def test_no_result_at_all_is_a_page_too(browser, tmp_path):
+    write_run(tmp_path, state="running")
+    runs = collect([tmp_path])
+    (tmp_path / "report.html").write_text(page(runs, group([]), {}))
+    open_page(browser, tmp_path / "report.html")
+    assert "running" in " ".join(texts(browser, "#other-runs tr"))
+    assert console(browser) == []
+
+
+def test_images_without_a_label_and_scores_that_are_no_numbers_break_nothing(browser, tmp_path):
+    folder = write_run(tmp_path, pictures=1)
+    lines = (folder / "scores.csv").read_text().splitlines()
+    for number, value in ((1, "nan"), (2, "inf")):
+        parts = lines[number].split(",")
+        parts[3] = parts[6] = value
+        lines[number] = ",".join(parts)
+    (folder / "scores.csv").write_text("\n".join(lines) + "\n")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"image_precision": None}))
+    open_page(browser, write_report(folder))
+    assert (
+        browser.execute_script("return document.querySelectorAll('#detail svg .right, #detail svg .mistake').length")
+        == 38
+    )
+    assert decision(browser, "image_recall") > 0
+    assert console(browser) == []
