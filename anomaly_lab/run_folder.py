@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ RESULT_VERSION = 2  # raise it when the code changes what a given configuration 
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
     # what `budget` sets counts where it is used
-    "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra", "checkpoint", "budget"},
+    "": {"name", "runs_dir", "rerun", "dry_run", "logger", "run_folder", "hydra", "checkpoint", "budget"},
     "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
     "callbacks": {"checkpoint", "progress", "budget", "epoch_lines"},
     "datamodule": {"splits", "workers", "cache", "cache_dir"},
@@ -48,8 +49,14 @@ def by_content(node: Any) -> Any:
     changed = {key: by_content(value) for key, value in node.items()}
     weights = node.get("weights")
     if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
-        changed["weights"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        changed["weights"] = _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
     return changed
+
+
+@cache
+def _digest(path: Path, *_identity: int) -> str:
+    """SHA-256 of a file, read once for all jobs of a sweep."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _without(names: set[str], mapping: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +73,13 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
     """The checkpoint from which an unfinished run of this version goes on."""
     checkpoint = folder / "checkpoints" / "last.ckpt"
     return checkpoint if checkpoint.is_file() and read_job(folder).get("result_version") == RESULT_VERSION else None
+
+
+def state_of(folder: Path, rerun: bool = False) -> str:
+    """What is left to do for a run: nothing, all of it, or the rest from its checkpoint."""
+    if is_finished(folder):
+        return "to do again" if rerun else "finished"
+    return "unfinished" if checkpoint_to_resume(folder) else "to start"
 
 
 def read_job(folder: Path) -> dict[str, Any]:
