@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from anomaly_lab.errors import full_disk
+
 RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
@@ -144,5 +146,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(part)
         part.replace(path)
+    except Exception as error:  # torch reports a full disk as an error of its own format
+        if told := full_disk(error, path):
+            raise told from error
+        raise
     finally:
         part.unlink(missing_ok=True)

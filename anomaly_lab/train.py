@@ -42,7 +42,6 @@ def main(conf: Path) -> None:
         if is_finished(folder) and not resolved["rerun"]:  # before Hydra writes there and before torch is imported
             print(f"already done, skipped: {folder} (rerun=true does it again)")
             return
-    gc.enable()
     hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
 
 
@@ -69,6 +68,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
 def job(config: DictConfig) -> None:
     """Train and test one configuration."""
+    gc.enable()
     about = HydraConfig.get()
     folder = Path(about.runtime.output_dir)
     try:

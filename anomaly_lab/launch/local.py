@@ -145,7 +145,10 @@ def start(job: Job, config: DictConfig, gpus: list[str], threads: int) -> Proces
     log = (job.folder / LOG).open("ab+", buffering=0)
     log.write(f"{time.strftime('%F %T')} {' '.join(words)}\n".encode())
     begin = os.fstat(log.fileno()).st_size
-    environment = {**{name: str(threads) for name in THREADS}, **os.environ, LAUNCHER: str(os.getpid())}
+    ours = {
+        name: value for name, value in os.environ.items() if not name.startswith("SLURM_")
+    }  # it is no task of SLURM
+    environment = {**dict.fromkeys(THREADS, str(threads)), **ours, LAUNCHER: str(os.getpid())}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     process = subprocess.Popen(

@@ -6,6 +6,7 @@ run is told in local.py and slurm.py. Nothing heavier than Hydra is imported her
 """
 
 import copy
+import gc
 import json
 import sys
 import time
@@ -13,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -54,6 +55,7 @@ class Outcome(NamedTuple):
     last_lines: str = ""  # of what it printed
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """The settings of a launcher, checked, and how it runs jobs."""
 
@@ -141,12 +143,8 @@ def expanded(compose: Composer, words: Words) -> list[Words]:
         raise UserError(f"data.category: expected a single category in a sweep over data={data.name}, found {pool!r}")
     rest = [each for each in words if each != word and not each.startswith("data.root=")]
     paths = [str(Path(data.root) / name) for name in categories(data.root, pool)]
-    return [(*rest, f"data.root={quoted(path)}") for path in paths]
-
-
-def quoted(text: str) -> str:
-    """A value that Hydra takes as it is, whatever characters it has."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    quoted = [QuotedString(path, Quote.single).with_quotes() for path in paths]
+    return [(*rest, f"data.root={path}") for path in quoted]
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -175,6 +173,7 @@ def launch(
     """
     began = time.monotonic()
     jobs = plan(Composer(loader, config), asked)
+    gc.enable()  # __main__ composes without it
     runs = list({job.folder: job for job in reversed(jobs)}.values())[::-1]  # the first of those with the same folder
     to_do = [job for job in runs if job.config["rerun"] or not is_finished(job.folder)]
     states = Counter(state_of(job.folder, job.config["rerun"]) for job in runs)
