@@ -164,6 +164,7 @@ def ended(process: Process) -> Outcome:
         lines = lines_at_end(process.log.fileno(), TOLD, process.begin)
     if code == 0 and is_finished(process.job.folder):
         return Outcome("done")
+    tell([process], signal.SIGKILL)  # other processes of the run, which wait for the one that is gone
     return Outcome("failed", why(code), lines)
 
 
