@@ -123,7 +123,7 @@ def gpus_of(job: Job, there: int) -> int:
     devices, accelerator = job.config["trainer"]["devices"], job.config["trainer"]["accelerator"]
     if isinstance(devices, list):
         raise UserError(
-            f"trainer.devices: expected a number, because a sweep chooses among the GPUs (of CUDA_VISIBLE_DEVICES), "
+            "trainer.devices: expected a number, because a sweep chooses among the GPUs (of CUDA_VISIBLE_DEVICES), "
             f"found {devices}"
         )
     if accelerator in {"cpu", "mps", "tpu"} or not there:
