@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import omegaconf.base
 import pydantic
 from hydra.errors import (
     ConfigCompositionException,
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from anomaly_lab.data.layouts import nearest
-from anomaly_lab.errors import UserError
+from anomaly_lab.errors import UserError, full_disk
 
 # What no constructor of ours says: the top level, and numbers that go to torch and Lightning.
 TOP_LEVEL = {
@@ -32,6 +33,7 @@ TOP_LEVEL = {
     "name": str,
     "runs_dir": str,
     "rerun": bool,
+    "dry_run": bool,
     "controls": bool,
 }
 KIND = typing.Literal["texture", "object"]
@@ -77,6 +79,8 @@ FOREIGN = {
 }
 KNOWN_TARGETS = ("torch.optim.", "pytorch_lightning.Trainer")  # take the keys above and no others
 ADAPTERS: dict[str, pydantic.TypeAdapter] = {}
+# Resolving reads the same interpolations hundreds of times: with a memory, a check takes a third of its time.
+omegaconf.base.parse = cache(omegaconf.base.parse)
 OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).resolve().stem, replace=True)
 
 
@@ -163,6 +167,8 @@ def explain(error: BaseException) -> UserError:
         if isinstance(cause, UserError):
             return cause
         cause = cause.__cause__ or cause.__context__
+    if no_room := full_disk(error):
+        return no_room
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, wanted = error.missing_cfg_file.rpartition("/")
         options = sorted(option for option in error.options or [] if not option.startswith("_"))
@@ -198,7 +204,7 @@ def explain(error: BaseException) -> UserError:
 
 def is_user_mistake(error: BaseException) -> bool:
     """Whether an exception tells of a mistake in the configuration or the data rather than in the program."""
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, HydraException | OmegaConfBaseException) or full_disk(error):
         return True
     cause: BaseException | None = error
     while cause is not None:

@@ -1,13 +1,16 @@
-"""What long work tells people beside Lightning's own bars."""
+"""What long work tells people beside Lightning's own bars. Imports nothing heavy: a sweep tells its time too."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
+if TYPE_CHECKING:
+    import pytorch_lightning
 
 
-def counted(trainer: pl.Trainer | None, steps: int, what: str) -> Iterator[int]:
+def counted(trainer: "pytorch_lightning.Trainer | None", steps: int, what: str) -> Iterator[int]:
     """Count the steps of something long inside a batch, with a second bar below that of the batches if one is drawn."""
+    from pytorch_lightning.callbacks import RichProgressBar
+
     bar = trainer.progress_bar_callback if trainer else None
     progress = bar.progress if isinstance(bar, RichProgressBar) else None
     if progress is None or not progress.live.is_started:

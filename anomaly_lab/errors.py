@@ -1,4 +1,9 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The one exception that is meant for the person at the keyboard, and what a full disk raises."""
+
+import errno
+from pathlib import Path
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UserError(ValueError):
@@ -7,3 +12,16 @@ class UserError(ValueError):
     The command line prints the message without a traceback and exits with 1. Everything else that is
     raised is a mistake in the program and keeps its traceback.
     """
+
+
+def full_disk(error: BaseException, path: Path | None = None) -> UserError | None:
+    """The one line for an exception that a full disk has caused, however it was wrapped; None for others."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return UserError(
+                f"{path or cause.filename or 'a file'}: expected room on the disk, found none ({cause.strerror}); "
+                "earlier files are unchanged, with more room the same command goes on"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None

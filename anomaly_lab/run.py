@@ -1,12 +1,14 @@
 """A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
 
 import logging
+import os
 import platform
 import shutil
 import signal
 import subprocess
 import time
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -72,7 +74,8 @@ def run(config: DictConfig, folder: Path) -> None:
             remove(folder, Path(config.runs_dir).absolute())  # nothing came of it
         elif first:
             state = "interrupted" if interrupted or terminated else "failed"
-            write_job(folder, state, error=f"{type(error).__name__}: {error}")
+            with suppress(UserError):  # a full disk takes no state either
+                write_job(folder, state, error=f"{type(error).__name__}: {error}")
         if interrupted:  # Lightning makes a SystemExit of it
             raise KeyboardInterrupt from error
         if terminated:
@@ -101,7 +104,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def remove(folder: Path, upto: Path) -> None:
     """Remove a folder and those above it that are empty then, `upto` included."""
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # on a network drive an open log stays until it is closed
     for parent in folder.parents:
         if any(parent.iterdir()):
             return
@@ -114,6 +117,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # of short runs, which are meant to be
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # check_processes sees what is wrong there
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen networks: on purpose
     settings = OmegaConf.merge(config, {"run_folder": str(folder)})
     resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
@@ -142,6 +146,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         _convert_="all",
     )
     check_strategy(method, trainer)
+    check_processes(trainer)
     write_json(folder / "environment.json", environment(trainer))
 
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
@@ -163,6 +168,18 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
 def build_method(resolved: dict[str, Any]) -> Method:
     """The method of a resolved configuration; its `name` is for people and folders."""
     return instantiate({key: value for key, value in resolved["method"].items() if key != "name"}, _convert_="all")
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Refuse to train with other processes than the devices: under SLURM a run would be smaller without a word."""
+    devices, nodes = trainer.num_devices, trainer.num_nodes
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # what srun started
+    if trainer.world_size != devices * nodes or tasks > trainer.world_size:
+        raise UserError(
+            f"trainer.devices: expected a process for each of {devices} devices on {nodes} nodes, found "
+            f"{max(trainer.world_size, tasks)}; in SLURM hydra/launcher=slurm starts them (or srun --nodes={nodes} "
+            f"--ntasks-per-node={devices}), elsewhere trainer=ddp"
+        )
 
 
 def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:

@@ -7,14 +7,17 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from anomaly_lab.errors import full_disk
 
 RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
     # what `budget` sets counts where it is used
-    "": {"name", "runs_dir", "rerun", "logger", "run_folder", "hydra", "checkpoint", "budget"},
+    "": {"name", "runs_dir", "rerun", "dry_run", "logger", "run_folder", "hydra", "checkpoint", "budget"},
     "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
     "callbacks": {"checkpoint", "progress", "budget", "epoch_lines", "curves", "gallery"},  # the last two only look
     "datamodule": {"splits", "workers", "cache", "cache_dir"},
@@ -48,8 +51,14 @@ def by_content(node: Any) -> Any:
     changed = {key: by_content(value) for key, value in node.items()}
     weights = node.get("weights")
     if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
-        changed["weights"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        changed["weights"] = _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
     return changed
+
+
+@cache
+def _digest(path: Path, *_identity: int) -> str:
+    """SHA-256 of a file, read once for all jobs of a sweep."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _without(names: set[str], mapping: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +75,13 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
     """The checkpoint from which an unfinished run of this version goes on."""
     checkpoint = folder / "checkpoints" / "last.ckpt"
     return checkpoint if checkpoint.is_file() and read_job(folder).get("result_version") == RESULT_VERSION else None
+
+
+def state_of(folder: Path, rerun: bool = False) -> str:
+    """What is left to do for a run: nothing, all of it, or the rest from its checkpoint."""
+    if is_finished(folder):
+        return "to do again" if rerun else "finished"
+    return "unfinished" if checkpoint_to_resume(folder) else "to start"
 
 
 def read_job(folder: Path) -> dict[str, Any]:
@@ -130,5 +146,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(part)
         part.replace(path)
+    except Exception as error:  # torch reports a full disk as an error of its own format
+        if told := full_disk(error, path):
+            raise told from error
+        raise
     finally:
         part.unlink(missing_ok=True)

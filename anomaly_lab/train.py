@@ -12,12 +12,14 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomaly_lab.configuration import check, explain, is_user_mistake
 from anomaly_lab.data.layouts import fingerprint
 from anomaly_lab.errors import UserError
-from anomaly_lab.run_folder import is_finished, run_folder
+from anomaly_lab.launch.job import alone, end_with_launcher
+from anomaly_lab.run_folder import is_finished, run_folder, state_of
 
 if yaml.__with_libyaml__:
     yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads with the former: a third of the time of an answer
@@ -25,6 +27,7 @@ if yaml.__with_libyaml__:
 
 def main(conf: Path) -> None:
     """Compose and check once before Hydra does it twice, then let Hydra run the job or the sweep."""
+    end_with_launcher()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
@@ -32,11 +35,13 @@ def main(conf: Path) -> None:
     if not any(argument.startswith("-") for argument in overrides):
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):
             resolved = check(compose(overrides))
-        folder = Path(_run_directory(json.dumps(resolved, default=str)))
+        folder = folder_of(resolved)
+        if resolved["dry_run"]:
+            print(f"{state_of(folder, resolved['rerun'])}: {folder}")
+            return
         if is_finished(folder) and not resolved["rerun"]:  # before Hydra writes there and before torch is imported
             print(f"already done, skipped: {folder} (rerun=true does it again)")
             return
-    gc.enable()
     hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
 
 
@@ -63,10 +68,20 @@ def compose(overrides: list[str]) -> DictConfig:
 
 def job(config: DictConfig) -> None:
     """Train and test one configuration."""
-    from anomaly_lab.run import run
-
+    gc.enable()
+    about = HydraConfig.get()
+    folder = Path(about.runtime.output_dir)
     try:
-        run(config, Path(HydraConfig.get().runtime.output_dir))
+        if about.mode == RunMode.MULTIRUN and is_several(config.trainer):  # in a process that has a sweep to do
+            launcher = about.launcher["_target_"].rpartition(".")[2]
+            raise UserError(
+                "hydra/launcher: expected local or slurm for several processes a run (trainer.devices), because other "
+                f"launchers repeat the whole sweep in each of them, found {launcher}"
+            )
+        with alone(folder):  # before torch is imported: to wait costs nothing
+            from anomaly_lab.run import run
+
+            run(config, folder)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last checkpoint")
     except Exception as error:  # here, because Hydra would add a line of its own
@@ -75,14 +90,24 @@ def job(config: DictConfig) -> None:
         sys.exit(f"error: {explain(error)}")
 
 
+def is_several(trainer: DictConfig) -> bool:
+    """Whether a run has several processes, as far as its configuration says."""
+    devices = len(trainer.devices) if isinstance(trainer.devices, ListConfig) else trainer.devices
+    return devices not in {1, "auto"} or trainer.get("num_nodes", 1) > 1
+
+
 def run_directory(*, _root_: DictConfig) -> str:
     """The folder of the run that a configuration describes, checked first: a mistake leaves nothing behind."""
     config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    return _run_directory(json.dumps(check(config), default=str))
+    return str(folder_of(check(config)))
+
+
+def folder_of(resolved: dict[str, Any]) -> Path:
+    """The run folder of a checked configuration. Raises UserError where the data cannot be found."""
+    return run_folder(resolved, _fingerprint(json.dumps(resolved["data"]["layout"])))
 
 
 @cache
-def _run_directory(resolved: str) -> str:
-    config: dict[str, Any] = json.loads(resolved)
-    splits = hydra.utils.instantiate(config["data"]["layout"])
-    return str(run_folder(config, fingerprint(splits)))
+def _fingerprint(layout: str) -> str:
+    """That of the data; a process reads the images once, however many jobs of a sweep share them."""
+    return fingerprint(hydra.utils.instantiate(json.loads(layout)))

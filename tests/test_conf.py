@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
 from anomaly_lab.configuration import check, signature
+from anomaly_lab.data.layouts import POOLS, TEXTURES
 from anomaly_lab.train import run_directory
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
@@ -115,12 +116,15 @@ def test_ssim_ae_is_gray_and_cae_is_not():
     assert check(composed("method=cae"))["data"]["channels"] == 3
 
 
-def test_all_15_categories_have_settings():
-    categories = composed().data.categories
-    assert len(categories) == 15 + 1
-    assert list(categories)[-1] == "all"
-    assert {settings.kind for settings in categories.values()} == {"texture", "object"}
-    assert sum(settings.kind == "texture" for settings in categories.values()) == 5
+@pytest.mark.parametrize(("data", "count", "textures"), [("mvtec_ad", 15, 5), ("demo", 2, 1)])
+def test_all_categories_have_settings_of_their_kind(data, count, textures):
+    table = {name: settings.kind for name, settings in composed(f"data={data}").data.categories.items()}
+    assert tuple(table)[-3:] == POOLS
+    single = {name: kind for name, kind in table.items() if name not in POOLS}
+    assert len(single) == count
+    assert {name for name, kind in single.items() if kind == "texture"} == TEXTURES & set(single)
+    assert len(TEXTURES & set(single)) == textures
+    assert (table["textures"], table["objects"]) == ("texture", "object")
 
 
 def test_published_settings():

@@ -20,7 +20,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Method
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.run import check_strategy
+from anomaly_lab.run import check_processes, check_strategy
 from anomaly_lab.strategy import DDP
 from tests.conftest import stand_in
 
@@ -347,6 +347,23 @@ def test_killed_at_random_moments_until_it_is_done(lab, tiny, parts, tmp_path, p
     assert set(ours) == set(theirs)
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     assert not list((tmp_path / "runs").rglob(".*.ckpt.*"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "world", "tasks"), [(2, 1, 1, "1"), (1, 2, 1, "1"), (1, 1, 1, "2"), (2, 2, 2, "2")]
+)
+def test_other_processes_than_devices_are_refused(monkeypatch, devices, nodes, world, tasks):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    trainer = stand_in(pl.Trainer, num_devices=devices, num_nodes=nodes, world_size=world)
+    with pytest.raises(
+        UserError, match=f"trainer.devices: expected a process for each of {devices} devices on {nodes}"
+    ):
+        check_processes(trainer)
+    trainer.world_size = devices * nodes
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(devices * nodes))
+    check_processes(trainer)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    check_processes(trainer)
 
 
 @pytest.mark.slow

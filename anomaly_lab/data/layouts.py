@@ -20,7 +20,8 @@ from anomaly_lab.errors import UserError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 NORMAL = {"good", "normal", "ok"}  # folder names and CSV labels that mean "no defect"
 NOT_IMAGES_OF_PARTS = {"ground_truth", "masks"}
-ALL = "all"  # in place of a category: one model over all of them
+POOLS = ("all", "textures", "objects")  # in place of a category: all of them, or those of one kind
+TEXTURES = {"carpet", "grid", "leather", "tile", "wood", "weave"}  # of MVTec AD and of the demo data
 
 
 class Sample(NamedTuple):
@@ -44,8 +45,8 @@ def mvtec_ad(root: str, category: str) -> Splits:
     """Read `root/category` in the layout of MVTec AD.
 
     `train/good/*`, `test/<defect>/*`, `ground_truth/<defect>/<stem>_mask.png`. A category without any
-    `ground_truth` is tested on the image level only. `all`: every category that is there, one after the other; their
-    defects are then called `<category>/<defect>`.
+    `ground_truth` is tested on the image level only. `all`, `textures`, `objects`: every such category that is there,
+    one after the other; their defects are then called `<category>/<defect>`.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -53,14 +54,9 @@ def mvtec_ad(root: str, category: str) -> Splits:
             f"data.root: expected the folder of MVTec AD with one folder a category, found nothing at {root}; "
             "see 'MVTec AD' in the README, or try data=demo"
         )
-    known = sorted(folder.parent.name for folder in base.glob("*/train") if folder.is_dir())
-    if category == ALL:
-        if not known:
-            raise UserError(
-                f"data.root: expected one folder a category (<category>/train/good), found none in {root}; photos of "
-                "one part alone are read by data=folder"
-            )
-        return pooled({name: class_folders(base / name) for name in known})
+    if category in POOLS:
+        return pooled({name: class_folders(base / name) for name in categories(root, category)})
+    known = _categories(base)
     if category not in known:
         raise UserError(
             f"data.category: expected one of {', '.join(known) or '(no category folder is there)'} in {root}, "
@@ -69,12 +65,33 @@ def mvtec_ad(root: str, category: str) -> Splits:
     return class_folders(base / category)
 
 
-def pooled(categories: dict[str, Splits]) -> Splits:
+def categories(root: str, pool: str) -> list[str]:
+    """The categories of a pool, `all`, `textures` or `objects`, that are there. Raises UserError where none is."""
+    found = of_pool(_categories(Path(root).expanduser()), pool)
+    if not found:
+        what = "category" if pool == "all" else f"category of {pool}"
+        raise UserError(
+            f"data.root: expected one folder a {what} (<category>/train/good), found none in {root}; photos of one "
+            "part alone are read by data=folder"
+        )
+    return found
+
+
+def of_pool(names: Iterable[str], pool: str) -> list[str]:
+    """Those names that belong to a pool; what is no known texture is an object."""
+    return [name for name in names if pool == "all" or (name in TEXTURES) == (pool == "textures")]
+
+
+def _categories(base: Path) -> list[str]:
+    return sorted(folder.parent.name for folder in base.glob("*/train") if folder.is_dir())
+
+
+def pooled(splits_of: dict[str, Splits]) -> Splits:
     """The images of all categories as one set, `<category>/` before the names of their defects, `good` included."""
     train, test = (
         [
             sample._replace(defect=f"{name}/{sample.defect}")
-            for name, splits in categories.items()
+            for name, splits in splits_of.items()
             for sample in splits[i]
         ]
         for i in (0, 1)

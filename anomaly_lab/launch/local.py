@@ -1,0 +1,216 @@
+"""Jobs as processes of this machine: so many at a time, each with GPUs and CPU threads of its own.
+
+A job must not outlive its launcher: a second start of the sweep would then run beside the first. Ctrl-C and SIGTERM are
+passed on, and a job asks the kernel for SIGTERM when a launcher ends that could pass nothing on (job.py). On systems
+without that, the lock of the run folder keeps the second start waiting.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+from omegaconf import DictConfig
+from pydantic import PositiveInt
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.launch.job import LAUNCHER
+from anomaly_lab.launch.sweep import Job, Outcome, command
+from anomaly_lab.launch.table import LOG, Board, lines_at_end
+from anomaly_lab.run_folder import is_finished
+
+POLL = 0.05  # seconds between two looks at the processes
+GRACE = 60.0  # seconds to write a state and end, after ctrl-C
+TOLD = 12  # lines of a failed job
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")  # torch and BLAS read the first
+
+
+@dataclass(frozen=True)
+class Local:
+    """The keys of conf/hydra/launcher/local.yaml."""
+
+    jobs: PositiveInt | Literal["auto"] = "auto"
+    jobs_per_gpu: PositiveInt = 1
+    threads: PositiveInt | Literal["auto"] = "auto"
+    objective: str | None = None
+
+    def execute(self, jobs: list[Job], config: DictConfig, board: Board) -> dict[Path, Outcome]:
+        """Run the jobs. Ctrl-C and SIGTERM stop them, resumable, and are passed on.
+
+        Raises UserError before the first job starts, where one wants other GPUs than there are.
+        """
+        names = visible_gpus() if any(job.config["trainer"]["accelerator"] != "cpu" for job in jobs) else []
+        gpus = Gpus(names, self.jobs_per_gpu)
+        wanted = {job.folder: gpus_of(job, len(names)) for job in jobs}
+        on_gpu = any(wanted.values())
+        at_a_time = self.jobs if self.jobs != "auto" else gpus.places if on_gpu else 1
+        board.at_a_time = min(at_a_time, len(jobs))
+        threads = self.threads if self.threads != "auto" else max(cores() // board.at_a_time, 1) if on_gpu else 1
+        waiting, running, outcomes = deque(jobs), list[Process](), dict[Path, Outcome]()
+        with sigterm_as_exit():
+            try:
+                while waiting or running:
+                    while waiting and len(running) < at_a_time:
+                        if (mine := gpus.take(wanted[waiting[0].folder])) is None:
+                            break
+                        job = waiting.popleft()
+                        running.append(start(job, config, mine, threads))
+                        board.change(job.folder, "running")
+                    time.sleep(POLL)
+                    for process in [process for process in running if process.process.poll() is not None]:
+                        running.remove(process)
+                        gpus.give_back(process.gpus)
+                        outcomes[process.job.folder] = outcome = ended(process)
+                        board.change(process.job.folder, outcome.state, outcome.note)
+            except BaseException:
+                stop(running)
+                raise
+        return outcomes
+
+
+class Process(NamedTuple):
+    """A job that runs."""
+
+    job: Job
+    process: subprocess.Popen
+    log: BinaryIO
+    begin: int  # where in the log this start begins
+    gpus: list[str]
+
+
+class Gpus:
+    """The GPUs that jobs may have, `jobs_per_gpu` jobs on each."""
+
+    def __init__(self, names: list[str], jobs_per_gpu: int) -> None:
+        self.names = names
+        self.places = len(names) * jobs_per_gpu
+        self._free = Counter(dict.fromkeys(names, jobs_per_gpu))
+
+    def take(self, count: int) -> list[str] | None:
+        """So many different GPUs, the emptiest ones; None while there are not enough."""
+        chosen = [name for name, free in self._free.most_common() if free > 0][:count]
+        if len(chosen) < count:
+            return None
+        self._free.subtract(chosen)
+        return chosen
+
+    def give_back(self, names: list[str]) -> None:
+        """A job has ended."""
+        self._free.update(names)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them: its own, or all of this machine. Without torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        names = [name.strip() for name in chosen.split(",")]
+        return [name for name in names if name and name != "-1"]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def gpus_of(job: Job, there: int) -> int:
+    """How many GPUs a job wants, of those that are there. Raises UserError where it cannot have them."""
+    devices, accelerator = job.config["trainer"]["devices"], job.config["trainer"]["accelerator"]
+    if isinstance(devices, list):
+        raise UserError(
+            "trainer.devices: expected a number, because a sweep chooses among the GPUs (of CUDA_VISIBLE_DEVICES), "
+            f"found {devices}"
+        )
+    if accelerator in {"cpu", "mps", "tpu"} or not there:
+        return 0
+    if devices != "auto" and devices > there:
+        raise UserError(f"trainer.devices: expected at most {there}, the GPUs that are there, found {devices}")
+    return there if devices == "auto" else devices
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start(job: Job, config: DictConfig, gpus: list[str], threads: int) -> Process:
+    """Start a job in a process group of its own, so that ctrl-C reaches the launcher alone and is passed on once."""
+    words = command(job, config)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    log = (job.folder / LOG).open("ab+", buffering=0)
+    log.write(f"{time.strftime('%F %T')} {' '.join(words)}\n".encode())
+    begin = os.fstat(log.fileno()).st_size
+    ours = {
+        name: value for name, value in os.environ.items() if not name.startswith("SLURM_")
+    }  # it is no task of SLURM
+    environment = {**dict.fromkeys(THREADS, str(threads)), **ours, LAUNCHER: str(os.getpid())}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+    )
+    return Process(job, process, log, begin, gpus)
+
+
+def ended(process: Process) -> Outcome:
+    """What a process that has ended leaves: its exit code, checked against its folder, and its last lines."""
+    code = process.process.returncode
+    with process.log:  # open since the start: a run that failed early has removed its folder, and the log with it
+        lines = lines_at_end(process.log.fileno(), TOLD, process.begin)
+    if code == 0 and is_finished(process.job.folder):
+        return Outcome("done")
+    tell([process], signal.SIGKILL)  # other processes of the run, which wait for the one that is gone
+    return Outcome("failed", why(code), lines)
+
+
+def why(code: int) -> str:
+    """An exit code for people."""
+    if code < 0:
+        return f"killed (signal {-code}); it goes on where it was"
+    if code == 128 + signal.SIGTERM:
+        return "ended from outside (SIGTERM); it goes on where it was"
+    return f"exit code {code}" if code else "ended without a result"
+
+
+def stop(running: list[Process]) -> None:
+    """Let the jobs write their state and end; after GRACE seconds, or at a second ctrl-C, kill them."""
+    if running:
+        print(f"\nstopping {len(running)} jobs; ctrl-C again kills them", flush=True)
+    tell(running, signal.SIGINT)
+    end = time.monotonic() + GRACE
+    try:
+        while any(process.process.poll() is None for process in running) and time.monotonic() < end:
+            time.sleep(POLL)
+    except BaseException:  # the second ctrl-C, or SIGTERM after it: what is killed is resumable too
+        pass
+    finally:
+        tell(running, signal.SIGKILL)
+        for process in running:
+            process.process.wait()
+            process.log.close()
+
+
+def tell(running: list[Process], what: signal.Signals) -> None:
+    """Send a signal to the jobs and to all that they started."""
+    for process in running:
+        with suppress(ProcessLookupError):
+            os.killpg(process.process.pid, what)
+
+
+@contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """SIGTERM ends the sweep as ctrl-C does, with its own exit code."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,248 @@
+"""The jobs of a sweep: overrides -> checked configurations -> run folders -> what the sweeper gets back.
+
+All jobs are composed and checked before the first one starts. A job is a process of its own, `python -m anomaly_lab
+<overrides>`, in the folder of the same single run: finished runs are skipped, unfinished ones go on. How processes are
+run is told in local.py and slurm.py. Nothing heavier than Hydra is imported here.
+"""
+
+import copy
+import gc
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from anomaly_lab.configuration import check, check_node, explain, is_user_mistake
+from anomaly_lab.console import duration
+from anomaly_lab.data.layouts import POOLS, categories, of_pool
+from anomaly_lab.errors import UserError
+from anomaly_lab.launch.table import Board
+from anomaly_lab.run_folder import state_of
+from anomaly_lab.train import folder_of
+
+Settings = TypeVar("Settings")
+Words = tuple[str, ...]  # the overrides of a job, as they are typed
+POOL_WORDS = {f"data.category={pool}": pool for pool in POOLS}
+OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper", "hydra.sweep.", "hydra.mode")
+
+
+class Job(NamedTuple):
+    """One run of a sweep."""
+
+    words: Words
+    label: str  # the words that tell it from the other jobs
+    folder: Path
+    config: dict[str, Any]  # resolved
+    asked: int  # which of the sweeper's jobs it belongs to: a pool of categories becomes several
+
+
+class Outcome(NamedTuple):
+    """How a job ended."""
+
+    state: str  # done or failed; waiting or running where nobody waited for the end
+    note: str = ""  # why: exit code 1, killed (signal 9)
+    last_lines: str = ""  # of what it printed
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """The settings of a launcher, checked, and how it runs jobs."""
+
+    objective: str | None
+
+    def execute(self, jobs: list[Job], config: DictConfig, board: Board) -> dict[Path, Outcome]:
+        """Run the jobs of a sweep with this configuration; how each ended, by its run folder."""
+        ...
+
+
+class Composer:
+    """Composes the configurations of jobs; those that differ in plain values only share one reading of the files."""
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
+        self.loader = loader
+        self.config = config
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._parsed: dict[str, Override] = {}
+        self._groups: dict[str, bool] = {}
+        self._composed: dict[Words, DictConfig] = {}
+
+    def __call__(self, words: Words) -> DictConfig:
+        """What a process of its own would compose from these words. Raises what Hydra raises."""
+        overrides = [self._parse(word) for word in words]
+        if any(override.type != OverrideType.CHANGE for override in overrides):
+            return self._load(words)  # +a=1, ~a: their order counts
+        groups = tuple(str(override.input_line) for override in overrides if self._is_group(override))
+        if groups not in self._composed:
+            self._composed[groups] = self._load(groups)
+        config = copy.deepcopy(self._composed[groups])
+        try:
+            for override in overrides:
+                if not self._is_group(override):
+                    OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            return self._load(words)  # tells what is wrong in Hydra's words
+        return config
+
+    def _parse(self, word: str) -> Override:
+        if word not in self._parsed:
+            (self._parsed[word],) = self._parser.parse_overrides([word])
+        return self._parsed[word]
+
+    def _is_group(self, override: Override) -> bool:
+        key = override.key_or_group
+        if key not in self._groups:
+            self._groups[key] = bool(self.loader.get_group_options(key))
+        return override.package is not None or self._groups[key]
+
+    def _load(self, words: Words) -> DictConfig:
+        loaded = self.loader.load_sweep_config(self.config, list(words))
+        config = OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key != "hydra"])
+        OmegaConf.set_struct(config, True)
+        return config
+
+
+def plan(compose: Composer, asked: Sequence[Sequence[str]]) -> list[Job]:
+    """The jobs for the words that a sweeper asks for: each checked, with its run folder.
+
+    Raises UserError naming the first job with a mistake.
+    """
+    several: list[tuple[int, Words]] = []
+    for number, (words, label) in enumerate(zip(asked, labels(asked), strict=True)):
+        with _naming(label):
+            several += [(number, each) for each in expanded(compose, tuple(words))]
+    jobs = []
+    for (number, words), label in zip(several, labels([words for _, words in several]), strict=True):
+        with _naming(label):
+            config = check(compose(words))
+            jobs.append(Job(words, label, folder_of(config), config, number))
+    return jobs
+
+
+def expanded(compose: Composer, words: Words) -> list[Words]:
+    """`data.category=all|textures|objects` -> the categories that are there; other jobs as they are."""
+    word = next((word for word in words if word in POOL_WORDS), None)
+    if word is None:
+        return [words]
+    pool, data = POOL_WORDS[word], compose(words).data
+    if "categories" in data:
+        known = [str(name) for name in data.categories if name not in POOLS]
+        names = categories(data.root, pool) if data.root else of_pool(known, pool)
+        return [tuple(f"data.category={name}" if each == word else each for each in words) for name in names]
+    if data.name != "folder":
+        raise UserError(f"data.category: expected a single category in a sweep over data={data.name}, found {pool!r}")
+    rest = [each for each in words if each != word and not each.startswith("data.root=")]
+    paths = [str(Path(data.root) / name) for name in categories(data.root, pool)]
+    quoted = [QuotedString(path, Quote.single).with_quotes() for path in paths]
+    return [(*rest, f"data.root={path}") for path in quoted]
+
+
+def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What tells each job from the others: the words that not all of them have."""
+    common = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
+    return [" ".join(word for word in words if word not in common) or " ".join(words) for words in jobs]
+
+
+@contextmanager
+def _naming(label: str) -> Iterator[None]:
+    """Add to a user's mistake in which job it is."""
+    try:
+        yield
+    except Exception as error:
+        if not is_user_mistake(error):
+            raise
+        raise UserError(f"{explain(error)} (in the job {label}; no job was started)") from error
+
+
+def launch(
+    loader: ConfigLoader, config: DictConfig, asked: Sequence[Sequence[str]], launcher: Launcher
+) -> list[JobReturn]:
+    """Plan the jobs that a sweeper asks for, skip the finished ones, run the others; a JobReturn for each asked one.
+
+    Raises UserError before anything starts.
+    """
+    began = time.monotonic()
+    jobs = plan(Composer(loader, config), asked)
+    gc.enable()  # __main__ composes without it
+    runs: dict[Path, Job] = {}
+    for job in jobs:
+        if runs.setdefault(job.folder, job) is not job:
+            print(f"the same run twice, done once: {job.label}")
+    states = {job.folder: state_of(job.folder, job.config["rerun"]) for job in runs.values()}
+    counts = Counter(states.values())
+    print(f"{len(runs)} jobs: {', '.join(f'{count} {state}' for state, count in counts.items())}", flush=True)
+    if config.dry_run:
+        for job in runs.values():
+            print(f"  {states[job.folder]}: {job.label}\n    {job.folder}")
+        return [JobReturn(words, status=JobStatus.COMPLETED) for words in asked]
+    outcomes = {folder: Outcome("done") for folder in runs}
+    to_do = [job for job in runs.values() if states[job.folder] != "finished"]
+    if to_do:
+        with Board({job.folder: job.label for job in to_do}) as board:
+            outcomes |= launcher.execute(to_do, config, board)
+        report(to_do, outcomes, time.monotonic() - began)
+    return [
+        answer(words, [job for job in jobs if job.asked == number], outcomes, launcher.objective)
+        for number, words in enumerate(asked)
+    ]
+
+
+def checked(settings: type[Settings], keys: dict[str, Any]) -> Settings:
+    """The settings of a launcher from the keys of its file. Raises UserError where one does not fit."""
+    keys = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(keys), resolve=True))
+    check_node("hydra.launcher", {"_target_": f"{settings.__module__}.{settings.__name__}", **keys})
+    return settings(**keys)
+
+
+def report(jobs: list[Job], outcomes: dict[Path, Outcome], seconds: float) -> None:
+    """Say how the jobs ended, and the last lines of those that failed."""
+    for job in jobs:
+        outcome = outcomes[job.folder]
+        if outcome.state == "failed":
+            print(f"\nfailed: {job.label} ({outcome.note})\n  {job.folder}\n{outcome.last_lines}")
+    counts = Counter(outcomes[job.folder].state for job in jobs)
+    print(f"{', '.join(f'{count} {state}' for state, count in counts.items())} after {duration(seconds)}")
+
+
+def answer(asked: Sequence[str], jobs: list[Job], outcomes: dict[Path, Outcome], objective: str | None) -> JobReturn:
+    """What a sweeper gets for one job that it asked for; of a pool of categories the mean."""
+    told = JobReturn(asked, status=JobStatus.COMPLETED)
+    told.working_dir = str(jobs[0].folder) if len(jobs) == 1 else None
+    try:
+        for job in jobs:
+            if outcomes[job.folder].state == "failed":
+                raise UserError(f"{job.label}: {outcomes[job.folder].note}")
+        if objective is not None and all(outcomes[job.folder].state == "done" for job in jobs):
+            values = [metric(job.folder, objective) for job in jobs]
+            told.return_value = sum(values) / len(values)
+    except UserError as error:
+        told.status, told.return_value = JobStatus.FAILED, error
+    return told
+
+
+def metric(folder: Path, name: str) -> float:
+    """A metric of a finished run. Raises UserError where it has none of this name."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    if not isinstance(metrics.get(name), int | float):
+        raise UserError(f"hydra.launcher.objective: expected one of {', '.join(metrics)}, found {name!r}")
+    return float(metrics[name])
+
+
+def command(job: Job, config: DictConfig) -> list[str]:
+    """The command line of a job: that of a single run, with Hydra's flags that the sweep was started with."""
+    sources = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
+    flags = [word for path in sources for word in ("--config-dir", path)]
+    if config.hydra.job.config_name != "train":
+        flags += ["--config-name", config.hydra.job.config_name]
+    passed_on = [word for word in config.hydra.overrides.hydra if not word.startswith(OF_THE_SWEEP)]
+    return [sys.executable, "-m", "anomaly_lab", *flags, *passed_on, *job.words]

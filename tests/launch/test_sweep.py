@@ -1,0 +1,255 @@
+"""From the words of a sweep to its jobs: composed as Hydra does, checked before anything starts, in their folders."""
+
+import importlib
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from anomaly_lab.__main__ import CONF
+from anomaly_lab.errors import UserError
+from anomaly_lab.launch.local import Local
+from anomaly_lab.launch.slurm import Slurm
+from anomaly_lab.launch.sweep import Composer, Outcome, checked, command, expanded, labels, launch, plan
+from anomaly_lab.run_folder import RESULT_VERSION, write_job, write_json
+from anomaly_lab.train import run_directory
+
+
+@pytest.fixture
+def composer():
+    """A composer as a launcher makes it, for a sweep that was started with these words."""
+    OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def make(*words):
+            hydra = GlobalHydra.instance().hydra
+            config = hydra.compose_config("train", list(words), RunMode.MULTIRUN, with_log_configuration=False)
+            return Composer(hydra.config_loader, config)
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method=ssim_ae", "seed=3", "data.category=screw"),
+        ("seed=3", "experiment=quick", "data.patches=64", "budget.epochs=1"),
+        ("data=folder", "data.root='a b=c'", "data.region=[1,2,3,4]"),
+        ("+data.categories.mine={kind: object}", "data.category=mine", "callbacks.pictures=null"),
+        ("~callbacks.pictures", "seed=1"),
+        ("trainer=ddp", "method.optimizer.lr=1e-3", "data.root=${oc.env:HOME}"),
+    ],
+)
+def test_a_job_is_composed_as_a_process_of_its_own_would(composer, words):
+    compose = composer()
+    compose(("method=ssim_ae", "seed=9", "data.category=bottle"))  # what was composed before leaves no trace
+    ours = [OmegaConf.to_container(compose(words), resolve=False) for _ in range(2)]
+    whole = compose.loader.load_sweep_config(compose.config, list(words))
+    theirs = OmegaConf.to_container(whole, resolve=False)
+    del theirs["hydra"]
+    assert ours == [theirs, theirs]
+
+
+def jobs_of(composer, parts, *asked):
+    root = f"data.root={parts.parent}"
+    return plan(composer(), [["data=folder", root + "/bar", *words] for words in asked])
+
+
+def test_jobs_are_named_by_what_tells_them_apart(composer, parts):
+    jobs = jobs_of(composer, parts, ["method=cae", "seed=0"], ["method=ssim_ae", "seed=0"])
+    assert [job.label for job in jobs] == ["method=cae", "method=ssim_ae"]
+    assert [job.folder.parent.name for job in jobs] == ["seed=0", "seed=0"]
+    assert labels([["a=1", "b=2"]]) == ["a=1 b=2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=-1"], "seed: expected a number greater than or equal to 0, found -1 (in the job seed=-1; no job was"),
+        (["sed=1"], "sed: expected one of the keys ("),
+        (["method=cea"], "method: expected one of"),
+        (["data.root=nowhere"], "data.root: expected a folder of images, found nothing at nowhere"),
+    ],
+)
+def test_the_mistake_of_one_job_is_told_with_its_words(composer, parts, words, message):
+    with pytest.raises(UserError) as told:
+        jobs_of(composer, parts, ["seed=0"], words, ["seed=2"])
+    assert str(told.value).startswith(message)
+    assert f"in the job {words[0]}" in str(told.value)
+
+
+@pytest.fixture
+def categories(parts, write):
+    """`bar`, `wood` and `tile` in one folder, and a folder that is no category."""
+    for name in ("wood", "tile"):
+        for i in range(3):
+            write(parts.parent / name / f"train/good/{i}.png", np.full((9, 9, 3), 7 * i, np.uint8))
+    (parts.parent / "notes").mkdir()
+    return parts.parent
+
+
+def test_a_pool_of_categories_becomes_a_job_each(composer, categories):
+    def of(*words):
+        return expanded(composer(), (f"data.root={categories}", *words))
+
+    root = f"data.root={categories}"
+    assert of("data.category=all", "seed=1") == [
+        (root, f"data.category={name}", "seed=1") for name in ("bar", "tile", "wood")
+    ]
+    assert of("data.category=textures") == [(root, "data.category=tile"), (root, "data.category=wood")]
+    assert of("data.category=objects") == [(root, "data.category=bar")]
+    assert of("data.category=bottle") == [(root, "data.category=bottle")]
+    assert of("experiment=slides_pooled") == [(root, "experiment=slides_pooled")]  # its file pools them
+
+
+def test_a_pool_of_folders_and_of_what_has_no_categories(composer, categories):
+    found = expanded(composer(), ("data=folder", f"data.root={categories}", "data.category=all", "seed=1"))
+    assert found == [("data=folder", "seed=1", f"data.root='{categories / name}'") for name in ("bar", "tile", "wood")]
+    assert [job.config["data"]["category"] for job in plan(composer(), [found[0]])] == ["bar"]
+    assert expanded(composer(), ("data=demo", "data.category=all")) == [
+        ("data=demo", "data.category=washer"), ("data=demo", "data.category=weave")
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"data.category: expected a single category in a sweep over data=csv"):
+        expanded(composer(), ("data=csv", "data.root=x.csv", "data.category=all"))
+    with pytest.raises(UserError, match=r"expected one folder a category of textures .* found none"):
+        expanded(composer(), (f"data.root={categories / 'notes'}", "data.category=textures"))
+
+
+def test_folders_may_have_any_name(composer, categories, monkeypatch):
+    name = "it's a=b, [c] x"
+    monkeypatch.chdir(categories.rename(categories.with_name(name)).parent)
+    found = expanded(composer(), ("data=folder", f'data.root="{name}"', "data.category=all"))
+    assert [composer()(words).data.root for words in found] == [f"{name}/{part}" for part in ("bar", "tile", "wood")]
+
+
+class Fake:
+    """A launcher whose jobs are done at once, or fail where their seed is in `failing`."""
+
+    def __init__(self, objective=None, failing=()):
+        self.objective, self.failing, self.ran = objective, failing, []
+
+    def execute(self, jobs, config, board):
+        outcomes = {}
+        for job in jobs:
+            seed = job.config["seed"]
+            self.ran.append(seed)
+            outcomes[job.folder] = Outcome("failed", "exit code 3", "boom") if seed in self.failing else Outcome("done")
+            if seed not in self.failing:
+                finish(job.folder, seed / 10)
+        return outcomes
+
+
+def finish(folder, value):
+    write_json(folder / "metrics.json", {"score": value, "precision": "x", "result_version": RESULT_VERSION})
+    write_job(folder, "done")
+
+
+@pytest.fixture
+def sweep(composer, parts, tmp_path):
+    def run(launcher, *asked, master=()):
+        compose = composer(*master)
+        words = ["data=folder", f"data.root={parts}", f"runs_dir={tmp_path / 'runs'}"]
+        return launch(compose.loader, compose.config, [[*words, *more] for more in asked], launcher)
+
+    return run
+
+
+def test_finished_jobs_are_skipped_and_the_others_run_once(sweep, capsys):
+    first = Fake()
+    sweep(first, ["seed=0"])
+    then = Fake()
+    answers = sweep(then, ["seed=0"], ["seed=1"], ["seed=1", "data.workers=1"])
+    assert (first.ran, then.ran) == ([0], [1])
+    assert [answer.status for answer in answers] == [JobStatus.COMPLETED] * 3
+    assert answers[1].working_dir == answers[2].working_dir != answers[0].working_dir
+    out = capsys.readouterr().out
+    assert "2 jobs: 1 finished, 1 to start" in out
+    assert "the same run twice, done once: seed=1 data.workers=1" in out
+    again = Fake()
+    sweep(again, ["seed=0"], ["seed=1"])
+    assert again.ran == []
+    sweep(again, ["seed=0", "rerun=true"], ["seed=1", "rerun=true"])
+    assert again.ran == [0, 1]
+
+
+def test_failed_jobs_are_told_at_the_end_and_answered_as_failed(sweep, capsys):
+    answers = sweep(Fake("score", failing={1}), ["seed=1"], ["seed=2"])
+    assert [answer.status for answer in answers] == [JobStatus.FAILED, JobStatus.COMPLETED]
+    assert answers[1].return_value == pytest.approx(0.2)
+    with pytest.raises(UserError, match="seed=1: exit code 3"):
+        answers[0].return_value  # noqa: B018
+    out = capsys.readouterr().out
+    assert out.index("failed: seed=1 (exit code 3)") < out.index("boom") < out.index("1 failed, 1 done after")
+
+
+def test_a_sweeper_gets_the_objective_batch_after_batch(sweep, capsys):
+    launcher = Fake("score")
+    values = [sweep(launcher, [f"seed={seed}"])[0].return_value for seed in (2, 5, 2)]
+    assert values == pytest.approx([0.2, 0.5, 0.2])
+    assert launcher.ran == [2, 5]
+    (missing,) = sweep(Fake("auroc"), ["seed=2"])
+    with pytest.raises(UserError, match=r"hydra.launcher.objective: expected one of score, .* found 'auroc'"):
+        missing.return_value  # noqa: B018
+
+
+def test_the_objective_of_a_pool_is_the_mean(composer, categories, tmp_path, capsys):
+    class OfCategory(Fake):
+        def execute(self, jobs, config, board):
+            for job, value in zip(jobs, (0.2, 0.6, 0.7), strict=True):
+                finish(job.folder, value)
+            return {job.folder: Outcome("done") for job in jobs}
+
+    compose = composer()
+    words = ["data=folder", f"data.root={categories}", "data.category=all", f"runs_dir={tmp_path / 'runs'}"]
+    (answer,) = launch(compose.loader, compose.config, [words], OfCategory("score"))
+    assert answer.return_value == pytest.approx(0.5)
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(sweep, tmp_path, capsys):
+    sweep(Fake(), ["seed=0"])
+    before = sorted(tmp_path.rglob("*"))
+    launcher = Fake()
+    sweep(launcher, ["seed=0"], ["seed=1"], master=["dry_run=true"])
+    assert launcher.ran == []
+    assert sorted(tmp_path.rglob("*")) == before
+    out = capsys.readouterr().out
+    assert "  finished: seed=0" in out
+    assert "  to start: seed=1" in out
+
+
+def test_the_command_of_a_job_is_that_of_a_single_run(composer, parts):
+    compose = composer("hydra.launcher.jobs=2", "hydra.verbose=true", "hydra/launcher=local")
+    (job,) = plan(compose, [["data=folder", f"data.root={parts}"]])
+    assert command(job, compose.config)[1:] == ["-m", "anomaly_lab", "hydra.verbose=true", *job.words]
+
+
+def test_the_keys_of_a_launcher_are_checked():
+    assert checked(Local, {"jobs": 3}).jobs == 3
+    with pytest.raises(UserError, match=r"hydra.launcher.jobs: expected .*, found 0"):
+        checked(Local, {"jobs": 0})
+    with pytest.raises(UserError, match=r"hydra.launcher.jbos: expected one of jobs, .*did you mean 'jobs'"):
+        checked(Local, {"jbos": 1})
+
+
+@pytest.mark.parametrize("settings", [Local, Slurm])
+def test_the_file_of_a_launcher_says_what_its_code_says(settings):
+    keys = OmegaConf.to_container(OmegaConf.load(CONF / "hydra/launcher" / f"{settings.__name__.lower()}.yaml"))
+    module, _, name = keys.pop("_target_").rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), name), Launcher)
+    assert keys == asdict(settings())
+    assert asdict(checked(settings, keys)) == keys
+
+
+def test_metrics_are_read_from_the_run_folder(sweep, tmp_path, capsys):
+    (answer,) = sweep(Fake(), ["seed=4"])
+    (path,) = tmp_path.rglob("metrics.json")
+    assert answer.working_dir == str(path.parent)
+    assert json.loads(path.read_text())["score"] == 0.4
+    assert answer.return_value is None
