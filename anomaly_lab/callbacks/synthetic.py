@@ -12,6 +12,7 @@ from anomaly_lab.callbacks.seed import seed
 from anomaly_lab.data.datamodule import DataModule, ImageLoader
 from anomaly_lab.data.images import Placement
 from anomaly_lab.data.synthetic import DEFECTS, defective
+from anomaly_lab.methods.method import Method
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.types import Batch
@@ -33,7 +34,7 @@ class SyntheticDefects(pl.Callback):
         self.defect_seed = defect_seed
         self.metrics: dict[str, float] = {}
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Judge them, when training is over; nothing is left of it in the generators of torch."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         scores: dict[bool, list[float]] = {False: [], True: []}
@@ -44,6 +45,7 @@ class SyntheticDefects(pl.Callback):
                 seed(self.defect_seed, DRAWING, number)
                 on_device = batch._replace(image=batch.image.to(pl_module.device).float() / 255)
                 answer = pl_module.test_step(on_device, number)
+                assert answer.score is not None
                 for i, score in enumerate(answer.score.tolist()):
                     scores[bool(batch.label[i])].append(score)
                     anomaly_map = answer.anomaly_map[i, 0].float().cpu().numpy()

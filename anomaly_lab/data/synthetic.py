@@ -1,9 +1,9 @@
 """Defects that are made, not found: for choosing hyperparameters without looking at the test set.
 
-Three kinds. `patch` and `scar` are those of CutPaste (Li et al., CVPR 2021, section 3 and appendix): a rectangle of 2 to
-15 % of the image, or a thin one turned by up to 45 degrees, is cut out, its colours are jittered by up to 10 %, and it is
-pasted elsewhere. `blob` is after DRAEM (Zavrtanik et al., ICCV 2021): where smooth noise is high, the image is blended
-with a texture; ours is noise, theirs are photographs.
+Three kinds. `patch` and `scar` are those of CutPaste (Li et al., CVPR 2021, section 3 and appendix): a rectangle of 2
+to 15 % of the image, or a thin one turned by up to 45 degrees, is cut out, its colours are jittered by up to 10 %, and
+it is pasted elsewhere. `blob` is after DRAEM (Zavrtanik et al., ICCV 2021): where smooth noise is high, the image is
+blended with a texture; ours is noise, theirs are photographs.
 """
 
 from typing import Literal
@@ -101,7 +101,9 @@ def blob(image: Image, random: np.random.Generator) -> Image:
 def smooth_noise(height: int, width: int, cells: int, random: np.random.Generator) -> np.ndarray:
     """Normal noise on a grid of so many cells a side, at least 2, cubic between them; float32 (height, width)."""
     return cv2.resize(
-        random.standard_normal((cells + 1, cells + 1)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        random.standard_normal((cells + 1, cells + 1)).astype(np.float32),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
     )
 
 
