@@ -23,6 +23,7 @@ def end_with_launcher() -> None:
     launcher = os.environ.pop(LAUNCHER, None)
     if launcher is None or sys.platform != "linux":
         return
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's word to all processes; submitit answers it
     import ctypes  # for this alone
 
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

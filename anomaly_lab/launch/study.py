@@ -121,12 +121,12 @@ class Study:
         return self.study.ask(self.asked.space)
 
     def _take(self, number: int, held: ExitStack) -> bool:
-        """Hold a trial until its value is told; False where another launcher is at it."""
+        """Hold a trial until its value is told; False where another launcher is at it, or has told it meanwhile."""
         try:
             held.enter_context(FileLock(self._locks / f"{number}.lock", blocking=False))
         except Timeout:
             return False
-        return True
+        return self.trials()[number].state == TrialState.RUNNING
 
     def tell(self, number: int, value: float | None) -> None:
         """The value of a trial, or that it failed."""

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -198,18 +198,19 @@ def launch(
 
 def checked(settings: type[Settings], keys: dict[str, Any]) -> Settings:
     """The settings of a launcher from the keys of its file. Raises UserError where one does not fit."""
+    keys = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(keys), resolve=True))
     check_node("hydra.launcher", {"_target_": f"{settings.__module__}.{settings.__name__}", **keys})
     return settings(**keys)
 
 
 def report(jobs: list[Job], outcomes: dict[Path, Outcome], seconds: float) -> None:
     """Say how the jobs ended, and the last lines of those that failed."""
-    failed = [job for job in jobs if outcomes[job.folder].state == "failed"]
-    done = sum(outcomes[job.folder].state == "done" for job in jobs)
-    for job in failed:
+    for job in jobs:
         outcome = outcomes[job.folder]
-        print(f"\nfailed: {job.label} ({outcome.note})\n  {job.folder}\n{outcome.last_lines}")
-    print(f"{done} of {len(jobs)} jobs done in {duration(seconds)}" + (f", {len(failed)} failed" if failed else ""))
+        if outcome.state == "failed":
+            print(f"\nfailed: {job.label} ({outcome.note})\n  {job.folder}\n{outcome.last_lines}")
+    counts = Counter(outcomes[job.folder].state for job in jobs)
+    print(f"{', '.join(f'{count} {state}' for state, count in counts.items())} after {duration(seconds)}")
 
 
 def answer(asked: Sequence[str], jobs: list[Job], outcomes: dict[Path, Outcome], objective: str | None) -> JobReturn:

@@ -256,7 +256,7 @@ def test_a_real_sweep_goes_on_after_a_failed_job(lab, tiny, parts, tmp_path):
     assert "2 jobs: 2 to start" in done.stdout
     assert "error: " in done.stdout
     assert "002.png: expected a readable image" in done.stdout
-    assert "1 of 2 jobs done" in done.stdout
+    assert "1 done, 1 failed after" in done.stdout
     assert done.stderr == "error: some jobs failed; the same command does those again, and no others\n"
     (result,) = (tmp_path / "runs").rglob("metrics.json")
     assert result.parts[-4] == "bar"

@@ -182,7 +182,7 @@ def test_failed_jobs_are_told_at_the_end_and_answered_as_failed(sweep, capsys):
     with pytest.raises(UserError, match="seed=1: exit code 3"):
         answers[0].return_value  # noqa: B018
     out = capsys.readouterr().out
-    assert out.index("failed: seed=1 (exit code 3)") < out.index("boom") < out.index("1 of 2 jobs done")
+    assert out.index("failed: seed=1 (exit code 3)") < out.index("boom") < out.index("1 failed, 1 done after")
 
 
 def test_a_sweeper_gets_the_objective_batch_after_batch(sweep, capsys):
