@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
@@ -31,6 +31,7 @@ Planned = Callable[[list[Words]], list[Path]]  # the run folders of jobs; raises
 FIRST = 3  # trials: if all of them fail, so will the others
 
 
+@runtime_checkable
 class Launch(Protocol):
     """A launcher of Hydra: runs jobs, given by their words, and answers for each in order."""
 
@@ -86,8 +87,11 @@ def check_values(loader: ConfigLoader, config: DictConfig, asked: Asked) -> None
         for value in ends(each):
             try:
                 plan(compose, asked.jobs({**first, key: value}))
-            except UserError:
-                plan(compose, asked.jobs({**last, key: value}))
+            except UserError as error:
+                try:
+                    plan(compose, asked.jobs({**last, key: value}))
+                except UserError:
+                    raise error from None
 
 
 def trials_at_a_time(settings: Settings, launcher: DictConfig, jobs_a_trial: int) -> int:

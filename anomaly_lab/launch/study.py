@@ -1,9 +1,9 @@
 """The study of a search: what has been tried, and which launcher is at which trial.
 
 It lies in a storage and outlives its launchers. A launcher holds a lock on every trial that it runs, and the kernel
-opens it when the launcher ends, however it ends: a running trial whose lock is free was interrupted. It keeps its number
-and its parameters, and the next launcher goes on with it, in the run folder where its checkpoint lies. So a search that
-was killed ends with the trials of an undisturbed one.
+opens it when the launcher ends, however it ends: a running trial whose lock is free was interrupted. It keeps its
+number and its parameters, and the next launcher goes on with it, in the run folder where its checkpoint lies. So a
+search that was killed ends with the trials of an undisturbed one.
 """
 
 import json

@@ -1,6 +1,5 @@
 """Trials, their states and who is at them; a kill is a process that ends without a word."""
 
-import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from optuna.trial import TrialState
 from anomaly_lab.errors import UserError
 from anomaly_lab.launch.space import Asked, Settings
 from anomaly_lab.launch.study import Study
+from tests.conftest import ROOT
 
 WORDS = ("x=interval(0,1)", "y=a,b", "seed=0")
 
@@ -48,8 +48,7 @@ with study.batch({size}) as trials:
         study.tell(number, value(params))
     os.kill(os.getpid(), 9)
 """
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, check=False, capture_output=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, timeout=120)
     assert done.returncode == -9, done.stderr.decode()
 
 
@@ -116,10 +115,9 @@ study = open_study(pathlib.Path({str(tmp_path)!r}), n_trials=12, sampler="random
 while finish(study):
     pass
 """
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     with ExitStack() as stack:
         running = [
-            stack.enter_context(subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE))
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE))
             for _ in range(2)
         ]
         errors = [process.communicate(timeout=120)[1] for process in running]
