@@ -60,6 +60,7 @@ class Launcher(Protocol):
     """The settings of a launcher, checked, and how it runs jobs."""
 
     objective: str | None
+    jobs: int | str  # at a time; auto: the launcher finds out
 
     def execute(self, jobs: list[Job], config: DictConfig, board: Board) -> dict[Path, Outcome]:
         """Run the jobs of a sweep with this configuration; how each ended, by its run folder."""
@@ -184,6 +185,9 @@ def launch(
     if config.dry_run:
         for job in runs:
             print(f"  {state_of(job.folder, job.config['rerun'])}: {job.label}\n    {job.folder}")
+        from anomaly_lab.launch.cost import estimate
+
+        print(*estimate(to_do, launcher.jobs if isinstance(launcher.jobs, int) else None), sep="\n")
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in asked]
     outcomes = {job.folder: Outcome("done") for job in runs}
     if to_do:
