@@ -18,6 +18,7 @@ anomaly_lab: which unsupervised detector finds the defects on your parts
 
 Usage
   python -m anomaly_lab [key=value ...]                     train, test, write the run folder
+  python -m anomaly_lab -m [key=value,value ...]            a sweep: a job for every combination, resumable
   python -m anomaly_lab predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]
   python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]
   python -m anomaly_lab data cache [clear]                  decoded images: where, how large
@@ -28,6 +29,7 @@ Examples
   python -m anomaly_lab method=ssim_ae data.category=screw
   python -m anomaly_lab data=folder data.root=photos/       your own photos of good parts
   python -m anomaly_lab experiment=quick data.category=screw   a budget for a machine without a GPU
+  python -m anomaly_lab -m method=cae,ssim_ae data.category=all seed=0,1,2 hydra.launcher.jobs=2
 
 Groups (group=option; the files of conf/, with a comment on every key)
 {groups}
@@ -37,11 +39,12 @@ Keys people set most
   data.kind=texture|object         cropped into patches, or shown whole
   data.image_size, data.resize=pad|stretch|crop
   data.patches, data.batch_size, trainer.max_epochs, trainer.precision
-  seed, name, runs_dir, rerun=true, data.workers
+  seed, name, runs_dir, rerun=true, dry_run=true, data.workers
+  hydra/launcher=local|slurm       where the jobs of a sweep run; hydra.launcher.jobs=N at a time
 
 More
   --cfg job                        the whole configuration, composed
-  --hydra-help                     flags of Hydra: sweeps (-m), --info, shell completion for `anomaly-lab`
+  --hydra-help                     flags of Hydra: --info, shell completion for `anomaly-lab`
 """
 
 
@@ -63,9 +66,9 @@ def main() -> None:
 def groups() -> str:
     """The options of every group of the configuration, a line each."""
     lines = []
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
+    for folder in sorted({path.parent for path in CONF.glob("*/**/*.yaml")}):
         options = sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
-        lines.append(f"  {folder.name}: {', '.join(options)}")
+        lines.append(f"  {folder.relative_to(CONF).as_posix()}: {', '.join(options)}")
     return "\n".join(lines)
 
 

@@ -59,7 +59,8 @@ def test_help_and_errors_do_not_import_torch():
     for arguments in (
         ["--help"], ["method=cea"], ["data.patches=0"], ["data=demo", "data.image_size=200"], ["data.category=[a,b]"],
         ["data.category=carpet", "data.stride=200"], ["predict", "--help"], ["predict", "run=x", "source=y"],
-        ["predict", "rum=x"], ["data", "cache"], ["sync", "--help"], ["threshold", "--help"],
+        ["predict", "rum=x"], ["-m", "seed=0,-1", "data.category=carpet"], ["data.category=carpet", "dry_run=true"],
+        ["data", "cache"], ["sync", "--help"], ["threshold", "--help"],
     ):  # fmt: skip
         script = (
             "import sys; sys.argv[1:] = " + repr(arguments) + "\n"

@@ -12,10 +12,14 @@ import time
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import tifffile
 import torch
 
+from anomaly_lab.errors import UserError
 from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.run import check_processes
+from tests.conftest import stand_in
 
 COMPARED = {
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_auroc_smoothed", "pixel_aupr_smoothed",
@@ -337,6 +341,23 @@ def test_killed_at_random_moments_until_it_is_done(lab, tiny, parts, tmp_path, p
     assert set(ours) == set(theirs)
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     assert not list((tmp_path / "runs").rglob(".*.ckpt.*"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "world", "tasks"), [(2, 1, 1, "1"), (1, 2, 1, "1"), (1, 1, 1, "2"), (2, 2, 2, "2")]
+)
+def test_other_processes_than_devices_are_refused(monkeypatch, devices, nodes, world, tasks):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    trainer = stand_in(pl.Trainer, num_devices=devices, num_nodes=nodes, world_size=world)
+    with pytest.raises(
+        UserError, match=f"trainer.devices: expected a process for each of {devices} devices on {nodes}"
+    ):
+        check_processes(trainer)
+    trainer.world_size = devices * nodes
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(devices * nodes))
+    check_processes(trainer)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    check_processes(trainer)
 
 
 @pytest.mark.slow

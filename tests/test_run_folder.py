@@ -1,15 +1,19 @@
 """Which folder a configuration gets, and files that are whole or not there."""
 
+import errno
 import json
 
 import pytest
 
+from anomaly_lab.configuration import explain, is_user_mistake
+from anomaly_lab.errors import UserError, full_disk
 from anomaly_lab.run_folder import (
     RESULT_VERSION,
     is_finished,
     read_job,
     read_thresholds,
     run_folder,
+    state_of,
     write_csv,
     write_job,
     write_json,
@@ -39,7 +43,8 @@ def test_the_path_says_what_was_run():
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("", "logger", None), ("", "rerun", True), ("data", "root", "/b"), ("data", "workers", 0),
+    [("", "dry_run", True), ("trainer", "num_nodes", 2), ("", "logger", None), ("", "rerun", True),
+     ("data", "root", "/b"), ("data", "workers", 0),
      ("trainer", "devices", 2), ("trainer", "accelerator", "gpu"),
      ("checkpoint", "every_batches", 5), ("callbacks", "checkpoint", {"every_batches": 5})],
 )  # fmt: skip
@@ -132,6 +137,36 @@ def test_files_are_whole_or_the_old_ones(tmp_path):
         write_whole(tmp_path / "deep" / "a.json", fails)
     assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1.5}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_the_users_to_mend(tmp_path):
+    def fails(part):
+        part.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(UserError, match=r"a.json: expected room on the disk, found none \(No space left on device\)"):
+        write_whole(tmp_path / "a.json", fails)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["1\n"]
+    wrapped = RuntimeError("unexpected pos")
+    wrapped.__context__ = OSError(errno.EDQUOT, "Disk quota exceeded", "maps/001.tiff")
+    assert is_user_mistake(wrapped)
+    assert str(explain(wrapped)).startswith(
+        "maps/001.tiff: expected room on the disk, found none (Disk quota exceeded)"
+    )
+    assert full_disk(OSError(errno.EACCES, "Permission denied")) is None
+
+
+def test_what_is_left_to_do(tmp_path):
+    assert state_of(tmp_path) == "to start"
+    write_job(tmp_path, "interrupted")
+    assert state_of(tmp_path) == "to start"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert state_of(tmp_path) == "unfinished"
+    write_job(tmp_path, "done")
+    write_json(tmp_path / "metrics.json", {"result_version": RESULT_VERSION})
+    assert (state_of(tmp_path), state_of(tmp_path, rerun=True)) == ("finished", "to do again")
 
 
 def test_csv(tmp_path):

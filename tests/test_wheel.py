@@ -36,6 +36,9 @@ def train_and_look(binaries: Path, folder: Path):
     demo = ["experiment=demo", "data.patches=64", "trainer.max_epochs=1"]
     run([binaries / "anomaly-lab", *demo], folder, XDG_CACHE_HOME=str(folder / "cache"))
     assert len(list((folder / "runs").rglob("metrics.json"))) == 1
+    sweep = [binaries / "anomaly-lab", "-m", *demo, "seed=0,1", "dry_run=true"]  # its launcher is a plugin of Hydra
+    listed = run(sweep, folder, XDG_CACHE_HOME=str(folder / "cache"))
+    assert "2 jobs: 1 finished, 1 to start" in listed
     origin = run([binaries / "python", "-c", "import anomaly_lab; print(anomaly_lab.__file__)"], folder)
     assert str(ROOT / "anomaly_lab") not in origin
 

@@ -151,10 +151,10 @@ class Slurm:
             for folder, number in ids.items():
                 if folder in outcomes or states is None:
                     continue
-                state, node = states.get(number, ("", ""))
+                state, note = states.get(number, ("", ""))
                 if state:
                     gone.pop(folder, None)
-                    board.change(folder, "waiting" if state in {"PENDING", "REQUEUED"} else "running", node)
+                    board.change(folder, "waiting" if state in {"PENDING", "REQUEUED"} else "running", note)
                 elif outcome := ended(folder, number, time.monotonic() - gone.setdefault(folder, time.monotonic())):
                     outcomes[folder] = outcome
                     board.change(folder, outcome.state, outcome.note)
@@ -191,8 +191,8 @@ class Task:
 
 
 def queue() -> dict[str, tuple[str, str]] | None:
-    """The jobs of this user that SLURM has not done with: number -> state, nodes; None where it does not answer."""
-    asked = ["squeue", "--noheader", "--array", "--format=%i|%T|%N", f"--user={os.getuid()}"]
+    """The jobs in the queue: number -> state, and its nodes or why it waits; None where SLURM does not answer."""
+    asked = ["squeue", "--noheader", "--array", "--format=%i|%T|%R", f"--user={os.getuid()}"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -200,7 +200,7 @@ def queue() -> dict[str, tuple[str, str]] | None:
     if done.returncode:
         return None
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
-    return {number: (state, node) for number, state, node in rows}
+    return {number: (state, note.strip("()")) for number, state, note in rows}
 
 
 def attached(jobs: list[Job], states: Mapping[str, tuple[str, str]]) -> dict[Path, str]:

@@ -53,13 +53,13 @@ class Board:
     def change(self, folder: Path, state: str, note: str = "") -> None:
         """Tell that a job is in another state now."""
         entry = self.entries[folder]
-        if (entry.state, entry.note) == (state, note):
+        before, entry.state, entry.note = entry.state, state, note
+        if before == state:
             return
-        if state == "running" and entry.state != "running":
+        if state == "running":
             entry.began = time.monotonic()
         elif state in {"done", "failed"} and entry.began is not None:
             entry.seconds = time.monotonic() - entry.began
-        entry.state, entry.note = state, note
         if not self._console.is_terminal:
             counts = Counter(entry.state for entry in self.entries.values())
             ended = f"{counts['done'] + counts['failed']}/{len(self.entries)}"
@@ -79,7 +79,7 @@ class Board:
         rows = [(folder, entry) for folder, entry in self.entries.items() if entry.state in {"running", "failed"}]
         for folder, entry in rows[-SHOWN:]:
             seconds = entry.seconds if entry.seconds is not None or entry.began is None else now - entry.began
-            last = entry.note or (last_lines(folder / LOG, 1) if entry.state == "running" else "")
+            last = last_lines(folder / LOG, 1) if entry.state == "running" else entry.note
             table.add_row(entry.label, entry.state, "" if seconds is None else duration(seconds), last)
         return table
 

@@ -108,3 +108,29 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
         io.save_checkpoint({"state_dict": {"a": torch.zeros(1000), "b": Fails()}}, path)
     assert torch.equal(torch.load(path, weights_only=True)["state_dict"]["a"], torch.ones(2))
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+FULL = """
+import resource, sys, torch
+from pathlib import Path
+from anomaly_lab.callbacks.checkpoint import WholeFile
+from anomaly_lab.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    WholeFile().save_checkpoint({"a": torch.zeros(100_000)}, Path(sys.argv[1]))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_on_a_full_disk_the_old_file_stays_and_one_line_says_so(tmp_path):
+    """A limit on the size of files stands for the disk; torch wraps the error in one about its own format."""
+    path = tmp_path / "last.ckpt"
+    WholeFile().save_checkpoint({"a": torch.ones(2)}, path)
+    done = subprocess.run([sys.executable, "-c", FULL, path], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        f"{path}: expected room on the disk, found none (File too large); earlier files are unchanged, with more room "
+        "the same command goes on\n"
+    )
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(2))
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -6,7 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_lab.data.layouts import Sample, csv, file_names, fingerprint, folder, hold_out, mvtec_ad
+from anomaly_lab.data.layouts import (
+    POOLS,
+    Sample,
+    categories,
+    csv,
+    file_names,
+    fingerprint,
+    folder,
+    hold_out,
+    mvtec_ad,
+    of_pool,
+    pooled,
+)
 from anomaly_lab.errors import UserError
 
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
@@ -46,6 +58,18 @@ def test_all_categories_are_one_set_in_their_order(parts):
     assert {len(name) for _, name in names_of_results} == {3}  # 000 and so on: no number is needed
     kept, held = hold_out(train, 0.1, 0)
     assert (len(kept), len(held)) == (27, 3)
+
+
+def test_textures_and_objects_are_the_categories_of_their_kind(parts):
+    for name in ("wood", "carpet"):
+        shutil.copytree(parts, parts.parent / name)
+    root = str(parts.parent)
+    assert [categories(root, pool) for pool in POOLS] == [["bar", "carpet", "wood"], ["carpet", "wood"], ["bar"]]
+    assert {sample.defect for sample in mvtec_ad(root, "textures").test} == {
+        "carpet/good", "carpet/hole", "wood/good", "wood/hole"
+    }  # fmt: skip
+    assert mvtec_ad(root, "objects") == pooled({"bar": mvtec_ad(root, "bar")})
+    assert of_pool(["weave", "washer"], "textures") == ["weave"]
 
 
 def test_no_category_at_all_is_named(tmp_path):

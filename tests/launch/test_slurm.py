@@ -17,6 +17,7 @@ from anomaly_lab.launch.slurm import RECORD, Slurm, attached, queue
 from anomaly_lab.launch.sweep import Job
 from anomaly_lab.launch.table import Board
 from tests.conftest import need
+from tests.launch.test_faults import results
 from tests.launch.test_job import wait_until
 from tests.launch.test_local import DONE, at_once
 
@@ -257,7 +258,7 @@ def test_runs_of_two_processes_give_what_one_gives(cluster, lab, tiny, parts, tm
 def test_tasks_that_do_not_fit_the_devices_are_refused(cluster, tiny, parts, tmp_path, tasks, devices):
     words = ("data=folder", f"data.root={parts}", *tiny, "trainer=ddp", f"trainer.devices={devices}")
     done = subprocess.run(
-        ["srun", f"--ntasks={tasks}", "--nodes=1", sys.executable, "-m", "anomaly_lab", *words], cwd=tmp_path,
+        ["srun", f"--ntasks-per-node={tasks}", "--nodes=1", sys.executable, "-m", "anomaly_lab", *words], cwd=tmp_path,
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode
@@ -278,8 +279,7 @@ def test_a_sweep_with_a_drained_and_a_lost_node_equals_an_undisturbed_one(cluste
         node_is("drain", "n1")
         wait_until(lambda: len(list((tmp_path / "runs").rglob("last.ckpt"))) > 1, 300)
         node_is("down", "n2")
-        time.sleep(1)
-        node_is("resume", "n1", "n2")
+        node_is("resume", "n1")
         deadline = time.monotonic() + 500
         while process.poll() is None and time.monotonic() < deadline:
             for number, (state, _) in (queue() or {}).items():
@@ -292,15 +292,3 @@ def test_a_sweep_with_a_drained_and_a_lost_node_equals_an_undisturbed_one(cluste
         node_is("resume", "n1", "n2")
     assert process.returncode == 0, out
     assert results(tmp_path / "runs") == results(tmp_path / "whole")
-
-
-def results(root):
-    """The metrics of all runs below a folder, without what they cost."""
-    costs = {"fit_seconds", "train_images_per_second", "test_images_per_second", "peak_memory_mb"}
-    found = {
-        path.parent.relative_to(root): {name: value for name, value in json.loads(path.read_text()).items()
-                                        if name not in costs}
-        for path in root.rglob("metrics.json")
-    }  # fmt: skip
-    assert found
-    return found

@@ -1,18 +1,22 @@
 """From the words of a sweep to its jobs: composed as Hydra does, checked before anything starts, in their folders."""
 
+import importlib
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
 from anomaly_lab.errors import UserError
 from anomaly_lab.launch.local import Local
+from anomaly_lab.launch.slurm import Slurm
 from anomaly_lab.launch.sweep import Composer, Outcome, checked, command, expanded, labels, launch, plan
 from anomaly_lab.run_folder import RESULT_VERSION, write_job, write_json
 from anomaly_lab.train import run_directory
@@ -234,6 +238,15 @@ def test_the_keys_of_a_launcher_are_checked():
         checked(Local, {"jobs": 0})
     with pytest.raises(UserError, match=r"hydra.launcher.jbos: expected one of jobs, .*did you mean 'jobs'"):
         checked(Local, {"jbos": 1})
+
+
+@pytest.mark.parametrize("settings", [Local, Slurm])
+def test_the_file_of_a_launcher_says_what_its_code_says(settings):
+    keys = OmegaConf.to_container(OmegaConf.load(CONF / "hydra/launcher" / f"{settings.__name__.lower()}.yaml"))
+    module, _, name = keys.pop("_target_").rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), name), Launcher)
+    assert keys == asdict(settings())
+    assert asdict(checked(settings, keys)) == keys
 
 
 def test_metrics_are_read_from_the_run_folder(sweep, tmp_path, capsys):
