@@ -1,5 +1,6 @@
 """The sweeps that users start from: their words compose and fit, whatever the hours they would take."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -164,3 +165,35 @@ def test_the_matrix_has_means_and_spreads_and_the_best_control(tmp_path):
     assert done.stdout.splitlines()[-1] == "| screw | 0.850 ± 0.071 (2) | 0.800 |"
     done = subprocess.run([*matrix, "pixel_auroc"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "expected finished runs with pixel_auroc in runs/x, found none\n")
+
+
+@pytest.fixture(scope="module")
+def arithmetic():
+    """The page of arithmetic as a module."""
+    path = EXPERIMENTS / "scale" / "arithmetic.py"
+    about = importlib.util.spec_from_file_location("arithmetic", path)
+    module = importlib.util.module_from_spec(about)
+    about.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_arithmetic_is_what_the_measured_constants_give(arithmetic):
+    page = arithmetic.main()
+    readme = (EXPERIMENTS / "scale" / "README.md").read_text()
+    assert (
+        readme.partition("<!-- computed -->\n")[2].partition("<!-- end -->")[0] == page + "\n"
+    )  # arithmetic.py --write
+    assert "675 runs" in page
+
+
+def test_jobs_are_shared_out_so_that_nobody_waits(arithmetic):
+    assert arithmetic.makespan([3.0, 1.0, 2.0], 1) == 6.0
+    assert arithmetic.makespan([3.0, 1.0, 2.0], 2) == 3.0
+    assert arithmetic.makespan([3.0, 1.0, 2.0], 64) == 3.0
+
+
+def test_the_measured_checkpoint_is_the_size_that_is_computed_from_the_parameters(arithmetic):
+    computed = 3 * 4 * arithmetic.MEASURED["parameters", "cae", "texture"]  # of the same network, at 128 px
+    assert arithmetic.OF_A_RUN["checkpoint_bytes"] == pytest.approx(computed, rel=0.01)
+    rows = 120 / 10 + 2 * 3 + 2  # 3 epochs of 40 steps
+    assert arithmetic.OF_A_RUN["wandb_rows"] == rows

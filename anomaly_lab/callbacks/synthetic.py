@@ -38,7 +38,7 @@ class SyntheticDefects(pl.Callback):
         """Judge them, when training is over; nothing is left of it in the generators of torch."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         scores: dict[bool, list[float]] = {False: [], True: []}
-        pixels = PixelMetrics()
+        pixels = PixelMetrics(sync_on_compute=False)  # every process has seen all of them
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             for number, batch in enumerate(self.batches(data)):

@@ -140,6 +140,8 @@ def evaluate(
     found: dict[int, list[float | None]] = {}
     for (number, _), answer in zip(jobs, answers, strict=True):
         value = answer._return_value if answer.status == JobStatus.COMPLETED else None
+        if value is None:
+            print(f"trial {number}: {answer._return_value}")
         found.setdefault(number, []).append(value)
     values = {number: mean(each) for number, each in found.items()}
     for number, value in values.items():

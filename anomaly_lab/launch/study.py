@@ -28,10 +28,12 @@ FILES = {"sqlite": SQLITE, "journal": JOURNAL}
 
 
 class Study:
-    """Optuna's study in the folder of a sweep, and which of its trials somebody is at."""
+    """Optuna's study in the folder of a sweep, and which of its trials somebody is at.
+
+    Raises UserError where it was begun with another search.
+    """
 
     def __init__(self, folder: Path, asked: Asked, settings: Settings) -> None:
-        """Open or begin it. Raises UserError where it was begun with another search."""
         self.folder = folder
         self.asked = asked
         self.settings = settings
