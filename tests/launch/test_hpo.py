@@ -91,6 +91,7 @@ def test_failed_trials_do_not_stop_the_others_and_come_again_with_the_next_start
     assert 0 < failed < 8
     assert states[8:] == ["WAITING"] * failed
     assert states[:8].count("FAIL") == failed
+    assert capsys.readouterr().out.count(": exit code 1\n") == failed
     launcher = Fake()
     assert run(study(n_trials=8), launcher, 2, planned) == 0
     assert sum(len(batch) for batch in launcher.batches) == failed
