@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from anomaly_lab.launch.hpo import check_values, dry_run, mean, run, tell_best, 
 from anomaly_lab.launch.space import Asked, Settings
 from anomaly_lab.launch.study import Study
 from anomaly_lab.train import run_directory
+from hydra_plugins.anomaly_lab_hpo import SearchSweeper
 
 
 def asked_for(*words):
@@ -224,3 +226,12 @@ def test_a_real_study_resumes_and_repeats_its_best_trial(lab, tiny, parts, tmp_p
         assert "pixel_auroc" in metrics
     command = re.search(r"python -m anomaly_lab (.*)", done.stdout)[1].replace("'", "")
     assert "already done, skipped" in lab(*command.split()).stdout
+
+
+def test_without_optuna_it_says_what_to_install(monkeypatch):
+    for name in ("hpo", "space", "study"):
+        monkeypatch.delitem(sys.modules, f"anomaly_lab.launch.{name}")
+        monkeypatch.delattr(f"anomaly_lab.launch.{name}")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"hydra/sweeper=optuna: expected Optuna, found none; pip install 'anomaly_lab"):
+        SearchSweeper().sweep([])
