@@ -31,6 +31,7 @@ Examples
   python -m anomaly_lab data=folder data.root=photos/       your own photos of good parts
   python -m anomaly_lab experiment=quick data.category=screw   a budget for a machine without a GPU
   python -m anomaly_lab -m method=cae,ssim_ae data.category=all seed=0,1,2 hydra.launcher.jobs=2
+  python -m anomaly_lab -m hydra/sweeper=optuna data.batch_size=8,16,32   a search, without the test set
 
 Groups (group=option; the files of conf/, with a comment on every key)
 {groups}

@@ -26,6 +26,7 @@ from anomaly_lab import __version__
 from anomaly_lab.callbacks.checkpoint import WholeFile, load_checkpoint
 from anomaly_lab.callbacks.controls import Controls
 from anomaly_lab.callbacks.evaluation import Evaluation
+from anomaly_lab.callbacks.synthetic import SyntheticDefects
 from anomaly_lab.callbacks.throughput import Throughput
 from anomaly_lab.configuration import is_user_mistake
 from anomaly_lab.errors import UserError
@@ -156,13 +157,20 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         trainer.test(method, datamodule, verbose=False)
     else:
         print("no labelled test images: metrics left out")
+    held_out = {
+        name: value
+        for callback in callbacks
+        if isinstance(callback, SyntheticDefects)
+        for name, value in callback.metrics.items()
+    }
     metrics: dict[str, Any] = {**evaluation.metrics, **(controls.metrics() if controls else {}), **throughput.costs}
     if logger:
-        logger.log_metrics({f"test/{name}": value for name, value in metrics.items()})
+        logged = {f"test/{name}": value for name, value in metrics.items()}
+        logger.log_metrics(logged | {f"held_out/{name}": value for name, value in held_out.items()})
         logger.finalize("success")
     if isinstance(logger, WandbLogger):
         finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
-    return {**metrics, "precision": trainer.precision, "result_version": RESULT_VERSION}
+    return {**metrics, **held_out, "precision": trainer.precision, "result_version": RESULT_VERSION}
 
 
 def build_method(resolved: dict[str, Any]) -> Method:

@@ -1,6 +1,7 @@
 """What is going on: the expected cost before training, then a bar with images a second and the time left."""
 
 import time
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -8,10 +9,12 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
+from torch import Tensor
 
 from anomaly_lab.callbacks.throughput import peak_memory
 from anomaly_lab.console import duration
 from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.methods.method import Method
 
 
 class Budget(pl.Callback):
@@ -20,7 +23,7 @@ class Budget(pl.Callback):
     The time comes from one real forward and backward pass over a few patches; the weights are left alone.
     """
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Print the line."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         counts = (
@@ -33,7 +36,10 @@ class Budget(pl.Callback):
             return
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
         steps = int(trainer.num_training_batches) * epochs
-        seconds, memory = self._measure(pl_module, data, batch_size(trainer) // trainer.world_size)
+        share = batch_size(trainer) // trainer.world_size
+        count = min(share, 8)
+        rows = data.plan(0).take(slice(0, count))
+        seconds, memory = step_cost(pl_module, lambda: data.on_after_batch_transfer(rows, 0).image, count, share)
         parts = [
             counts,
             f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
@@ -44,35 +50,34 @@ class Budget(pl.Callback):
         if trainer.is_global_zero:
             print(" · ".join(parts), flush=True)
 
-    def _measure(self, method: pl.LightningModule, data: DataModule, share: int) -> tuple[float, float]:
-        """Seconds a step and bytes in all, from a few patches scaled to the batch."""
-        count = min(share, 8)
-        rows = data.plan(0).take(slice(0, count))
-        saved = 0
 
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            nonlocal saved
-            saved += tensor.numel() * tensor.element_size()
-            return tensor
+def step_cost(method: Method, draw: Callable[[], Tensor], count: int, share: int) -> tuple[float, float]:
+    """Seconds a step and bytes in all, from `count` patches that `draw` gives, scaled to a batch of `share`."""
+    saved = 0
 
-        modes = [(module, module.training) for module in method.modules()]
-        method.eval()
-        times = []
-        for _ in range(3):  # the first one warms up
-            saved, start = 0, time.perf_counter()
-            images = data.on_after_batch_transfer(rows, 0).image
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-                answer = method.rehearse(images)  # type: ignore[operator]
-            if answer.requires_grad:
-                answer.backward()
-            answer.item()  # waits for the accelerator
-            times.append(time.perf_counter() - start)
-        method.zero_grad()
-        for module, training in modes:  # not .train(): a frozen part must stay frozen
-            module.training = training
-        to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
-        memory = peak_memory(method.device) + to_come + saved / count * (share - count)
-        return min(times) / count * share, memory
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    modes = [(module, module.training) for module in method.modules()]
+    method.eval()
+    times = []
+    for _ in range(3):  # the first one warms up
+        saved, start = 0, time.perf_counter()
+        images = draw()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+            answer = method.rehearse(images)
+        if answer.requires_grad:
+            answer.backward()
+        answer.item()  # waits for the accelerator
+        times.append(time.perf_counter() - start)
+    method.zero_grad()
+    for module, training in modes:  # not .train(): a frozen part must stay frozen
+        module.training = training
+    to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
+    memory = peak_memory(method.device) + to_come + saved / count * (share - count)
+    return min(times) / count * share, memory
 
 
 class Progress(RichProgressBar):

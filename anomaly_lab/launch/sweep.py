@@ -60,6 +60,7 @@ class Launcher(Protocol):
     """The settings of a launcher, checked, and how it runs jobs."""
 
     objective: str | None
+    jobs: int | str  # at a time; auto: the launcher finds out
 
     def execute(self, jobs: list[Job], config: DictConfig, board: Board) -> dict[Path, Outcome]:
         """Run the jobs of a sweep with this configuration; how each ended, by its run folder."""
@@ -181,12 +182,15 @@ def launch(
     states = {job.folder: state_of(job.folder, job.config["rerun"]) for job in runs.values()}
     counts = Counter(states.values())
     print(f"{len(runs)} jobs: {', '.join(f'{count} {state}' for state, count in counts.items())}", flush=True)
+    to_do = [job for job in runs.values() if states[job.folder] != "finished"]
     if config.dry_run:
         for job in runs.values():
             print(f"  {states[job.folder]}: {job.label}\n    {job.folder}")
+        from anomaly_lab.launch.cost import estimate
+
+        print(*estimate(to_do, launcher.jobs if isinstance(launcher.jobs, int) else None), sep="\n")
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in asked]
     outcomes = {folder: Outcome("done") for folder in runs}
-    to_do = [job for job in runs.values() if states[job.folder] != "finished"]
     if to_do:
         with Board({job.folder: job.label for job in to_do}) as board:
             outcomes |= launcher.execute(to_do, config, board)

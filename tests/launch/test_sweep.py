@@ -132,6 +132,8 @@ def test_folders_may_have_any_name(composer, categories, monkeypatch):
 class Fake:
     """A launcher whose jobs are done at once, or fail where their seed is in `failing`."""
 
+    jobs = 2
+
     def __init__(self, objective=None, failing=()):
         self.objective, self.failing, self.ran = objective, failing, []
 

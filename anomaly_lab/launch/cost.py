@@ -1,0 +1,133 @@
+"""About what a sweep will cost, before it starts: from earlier runs that are like its jobs, else from a step.
+
+Measured are the seconds a patch (and a test image) of finished runs with the same method, sizes and sort of device, or
+those of one learning step that is done here and now. Computed is the rest: patches x epochs of a job times that, its
+test images likewise, and START seconds. Nothing is written.
+"""
+
+import json
+import platform
+from collections.abc import Iterable
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from anomaly_lab.console import duration
+from anomaly_lab.data.layouts import Splits
+from anomaly_lab.launch.local import visible_gpus
+from anomaly_lab.launch.sweep import Job
+from anomaly_lab.run_folder import is_finished
+
+START = 6.0  # seconds from a command to its first step, on a CPU: experiments/speed/data_path.csv, rows `first`
+LOOKED_AT = 30  # finished runs of a method, the newest ones
+ENOUGH = 3  # of them that are like a job
+NOT_LIKENESS = {"name", "optimizer", "encoder_optimizer", "schedule", "seed"}  # of a method: they cost no time
+PATCHES = 8  # of the step
+
+
+class Rate(NamedTuple):
+    """What was measured: seconds a patch or image of training, seconds a test image (None: not measured)."""
+
+    training: float
+    test: float | None
+    source: str
+
+
+def estimate(jobs: list[Job], at_a_time: int | None) -> list[str]:
+    """Lines that say what the jobs will cost, and from what that is known; nothing for no jobs."""
+    kinds: dict[str, list[Job]] = {}
+    for job in jobs:
+        kinds.setdefault(likeness(job.config), []).append(job)
+    lines, total, unknown = [], 0.0, 0
+    for alike in kinds.values():
+        rate, config = rate_of(alike[0].config), alike[0].config
+        data = config["data"]
+        what = f"{config['method']['name']}, {data['patch_size']} px, {data['channels']} channels, {len(alike)} jobs"
+        if rate is None:
+            unknown += len(alike)
+            lines.append(f"  {what}: not known, for want of an earlier run like these")
+            continue
+        seconds = [seconds_of(job.config, rate) for job in alike]
+        total += sum(seconds)
+        tests = "" if rate.test is not None else ", tests not counted"
+        measured = f"{1000 * rate.training:.1f} ms a patch measured on {rate.source}{tests}"
+        lines.append(f"  {what}: about {duration(sum(seconds))}; {measured}")
+    if not lines:
+        return []
+    together = f", {at_a_time} at a time {duration(total / at_a_time)}" if at_a_time and at_a_time > 1 else ""
+    rest = f" and {unknown} jobs of which nothing is known" if unknown else ""
+    return [f"estimate (computed): {duration(total)} one after another{together}{rest}", *lines]
+
+
+def seconds_of(config: dict[str, Any], rate: Rate) -> float:
+    """What a job takes at this rate, all of it, whether or not a part is done."""
+    images, tests = counts(json.dumps(config["data"]["layout"]), config["data"]["held_out"])
+    patches = images if config["data"]["plan"] == "images_once" else config["data"]["patches"]
+    return START + patches * config["trainer"]["max_epochs"] * rate.training + tests * (rate.test or 0.0)
+
+
+@cache
+def counts(layout: str, held_out: float) -> tuple[int, int]:
+    """About how many images a run learns from, and how many it is tested on."""
+    splits: Splits = instantiate(json.loads(layout))
+    return round(len(splits.train) * (1 - held_out)), len(splits.test)
+
+
+def likeness(config: dict[str, Any]) -> str:
+    """What decides how long a patch and a test image take, as text."""
+    data = {name: config["data"][name] for name in ("kind", "patch_size", "image_size", "channels", "stride", "plan")}
+    method = {name: value for name, value in config["method"].items() if name not in NOT_LIKENESS}
+    devices = 1 if config["trainer"]["devices"] == "auto" else config["trainer"]["devices"]
+    return json.dumps([method, data, config["controls"], devices], sort_keys=True, default=str)
+
+
+def rate_of(config: dict[str, Any]) -> Rate | None:
+    """The median of earlier runs, else a step; None for a method without a gradient that has never run."""
+    gpu = config["trainer"]["accelerator"] != "cpu" and bool(visible_gpus())
+    runs = list(islice(earlier(Path(config["runs_dir"]), likeness(config), config["method"]["name"], gpu), ENOUGH))
+    if runs:
+        training, test = (median(1 / run[f"{name}_images_per_second"] for run in runs) for name in ("train", "test"))
+        return Rate(training, test, f"{len(runs)} earlier runs" if len(runs) > 1 else "an earlier run")
+    if config["data"]["plan"] == "images_once":
+        return None
+    where = "GPU" if gpu else "CPU"
+    return Rate(step(config, gpu), None, f"one step, done now on the {where}")
+
+
+def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict[str, Any]]:
+    """The metrics of finished runs of this likeness on this sort of device, the newest first."""
+    found = sorted(runs_dir.glob(f"*/{method}/*/*/*/*/metrics.json"), key=lambda path: -path.stat().st_mtime)
+    for path in found[:LOOKED_AT]:
+        try:
+            metrics, device = json.loads(path.read_text()), json.loads(path.with_name("environment.json").read_text())
+            config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
+            same = likeness(OmegaConf.to_container(config, resolve=True)) == alike  # type: ignore[arg-type]
+        except (OSError, ValueError, KeyError, OmegaConfBaseException):  # of another version, or not whole
+            continue
+        on_cpu = device.get("device") == (platform.processor() or platform.machine())
+        rates = ("train_images_per_second", "test_images_per_second")
+        if same and on_cpu != gpu and is_finished(path.parent) and all(metrics.get(name) for name in rates):
+            yield metrics
+
+
+def step(config: dict[str, Any], gpu: bool) -> float:
+    """Seconds a patch of a learning step of an untrained network on noise, with one CPU thread."""
+    import torch
+
+    from anomaly_lab.callbacks.progress import step_cost
+    from anomaly_lab.run import build_method
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # what a job of a sweep has
+    try:
+        method = build_method(config).to("cuda" if gpu else "cpu")
+        size = (PATCHES, config["data"]["channels"], config["data"]["patch_size"], config["data"]["patch_size"])
+        return step_cost(method, lambda: torch.rand(size, device=method.device), PATCHES, PATCHES)[0] / PATCHES
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,202 @@
+"""Search for hyperparameters: Optuna asks, a launcher runs, metrics.json answers. The largest value wins.
+
+The objective comes from held-out normal images and defects made in them (callbacks/synthetic.py); one of the test set
+must be asked for by a name that says `oracle`.
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import optuna
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.launch.local import visible_gpus
+from anomaly_lab.launch.space import ORACLE, Asked, Settings, checked, ends
+from anomaly_lab.launch.study import FILES, Study, storage
+from anomaly_lab.launch.sweep import Composer, Words, plan
+from anomaly_lab.run_folder import write_csv
+
+Planned = Callable[[list[Words]], list[Path]]  # the run folders of jobs; raises UserError for jobs that cannot be
+FIRST = 3  # trials: if all of them fail, so will the others
+
+
+@runtime_checkable
+class Launch(Protocol):
+    """A launcher of Hydra: runs jobs, given by their words, and answers for each in order."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run a batch."""
+        ...
+
+
+def search(
+    context: HydraContext, task: TaskFunction, config: DictConfig, keys: dict[str, Any], arguments: list[str]
+) -> None:
+    """Run or go on with the study of this sweep; print the best trial and the command that repeats it.
+
+    Raises UserError before the first job where a value cannot be, and at the end where trials failed.
+    """
+    settings = checked(keys)
+    parser = OverridesParser.create(config_loader=context.config_loader)
+    in_file = [f"{key}={value}" for key, value in (settings.params or {}).items()]
+    asked = Asked.of(parser.parse_overrides([*in_file, *arguments]), settings)
+    with open_dict(config.hydra.launcher):
+        config.hydra.launcher.objective = settings.metric
+    if config.hydra.launcher.get("wait", True) is False:
+        raise UserError("hydra.launcher.wait: expected true in a search, which needs the results, found false")
+    check_values(context.config_loader, config, asked)
+    folder = Path(config.hydra.sweep.dir)
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    if settings.objective in ORACLE:
+        print(
+            f"{settings.objective}: hyperparameters are chosen on the test set, so the test figures of the best trial "
+            "say nothing about new images"
+        )
+    if config.dry_run:
+        dry_run(launcher, asked, settings, folder)
+        return
+    study = Study(folder, asked, settings)
+    compose = Composer(context.config_loader, config)
+
+    def planned(jobs: list[Words]) -> list[Path]:
+        return [job.folder for job in plan(compose, jobs)]
+
+    failed = run(study, launcher, trials_at_a_time(settings, config.hydra.launcher, len(asked.repeats)), planned)
+    write_trials(study, planned)
+    tell_best(study, planned)
+    if failed:
+        raise UserError(f"{failed} trials failed; the same command tries them again")
+
+
+def check_values(loader: ConfigLoader, config: DictConfig, asked: Asked) -> None:
+    """Refuse a value that fits neither the first nor the last values of the other keys, before anything starts."""
+    compose = Composer(loader, config)
+    first, last = ({key: ends(each)[at] for key, each in asked.space.items()} for at in (0, -1))
+    for key, each in asked.space.items():
+        for value in ends(each):
+            try:
+                plan(compose, asked.jobs({**first, key: value}))
+            except UserError as error:
+                try:
+                    plan(compose, asked.jobs({**last, key: value}))
+                except UserError:
+                    raise error from None
+
+
+def trials_at_a_time(settings: Settings, launcher: DictConfig, jobs_a_trial: int) -> int:
+    """How many trials to ask for together, so that the launcher has enough to do."""
+    if settings.at_a_time != "auto":
+        return settings.at_a_time
+    jobs = launcher.get("jobs", 1)
+    if jobs == "auto":
+        jobs = max(1, len(visible_gpus()) * launcher.get("jobs_per_gpu", 1))
+    return max(1, min(-(-jobs // jobs_a_trial), settings.startup_trials))
+
+
+def run(study: Study, launcher: Launch, at_a_time: int, planned: Planned) -> int:
+    """Do trials until there are enough; how many failed. Raises UserError where nothing but failures comes of it."""
+    ended = failed = 0
+    while True:
+        with study.batch(at_a_time) as trials:
+            if not trials:
+                return failed
+            values = dict.fromkeys(trials, None) | evaluate(study, launcher, trials, planned)
+            for number, value in values.items():
+                study.tell(number, value)
+                ended, failed = ended + 1, failed + (value is None)
+        write_trials(study, planned)
+        if failed == ended >= FIRST and study.best() is None:
+            raise UserError(f"the first {ended} trials failed, all of them; the search ends here")
+
+
+def evaluate(
+    study: Study, launcher: Launch, trials: dict[int, dict[str, Any]], planned: Planned
+) -> dict[int, float | None]:
+    """The values of some trials; None where a job failed. Those that cannot be are left out, and told why."""
+    jobs: list[tuple[int, Words]] = []
+    for number, params in trials.items():
+        try:
+            planned(study.asked.jobs(params))
+        except UserError as error:
+            print(f"trial {number}: {error}")
+        else:
+            jobs += [(number, words) for words in study.asked.jobs(params)]
+    if not jobs:
+        return {}
+    told = f"trials {', '.join(map(str, trials))}" if len(trials) > 1 else f"trial {next(iter(trials))}"
+    print(f"{told} of {study.settings.n_trials}", flush=True)
+    answers = launcher.launch([words for _, words in jobs], initial_job_idx=0)
+    found: dict[int, list[float | None]] = {}
+    for (number, _), answer in zip(jobs, answers, strict=True):
+        value = answer._return_value if answer.status == JobStatus.COMPLETED else None
+        if value is None:
+            print(f"trial {number}: {answer._return_value}")
+        found.setdefault(number, []).append(value)
+    values = {number: mean(each) for number, each in found.items()}
+    for number, value in values.items():
+        print(f"trial {number}: {'failed' if value is None else f'{study.settings.objective} {value:.4f}'}", flush=True)
+    return values
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Their mean, None where one is missing."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if len(there) == len(values) else None
+
+
+def write_trials(study: Study, planned: Planned) -> None:
+    """Write trials.csv: a row for each trial, whole or not at all."""
+    keys = list(study.asked.space)
+    header = ("trial", "state", study.settings.objective, *keys, "again", "folders")
+    rows = []
+    for trial in study.trials():
+        folders: list[Path] = []
+        if set(trial.params) == set(keys):
+            with suppress(UserError):
+                folders = planned(study.asked.jobs(trial.params))
+        values = [trial.params.get(key, "") for key in keys]
+        value = trial.values[0] if trial.values else ""
+        again = trial.user_attrs.get("again", "")
+        rows.append((trial.number, trial.state.name.lower(), value, *values, again, " ".join(map(str, folders))))
+    write_csv(study.folder / "trials.csv", header, rows)
+
+
+def tell_best(study: Study, planned: Planned) -> None:
+    """Print the best trial and how to repeat it. Raises UserError where none is complete."""
+    best, counts = study.best(), study.counts()
+    if best is None:
+        raise UserError("no trial of the search is complete")
+    elsewhere = counts[TrialState.RUNNING] + counts[TrialState.WAITING]
+    of_others = f", {elsewhere} run in another launcher" if elsewhere else ""
+    print(f"\n{counts[TrialState.COMPLETE]} of {study.settings.n_trials} trials complete{of_others}")
+    print(f"best: trial {best.number}, {study.settings.objective} {best.values[0]:.4f}")
+    jobs = study.asked.jobs(best.params)
+    for words, folder in zip(jobs, planned(jobs), strict=False):
+        print(f"  python -m anomaly_lab {shlex.join(words)}\n    {folder}")
+    print(f"all trials: {study.folder / 'trials.csv'}")
+
+
+def dry_run(launcher: Launch, asked: Asked, settings: Settings, folder: Path) -> None:
+    """Say what would be searched and how many trials are left, and show the jobs of a first trial. Writes nothing."""
+    complete = 0
+    if settings.storage in FILES and (folder / FILES[settings.storage]).is_file():
+        study = optuna.load_study(study_name=folder.name, storage=storage(folder, settings.storage))
+        complete = sum(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False))
+    for key, each in asked.space.items():
+        values = each.choices if isinstance(each, CategoricalDistribution) else f"{each}"
+        print(f"searched: {key}: {values}")
+    left = max(0, settings.n_trials - complete)
+    print(f"{settings.n_trials} trials, {complete} complete, {left} to do, with jobs such as these:")
+    launcher.launch(asked.jobs({key: ends(each)[0] for key, each in asked.space.items()}), initial_job_idx=0)
+    print(f"the search: {left} times that")

@@ -1,0 +1,138 @@
+"""What a search is asked for: the keys of its sweeper, and which words of a command line are searched."""
+
+import json
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from pydantic import NonNegativeInt, PositiveInt
+
+from anomaly_lab.configuration import check_node
+from anomaly_lab.data.layouts import nearest
+from anomaly_lab.errors import UserError
+from anomaly_lab.launch.sweep import Words
+
+Space = dict[str, BaseDistribution]
+SYNTHETIC = ("synthetic_pixel_auroc", "synthetic_pixel_aupro", "synthetic_image_auroc")
+OF_THE_TEST = (
+    "image_auroc", "image_aupr", "image_f1max", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_f1max",
+    "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_f1max_smoothed",
+)  # fmt: skip
+ORACLE = {f"oracle_{name}": name for name in OF_THE_TEST}
+REPEATED = ("seed", "data", "data.category", "data.root")  # several values: a trial is the mean over them
+NO_SEARCH = ("dry_run", "rerun", "logger", "runs_dir", "data.root", "data.workers", "data.cache", "data.cache_dir")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of conf/hydra/sweeper/optuna.yaml."""
+
+    objective: str = SYNTHETIC[0]
+    n_trials: PositiveInt = 30
+    storage: str = "sqlite"
+    sampler: Literal["tpe", "random"] = "tpe"
+    startup_trials: PositiveInt = 10
+    at_a_time: PositiveInt | Literal["auto"] = "auto"
+    seed: NonNegativeInt = 0
+    params: dict[str, str] | None = None
+
+    @property
+    def metric(self) -> str:
+        """What the objective is called in metrics.json."""
+        return ORACLE.get(self.objective, self.objective)
+
+
+def checked(keys: dict[str, Any]) -> Settings:
+    """The settings from the keys of the file. Raises UserError where one does not fit."""
+    check_node("hydra.sweeper", {"_target_": f"{Settings.__module__}.{Settings.__name__}", **keys})
+    settings = Settings(**keys)
+    if settings.objective not in (*SYNTHETIC, *ORACLE):
+        names = f"{', '.join(SYNTHETIC)} or, chosen on the test set, {', '.join(ORACLE)}"
+        hint = nearest(settings.objective, (*SYNTHETIC, *ORACLE))
+        raise UserError(f"hydra.sweeper.objective: expected one of {names}, found {settings.objective!r}{hint}")
+    return settings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the words of a command line ask for."""
+
+    fixed: Words  # in every job
+    space: Space  # by key
+    repeats: list[Words]  # a trial has a job for each, and their mean counts
+
+    @staticmethod
+    def of(overrides: list[Override], settings: Settings) -> "Asked":
+        """Tell what is searched from what stands. Raises UserError where nothing is searched."""
+        fixed: dict[str, str] = {}
+        space: Space = {}
+        repeats: dict[str, list[str]] = {}
+        for override in overrides:
+            key = override.get_key_element()
+            for earlier in (fixed, space, repeats):
+                earlier.pop(key, None)
+            if not override.is_sweep_override():
+                fixed[key] = str(override.input_line)
+            elif key in REPEATED:
+                repeats[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                space[key] = distribution(override)
+        if not space:
+            raise UserError(
+                "hydra/sweeper=optuna: expected a key to search, such as 'budget.learning_rate=tag(log,"
+                "interval(1e-4,1e-2))' or data.batch_size=8,16, found none"
+            )
+        if settings.metric in SYNTHETIC and "callbacks" not in fixed:
+            fixed["callbacks"] = "callbacks=synthetic"
+        return Asked(tuple(fixed.values()), space, list(product(*repeats.values())))
+
+    def jobs(self, params: dict[str, Any]) -> list[Words]:
+        """The words of the jobs of a trial."""
+        chosen = tuple(f"{key}={value}" for key, value in params.items())
+        return [(*self.fixed, *repeat, *chosen) for repeat in self.repeats]
+
+    def told(self) -> dict[str, Any]:
+        """What must not change within a study."""
+        fixed = sorted(word for word in self.fixed if word.partition("=")[0] not in NO_SEARCH)
+        space = {key: json.loads(distribution_to_json(each)) for key, each in sorted(self.space.items())}
+        repeats = [word for words in self.repeats for word in words if word.partition("=")[0] not in NO_SEARCH]
+        return {"words": fixed, "space": space, "repeats": repeats}
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """What Optuna calls an override with several values; the values of a choice are the words of Hydra."""
+    key, value = override.get_key_element(), override.value()
+    logarithmic = isinstance(value, IntervalSweep | RangeSweep) and "log" in value.tags
+    try:
+        if isinstance(value, IntervalSweep):
+            assert value.start is not None
+            assert value.end is not None
+            if isinstance(value.start, int):  # int(interval(1,8)): both ends
+                return IntDistribution(value.start, int(value.end), log=logarithmic)
+            return FloatDistribution(value.start, value.end, log=logarithmic)
+        if isinstance(value, RangeSweep):
+            values, step = list(value.range()), value.step
+            if logarithmic:
+                raise ValueError("a range has steps of equal size, tag(log, ...) wants an interval")
+            if all(isinstance(each, int) for each in values):
+                return IntDistribution(min(values), max(values), step=abs(int(step)))
+            return FloatDistribution(float(min(values)), float(max(values)), step=abs(float(step)))
+        return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+    except ValueError as error:
+        raise UserError(f"{key}: expected values that can be searched, found {override.input_line}: {error}") from error
+
+
+def ends(each: BaseDistribution) -> list[Any]:
+    """The values whose validity says that of all: both ends, or every choice."""
+    if isinstance(each, CategoricalDistribution):
+        return list(each.choices)
+    assert isinstance(each, FloatDistribution | IntDistribution)
+    return [each.low, each.high]

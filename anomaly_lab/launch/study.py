@@ -1,0 +1,151 @@
+"""The study of a search: what has been tried, and which launcher is at which trial.
+
+It lies in a storage and outlives its launchers. A launcher holds a lock on every trial that it runs, and the kernel
+opens it when the launcher ends, however it ends: a running trial whose lock is free was interrupted. It keeps its
+number and its parameters, and the next launcher goes on with it, in the run folder where its checkpoint lies. So a
+search that was killed ends with the trials of an undisturbed one.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from anomaly_lab.errors import UserError
+from anomaly_lab.launch.space import Asked, Settings
+
+SQLITE, JOURNAL = "study.db", "study.journal"
+FILES = {"sqlite": SQLITE, "journal": JOURNAL}
+
+
+class Study:
+    """Optuna's study in the folder of a sweep, and which of its trials somebody is at.
+
+    Raises UserError where it was begun with another search.
+    """
+
+    def __init__(self, folder: Path, asked: Asked, settings: Settings) -> None:
+        self.folder = folder
+        self.asked = asked
+        self.settings = settings
+        self._locks = folder / ".trials"
+        self._locks.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self.alone():
+            self.study = optuna.create_study(
+                study_name=folder.name,
+                storage=storage(folder, settings.storage),
+                direction="maximize",
+                load_if_exists=True,
+            )
+            told = {**asked.told(), "objective": settings.objective}
+            before = self.study.user_attrs.get("search", told)
+            if different := next((key for key in told if told[key] != before[key]), None):
+                raise UserError(
+                    f"{folder}: expected the search that was begun there, with the {different} "
+                    f"{json.dumps(before[different])}, found {json.dumps(told[different])}; set another name="
+                )
+            self.study.set_user_attr("search", told)
+            self._recover()
+
+    def alone(self) -> FileLock:
+        """No other launcher asks or takes over meanwhile."""
+        return FileLock(self._locks / "study.lock")
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, in their order."""
+        return self.study.get_trials(deepcopy=False)
+
+    def counts(self) -> Counter[TrialState]:
+        """How many trials there are in each state, without the failed ones that have been put into the queue again."""
+        trials = self.trials()
+        replaced = {trial.user_attrs.get("again") for trial in trials}
+        return Counter(trial.state for trial in trials if trial.number not in replaced)
+
+    def best(self) -> FrozenTrial | None:
+        """The first of those with the largest value."""
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        return max(complete, key=lambda trial: trial.values[0], default=None)
+
+    def _recover(self) -> None:
+        """Put failed trials, and those that were interrupted while their parameters were drawn, into the queue."""
+        for trial in self.trials():
+            if trial.state == TrialState.RUNNING and set(trial.params) != set(self.asked.space):
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        trials = self.trials()
+        replaced = {trial.user_attrs.get("again") for trial in trials}
+        for trial in trials:
+            if trial.state == TrialState.FAIL and trial.number not in replaced:
+                self.study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+
+    @contextmanager
+    def batch(self, size: int) -> Iterator[dict[int, dict[str, Any]]]:
+        """The parameters of the next trials by their numbers; nobody else is at them.
+
+        Interrupted ones come first and alone, so that new ones are drawn after the same values as without interruption.
+        """
+        mine: dict[int, dict[str, Any]] = {}
+        with ExitStack() as held:
+            with self.alone():
+                for trial in self.trials():
+                    if trial.state == TrialState.RUNNING and len(mine) < size and self._take(trial.number, held):
+                        mine[trial.number] = trial.params
+                for _ in range(0 if mine else min(size, self._open())):
+                    new = self._ask()
+                    self._take(new.number, held)
+                    mine[new.number] = new.params
+            yield mine
+
+    def _open(self) -> int:
+        """How many trials are still to be begun."""
+        counts = self.counts()
+        return counts[TrialState.WAITING] + max(0, self.settings.n_trials - counts.total())
+
+    def _ask(self) -> optuna.Trial:
+        """Draw a trial. What is drawn follows from the seed and the trials before, not from who asks or when."""
+        source = np.random.SeedSequence([self.settings.seed, len(self.trials())])
+        seed = int(source.generate_state(1)[0])
+        if self.settings.sampler == "random":
+            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        else:
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=self.settings.startup_trials, constant_liar=True
+            )
+        return self.study.ask(self.asked.space)
+
+    def _take(self, number: int, held: ExitStack) -> bool:
+        """Hold a trial until its value is told; False where another launcher is at it, or has told it meanwhile."""
+        try:
+            held.enter_context(FileLock(self._locks / f"{number}.lock", blocking=False))
+        except Timeout:
+            return False
+        return self.trials()[number].state == TrialState.RUNNING
+
+    def tell(self, number: int, value: float | None) -> None:
+        """The value of a trial, or that it failed."""
+        if value is None:
+            self.study.tell(number, state=TrialState.FAIL)
+        else:
+            self.study.tell(number, value)
+        (self._locks / f"{number}.lock").unlink(missing_ok=True)  # still held, and nobody asks for it any more
+
+
+def storage(folder: Path, name: str) -> BaseStorage:
+    """Where a study lies. Raises UserError for a name that says nothing."""
+    if name == "journal":
+        backend = JournalFileBackend(str(folder / JOURNAL))
+        return JournalStorage(backend)
+    if name != "sqlite" and "://" not in name:
+        raise UserError(f"hydra.sweeper.storage: expected sqlite, journal or a URL (postgresql://...), found {name!r}")
+    url = f"sqlite:///{folder.absolute() / SQLITE}" if name == "sqlite" else name
+    wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # for other launchers
+    return RDBStorage(url, engine_kwargs=wait)

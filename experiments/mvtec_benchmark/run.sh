@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# experiments/mvtec_benchmark/run.sh [OVERRIDES...]: every method on every category that is there, three seeds.
+# Say dry_run=true first: it lists the jobs and what they will cost. The dictionary needs the weights of a ResNet-18:
+# WEIGHTS=PATH; else timm fetches them.
+set -euo pipefail
+python=${PYTHON:-.venv/bin/python}
+weights=()
+[ -z "${WEIGHTS:-}" ] || weights=(method.features.weights="$WEIGHTS")
+
+sweep() {
+  "$python" -m anomaly_lab -m name=mvtec_benchmark data.category=all seed=0,1,2 callbacks.anomaly_maps=null "$@" ||
+    failed=1
+}
+
+failed=0
+sweep method=variation_model,texture_inspection "$@"
+sweep method=cnn_dictionary method.evaluation=dense "${weights[@]}" "$@"
+sweep method=cae,ssim_ae,slides_cae,ganomaly,skip_ganomaly,f_anogan,anogan "$@"
+exit $failed
