@@ -123,7 +123,7 @@ def gpus_of(job: Job, there: int) -> int:
     devices, accelerator = job.config["trainer"]["devices"], job.config["trainer"]["accelerator"]
     if isinstance(devices, list):
         raise UserError(
-            f"trainer.devices: expected a number, because a sweep chooses among the GPUs (of CUDA_VISIBLE_DEVICES), "
+            "trainer.devices: expected a number, because a sweep chooses among the GPUs (of CUDA_VISIBLE_DEVICES), "
             f"found {devices}"
         )
     if accelerator in {"cpu", "mps", "tpu"} or not there:
@@ -164,6 +164,7 @@ def ended(process: Process) -> Outcome:
         lines = lines_at_end(process.log.fileno(), TOLD, process.begin)
     if code == 0 and is_finished(process.job.folder):
         return Outcome("done")
+    tell([process], signal.SIGKILL)  # other processes of the run, which wait for the one that is gone
     return Outcome("failed", why(code), lines)
 
 

@@ -218,12 +218,13 @@ def attached(jobs: list[Job], states: Mapping[str, tuple[str, str]]) -> dict[Pat
 
 def ended(folder: Path, number: str, since: float) -> Outcome | None:
     """How a job ended that is not in the queue any more; None while it is too early to say."""
-    if is_finished(folder):
-        return Outcome("done")
     from submitit import SlurmJob
 
     SlurmJob.watcher.clear()
     state = SlurmJob.watcher.get_state(number, mode="force")
-    if state in {"COMPLETED", "UNKNOWN", *IN_QUEUE} and since < PATIENCE:
-        return None
+    if state in {"COMPLETED", "UNKNOWN", *IN_QUEUE}:  # the accounting may be late, and so may files of another machine
+        if is_finished(folder):
+            return Outcome("done")
+        if since < PATIENCE:
+            return None
     return Outcome("failed", f"SLURM job {number}: {state}", last_lines(folder / LOG, TOLD))

@@ -28,7 +28,7 @@ from anomaly_lab.console import duration
 from anomaly_lab.data.layouts import POOLS, categories, of_pool
 from anomaly_lab.errors import UserError
 from anomaly_lab.launch.table import Board
-from anomaly_lab.run_folder import is_finished, state_of
+from anomaly_lab.run_folder import state_of
 from anomaly_lab.train import folder_of
 
 Settings = TypeVar("Settings")
@@ -175,21 +175,22 @@ def launch(
     began = time.monotonic()
     jobs = plan(Composer(loader, config), asked)
     gc.enable()  # __main__ composes without it
-    runs = list({job.folder: job for job in reversed(jobs)}.values())[::-1]  # the first of those with the same folder
-    to_do = [job for job in runs if job.config["rerun"] or not is_finished(job.folder)]
-    states = Counter(state_of(job.folder, job.config["rerun"]) for job in runs)
+    runs: dict[Path, Job] = {}
     for job in jobs:
-        if job not in runs:
+        if runs.setdefault(job.folder, job) is not job:
             print(f"the same run twice, done once: {job.label}")
-    print(f"{len(runs)} jobs: {', '.join(f'{count} {state}' for state, count in states.items())}", flush=True)
+    states = {job.folder: state_of(job.folder, job.config["rerun"]) for job in runs.values()}
+    counts = Counter(states.values())
+    print(f"{len(runs)} jobs: {', '.join(f'{count} {state}' for state, count in counts.items())}", flush=True)
+    to_do = [job for job in runs.values() if states[job.folder] != "finished"]
     if config.dry_run:
-        for job in runs:
-            print(f"  {state_of(job.folder, job.config['rerun'])}: {job.label}\n    {job.folder}")
+        for job in runs.values():
+            print(f"  {states[job.folder]}: {job.label}\n    {job.folder}")
         from anomaly_lab.launch.cost import estimate
 
         print(*estimate(to_do, launcher.jobs if isinstance(launcher.jobs, int) else None), sep="\n")
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in asked]
-    outcomes = {job.folder: Outcome("done") for job in runs}
+    outcomes = {folder: Outcome("done") for folder in runs}
     if to_do:
         with Board({job.folder: job.label for job in to_do}) as board:
             outcomes |= launcher.execute(to_do, config, board)

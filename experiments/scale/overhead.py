@@ -38,7 +38,7 @@ CATEGORIES = [
 TIMED = """
 from anomaly_lab.launch import local
 plain = local.command
-timing = 'TIMEFORMAT="process took %R"; time "$@"'
+timing = 'TIMEFORMAT="process took %R"; unset ANOMALY_LAB_LAUNCHER; time "$@"'  # the shell is not the launcher
 local.command = lambda job, config: ["bash", "-c", timing, "-", *plain(job, config)]
 from anomaly_lab.__main__ import main
 main()

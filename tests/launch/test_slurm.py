@@ -84,6 +84,7 @@ def test_an_array_of_jobs_runs_and_its_end_is_read_back(run, cluster, tmp_path, 
     assert "[4/4]" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fewer_jobs_at_a_time(run, cluster, tmp_path):
     folders = [tmp_path / name for name in ("a", "b", "c")]
     run([job(folder) for folder in folders], jobs=1)
@@ -180,6 +181,7 @@ def test_a_job_whose_time_is_over_goes_on(run, cluster, tmp_path):
     assert id_of(tmp_path / "a") == number
 
 
+@pytest.mark.slow
 def test_a_job_whose_node_is_lost_goes_on_elsewhere(run, cluster, tmp_path):
     work = job(tmp_path / "a", STARTS + DONE)
     number = in_background(work, tmp_path, run)
