@@ -21,7 +21,7 @@ from anomaly_lab.errors import UserError
 from anomaly_lab.launch.sweep import Words
 
 Space = dict[str, BaseDistribution]
-SYNTHETIC = ("synthetic_pixel_auroc", "synthetic_pixel_aupro", "synthetic_image_auroc")
+SYNTHETIC = ("synthetic_pixel_aupro", "synthetic_pixel_auroc", "synthetic_image_auroc")
 OF_THE_TEST = (
     "image_auroc", "image_aupr", "image_f1max", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_f1max",
     "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_f1max_smoothed",

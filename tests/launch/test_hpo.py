@@ -65,14 +65,14 @@ def test_it_finds_the_largest_value_and_says_how_to_repeat_it(study, tmp_path, c
     capsys.readouterr()
     tell_best(search, planned)
     out = capsys.readouterr().out
-    assert f"best: trial {best.number}, synthetic_pixel_auroc {best.values[0]:.4f}" in out
+    assert f"best: trial {best.number}, synthetic_pixel_aupro {best.values[0]:.4f}" in out
     command = re.search(r"python -m anomaly_lab (.*)", out)[1]
     assert command.startswith(f"method=cae callbacks=synthetic x={best.params['x']!r} 'w='\"'\"'")
     with (search.folder / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 30
-    assert rows[best.number]["synthetic_pixel_auroc"] == str(best.values[0])
-    assert max(rows, key=lambda row: float(row["synthetic_pixel_auroc"]))["x"] == str(best.params["x"])
+    assert rows[best.number]["synthetic_pixel_aupro"] == str(best.values[0])
+    assert max(rows, key=lambda row: float(row["synthetic_pixel_aupro"]))["x"] == str(best.params["x"])
     assert {row["state"] for row in rows} == {"complete"}
     assert rows[0]["folders"] == f"runs/w={rows[0]['w']}"
 
@@ -200,7 +200,7 @@ def test_the_command_line_tells_of_an_oracle_and_refuses_other_names(lab, parts,
     assert "  to start: " in done.stdout
     assert not (tmp_path / "runs").exists()
     done = lab(*search, "hydra.sweeper.objective=pixel_aupro", code=1)
-    assert done.stderr.startswith("error: hydra.sweeper.objective: expected one of synthetic_pixel_auroc, ")
+    assert done.stderr.startswith("error: hydra.sweeper.objective: expected one of synthetic_pixel_aupro, ")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
@@ -214,7 +214,7 @@ def test_a_real_study_resumes_and_repeats_its_best_trial(lab, tiny, parts, tmp_p
     lab(*search, "hydra.sweeper.n_trials=2")
     done = lab(*search, "hydra.sweeper.n_trials=3")
     assert "3 of 3 trials complete" in done.stdout
-    assert done.stdout.count("trial 2: synthetic_pixel_auroc") == 1
+    assert done.stdout.count("trial 2: synthetic_pixel_aupro") == 1
     assert "trial 0: " not in done.stdout
     folder = tmp_path / "runs" / "search"
     with (folder / "trials.csv").open() as file:
@@ -222,7 +222,7 @@ def test_a_real_study_resumes_and_repeats_its_best_trial(lab, tiny, parts, tmp_p
     assert len(rows) == 3
     for row in rows:
         metrics = json.loads((Path(row["folders"]) / "metrics.json").read_text())
-        assert metrics["synthetic_pixel_auroc"] == float(row["synthetic_pixel_auroc"])
+        assert metrics["synthetic_pixel_aupro"] == float(row["synthetic_pixel_aupro"])
         assert "pixel_auroc" in metrics
     command = re.search(r"python -m anomaly_lab (.*)", done.stdout)[1].replace("'", "")
     assert "already done, skipped" in lab(*command.split()).stdout

@@ -85,8 +85,8 @@ def test_an_objective_of_the_test_set_is_named_so():
     assert checked({}).objective == checked({}).metric == SYNTHETIC[0]
     assert checked({"objective": "oracle_pixel_aupro"}).metric == "pixel_aupro"
     assert all(name == f"oracle_{metric}" and "synthetic" not in metric for name, metric in ORACLE.items())
-    for name in ("image_auroc", "validation_loss", "oracle_synthetic_pixel_auroc"):
-        with pytest.raises(UserError, match=r"objective: expected one of synthetic_pixel_auroc, .*oracle_image_auroc"):
+    for name in ("image_auroc", "validation_loss", "oracle_synthetic_pixel_aupro"):
+        with pytest.raises(UserError, match=r"objective: expected one of synthetic_pixel_aupro, .*oracle_image_auroc"):
             checked({"objective": name})
 
 
