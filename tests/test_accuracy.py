@@ -104,7 +104,8 @@ def test_trained_it_beats_itself_untrained(lab, tmp_path, method, rate, width):
     for lr, short in ((rate, ()), ("1e-12", ("budget.epochs=2",))):
         lab(
             f"method={method}", "experiment=demo", "data.image_size=32", "data.batch_size=16", "logger=none",
-            "callbacks.anomaly_maps=null", "controls=false", "trainer=cpu", f"runs_dir={tmp_path}/runs/{lr}", *budget,
+            "callbacks.anomaly_maps=null", "controls=false", "trainer=cpu", f"runs_dir={tmp_path}/runs/{lr}",
+            "budget.schedule=constant", *budget,
             *(f"method.{network}.width={width}" for network in networks),
             *(f"method.{optimizer}.lr={lr}" for optimizer in optimizers), *short,
         )  # fmt: skip
