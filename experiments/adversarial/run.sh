@@ -2,11 +2,14 @@
 # experiments/adversarial/run.sh ROOT METHOD SEEDS [SETS]: an adversarial method and the same network untrained, 64 px, one
 # thread, minutes a row. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/; SEEDS is a
 # list in quotes, SETS a list in quotes of screw, transistor, wood, cracks and xray.
-# SCHEDULE=constant leaves the learning rate as it is. GANomaly keeps the weights of every epoch for steadiness.py.
+# SCHEDULE=constant leaves the learning rate as it is, as the AnoGANs do anyway. GANomaly keeps the weights of every epoch
+# for steadiness.py.
 set -euo pipefail
 root=$1 method=$2 seeds=$3 sets=${4:-screw transistor wood cracks xray}
-schedule=${SCHEDULE:-cosine}
-name=$([ "$schedule" = cosine ] || echo "_$schedule")
+usual=cosine
+case $method in anogan | f_anogan) usual=constant ;; esac
+schedule=${SCHEDULE:-$usual}
+name=$([ "$schedule" = "$usual" ] || echo "_$schedule")
 export OMP_NUM_THREADS=1
 
 # What a row may cost decides: the search of AnoGAN takes 100 passes an image, a step of f-AnoGAN 20 times one of GANomaly.
@@ -53,7 +56,7 @@ for seed in $seeds; do
     lab=(.venv/bin/python -m anomaly_lab method="$method" ${data[$set]} seed="$seed" $settings
       trainer=cpu logger=none callbacks.anomaly_maps=null)
     "${lab[@]}" name="adversarial$name" budget.schedule="$schedule" "${extra[@]}"
-    [ "$schedule" = cosine ] || continue
+    [ "$schedule" = "$usual" ] || continue
     # a rate that changes no weight, and long enough for batch norm to know the data
     "${lab[@]}" name=adversarial_untrained data.patches=1600 budget.epochs="$looks" $untrained
   done
