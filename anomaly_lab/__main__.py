@@ -21,6 +21,7 @@ Usage
   python -m anomaly_lab -m [key=value,value ...]            a sweep: a job for every combination, resumable
   python -m anomaly_lab predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]
   python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]
+  python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file, used without this program
   python -m anomaly_lab compare FOLDER [--out FILE]         tables in the terminal, report.html; .csv, .md, .tex
   python -m anomaly_lab data cache [clear]                  decoded images: where, how large
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
@@ -99,6 +100,14 @@ def threshold(arguments: list[str]) -> None:
         command.main(arguments, CONF)
 
 
+def export(arguments: list[str]) -> None:
+    """Write a finished run as one file for the line."""
+    from anomaly_lab import export as command
+
+    with mistakes_in_one_line():
+        command.main(arguments)
+
+
 def compare(arguments: list[str]) -> None:
     """Put finished runs side by side."""
     from anomaly_lab import compare as command
@@ -124,7 +133,7 @@ def sync(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "predict": predict, "threshold": threshold, "compare": compare, "data": data, "sync": sync
+    "predict": predict, "threshold": threshold, "export": export, "compare": compare, "data": data, "sync": sync
 }  # fmt: skip
 
 

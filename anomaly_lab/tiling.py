@@ -5,7 +5,7 @@ from itertools import product
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
@@ -25,6 +25,10 @@ class Tiling(Protocol):
         """Inspect whole images; the map has the size of the images."""
         ...
 
+    def in_one_pass(self, inspect: Inspect, images: Images) -> Prediction:
+        """The same map and score up to rounding, as one call of `inspect` without a loop: a graph for any batch."""
+        ...
+
     def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
         """The images as the method sees them in training, without overlap: for a loss on held-out images."""
         ...
@@ -37,6 +41,10 @@ class WholeImage:
         """Inspect the images; a coarse map is enlarged to the size of the images."""
         prediction = inspect(images)
         return prediction._replace(anomaly_map=enlarge(prediction.anomaly_map, images))
+
+    def in_one_pass(self, inspect: Inspect, images: Images) -> Prediction:
+        """The same."""
+        return self(inspect, images)
 
     def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
         """The images themselves."""
@@ -99,6 +107,28 @@ class SlidingWindow:
             score = score.amax(dim=1) if self.score == "max" else score.mean(dim=1)
         return Prediction(answer[:, :1], score, answer[:, 1:] if answer.shape[1] > 1 else None)
 
+    def in_one_pass(self, inspect: Inspect, images: Images) -> Prediction:
+        """Map and score of all windows of all images at once, all of them in memory; no reconstruction.
+
+        Rows and columns of windows are cut by two gathers and added up one after the other, in float32: few operations
+        whatever the number of windows, of the kinds that every runtime has.
+        """
+        height, width = images.shape[-2:]
+        rows, columns = self.offsets(height), self.offsets(width)
+        grid = (-1, images.shape[1], len(rows), self.size, len(columns), self.size)
+        cut = images[:, :, self._pixels(rows)][:, :, :, self._pixels(columns)].reshape(grid)
+        tiles = cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, images.shape[1], self.size, self.size)
+        prediction = inspect(tiles)
+        answer = enlarge(prediction.anomaly_map, tiles)
+        answer = answer.reshape(-1, len(rows), len(columns), self.size, self.size)
+        strips = averaged(answer.permute(0, 2, 4, 1, 3), rows, height)  # upright, one a column of windows
+        whole = averaged(strips.permute(0, 3, 1, 2), columns, width)[:, None]
+        score = prediction.score
+        if score is not None:
+            score = score.reshape(-1, len(rows) * len(columns))
+            score = score.amax(dim=1) if self.score == "max" else score.mean(dim=1)
+        return Prediction(whole, score, None)
+
     def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
         """The windows at the stride of their own size; what is left at the border is left out."""
         rows, columns = (range(0, side - self.size + 1, self.size) for side in images.shape[-2:])
@@ -112,11 +142,29 @@ class SlidingWindow:
             )
         return sorted({*range(0, side - self.size, self.stride), side - self.size})
 
+    def _pixels(self, offsets: list[int]) -> Int[Tensor, " pixel"]:
+        """The pixels of all windows along an axis, window by window."""
+        return (torch.tensor(offsets)[:, None] + torch.arange(self.size)).flatten()
+
     def _coverage(self, side: int) -> Float[Tensor, " side"]:
-        count = torch.zeros(side, dtype=torch.float64)
-        for offset in self.offsets(side):
-            count[offset : offset + self.size] += 1
-        return count
+        return coverage(self.offsets(side), self.size, side)
+
+
+def coverage(offsets: list[int], size: int, side: int) -> Float[Tensor, " side"]:
+    """How many windows of `size` px lie over each pixel of an axis."""
+    count = torch.zeros(side, dtype=torch.float64)
+    for offset in offsets:
+        count[offset : offset + size] += 1
+    return count
+
+
+def averaged(windows: Float[Tensor, "*rest window size"], offsets: list[int], side: int) -> Float[Tensor, "*rest side"]:
+    """The mean over the windows at each pixel of an axis of so many px."""
+    size = windows.shape[-1]
+    first, *others = (
+        functional.pad(windows[..., i, :], (offset, side - offset - size)) for i, offset in enumerate(offsets)
+    )
+    return sum(others, first) / coverage(offsets, size, side).to(windows)
 
 
 def enlarge(anomaly_map: Float[Tensor, "batch 1 _ _"], images: Images) -> Float[Tensor, "batch 1 height width"]:

@@ -23,5 +23,7 @@ def gaussian_blur(
     size = 2 * math.ceil(4 * sigma) + 1
     weight = valid.to(maps.dtype)
     both = torch.cat([torch.where(valid, maps, 0), weight])
-    total, share = gaussian_blur2d(both, (size, size), (sigma, sigma), border_type="constant").chunk(2)
+    smoothed = gaussian_blur2d(both, (size, size), (sigma, sigma), border_type="constant")
+    count = maps.shape[0]  # `len` would fix the number of images of a graph that is exported
+    total, share = smoothed[:count], smoothed[count:]
     return total / share.clamp_min(torch.finfo(maps.dtype).tiny)

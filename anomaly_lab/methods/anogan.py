@@ -262,6 +262,11 @@ class AnoGAN(Method):
                 drawn = self.generator(codes)
         return Prediction(residual_map(photos, drawn, self.residual), losses, unsigned(drawn))
 
+    @property
+    def export_obstacle(self) -> str:
+        """The search."""
+        return f"every image is a search of {self.search_steps} gradient steps; method=f_anogan answers without one"
+
     def samples(self, images: Images) -> Images:
         """As many drawn images as these, in [0, 1], always from the same codes."""
         return unsigned(self.generator(self.codes(len(images), generator_at(self.seed, SAMPLES), alone=True)))

@@ -218,6 +218,12 @@ class CNNDictionary(StatisticsMethod):
         """The distance of every patch from the dictionary, averaged over the patches that cover a pixel."""
         return Prediction(torch.stack([self._map(image) for image in images]), None, None)
 
+    @property
+    def export_obstacle(self) -> str:
+        """The passes of the network."""
+        passes = "a patch" if self.evaluation == "patchwise" else "a phase of the stride"
+        return f"every image is looked at by itself, in one pass of the network {passes}"
+
     def _map(self, image: Image) -> Float[Tensor, "1 height width"]:
         patches, entries = (
             (vectors - self.center) @ self.components.T for vectors in (self.vectors(image), self.dictionary)

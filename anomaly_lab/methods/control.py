@@ -86,6 +86,11 @@ class Control(StatisticsMethod):
         """The map of this kind, or the one number of the image."""
         return Prediction(self.answer(self.kind, images), None, None)
 
+    @property
+    def export_obstacle(self) -> str:
+        """That nobody should want it."""
+        return "a control is what a method must beat, not one to rely on"
+
     def answer(self, kind: Kind, images: Images) -> Maps:
         """What the kind says: a map, or a 1 x 1 map where it has one number an image."""
         gray = images.mean(dim=1, keepdim=True)

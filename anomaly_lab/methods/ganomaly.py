@@ -215,6 +215,15 @@ class Adversarial(Method):
         """How batch norm looks at test images: by what it has learnt, or by the batch (the code of the authors)."""
         return batch_statistics(self.generator, self.discriminator) if self.test_batchnorm == "batch" else nullcontext()
 
+    @property
+    def export_obstacle(self) -> str | None:
+        """An answer that depends on the images beside it."""
+        if self.test_batchnorm == "running":
+            return None
+        return (
+            "with method.test_batchnorm=batch an answer depends on the images beside it; only running can be exported"
+        )
+
     def configure_optimizers(self) -> Any:
         """Adam, 2e-4, beta1 0.5 for each network, constant; `schedule=cosine` falls to zero over the run."""
         return [self.optimizer(network.parameters()) for network in (self.generator, self.discriminator)]

@@ -27,6 +27,11 @@ class Method(pl.LightningModule, ABC):
         super().__init__()
         self.tiling = tiling
 
+    @property
+    def export_obstacle(self) -> str | None:
+        """Why `export` cannot write `inspect` as one forward pass over any number of images; None: it can."""
+        return None
+
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         """Learn from a batch of normal patches."""

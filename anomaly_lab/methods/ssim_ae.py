@@ -47,9 +47,13 @@ class SSIMAE(CAE):
         return 1 - similarity.mean()
 
     def residual(self, images: Images, reconstructions: Images) -> Float[Tensor, "batch 1 height width"]:
-        """1 - SSIM at each pixel, in [0, 2]; not clamped, because opposite structure is worse than none."""
-        similarity = ssim_map(images, reconstructions, self.window, constants=self.constants)
-        return (1 - similarity).mean(dim=1, keepdim=True)
+        """1 - SSIM at each pixel, in [0, 2]; not clamped, because opposite structure is worse than none.
+
+        In float64: whatever computes it, an exported file too, comes to the same map.
+        """
+        exact = torch.float32 if images.device.type == "mps" else torch.float64  # Apple's has no float64
+        similarity = ssim_map(images.to(exact), reconstructions.to(exact), self.window, constants=self.constants)
+        return (1 - similarity).mean(dim=1, keepdim=True).to(images.dtype)
 
     def on_train_epoch_end(self) -> None:
         """Warn of the dead start in which the output has no structure and the gradient none either."""

@@ -219,6 +219,11 @@ class TextureInspection(StatisticsMethod):
             for level, images in enumerate(pyramid(images, self.levels))
         ]
 
+    @property
+    def export_obstacle(self) -> str:
+        """What keeps the memory bounded."""
+        return f"every image is looked at by itself, {ROWS} patches at a time"
+
     def _novelty(self, image: Float[Tensor, "1 height width"], level: int) -> Float[Tensor, "1 height width"]:
         height, width = image.shape[-2:]
         padded = functional.pad(image, [self.patch_size // 2] * 4, mode="reflect")

@@ -126,6 +126,15 @@ class VariationModel(StatisticsMethod):
             maps.append(torch.from_numpy(anomaly_map if matrix is None else back(anomaly_map, matrix)))
         return Prediction(torch.stack(maps)[:, None].to(images), None, None, tuple(remarks))
 
+    @property
+    def export_obstacle(self) -> str | None:
+        """The alignment, if there is one."""
+        if self.alignment == "none":
+            return None
+        return (
+            f"method.alignment={self.alignment} searches the pose of every image with OpenCV; only none can be exported"
+        )
+
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """What was made of another mean is of no use any more."""
         self._aligner = None
