@@ -223,7 +223,8 @@ def compare(expected: "Answer", found: "Answer") -> str:
     """How far the answers of a file differ from those of its method, in words; a UserError where it is too far."""
     differences = []
     for name, right, said in zip(expected._fields, expected, found, strict=True):
-        difference = float(abs(said - right).max() / abs(right).max())
+        largest = abs(right).max()
+        difference = float(abs(said - right).max() / (largest if largest > 0 else 1))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"export: expected the {name} of the file within {TOLERANCE:g} of the method's (of its largest value), "

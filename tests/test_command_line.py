@@ -33,6 +33,7 @@ def test_help_shows_usage_examples_and_groups(lab):
             "error: expected a command (predict, threshold, export, compare, data, sync) or key=value, found 'pedict'",
         ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
+        (["export", "run=nowhere", "format=onnx"], "error: run: expected the folder of a finished run of this version"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
         (
             ["data=demo", "trainer.max_epochs=-1"],
