@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from anomaly_lab.errors import UserError
 from anomaly_lab.tiling import SlidingWindow, WholeImage
@@ -48,6 +49,26 @@ def test_answers_do_not_depend_on_the_batch_of_tiles():
     once = SlidingWindow(32, 11, batch_size=1000)(blurred, images).anomaly_map
     small = SlidingWindow(32, 11, batch_size=7)(blurred, images).anomaly_map
     torch.testing.assert_close(once, small, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width", "stride"), [(100, 131, 11), (64, 64, 5), (96, 32, 32)])
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_one_pass_says_the_same_as_window_by_window(height, width, stride, reduction):
+    images = torch.rand(3, 2, height, width)
+
+    def inspect(tiles):
+        coarse = functional.avg_pool2d(tiles - tiles.mean(dim=(2, 3), keepdim=True), 4)
+        return Prediction(coarse[:, :1], tiles[:, 1].amax(dim=(1, 2)) * tiles[:, 0, 0, 0], tiles)
+
+    for tiling in (SlidingWindow(32, stride, batch_size=7, score=reduction), WholeImage()):
+        expected, found = tiling(inspect, images), tiling.in_one_pass(inspect, images)
+        torch.testing.assert_close(found.anomaly_map, expected.anomaly_map, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found.score, expected.score, rtol=1e-6, atol=0)
+
+    def without_score(tiles):
+        return inspect(tiles)._replace(score=None)
+
+    assert SlidingWindow(32, stride).in_one_pass(without_score, images).score is None
 
 
 @pytest.mark.parametrize(("reduction", "expected"), [("max", [3.0, 7.0]), ("mean", [1.5, 5.5])])

@@ -24,6 +24,19 @@ def test_equals_scikit_image_with_a_gaussian_window():
     np.testing.assert_allclose(ssim_map(x, y, padded=False)[0, 0].numpy(), expected[5:-5, 5:-5], atol=2e-5)
 
 
+def test_float64_images_are_compared_in_float64():
+    x, y = (
+        0.9 + 0.01 * images.double() for images in pair()
+    )  # hardly any variance: small differences of large numbers
+    _, expected = structural_similarity(
+        x[0, 0].numpy(), y[0, 0].numpy(), data_range=1.0, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False, full=True, win_size=11,
+    )  # fmt: skip
+    ours = ssim_map(x, y)
+    assert ours.dtype == torch.float64
+    np.testing.assert_allclose(ours[0, 0].numpy()[5:-5, 5:-5], expected[5:-5, 5:-5], atol=1e-7)
+
+
 def test_equals_scikit_image_with_a_uniform_window():
     x, y = pair()
     _, expected = structural_similarity(
