@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_lab.errors import UserError
+from anomaly_lab.launch.job import is_left
 from anomaly_lab.report import settings
 from anomaly_lab.run_folder import RESULT_VERSION
 
@@ -127,6 +128,9 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
     shown = prefix + ("/".join([*key, folder.name]) if shown == "." else shown)
     run = Run(folder, shown, key, state="", config=config)
     state = str(job.get("state") or ("done" if (folder / "metrics.json").is_file() else "unreadable"))
+    if state == "running" and is_left(folder):
+        state = "interrupted"
+        trouble.append("its process has ended; the same command goes on from the last checkpoint")
     run.state = state if state in STATES else "unreadable"
     if run.done:
         metrics = _object(folder / "metrics.json", trouble)

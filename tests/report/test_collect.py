@@ -1,6 +1,8 @@
 """Runs as their folders tell of them: finished, failed, running, damaged."""
 
+import fcntl
 import json
+import socket
 
 import pytest
 
@@ -37,6 +39,17 @@ def test_every_state_is_told_and_the_reason_of_a_failure_without_the_place(tmp_p
     assert [run.state for run in runs] == ["done", "running", "failed", "interrupted"]
     assert runs[2].trouble == "OSError: …/a.png: broken"
     assert not any(run.metrics for run in runs[1:])
+
+
+def test_a_run_whose_process_was_killed_is_interrupted(tmp_path):
+    left, held, elsewhere = (write_run(tmp_path, seed=seed, state="running") for seed in range(3))
+    for folder, host in ((left, socket.gethostname()), (held, socket.gethostname()), (elsewhere, "another-host")):
+        (folder / ".lock").write_text(f"process 1 on {host}")
+    with (held / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        runs = collect([tmp_path])
+    assert [run.state for run in runs] == ["interrupted", "running", "running"]
+    assert runs[0].trouble == "its process has ended; the same command goes on from the last checkpoint"
 
 
 @pytest.mark.parametrize(

@@ -399,3 +399,18 @@ def test_images_without_a_label_and_scores_that_are_no_numbers_break_nothing(bro
     )
     assert decision(browser, "image_recall") > 0
     assert console(browser) == []
+
+
+def test_runs_of_the_controls_stand_among_them_and_open_too(browser, tmp_path):
+    for method, strength in (("cae", 0.3), ("control", 4.0)):
+        write_run(tmp_path, method, strength=strength, pictures=1)
+    groups = group(collect([tmp_path]))
+    (tmp_path / "report.html").write_text(page(collect([tmp_path]), groups, matrices(groups)))
+    open_page(browser, tmp_path / "report.html")
+    assert len(texts(browser, "#methods tr")) == 1
+    mean = matrices(groups)["image_auroc"].cells[groups.rows[1], groups.columns[0]].mean
+    shown = browser.execute_script("return document.querySelector('#controls td:has(.cell)').dataset.value")
+    assert float(shown) == pytest.approx(mean)
+    open_cell(browser, "control", "screw")
+    assert not browser.execute_script("return document.getElementById('detail').hidden")
+    assert console(browser) == []
