@@ -61,9 +61,13 @@ def opened(browser, sweep):
 
 
 def open_page(browser, path: Path):
+    """The page, once its script has run: on a busy machine the driver answers before."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.get("about:blank")
     browser.get(path.as_uri())
-    assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+    ready = "return document.URL === arguments[0] && document.documentElement.dataset.ready"
+    assert WebDriverWait(browser, 30).until(lambda page: page.execute_script(ready, path.as_uri())) == "yes"
     return browser
 
 
