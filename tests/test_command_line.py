@@ -30,7 +30,7 @@ def test_help_shows_usage_examples_and_groups(lab):
         ),
         (
             ["pedict"],
-            "error: expected a command (predict, threshold, compare, data, sync) or key=value, found 'pedict'; did you",
+            "error: expected a command (predict, threshold, compare, data, sync, dashboard) or key=value, found",
         ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
@@ -61,6 +61,7 @@ def test_help_and_errors_do_not_import_torch():
         ["data.category=carpet", "data.stride=200"], ["predict", "--help"], ["predict", "run=x", "source=y"],
         ["predict", "rum=x"], ["-m", "seed=0,-1", "data.category=carpet"], ["data.category=carpet", "dry_run=true"],
         ["data", "cache"], ["sync", "--help"], ["threshold", "--help"],
+        ["dashboard", "--help"], ["dashboard", "entity=x"],
     ):  # fmt: skip
         script = (
             "import sys; sys.argv[1:] = " + repr(arguments) + "\n"

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from anomaly_lab.errors import UserError
-from anomaly_lab.report.collect import Key, collect, find, prefixes, read
+from anomaly_lab.report.collect import Key, collect, find, names_of, prefixes, read
 from tests.report.synthetic import read_metrics, read_rows, write_run
 
 
@@ -169,3 +169,17 @@ def test_test_sets_are_told_apart(tmp_path):
     write_run(tmp_path, seed=2, images=20)
     sets = [run.test_set for run in collect([tmp_path])]
     assert sets[0] == sets[1] != sets[2]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/d/test/good/0.png", "/d/test/hole/0.png"], ["good/0.png", "hole/0.png"]),
+        (["/d/test/good/0.png", "/d/test/good/1.png"], ["good/0.png", "good/1.png"]),  # the folder says what they are
+        (["/home/bob/a/0.png", "/data/b/1.png"], ["a/0.png", "b/1.png"]),  # nothing shared: no home either
+        (["a/0.png", "b/c/0.png"], ["a/0.png", "b/c/0.png"]),
+        ([], []),
+    ],
+)
+def test_images_are_named_below_the_folder_that_they_share(paths, names):
+    assert names_of(paths) == names
