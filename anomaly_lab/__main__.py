@@ -25,6 +25,7 @@ Usage
   python -m anomaly_lab compare FOLDER [--out FILE]         tables in the terminal, report.html; .csv, .md, .tex
   python -m anomaly_lab data cache [clear]                  decoded images: where, how large
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
+  python -m anomaly_lab dashboard entity=NAME project=NAME  save a workspace in W&B: methods side by side
 
 Examples
   python -m anomaly_lab experiment=demo                     data made on the spot, a minute or two
@@ -132,8 +133,17 @@ def sync(arguments: list[str]) -> None:
         command.main(arguments)
 
 
+def dashboard(arguments: list[str]) -> None:
+    """Save a workspace in W&B."""
+    from anomaly_lab import dashboard as command
+
+    with mistakes_in_one_line():
+        command.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "predict": predict, "threshold": threshold, "export": export, "compare": compare, "data": data, "sync": sync
+    "predict": predict, "threshold": threshold, "export": export, "compare": compare, "data": data, "sync": sync,
+    "dashboard": dashboard,
 }  # fmt: skip
 
 

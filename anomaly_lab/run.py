@@ -30,7 +30,7 @@ from anomaly_lab.callbacks.synthetic import SyntheticDefects
 from anomaly_lab.callbacks.throughput import Throughput
 from anomaly_lab.configuration import is_user_mistake
 from anomaly_lab.errors import UserError
-from anomaly_lab.loggers import finish
+from anomaly_lab.loggers import finish, log_tables, told
 from anomaly_lab.methods.method import Method, StatisticsMethod
 from anomaly_lab.precision import choose
 from anomaly_lab.report.html import write_report
@@ -120,7 +120,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # of short runs, which are meant to be
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # check_processes sees what is wrong there
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen networks: on purpose
-    settings = OmegaConf.merge(config, {"run_folder": str(folder)})
+    settings = cast(DictConfig, OmegaConf.merge(config, {"run_folder": str(folder)}))
     resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
     pl.seed_everything(resolved["seed"], verbose=False)
 
@@ -133,8 +133,6 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     logger = instantiate(resolved["logger"]) if resolved["logger"] else None
-    if logger:
-        logger.log_hyperparams(told(resolved))
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
     if isinstance(method, StatisticsMethod):  # they do without autocast
         precision = "32-true"
@@ -148,7 +146,10 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     )
     check_strategy(method, trainer)
     check_processes(trainer)
-    write_json(folder / "environment.json", environment(trainer))
+    about = environment(trainer)
+    write_json(folder / "environment.json", about)
+    if logger:
+        logger.log_hyperparams({**told(settings), "environment": about})
 
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -168,7 +169,8 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         logged = {f"test/{name}": value for name, value in metrics.items()}
         logger.log_metrics(logged | {f"held_out/{name}": value for name, value in held_out.items()})
         logger.finalize("success")
-    if isinstance(logger, WandbLogger):
+    if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+        log_tables(logger, folder)
         finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
     return {**metrics, **held_out, "precision": trainer.precision, "result_version": RESULT_VERSION}
 
@@ -221,15 +223,6 @@ def check_strategy(method: Method, trainer: pl.Trainer) -> None:
             f"trainer.strategy: expected that of trainer=ddp, because {type(method).__name__} steps its optimizers "
             f"itself, found {type(strategy).__name__}; set trainer=ddp"
         )
-
-
-def told(resolved: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that a logger shows: what was chosen, without tables and wiring."""
-    chosen = {
-        key: value for key, value in resolved.items() if key not in {"logger", "run_folder", "tilings", "callbacks"}
-    }
-    data = {key: value for key, value in resolved["data"].items() if key not in {"categories", "layout", "datamodule"}}
-    return {**chosen, "data": data}
 
 
 def environment(trainer: pl.Trainer) -> dict[str, Any]:

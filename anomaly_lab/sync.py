@@ -59,8 +59,7 @@ def main(arguments: list[str]) -> None:
         print(f"{len(runs)} offline runs below {folder}, all uploaded already")
         return
     if reason := obstacle():
-        hint = "; `wandb login` or WANDB_API_KEY sets one" if reason == NO_KEY else ""
-        raise UserError(f"sync: nothing uploaded, {len(waiting)} offline runs wait: {reason}{hint}")
+        raise UserError(f"sync: nothing uploaded, {len(waiting)} offline runs wait: {reason}{remedy(reason)}")
     upload_all(waiting, wandb_sync)
 
 
@@ -169,6 +168,11 @@ def obstacle(settings: "wandb.Settings | None" = None) -> str | None:
     except wandb.Error as error:
         return f"the key is not valid ({' '.join(str(error).split())})"
     return None if answers(settings.base_url) else f"{settings.base_url} does not answer"
+
+
+def remedy(reason: str) -> str:
+    """The end of an error message: what to do about an obstacle, where that is not plain."""
+    return "; `wandb login` or WANDB_API_KEY sets one" if reason == NO_KEY else ""
 
 
 def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:

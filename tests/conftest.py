@@ -66,9 +66,13 @@ def write() -> Callable[[Path, np.ndarray], Path]:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
-    """A tiny data set in the layout of MVTec AD: gray bars, of which the defective ones have a white square."""
+    """A tiny data set in the layout of MVTec AD."""
+    return make_parts(tmp_path / "parts" / "bar")
+
+
+def make_parts(root: Path) -> Path:
+    """Gray bars, of which the defective ones have a white square."""
     random = np.random.default_rng(0)
-    root = tmp_path / "parts" / "bar"
 
     def image(defective: bool) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.full((140, 140, 3), 90, np.uint8)

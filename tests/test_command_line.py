@@ -30,7 +30,7 @@ def test_help_shows_usage_examples_and_groups(lab):
         ),
         (
             ["pedict"],
-            "error: expected a command (predict, threshold, export, compare, data, sync) or key=value, found 'pedict'",
+            "error: expected a command (predict, threshold, export, compare, data, sync, dashboard) or key=value, found",
         ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["export", "run=nowhere", "format=onnx"], "error: run: expected the folder of a finished run of this version"),
@@ -63,6 +63,7 @@ def test_help_and_errors_do_not_import_torch():
         ["predict", "rum=x"], ["-m", "seed=0,-1", "data.category=carpet"], ["data.category=carpet", "dry_run=true"],
         ["data", "cache"], ["sync", "--help"], ["threshold", "--help"],
         ["export", "--help"], ["export", "run=x", "format=onnx"], ["export", "run=x", "format=onx"],
+        ["dashboard", "--help"], ["dashboard", "entity=x"],
     ):  # fmt: skip
         script = (
             "import sys; sys.argv[1:] = " + repr(arguments) + "\n"

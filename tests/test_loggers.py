@@ -1,4 +1,4 @@
-"""The W&B logger where the service is not there, rejects the key, or is lost; what is recorded: test_run.py."""
+"""The W&B logger where the service is missing, rejects the key, or is lost; what it records: test_wandb_content.py."""
 
 import os
 import socket
@@ -44,7 +44,8 @@ def modes(monkeypatch):
         return real(mode="disabled", **settings)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # restores what the logger sets
+    for name in ("WANDB_ERROR_REPORTING", "WANDB_DATA_DIR"):  # restores what the logger sets
+        monkeypatch.setenv(name, "false")
     monkeypatch.setattr(wandb, "setup", lambda settings: type("Session", (), {"settings": wandb.Settings()}))
     return asked
 

@@ -1,4 +1,4 @@
-"""The main job from the outside: the run folder, skip, resume, reproducibility, W&B, bad data."""
+"""The main job from the outside: the run folder, skip, resume, reproducibility, bad data."""
 
 import csv
 import json
@@ -255,55 +255,6 @@ def test_weights_of_another_version_are_not_taken_over(lab, tiny, parts, tmp_pat
     job.write_text(json.dumps({"state": "done", "result_version": 0}))
     (folder_of(tmp_path) / "metrics.json").unlink()
     assert "epoch 1/2" in lab(*arguments).stdout
-
-
-def test_wandb_records_offline_what_can_be_read_back(lab, tiny, parts, tmp_path):
-    arguments = [argument for argument in tiny if argument != "logger=none"]
-    done = lab("data=folder", f"data.root={parts}", *arguments, "name=sweep7", HOME=str(tmp_path), WANDB_API_KEY="")
-    assert "W&B: no key is configured, logging offline" in done.stdout
-    record = read_wandb(folder_of(tmp_path) / "wandb")
-    assert record["run"].run_group == "sweep7"
-    assert record["run"].job_type == "train"
-    assert {"method:cae", "data:folder", "category:bar"} <= set(record["run"].tags)
-    assert record["config"]["method"]["name"] == "cae"
-    assert record["config"]["data"]["patches"] == 64
-    metrics = read(folder_of(tmp_path))
-    for name in NAMES - {"precision", "result_version"}:
-        assert record["summary"][f"test/{name}"] == pytest.approx(metrics[name], rel=1e-5), name
-    assert len(record["history"]["validation/loss"]) == 2
-    assert len(record["history"]["train/loss_epoch"]) == 2
-    assert len(record["files"]) >= 8
-
-
-def read_wandb(folder):
-    """Run, configuration, history and files of an offline run: a leveldb-style log of protobuf records."""
-    from wandb.proto import wandb_internal_pb2
-
-    (path,) = folder.glob("offline-run-*/*.wandb")
-    data, position, parts, found = path.read_bytes(), 7, b"", {"history": {}, "config": {}, "summary": {}, "files": []}
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-            continue
-        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
-        parts += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind not in (1, 4):  # first or middle part of a record
-            continue
-        record = wandb_internal_pb2.Record.FromString(parts)
-        parts = b""
-        if record.HasField("run"):
-            found["run"] = record.run
-            found["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
-        found["config"] |= {item.key: json.loads(item.value_json) for item in record.config.update}
-        found["files"] += [item.path for item in record.files.files]
-        for item in record.history.item:
-            key = item.key or "/".join(item.nested_key)
-            found["history"].setdefault(key, []).append(json.loads(item.value_json))
-            found["summary"][key] = json.loads(item.value_json)
-        for item in record.summary.update:
-            found["summary"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return found
 
 
 def weights_of(root):

@@ -34,10 +34,14 @@ class Quiet(ThreadingHTTPServer):
 
 
 class Service:
-    """As much of the W&B service as its client needs; `uploads` counts the closed file streams of each run."""
+    """As much of the W&B service as its client needs.
+
+    `uploads` counts the closed file streams of each run, `views` are the workspaces that were saved.
+    """
 
     def __init__(self, status=200, seconds=0.0):
         self.uploads = Counter()
+        self.views = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -87,6 +91,11 @@ class Service:
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.url}/file"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "YQ==", "uploadHeaders": [], "files": files}}
+        if "viewer" in query:
+            return {"viewer": {"id": "dQ==", "username": "u", "entity": "e", "flags": "{}", "teams": {"edges": []}}}
+        if "upsertView" in query:
+            self.views.append(variables)
+            return {"upsertView": {"view": {"id": "dg==", "name": variables["name"]}, "inserted": True}}
         return {"serverInfo": {"features": []}} if "serverInfo" in query else {}
 
     def __enter__(self):

@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.pictures import write_picture
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.distributed import of_all_processes
+from anomaly_lab.loggers import log_pictures
 from anomaly_lab.metrics import curves
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.report import figures
@@ -79,7 +79,7 @@ class Curves(pl.Callback):
         if trainer.is_global_zero and lines:
             picture = figures.losses(lines)
             write_picture(Path(trainer.default_root_dir) / "curves" / "losses.png", picture)
-            log(trainer, "train/curves", {"losses": picture})
+            log_pictures(trainer.loggers, {"curves/losses": {"": picture}})
 
     def state_dict(self) -> dict[str, Any]:
         """The losses so far."""
@@ -130,7 +130,7 @@ class Curves(pl.Callback):
             pictures["features"] = self._draw_features(folder, vectors, samples)
         for name, picture in pictures.items():
             write_picture(folder / f"{name}.png", picture)
-        log(trainer, "test/curves", pictures)
+        log_pictures(trainer.loggers, {f"curves/{name}": {"": picture} for name, picture in pictures.items()})
 
     def _draw(self, folder: Path, wanted: dict, ranking: Any, metrics: Mapping[str, float]) -> dict[str, np.ndarray]:
         """CSV and picture of some curves of a ranking."""
@@ -241,13 +241,3 @@ def draw_scores(folder: Path, evaluation: Evaluation, samples: list[Sample]) -> 
     write_csv(folder / "score_histogram.csv", ("from", "to", "normal", "abnormal"), bins)
     normal = {sample.defect for sample in samples if sample.label == 0}
     return figures.scores(by_kind, normal, evaluation.threshold.image)
-
-
-def log(trainer: pl.Trainer, name: str, pictures: dict[str, np.ndarray]) -> None:
-    """Show pictures on the loggers that show pictures."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, list(pictures.values()), caption=list(pictures))
-        elif isinstance(logger, TensorBoardLogger):
-            for caption, picture in pictures.items():
-                logger.experiment.add_image(f"{name}/{caption}", picture, dataformats="HWC")

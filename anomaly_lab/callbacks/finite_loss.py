@@ -22,13 +22,15 @@ class FiniteLoss(pl.Callback):
     1e4 times its median over the last 100 steps stops the run as well.
 
     Losses are looked at `every_batches` and before each checkpoint, because every look waits for the accelerator;
-    the step is found exactly all the same.
+    the step is found exactly all the same. A method that learns in stages says in which it is (`stage`): what is usual
+    in one is not in the next.
     """
 
     def __init__(self, every_batches: PositiveInt = 50) -> None:
         self.every_batches = every_batches
         self._pending: list[tuple[int, torch.Tensor]] = []
         self._last: deque[float] = deque(maxlen=STEPS)
+        self._stage: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget another run."""
@@ -60,6 +62,13 @@ class FiniteLoss(pl.Callback):
         """Look before a checkpoint inside an epoch is written."""
         self._look(trainer, pl_module)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the losses of another stage."""
+        stage = getattr(pl_module, "stage", None)
+        if stage != self._stage:
+            self._last.clear()
+        self._stage = stage
+
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pending, self._pending = self._pending, []
         if not pending:
@@ -82,4 +91,5 @@ def stopped(trainer: pl.Trainer, why: str) -> UserError:
     """The error that names the step and what is left."""
     checkpoint = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     left = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written before"
-    return UserError(f"{why}: training stopped, {left}; try a lower method.optimizer.lr or trainer.precision=32-true")
+    advice = "try a lower learning rate (method.optimizer.lr) or trainer.precision=32-true"
+    return UserError(f"{why}: training stopped, {left}; {advice}")

@@ -8,10 +8,10 @@ import numpy as np
 import pytorch_lightning as pl
 from pydantic import NonNegativeInt, PositiveInt
 
-from anomaly_lab.callbacks.curves import log
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.pictures import Panel, color_range, heat, overlay, panel
 from anomaly_lab.distributed import of_all_processes
+from anomaly_lab.loggers import log_pictures
 from anomaly_lab.run_folder import write_csv, write_whole
 from anomaly_lab.types import Batch, Prediction
 
@@ -89,8 +89,8 @@ class Gallery(pl.Callback):
         folder = Path(trainer.default_root_dir) / "gallery"
         low, high = color_range([shot.panel.anomaly_map for shot in shots])
         rows = []
+        panels: dict[str, dict[str, np.ndarray]] = {}
         for kind in KINDS:
-            pictures = {}
             for number, shot in enumerate(kept[kind]):
                 tiles = tiles_of(shot.panel, low, high)
                 name, picture = f"{kind}_{number:02d}.webp", np.concatenate(list(tiles.values()), axis=1)
@@ -99,9 +99,9 @@ class Gallery(pl.Callback):
                 rows.append(
                     (name, kind, sample.path, sample.defect, sample.label, shot.decision_score, " ".join(tiles))
                 )
-                pictures[f"{sample.defect} {sample.path.name} {shot.decision_score:.4g}"] = picture
-            if pictures:
-                log(trainer, f"test/{kind}", pictures)
+                caption = f"{sample.defect} {sample.path.name}, score {shot.decision_score:.4g}: {' | '.join(tiles)}"
+                panels.setdefault(f"gallery/{kind}", {})[caption] = picture
+        log_pictures(trainer.loggers, panels)
         write_csv(folder / "index.csv", HEADER, rows)
 
 

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 from pydantic import PositiveInt
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from anomaly_lab.data.layouts import Sample, file_names
 from anomaly_lab.distributed import of_all_processes
+from anomaly_lab.loggers import log_pictures
 from anomaly_lab.run_folder import write_whole
 from anomaly_lab.types import Batch, Prediction
 
@@ -73,12 +73,7 @@ class Pictures(pl.Callback):
         for name, picture in pictures.items():
             write_picture(folder / f"{name}.png", picture)
         write_picture(folder / "overview.png", stack([kept[index].draw(low, high) for index in overview]))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("test/pictures", list(pictures.values()), caption=list(pictures))
-            elif isinstance(logger, TensorBoardLogger):
-                for name, picture in pictures.items():
-                    logger.experiment.add_image(f"test/{name}", picture, dataformats="HWC")
+        log_pictures(trainer.loggers, {"pictures/first": pictures})
 
 
 def first_of_each(samples: list[Sample], count: int) -> list[int]:

@@ -1,7 +1,10 @@
 """What is going on: the expected cost before training, then a bar with images a second and the time left."""
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +23,8 @@ from anomaly_lab.methods.method import Method
 class Budget(pl.Callback):
     """Say before training how much there is to do, about how long it will take and how much memory it needs.
 
-    The time comes from one real forward and backward pass over a few patches; the weights are left alone.
+    The time comes from one real forward and backward pass over a few patches; the weights are left alone. Of a method
+    that searches (`search_steps`) the test is told too, from two steps on an image: it can take longer than training.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
@@ -45,6 +49,10 @@ class Budget(pl.Callback):
             f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]
+        if hasattr(pl_module, "search_steps"):
+            size = (1, data.decoding.channels, data.decoding.image_size, data.decoding.image_size)
+            search = search_cost(pl_module, torch.rand(size, device=pl_module.device))
+            parts.append(f"the search in the test about {duration(search * len(data.test_samples))}")
         if pl_module.device.type == "cpu":
             parts.append("shorter: experiment=quick, or a smaller data.patches")
         if trainer.is_global_zero:
@@ -60,24 +68,47 @@ def step_cost(method: Method, draw: Callable[[], Tensor], count: int, share: int
         saved += tensor.numel() * tensor.element_size()
         return tensor
 
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
     times = []
-    for _ in range(3):  # the first one warms up
-        saved, start = 0, time.perf_counter()
-        images = draw()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-            answer = method.rehearse(images)
-        if answer.requires_grad:
-            answer.backward()
-        answer.item()  # waits for the accelerator
-        times.append(time.perf_counter() - start)
+    with as_in_the_test(method):
+        for _ in range(3):  # the first one warms up
+            saved, start = 0, time.perf_counter()
+            images = draw()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+                answer = method.rehearse(images)
+            if answer.requires_grad:
+                answer.backward()
+            answer.item()  # waits for the accelerator
+            times.append(time.perf_counter() - start)
     method.zero_grad()
-    for module, training in modes:  # not .train(): a frozen part must stay frozen
-        module.training = training
     to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
     memory = peak_memory(method.device) + to_come + saved / count * (share - count)
     return min(times) / count * share, memory
+
+
+def search_cost(method: Method, images: Tensor) -> float:
+    """Seconds that the search of a method takes for some images of the working size, from one cut to two steps."""
+    short: Any = copy.copy(method)
+    steps = 2
+    whole, short.search_steps = short.search_steps, steps
+    with as_in_the_test(method):
+        times = []
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            short(images).anomaly_map.sum().item()  # waits for the accelerator
+            times.append(time.perf_counter() - start)
+    return min(times) / steps * whole
+
+
+@contextmanager
+def as_in_the_test(method: Method) -> Iterator[None]:
+    """Batch norm and the like as in the test; afterwards all as it was, also a part that was frozen."""
+    modes = [(module, module.training) for module in method.modules()]
+    method.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class Progress(RichProgressBar):

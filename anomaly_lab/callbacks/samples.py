@@ -8,10 +8,10 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from anomaly_lab.callbacks.pictures import write_picture
+from anomaly_lab.loggers import log_pictures
 from anomaly_lab.methods.method import Images
 from anomaly_lab.types import Batch
 
@@ -48,11 +48,7 @@ class Samples(pl.Callback):
             pl_module.log("samples/diversity", diversity(samples, patches), batch_size=1, rank_zero_only=True)
         picture = grid(samples)
         write_picture(Path(trainer.default_root_dir) / "samples" / f"epoch_{epoch:04d}.png", picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [picture], caption=[f"epoch {epoch}"])
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", picture, epoch, dataformats="HWC")
+        log_pictures(trainer.loggers, {"samples/drawn": {"": picture}}, epoch)
 
 
 def drawn(method: pl.LightningModule, patches: Images) -> Images:

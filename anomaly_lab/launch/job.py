@@ -81,6 +81,21 @@ def lock(file: IO[str], folder: Path) -> None:
         print(f"{folder}: cannot be locked ({error}); do not start the same run twice", flush=True)
 
 
+def is_left(folder: Path) -> bool:
+    """Whether the process that held a run folder was killed: its lock lies there and nobody of this host holds it.
+
+    Of what another host holds nothing is known.
+    """
+    try:
+        with (folder / LOCK).open() as file:
+            if f" on {socket.gethostname()} " not in f"{file.read()} ":
+                return False
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except OSError:  # no lock, or held
+        return False
+
+
 def same(file: IO[str], path: Path) -> bool:
     """Whether a path still leads to the open file: the holder before may have removed it with its folder."""
     try:

@@ -5,12 +5,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_lab.errors import UserError
+from anomaly_lab.launch.job import is_left
 from anomaly_lab.report import settings
 from anomaly_lab.run_folder import RESULT_VERSION
 
@@ -127,6 +128,9 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
     shown = prefix + ("/".join([*key, folder.name]) if shown == "." else shown)
     run = Run(folder, shown, key, state="", config=config)
     state = str(job.get("state") or ("done" if (folder / "metrics.json").is_file() else "unreadable"))
+    if state == "running" and is_left(folder):
+        state = "interrupted"
+        trouble.append("its process has ended; the same command goes on from the last checkpoint")
     run.state = state if state in STATES else "unreadable"
     if run.done:
         metrics = _object(folder / "metrics.json", trouble)
@@ -171,16 +175,12 @@ def _read_scores(run: Run, trouble: list[str]) -> None:
     """The images and their scores, by name; an old table without `decision_score` decides by the score."""
     rows = _table(run.folder / "scores.csv", trouble)
     try:
-        common = Path(os.path.commonpath([Path(row["path"]).parent for row in rows])) if rows else Path()
-        if len({Path(row["path"]).parent for row in rows}) == 1:
-            common = common.parent  # the name of the defect's folder stays
         read = sorted(
             (
-                Image(Path(row["path"]).relative_to(common).as_posix(), row["defect"], int(row["label"])),
-                float(row["score"]), float(row.get("decision_score") or row["score"]), float(row["threshold"]),
-                row["path"],
+                Image(name, row["defect"], int(row["label"])), float(row["score"]),
+                float(row.get("decision_score") or row["score"]), float(row["threshold"]), row["path"],
             )
-            for row in rows
+            for row, name in zip(rows, names_of([row["path"] for row in rows]), strict=True)
         )  # fmt: skip
     except (KeyError, ValueError, TypeError) as error:
         trouble.append(f"scores.csv: expected path, defect, label, score and threshold in every row, found {error}")
@@ -189,6 +189,21 @@ def _read_scores(run: Run, trouble: list[str]) -> None:
     run.scores, run.decision_scores = [row[1] for row in read], [row[2] for row in read]
     if read:
         run.threshold = read[0][3]
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """Images by their paths relative to the folder that they share; that of images in one folder is the one above it.
+
+    Where they share nothing but the root of the disk, the last folder and the name are left. Raises ValueError for
+    paths of which some are absolute and others are not.
+    """
+    folders = {Path(path).parent for path in paths}
+    common = Path(os.path.commonpath(folders)) if folders else Path()
+    if len(folders) == 1:
+        common = common.parent  # the name of the defect's folder stays
+    if common.is_absolute() and common == Path(common.anchor):
+        return [Path(*Path(path).parts[-2:]).as_posix() for path in paths]
+    return [Path(path).relative_to(common).as_posix() for path in paths]
 
 
 def _config(folder: Path, trouble: list[str]) -> dict[str, Any]:

@@ -22,6 +22,11 @@ class Row(NamedTuple):
         """`cae` alone, or `cae · data.patches=1000`."""
         return " · ".join([self.method, *(f"{key}={value}" for key, value in self.apart)])
 
+    @property
+    def control(self) -> bool:
+        """Whether it is a run of the trivial detectors, which stands among them and is never the best."""
+        return self.method == "control"
+
 
 class Column(NamedTuple):
     """A category, and where it was tested on several sets of images, which of them."""

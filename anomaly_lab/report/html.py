@@ -108,7 +108,10 @@ def data_of(
         "version": __version__,
         "rules": RULES,
         "measures": [matrix.measure._asdict() for matrix in found.values()],
-        "rows": [{"method": row.method, "label": row.label, "apart": row.apart} for row in groups.rows],
+        "rows": [
+            {"method": row.method, "label": row.label, "apart": row.apart, "control": row.control}
+            for row in groups.rows
+        ],
         "columns": [
             {"dataset": column.dataset, "category": column.category, "label": column.label, "images": images.get(i, [])}
             for i, column in enumerate(groups.columns)

@@ -217,8 +217,9 @@ def _mark_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
 
 
 def _leader(measure: Measure, means: dict[Row, float]) -> Row | None:
-    """The row with the best mean; None without rows."""
+    """The row with the best mean; None without rows, and where it is one of the controls."""
     if not means:
         return None
     choose: Any = max if measure.better == "high" else min
-    return choose(means, key=lambda row: means[row])
+    best = choose(means, key=lambda row: means[row])
+    return None if best.control else best

@@ -63,7 +63,9 @@ def of_the_data(key: str) -> bool:
 
 
 def public(value: Any) -> Any:
-    """A value without the folders of this machine: of an absolute path the last part stays."""
+    """A value without the folders of this machine: of an absolute path the last part stays; secrets are left out."""
+    if isinstance(value, dict):
+        return {key: public(child) for key, child in value.items() if not SECRET.search(str(key))}
     if isinstance(value, list):
         return [public(child) for child in value]
     if not isinstance(value, str):

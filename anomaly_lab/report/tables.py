@@ -54,9 +54,9 @@ def sheet(matrix: Matrix, groups: Groups) -> Sheet:
             for column in columns
         ]
         if any(cells):
-            lines.append(Line(row.label, cells, control=False))
+            lines.append(Line(row.label, cells, row.control))
     sign = 1 if matrix.measure.better == "high" else -1
-    lines.sort(key=lambda line: -sign * _mean(line.cells))
+    lines.sort(key=lambda line: (line.control, -sign * _mean(line.cells)))
     for kind in dict.fromkeys(kind for kind, _ in matrix.controls):
         values = [matrix.control(kind, column) for column in columns]
         cells = [None if value is None else Cell({}, value) for value in values]

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# experiments/adversarial/run.sh ROOT METHOD SEEDS [SETS]: an adversarial method and the same network untrained, 64 px, one
-# thread, minutes a row. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/; SEEDS is a
-# list in quotes, SETS a list in quotes of screw, transistor, wood, cracks and xray.
+# experiments/adversarial/run.sh ROOT METHOD SEEDS [SETS [ROWS]]: an adversarial method and the same network untrained,
+# 64 px, one thread, minutes a row. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/;
+# SEEDS is a list in quotes, SETS a list in quotes of screw, transistor, wood, cracks and xray, ROWS one of "trained" and
+# "untrained", or both.
 # SCHEDULE=constant leaves the learning rate as it is, as the AnoGANs do anyway. GANomaly keeps the weights of every epoch
 # for steadiness.py.
 set -euo pipefail
-root=$1 method=$2 seeds=$3 sets=${4:-screw transistor wood cracks xray}
+root=$1 method=$2 seeds=$3 sets=${4:-screw transistor wood cracks xray} rows=${5:-trained untrained}
 usual=cosine
 case $method in anogan | f_anogan) usual=constant ;; esac
 schedule=${SCHEDULE:-$usual}
@@ -55,8 +56,9 @@ for seed in $seeds; do
   for set in $sets; do
     lab=(.venv/bin/python -m anomaly_lab method="$method" ${data[$set]} seed="$seed" $settings
       trainer=cpu logger=none callbacks.anomaly_maps=null)
-    "${lab[@]}" name="adversarial$name" budget.schedule="$schedule" "${extra[@]}"
-    [ "$schedule" = "$usual" ] || continue
+    [[ " $rows " != *" trained "* ]] ||
+      "${lab[@]}" name="adversarial$name" budget.schedule="$schedule" "${extra[@]}"
+    [[ "$schedule" = "$usual" && " $rows " == *" untrained "* ]] || continue
     # a rate that changes no weight, and long enough for batch norm to know the data
     "${lab[@]}" name=adversarial_untrained data.patches=1600 budget.epochs="$looks" $untrained
   done

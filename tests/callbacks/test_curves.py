@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from sklearn.decomposition import PCA
 
-from anomaly_lab.callbacks.curves import Curves, draw_scores, drawn_images, embedded, log, projected, series
+from anomaly_lab.callbacks.curves import Curves, draw_scores, drawn_images, embedded, projected, series
 from anomaly_lab.callbacks.evaluation import Evaluation, Row
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.metrics.thresholds import Threshold
@@ -138,14 +138,6 @@ def test_scores_that_are_no_numbers_are_left_out_of_the_plots(tmp_path):
         ("good", "2", 1.0),
         ("<b>", "2", 2.0),
     ]
-
-
-def test_tensorboard_shows_every_picture():
-    shown = []
-    logger = stand_in(pl.loggers.TensorBoardLogger)
-    logger.experiment.add_image = lambda name, picture, dataformats: shown.append((name, dataformats))
-    log(stand_in(pl.Trainer, loggers=[logger]), "test/curves", {"a": np.zeros((2, 2, 3), np.uint8)})
-    assert shown == [("test/curves/a", "HWC")]
 
 
 def test_a_run_writes_curves_whose_areas_are_its_metrics(lab, tiny, parts, tmp_path):

@@ -82,6 +82,15 @@ def test_large_losses_that_are_no_sign_of_it():
     assert "no checkpoint was written before" in feed(FiniteLoss(), [*[-1.0] * 100, -2e4], "cpu", False)[1]
 
 
+def test_what_is_usual_in_one_stage_says_nothing_about_the_next():
+    callback, trainer = FiniteLoss(), stand_in(pl.Trainer)
+    feed(callback, STEADY, "cpu", False)
+    for stage, refused in ((1, False), (1, True)):  # the second time it goes on in the same stage
+        callback.on_train_epoch_start(trainer, stand_in(pl.LightningModule, stage=stage))
+        losses = [2e4] if not refused else [*STEADY, 2e4]
+        assert bool(feed(callback, losses, "cpu", False)[1]) == refused
+
+
 def test_nothing_that_was_not_looked_at_is_saved():
     callback = FiniteLoss(every_batches=100)
     module = stand_in(pl.LightningModule, device=torch.device("cuda"), automatic_optimization=False)

@@ -3,9 +3,13 @@
 from types import SimpleNamespace
 
 import pytorch_lightning as pl
+import torch
 from rich.progress import Task
 
+from anomaly_lab.callbacks import progress
 from anomaly_lab.callbacks.progress import ImagesPerSecond
+from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator
+from anomaly_lab.tiling import SlidingWindow, WholeImage
 from tests.conftest import stand_in
 
 
@@ -28,6 +32,31 @@ def test_cost_and_epochs_are_told_without_a_terminal(lab, tiny, parts):
         assert "train/loss" in line
         assert "images/s" in line
         assert line.endswith("left")
+
+
+def test_the_cost_of_a_search_is_that_of_two_steps_times_what_was_cut(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+
+    class Searches(AnoGAN):
+        def search(self, photos):
+            clock[0] += 0.5 * self.search_steps * len(photos)
+            return super().search(photos)
+
+    networks = Generator(32, 3, 8, 4), Discriminator(32, 3, 4)
+    method = Searches(*networks, torch.optim.Adam, SlidingWindow(32, 16), search_steps=300)
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    assert progress.search_cost(method, torch.rand(1, 3, 64, 64)) == 300 * 0.5 * 9  # nine windows
+    assert all(torch.equal(value, state[name]) for name, value in method.state_dict().items())
+    assert method.search_steps == 300
+
+
+def test_modes_are_put_back():
+    method = AnoGAN(Generator(32, 3, 8, 4), Discriminator(32, 3, 4), torch.optim.Adam, WholeImage(), search_steps=3)
+    method.generator.eval()
+    progress.search_cost(method, torch.rand(1, 3, 32, 32))
+    assert method.discriminator.training
+    assert not method.generator.training
 
 
 def test_a_long_training_on_a_processor_names_the_shorter_one(lab, tiny, parts):

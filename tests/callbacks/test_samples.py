@@ -71,7 +71,7 @@ def test_loggers_show_the_picture(tmp_path):
     )  # fmt: skip
     trainer.fit(method, Patches(1), Patches(1))
     ((name, picture, epoch),) = shown
-    assert (name, epoch) == ("samples", 1)
+    assert (name, epoch) == ("samples/drawn", 1)
     assert picture.dtype == np.uint8
 
 

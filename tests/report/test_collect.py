@@ -1,11 +1,13 @@
 """Runs as their folders tell of them: finished, failed, running, damaged."""
 
+import fcntl
 import json
+import socket
 
 import pytest
 
 from anomaly_lab.errors import UserError
-from anomaly_lab.report.collect import Key, collect, find, prefixes, read
+from anomaly_lab.report.collect import Key, collect, find, names_of, prefixes, read
 from tests.report.synthetic import read_metrics, read_rows, write_run
 
 
@@ -37,6 +39,17 @@ def test_every_state_is_told_and_the_reason_of_a_failure_without_the_place(tmp_p
     assert [run.state for run in runs] == ["done", "running", "failed", "interrupted"]
     assert runs[2].trouble == "OSError: …/a.png: broken"
     assert not any(run.metrics for run in runs[1:])
+
+
+def test_a_run_whose_process_was_killed_is_interrupted(tmp_path):
+    left, held, elsewhere = (write_run(tmp_path, seed=seed, state="running") for seed in range(3))
+    for folder, host in ((left, socket.gethostname()), (held, socket.gethostname()), (elsewhere, "another-host")):
+        (folder / ".lock").write_text(f"process 1 on {host}")
+    with (held / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        runs = collect([tmp_path])
+    assert [run.state for run in runs] == ["interrupted", "running", "running"]
+    assert runs[0].trouble == "its process has ended; the same command goes on from the last checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -156,3 +169,17 @@ def test_test_sets_are_told_apart(tmp_path):
     write_run(tmp_path, seed=2, images=20)
     sets = [run.test_set for run in collect([tmp_path])]
     assert sets[0] == sets[1] != sets[2]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/d/test/good/0.png", "/d/test/hole/0.png"], ["good/0.png", "hole/0.png"]),
+        (["/d/test/good/0.png", "/d/test/good/1.png"], ["good/0.png", "good/1.png"]),  # the folder says what they are
+        (["/home/bob/a/0.png", "/data/b/1.png"], ["a/0.png", "b/1.png"]),  # nothing shared: no home either
+        (["a/0.png", "b/c/0.png"], ["a/0.png", "b/c/0.png"]),
+        ([], []),
+    ],
+)
+def test_images_are_named_below_the_folder_that_they_share(paths, names):
+    assert names_of(paths) == names

@@ -88,6 +88,14 @@ def test_nothing_is_best_below_a_control(tmp_path):
     assert best(tmp_path) == []
 
 
+def test_a_run_of_the_controls_is_never_the_best(tmp_path):
+    write_run(tmp_path, method="cae", strength=0.0, images=400)
+    write_run(tmp_path, method="control", strength=4.0, images=400)
+    found = cells(tmp_path)
+    assert found["control", "screw"].mean > found["cae", "screw"].mean + 0.3
+    assert best(tmp_path) == []
+
+
 def test_alone_nothing_is_best_without_controls(tmp_path):
     (write_run(tmp_path, strength=4) / "controls.csv").unlink()
     assert best(tmp_path) == []

@@ -61,9 +61,13 @@ def opened(browser, sweep):
 
 
 def open_page(browser, path: Path):
+    """The page, once its script has run: on a busy machine the driver answers before."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.get("about:blank")
     browser.get(path.as_uri())
-    assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+    ready = "return document.URL === arguments[0] && document.documentElement.dataset.ready"
+    assert WebDriverWait(browser, 30).until(lambda page: page.execute_script(ready, path.as_uri())) == "yes"
     return browser
 
 
@@ -398,4 +402,19 @@ def test_images_without_a_label_and_scores_that_are_no_numbers_break_nothing(bro
         == 38
     )
     assert decision(browser, "image_recall") > 0
+    assert console(browser) == []
+
+
+def test_runs_of_the_controls_stand_among_them_and_open_too(browser, tmp_path):
+    for method, strength in (("cae", 0.3), ("control", 4.0)):
+        write_run(tmp_path, method, strength=strength, pictures=1)
+    groups = group(collect([tmp_path]))
+    (tmp_path / "report.html").write_text(page(collect([tmp_path]), groups, matrices(groups)))
+    open_page(browser, tmp_path / "report.html")
+    assert len(texts(browser, "#methods tr")) == 1
+    mean = matrices(groups)["image_auroc"].cells[groups.rows[1], groups.columns[0]].mean
+    shown = browser.execute_script("return document.querySelector('#controls td:has(.cell)').dataset.value")
+    assert float(shown) == pytest.approx(mean)
+    open_cell(browser, "control", "screw")
+    assert not browser.execute_script("return document.getElementById('detail').hidden")
     assert console(browser) == []

@@ -48,6 +48,7 @@ def test_neither_places_nor_secrets_nor_the_environment_are_told(monkeypatch):
         ("https://example.org/a", "https://example.org/a"),
         ("${data.root}/ok 1/2", "${data.root}/ok 1/2"),
         (["/a/b", 1], ["…/b", 1]),
+        ({"a": {"b": "/c/d"}, "api_key": "0"}, {"a": {"b": "…/d"}}),
         (0.5, 0.5),
     ],
 )

@@ -43,6 +43,15 @@ def test_the_best_method_stands_first_and_controls_last(three):
     assert shown.lines[1].cells[0].beaten
 
 
+def test_runs_of_the_controls_stand_among_them(tmp_path):
+    for method, strength in (("cae", 0.3), ("control", 4.0)):
+        write_run(tmp_path, method=method, strength=strength, images=100)
+    groups = group(collect([tmp_path]))
+    lines = sheet(matrices(groups)["image_auroc"], groups).lines
+    assert [(line.label, line.control) for line in lines[:2]] == [("cae", False), ("control", True)]
+    assert lines[0].cells[0].mean < lines[1].cells[0].mean
+
+
 def test_the_terminal_shows_all_of_it_and_takes_no_name_for_markup(three):
     (shown,), _, _ = three
     console = Console(width=200, record=True, file=io.StringIO())

@@ -100,8 +100,9 @@ function drawMatrix() {
   }, el("button", { type: "button", "data-sort": key, onclick: () => sortBy(key, measure) }, soft(label)));
   head.push(el("tr", {}, header("name", "method", true), columns.map((column) => header(column.key, column.label))));
 
-  const bodies = [el("tbody", { id: "methods" }, rows.map((row) => el("tr", {}, rowHead(row), columns.map((column) => cellNode(row, column, measure, shades)))))];
-  if (view.controls) bodies.push(controlRows(columns, measure, matches));
+  const line = (row) => el("tr", {}, rowHead(row), columns.map((column) => cellNode(row, column, measure, shades)));
+  const bodies = [el("tbody", { id: "methods" }, rows.filter((row) => !row.control).map(line))];
+  if (view.controls) bodies.push(controlRows(columns, measure, matches, rows.filter((row) => row.control).map(line)));
   if (view.published) bodies.push(publishedRows(columns, measure, matches));
   table.replaceChildren(el("caption", { class: "skip" }, `${measure.name} of every method and category`), el("thead", {}, head), ...bodies.filter(Boolean));
   legend(measure, rows);
@@ -163,13 +164,14 @@ function told(cell, measure) {
   return parts.join(", ");
 }
 
-function controlRows(columns, measure, matches) {
+// `runs`: lines of runs of the controls themselves, method=control.
+function controlRows(columns, measure, matches, runs) {
   const kinds = [...new Set(Object.keys(matrix().controls).map((place) => place.slice(0, place.lastIndexOf(","))))];
   const value = (line, column) => matrix().controls[`${line.label},${column.mean ? column.dataset : column.column}`] ?? null;
   const lines = sorted(kinds.map((kind) => ({ label: kind })).filter((line) => matches(`control ${line.label}`)), columns, value);
-  if (!lines.length) return null;
+  if (!lines.length && !runs.length) return null;
   return el("tbody", { class: "part secondary", id: "controls" },
-    el("tr", {}, el("th", { colspan: columns.length + 1, scope: "colgroup" }, "controls: trivial detectors on the same images")),
+    el("tr", {}, el("th", { colspan: columns.length + 1, scope: "colgroup" }, "controls: trivial detectors on the same images")), runs,
     lines.map((line) => el("tr", {}, el("th", { scope: "row" }, line.label),
       columns.map((column) => el("td", { class: column.mean ? "mean" : null, "data-value": value(line, column) },
         el("span", {}, digits(value(line, column), measure.key)))))));

@@ -1,0 +1,287 @@
+"""What a run tells W&B: read back from an offline run and compared with the files of its folder."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+
+from anomaly_lab import loggers
+from anomaly_lab.dashboard import CURVES, LOSSES, MAPS, METRICS
+from anomaly_lab.loggers import SteadyWandbLogger, log_pictures, log_tables, told
+from anomaly_lab.report.measures import is_loss
+from tests.conftest import TINY, make_parts, stand_in
+from tests.wandb_record import Record, read
+
+SECRET = "0123secret"
+OF_F_ANOGAN = {
+    "validation/latent", "discriminator/gradient_penalty", "encoder/latent", "encoder/image", "encoder/features"
+}  # fmt: skip
+
+
+class Run(NamedTuple):
+    folder: object
+    home: object
+    record: Record
+
+
+def train(folder, *words, **environment):
+    """A tiny run in a process of its own; the folder and its output."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    about = {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), **environment}
+    tiny = [word for word in TINY if word != "logger=none"]
+    done = subprocess.run(
+        [sys.executable, "-m", "anomaly_lab", "data=folder", *tiny, *words], cwd=folder, env={**kept, **about},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (metrics,) = (folder / "runs").rglob("metrics.json")
+    return metrics.parent, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    home = folder / "home of somebody"
+    photos = make_parts(home / "photos" / "bar")
+    words = ("data.root=${oc.env:PHOTOS}", "method=ganomaly", "data.image_size=32", "data.patches=32", "name=sweep7")
+    made, said = train(folder, *words, HOME=str(home), PHOTOS=str(photos), MINE=SECRET)
+    assert "W&B" not in said
+    assert "sizes do not match" not in said
+    return Run(made, home, read(made / "wandb"))
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def picture(path):
+    image = cv2.imread(str(path))
+    assert image is not None, path
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def shown(run, key):
+    """Caption -> picture of a panel."""
+    about = run.record.summary[key]
+    captions = about.get("captions") or [""] * about["count"]
+    files = [run.record.folder / "files" / name for name in about["filenames"]]
+    assert {name.relative_to(run.record.folder / "files").as_posix() for name in files} <= set(run.record.files)
+    return dict(zip(captions, map(picture, files), strict=True))
+
+
+def test_group_type_and_tags_say_what_the_run_is(run):
+    about = run.record.run
+    assert (about.project, about.run_group, about.job_type) == ("anomaly_lab", "sweep7", "train")
+    assert set(about.tags) == {"method:ganomaly", "data:folder", "category:bar"}
+    assert run.record.exit_code == 0
+
+
+def test_the_resolved_configuration_has_columns_to_filter_by(run):
+    config = run.record.config
+    assert config["method"]["name"] == "ganomaly"
+    assert config["method"]["optimizer"]["lr"] == 0.0002
+    assert config["data"]["category"] == "bar"
+    assert config["data"]["patches"] == 32
+    assert config["data"]["settings"]["rotation"] == 0
+    assert config["seed"] == 0
+    assert config["environment"] == json.loads((run.folder / "environment.json").read_text())
+    assert not {"logger", "callbacks", "run_folder", "hydra"} & set(config)
+
+
+def test_losses_lie_over_epochs_and_no_row_is_dropped(run):
+    rows = rows_of(run.folder / "curves" / "losses.csv")
+    assert len(rows) == 2
+    for name in rows[0]:
+        if name != "epoch":
+            column = [(float(row["epoch"]), float(row[name])) for row in rows]
+            assert run.record.series({"train/loss": "train/loss_epoch"}.get(name, name)) == column, name
+    assert {"generator/adversarial", "discriminator/real", "validation/loss", "samples/diversity"} <= set(rows[0])
+    assert [row["_step"] for row in run.record.history] == list(range(len(run.record.history)))
+    assert run.record.metrics == {"*": "epoch", "train/loss_step": "trainer/global_step"}
+
+
+def test_the_summary_has_every_figure_of_the_run_under_its_name(run):
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    figures = {name: value for name, value in metrics.items() if name not in {"precision", "result_version"}}
+    assert {"image_auroc", "pixel_aupro", "control_image_auroc", "fit_seconds"} <= set(figures)
+    assert {name: run.record.summary[f"test/{name}"] for name in figures} == figures
+
+
+def test_panels_show_the_gallery_tile_by_tile(run):
+    index = rows_of(run.folder / "gallery" / "index.csv")
+    for kind in ("miss", "false_alarm", "random"):
+        rows = [row for row in index if row["kind"] == kind]
+        panel = shown(run, f"gallery/{kind}")
+        assert len(panel) == len(rows) >= 5
+        for row, (caption, pixels) in zip(rows, panel.items(), strict=True):
+            tiles = row["tiles"].split()
+            assert tiles == ["image", "reconstruction", "map", "overlay", "mask"]
+            score = f"score {float(row['decision_score']):.4g}"
+            assert caption == f"{row['defect']} {row['path'][-7:]}, {score}: {' | '.join(tiles)}"
+            kept = picture(run.folder / "gallery" / row["file"])  # compressed with loss
+            assert pixels.shape == kept.shape == (160, 160 * len(tiles), 3)
+            assert np.abs(pixels.astype(int) - kept).mean() < 6
+
+
+def test_curves_and_pictures_are_those_of_the_folder(run):
+    for path in [*(run.folder / "curves").glob("*.png"), *(run.folder / "samples").glob("*0002.png")]:
+        key = "samples/drawn" if path.parent.name == "samples" else f"curves/{path.stem}"
+        (pixels,) = shown(run, key).values()
+        assert np.array_equal(pixels, picture(path)), key
+    assert {"curves/scores", "curves/losses", "curves/features"} <= set(run.record.summary)
+    assert [row["epoch"] for row in run.record.history if "samples/drawn" in row] == [1, 2]
+    for name, pixels in shown(run, "pictures/first").items():
+        assert np.array_equal(pixels, picture(run.folder / "pictures" / f"{name}.png"))
+
+
+def test_the_table_of_scores_is_scores_csv(run):
+    rows, table = rows_of(run.folder / "scores.csv"), run.record.table("tables/scores")
+    assert table["columns"] == list(rows[0])
+    assert len(table["data"]) == len(rows) == 10
+    for row, values in zip(rows, table["data"], strict=True):
+        found = dict(zip(table["columns"], values, strict=True))
+        assert row["path"].endswith(f"/test/{found['path']}")
+        assert (found["defect"], found["decision"]) == (row["defect"], row["decision"])
+        for name in ("label", "score", "mean", "scaled", "decision_score", "threshold"):
+            assert found[name] == float(row[name])
+    assert table["data"][0][0] == "good/000.png"
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_are_plots_that_lie_over_those_of_other_runs(run, name):
+    table = run.record.table(f"Custom Chart Tables/plots/{name}_table")
+    rows = rows_of(run.folder / "curves" / f"{name}.csv")
+    x, y = CURVES[name]
+    assert table["columns"] == [x, y]
+    assert table["data"] == [[float(row[x]), float(row[y])] for row in rows]
+    chart = run.record.config["_wandb"]["visualize"][f"plots/{name}"]["panel_config"]
+    assert chart["panelDefId"] == "wandb/line/v0"
+    assert (chart["fieldSettings"]["x"], chart["fieldSettings"]["y"]) == (x, y)
+
+
+def test_neither_home_nor_command_nor_environment_leave_the_machine(run):
+    uploaded = [run.record.raw, *((run.record.folder / "files" / name).read_bytes() for name in run.record.files)]
+    everything = b"\n".join(uploaded)
+    assert len(uploaded) > 30
+    for kept in (str(run.home), SECRET, sys.executable, "anomaly_lab.__main__", "PHOTOS=", "data.root="):
+        assert kept.encode() not in everything, kept
+    assert run.record.config["data"]["root"] == "${oc.env:PHOTOS}"
+    assert not [
+        path for path in run.home.rglob("*") if "wandb" in path.name and path.is_file()
+    ]  # nothing is left there
+
+
+def test_the_dashboard_shows_what_is_recorded(run):
+    recorded = set(run.record.summary)
+    losses = {name for names in LOSSES.values() for name in names}
+    assert losses - recorded <= OF_F_ANOGAN
+    of_networks = {name for name in recorded if name.startswith(("generator/", "discriminator/"))}
+    assert of_networks - losses == {"discriminator/reinitialisations"}
+    assert set(MAPS.values()) <= recorded
+    assert {f"test/{prefix}{name}" for name in METRICS.values() for prefix in ("", "control_")} <= recorded
+    assert all(is_loss(name) or name == "samples/diversity" for name in losses)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_one_run(tmp_path):
+    photos = make_parts(tmp_path / "photos" / "bar")
+    folder, said = train(tmp_path, f"data.root={photos}", "trainer=ddp", "trainer.devices=2")
+    assert "Traceback" not in said
+    assert len(list((tmp_path / "runs").rglob("*.wandb"))) == 1
+    record = read(folder / "wandb")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert record.config["environment"]["world_size"] == 2
+    assert record.summary["test/pixel_aupro"] == metrics["pixel_aupro"]
+    rows = rows_of(folder / "curves" / "losses.csv")
+    assert record.series("train/loss_epoch") == [(float(row["epoch"]), float(row["train/loss"])) for row in rows]
+    assert len(record.table("tables/scores")["data"]) == 10
+    assert record.config["data"]["root"] == "…/bar"
+
+
+# Without a run
+
+
+class Kept(SteadyWandbLogger):
+    """Keeps what it is asked to log."""
+
+    def __init__(self):
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append(metrics)
+
+
+def test_secrets_places_and_wiring_are_left_out_of_the_configuration(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("MINE", SECRET)
+    config = OmegaConf.create(
+        {
+            "logger": {"api_key": SECRET}, "callbacks": {}, "tilings": {}, "run_folder": "/a", "seed": 1,
+            "data": {"root": "/home/somebody/photos", "categories": {}, "layout": {}, "datamodule": {}, "n": "${seed}"},
+            "method": {"token": SECRET, "weights": "~/w.pt", "note": "${oc.env:MINE}", "sizes": [1, "/x/y"]},
+        }
+    )  # fmt: skip
+    assert told(config) == {
+        "seed": 1,
+        "data": {"root": "…/photos", "n": 1},
+        "method": {"weights": "…/w.pt", "note": "${oc.env:MINE}", "sizes": [1, "…/y"]},
+    }
+
+
+def test_of_a_very_large_test_set_the_table_shows_a_part_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loggers, "TABLE_ROWS", 4)
+    lines = ["path,defect,score,decision", *(f"/a/{'bad' if i > 5 else 'good'}/{i},x,{i},normal" for i in range(10))]
+    (tmp_path / "scores.csv").write_text("\n".join(lines))
+    logger = Kept()
+    log_tables(logger, tmp_path)
+    ((table,),) = [row.values() for row in logger.rows]
+    assert table.data == [[f"{'bad' if i > 5 else 'good'}/{i}", "x", float(i), "normal"] for i in (0, 3, 6, 9)]
+    said = capsys.readouterr().out
+    assert said == "W&B: its table shows 4 of 10 images, evenly drawn; scores.csv has all\n"
+
+
+def test_scores_that_are_no_numbers_are_kept(tmp_path):
+    (tmp_path / "scores.csv").write_text("path,score\na/1,nan\nb/2,inf\n")
+    logger = Kept()
+    log_tables(logger, tmp_path)
+    (_, first), (_, second) = logger.rows[0]["tables/scores"].data
+    assert math.isnan(first)
+    assert second == math.inf
+
+
+def test_without_labelled_images_there_is_no_table(tmp_path):
+    logger = Kept()
+    log_tables(logger, tmp_path)
+    assert logger.rows == []
+
+
+def test_pictures_of_a_panel_are_made_equally_large():
+    logger = Kept()
+    small, large = np.full((2, 3, 3), 7, np.uint8), np.full((4, 2, 3), 9, np.uint8)
+    log_pictures([logger], {"gallery/miss": {"a": small, "b": large}}, epoch=5)
+    (row,) = logger.rows
+    assert row["epoch"] == 4  # Lightning's count
+    pictures = [np.asarray(image.image) for image in row["gallery/miss"]]
+    assert [picture.shape for picture in pictures] == [(4, 3, 3)] * 2
+    assert (pictures[0][:2] == 7).all()
+    assert not pictures[0][2:].any()
+    assert [image._caption for image in row["gallery/miss"]] == ["a", "b"]
+
+
+def test_tensorboard_shows_every_picture():
+    names = []
+    logger = stand_in(pl.loggers.TensorBoardLogger)
+    logger.experiment.add_image = lambda name, picture, epoch, dataformats: names.append((name, epoch, dataformats))
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    log_pictures([logger], {"curves/scores": {"": pixels}, "gallery/miss": {"a": pixels, "b": pixels}})
+    assert names == [("curves/scores", None, "HWC"), ("gallery/miss/a", None, "HWC"), ("gallery/miss/b", None, "HWC")]
