@@ -30,7 +30,7 @@ def test_help_shows_usage_examples_and_groups(lab):
         ),
         (
             ["pedict"],
-            "error: expected a command (predict, threshold, export, compare, data, sync, dashboard) or key=value, found",
+            "error: expected a command (predict, threshold, export, compare, data, sync, dashboard) or key=value",
         ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (["export", "run=nowhere", "format=onnx"], "error: run: expected the folder of a finished run of this version"),
