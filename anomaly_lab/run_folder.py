@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from anomaly_lab.errors import full_disk
 
 RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
+CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files may be no UTF-8
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
 NO_RESULT = {
     # what `budget` sets counts where it is used
@@ -133,10 +135,34 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     """Write a CSV file, whole or not at all."""
 
     def write(part: Path) -> None:
-        with part.open("w", newline="") as file:
+        with part.open("w", newline="", **CSV) as file:
             csv.writer(file).writerows([header, *rows])
 
     write_whole(path, write)
+
+
+@contextmanager
+def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Any]], None]]:
+    """Write a CSV file row by row, as `<name>.part`, which gets its name when it is whole.
+
+    What ends early, in whatever way, leaves the rows that it has written as `<name>.part`, and an older file as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+
+    def write(row: Sequence[Any]) -> None:
+        try:
+            rows.writerow(row)
+        except OSError as error:
+            if told := full_disk(error, part):
+                raise told from error
+            raise
+
+    with part.open("w", newline="", buffering=1, **CSV) as file:  # a line at a time: killed, nothing is lost
+        rows = csv.writer(file)
+        write(header)
+        yield write
+    part.replace(path)
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

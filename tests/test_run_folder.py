@@ -9,6 +9,7 @@ from anomaly_lab.configuration import explain, is_user_mistake
 from anomaly_lab.errors import UserError, full_disk
 from anomaly_lab.run_folder import (
     RESULT_VERSION,
+    growing_csv,
     is_finished,
     read_job,
     read_thresholds,
@@ -172,3 +173,34 @@ def test_what_is_left_to_do(tmp_path):
 def test_csv(tmp_path):
     write_csv(tmp_path / "a.csv", ("path", "score"), [("a, b.png", 0.5)])
     assert (tmp_path / "a.csv").read_text().splitlines() == ["path,score", '"a, b.png",0.5']
+
+
+def test_a_table_that_grows_has_its_name_when_it_is_whole(tmp_path):
+    path, part = tmp_path / "deep/scores.csv", tmp_path / "deep/scores.csv.part"
+    with growing_csv(path, ("path", "score")) as add:
+        add(("größe\udcff,.png", 0.5))
+        assert part.read_bytes() == b'path,score\r\n"gr\xc3\xb6\xc3\x9fe\\udcff,.png",0.5\r\n'  # at once
+        assert not path.exists()
+    whole = path.read_bytes()
+    assert not part.exists()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(path)
+    assert path.read_bytes() == whole
+    assert part.read_bytes() == b"path,score\r\nb.png,1\r\n"
+
+
+def interrupted(path):
+    with growing_csv(path, ("path", "score")) as add:
+        add(("b.png", 1))
+        raise KeyboardInterrupt
+
+
+class Full:
+    def __str__(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_of_a_table_that_grows(tmp_path):
+    told = pytest.raises(UserError, match=r"scores.csv.part: expected room on the disk")
+    with told, growing_csv(tmp_path / "scores.csv", ("path",)) as add:
+        add((Full(),))

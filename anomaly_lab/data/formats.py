@@ -1,4 +1,4 @@
-"""An image file of whatever format -> its pixels as uint8 gray or RGB, or one line that names the file.
+"""An image file of whatever format, or an image in memory -> uint8 gray or RGB, or one line that names the file.
 
 The content decides on the format, never the suffix. OpenCV decodes PNG and JPEG (twice as fast as Pillow, to the same
 bits), tifffile what only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's formula (ITU-R 601)
@@ -31,8 +31,11 @@ BLOCK = 2**18  # values that are scaled at once: no float copy of a photo is eve
 Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the limit: Pillow's own would warn and refuse before it
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by our error
 
+Photo = Path | Image.Image | np.ndarray  # a file, or an image that somebody has decoded already
+
 _said: set[str] = set()
 _saying = threading.Lock()
+_loading = threading.Lock()
 
 
 class Pixels(NamedTuple):
@@ -44,9 +47,9 @@ class Pixels(NamedTuple):
 
 
 def read_photo(
-    path: Path, channels: Literal[1, 3], value_range: list[float] | None = None, max_pixels: int = MAX_PIXELS
+    photo: Photo, channels: Literal[1, 3], value_range: list[float] | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode a file to uint8 (height, width, channels), channels 1 (gray) or 3 (RGB), upright.
+    """Decode a file, or take an image in memory, to uint8 (height, width, channels), 1 (gray) or 3 (RGB), upright.
 
     Alpha is ignored, in palettes too: a transparent pixel has the colour that is stored for it. Files of 8 bits are
     taken as they are. Wider ones are scaled so that `value_range` (black, white) becomes 0 to 255, rounded; values
@@ -55,12 +58,12 @@ def read_photo(
     Of several pages the first is read. Every warning comes once a run.
 
     Raises UserError naming the file where it is missing, is no image, is damaged or cut off, declares more than
-    `max_pixels` or holds NaN.
+    `max_pixels` or holds NaN; and where an image in memory is none that `in_memory` takes.
     """
-    pixels = read_pixels(path, max_pixels)
+    pixels = read_pixels(photo, max_pixels) if isinstance(photo, Path) else in_memory(photo, max_pixels)
     values = pixels.values
     if values.dtype != np.uint8:
-        values = to_8_bits(path, pixels, value_range)
+        values = to_8_bits(name_of(photo), pixels, value_range)
     if channels == 1:
         return (values if values.ndim == 2 else to_gray(values))[:, :, None]
     return cv2.cvtColor(values, cv2.COLOR_GRAY2RGB) if values.ndim == 2 else values
@@ -85,6 +88,42 @@ def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
             "pages", f"{path}: expected one image, found {pixels.pages} pages; only the first of each file is read"
         )
     return pixels
+
+
+def in_memory(image: Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels of an image that is in memory already, as those of its file would be; the image is left as it is.
+
+    Arrays are (height, width) or (height, width, channel), 1 channel (gray) or 3 (RGB, not OpenCV's BGR) and maybe one
+    of alpha, which is ignored; uint8, uint16, int16 or floating point. Pillow's images are turned as their EXIF says.
+    Raises UserError for all others.
+    """
+    name = name_of(image)
+    if isinstance(image, np.ndarray):
+        kinds = "uint8, uint16, int16 or floating point"
+        if image.dtype.kind != "f" and image.dtype not in (np.uint8, np.uint16, np.int16):
+            raise UserError(f"{name}: expected an array of {kinds}, found {image.dtype}")
+        if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {1, 2, 3, 4})) or image.size == 0:
+            raise UserError(
+                f"{name}: expected an array (height, width) or (height, width, channel) with 1 to 4 channels, "
+                f"found {image.shape}"
+            )
+        _check_size(name, image.shape[1], image.shape[0], max_pixels)
+        values = image if image.ndim == 2 else image[:, :, :3] if image.shape[2] > 2 else image[:, :, 0]
+        return Pixels(np.ascontiguousarray(values))
+    _check_size(name, *image.size, max_pixels)
+    try:
+        with _loading:  # Pillow reads a file when its pixels are wanted, and two threads may want the same
+            upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise whatever comes to them on files that are broken
+        raise UserError(f"{name}: expected a readable image, found: {' '.join(str(error).split())}") from error
+    return Pixels(_with_pillow(upright))
+
+
+def name_of(photo: Photo) -> str:
+    """What messages call a photo: its file, where it has one."""
+    if isinstance(photo, Path):
+        return str(photo)
+    return str(getattr(photo, "filename", "") or "image")
 
 
 def to_gray(colour: np.ndarray) -> np.ndarray:
@@ -138,7 +177,7 @@ def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
         return Pixels(_with_pillow(image) if values is None else values, pages)
 
 
-def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+def _check_size(path: Path | str, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise UserError(f"{path}: expected at most {max_pixels} pixels (data.max_pixels), found {width} x {height}")
 
@@ -300,7 +339,7 @@ def _decompressed(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.nda
     )
 
 
-def to_8_bits(path: Path, pixels: Pixels, value_range: list[float] | None) -> np.ndarray:
+def to_8_bits(path: Path | str, pixels: Pixels, value_range: list[float] | None) -> np.ndarray:
     """Scale values of any other type to uint8 as `read_photo` says; `path` is for what is said."""
     values = pixels.values
     black, white = _default_range(path, pixels) if value_range is None else value_range
@@ -322,7 +361,7 @@ def to_8_bits(path: Path, pixels: Pixels, value_range: list[float] | None) -> np
     return scaled.reshape(values.shape)
 
 
-def _default_range(path: Path, pixels: Pixels) -> tuple[float, float]:
+def _default_range(path: Path | str, pixels: Pixels) -> tuple[float, float]:
     """The values that become black and white where nobody says."""
     values = pixels.values
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:

@@ -1,4 +1,4 @@
-"""One file -> one uint8 image at the working size, and the way back from a map to the photo."""
+"""One file or image -> one uint8 image at the working size, and the way back from a map to the photo."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from anomaly_lab.data.formats import MAX_PIXELS, read_alpha, read_photo, read_pixels, to_gray
+from anomaly_lab.data.formats import MAX_PIXELS, Photo, name_of, read_alpha, read_photo, read_pixels, to_gray
 from anomaly_lab.errors import UserError
 
 Resize = Literal["pad", "stretch", "crop"]
@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a file becomes a working image: everything that decides its pixels.
+    """How a photo becomes a working image: everything that decides its pixels.
 
     `value_range`: the values of 16-bit and floating-point files that become black and white; None: the range of the
     type, or of the data where the type has none, with a warning. `region`: the part of every photo that is inspected,
@@ -37,17 +37,20 @@ class Decoding:
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise UserError(f"data.value_range: expected [black,white], black below white, found {self.value_range}")
 
-    def read(self, path: Path) -> tuple[np.ndarray, "Placement"]:
-        """Decode a file to its uint8 working image (channels, image_size, image_size) and say how it was placed."""
-        photo = read_photo(path, self.channels, self.value_range, self.max_pixels)
-        placement = self._place(path, photo)
-        return fit(photo, placement, self.image_size), placement
+    def read(self, photo: Photo) -> tuple[np.ndarray, "Placement"]:
+        """Decode a photo to its uint8 working image (channels, image_size, image_size) and say how it was placed.
+
+        Raises UserError where it cannot be read or lacks the region.
+        """
+        pixels = read_photo(photo, self.channels, self.value_range, self.max_pixels)
+        placement = self._place(name_of(photo), pixels)
+        return fit(pixels, placement, self.image_size), placement
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of a file's photo; raises UserError where it cannot be read or lacks the region."""
-        return self._place(path, read_photo(path, self.channels, self.value_range, self.max_pixels)).photo
+        return self._place(str(path), read_photo(path, self.channels, self.value_range, self.max_pixels)).photo
 
-    def _place(self, path: Path, photo: np.ndarray) -> "Placement":
+    def _place(self, name: str, photo: np.ndarray) -> "Placement":
         height, width = photo.shape[:2]
         if self.region is None:
             return place(height, width, self.image_size, self.resize)
@@ -57,7 +60,7 @@ class Decoding:
             placement = place_in_white(file, changed, self.image_size, self.resize, self.max_pixels)
             if placement.photo != (height, width):
                 raise UserError(
-                    f"{path}: expected a photo of the size of data.region ({file}), {placement.photo[1]} x "
+                    f"{name}: expected a photo of the size of data.region ({file}), {placement.photo[1]} x "
                     f"{placement.photo[0]} px, found {width} x {height}"
                 )
             return placement
@@ -65,7 +68,7 @@ class Decoding:
         inside = 0 <= x < x + region_width <= width and 0 <= y < y + region_height <= height
         if not inside:
             raise UserError(
-                f"{path}: expected data.region (x,y,width,height) inside the photo of {width} x {height} px, "
+                f"{name}: expected data.region (x,y,width,height) inside the photo of {width} x {height} px, "
                 f"found {self.region}"
             )
         return place(height, width, self.image_size, self.resize, (y, x, region_height, region_width))

@@ -6,10 +6,11 @@ answered at once.
 
 import csv as csv_file
 import hashlib
+import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
@@ -321,15 +322,24 @@ def subfolders(path: Path) -> list[Path]:
 
 def images_in(path: Path) -> list[Path]:
     """All image files below a folder, sorted, hidden files and folders of masks left out."""
-    return sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(
-            part.startswith(".") or part.lower() in NOT_IMAGES_OF_PARTS for part in file.relative_to(path).parts
-        )
-    )
+    return sorted(walk(path))
+
+
+def walk(path: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The same, one folder in memory at a time: the files of a folder, sorted, then those of its folders.
+
+    Links to folders are not followed. A folder that cannot be listed is told to `unlisted`.
+    """
+
+    def counts(name: str) -> bool:
+        return not name.startswith(".") and name.lower() not in NOT_IMAGES_OF_PARTS
+
+    for folder, folders, files in os.walk(path, onerror=unlisted):
+        folders[:] = sorted(name for name in folders if counts(name))
+        for name in sorted(files):
+            file = Path(folder, name)
+            if counts(name) and file.suffix.lower() in SUFFIXES and file.is_file():
+                yield file
 
 
 def _samples(class_folder: Path, root: Path, defect: str, label: int) -> list[Sample]:
