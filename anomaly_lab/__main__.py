@@ -19,7 +19,7 @@ anomaly_lab: which unsupervised detector finds the defects on your parts
 Usage
   python -m anomaly_lab [key=value ...]                     train, test, write the run folder
   python -m anomaly_lab -m [key=value,value ...]            a sweep: a job for every combination, resumable
-  python -m anomaly_lab predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]
+  python -m anomaly_lab predict run=DIR[,DIR...] source=FILE|FOLDER|GLOB [out=DIR] [maps=true] [pictures=false]
   python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]
   python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file, used without this program
   python -m anomaly_lab compare FOLDER [--out FILE]         tables in the terminal, report.html; .csv, .md, .tex

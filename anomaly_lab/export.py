@@ -95,10 +95,10 @@ def export(run: Path, kind: str, out: Path) -> None:
     from omegaconf import OmegaConf
 
     from anomaly_lab import graph
-    from anomaly_lab.detector import load
+    from anomaly_lab.detector import Detector
 
-    detector = load(run)
-    method, decoding = detector.method.cpu(), detector.decoding
+    detector = Detector.load(run, device="cpu")
+    method, decoding = detector.method, detector.decoding
     name = OmegaConf.load(run / ".hydra" / "config.yaml").method.name
     if method.export_obstacle:
         raise UserError(f"run: expected a method of one forward pass, found {name}: {method.export_obstacle}")

@@ -1,10 +1,12 @@
 """The `key=value` options of the commands that need no Hydra."""
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_lab.data.layouts import nearest
 from anomaly_lab.errors import UserError
+from anomaly_lab.report.collect import find
 from anomaly_lab.run_folder import is_finished
 
 Options = dict[str, str]  # name -> what it is
@@ -30,6 +32,29 @@ def parse(arguments: list[str], usage: str, known: Options, needed: Sequence[str
         if name not in options:
             raise UserError(f"{command}: expected {usage}, found no {name}=")
     return options
+
+
+def switch(options: dict[str, str], name: str, default: bool) -> bool:
+    """An option that is true or false. Raises UserError."""
+    value = options.get(name, str(default)).lower()
+    if value not in {"true", "false"}:
+        raise UserError(f"{name}: expected true or false, found {options[name]!r}")
+    return value == "true"
+
+
+def finished_runs(folders: str) -> list[Path]:
+    """The finished runs that a text names, each once: folders with commas between them, or with wildcards.
+
+    A folder that is no run stands for the finished runs below it. Raises UserError where one stands for none.
+    """
+    runs: dict[Path, Path] = {}
+    for name in [folders] if Path(folders).expanduser().is_dir() else folders.split(","):
+        folder = Path(name).expanduser()
+        matches = [folder] if folder.is_dir() else sorted(map(Path, glob.glob(str(folder), recursive=True)))
+        found = [run for match in matches if name and match.is_dir() for run in find(match) if is_finished(run)]
+        for run in found or [finished_run(name)]:
+            runs.setdefault(run.resolve(), run)
+    return list(runs.values())
 
 
 def finished_run(folder: str) -> Path:

@@ -1,87 +1,66 @@
-"""`python -m anomaly_lab predict`: judge new images with a finished run. Options first, torch when they are right."""
+"""`python -m anomaly_lab predict`: judge new images with finished runs. Options first, torch when they are right."""
 
-import glob
-import os
-from itertools import count
 from pathlib import Path
 
-from anomaly_lab.data.layouts import images_in
 from anomaly_lab.errors import UserError
-from anomaly_lab.options import Options, finished_run, parse
-from anomaly_lab.run_folder import write_csv
+from anomaly_lab.options import Options, finished_runs, parse, switch
+from anomaly_lab.report import settings
+from anomaly_lab.report.collect import key_of
+from anomaly_lab.sources import base_of, find, new_folder
 
 OPTIONS: Options = {
-    "run": "the folder of a finished run",
+    "run": "the folder of a finished run; several (commas, wildcards, or a folder above them) are put side by side",
     "source": "a file, folder or glob of images",
-    "out": "result folder",
+    "out": "result folder; default: in predictions/ of the run, for several runs in predictions/ here",
+    "maps": "true: anomaly maps too, float32 TIFF of the size of the photo",
+    "pictures": "false: no pictures",
 }
-USAGE = "predict run=DIR source=FILE|FOLDER|GLOB [out=DIR]"
+USAGE = "predict run=DIR[,DIR...] source=FILE|FOLDER|GLOB [out=DIR] [maps=true] [pictures=false]"
 
 
 def main(arguments: list[str]) -> None:
-    """Write scores.csv and a picture an image; unreadable files are listed at the end, with exit code 1."""
+    """Write scores.csv, a picture an image and maps; unreadable files are told at the end, with exit code 1."""
     options = parse(arguments, USAGE, OPTIONS, needed=("run", "source"))
     if options is None:
         return
-    run = finished_run(options["run"])
+    maps, pictures = switch(options, "maps", False), switch(options, "pictures", True)
+    runs = finished_runs(options["run"])
     source = str(Path(options["source"]).expanduser())
-    out = Path(options["out"]).expanduser() if "out" in options else new_folder(run / "predictions", source)
+    default = runs[0] / "predictions" if len(runs) == 1 else Path("predictions")
+    out = Path(options["out"]).expanduser() if "out" in options else new_folder(default, source)
     if file := next((path for path in (out, *out.parents) if path.is_file()), None):
         raise UserError(f"out: expected a folder, found the file {file}")
-    judge(run, find(source, out), out)
+    base, unlisted = base_of(source), list[OSError]()
+    photos = find(source, out, unlisted.append)
+
+    from anomaly_lab.detector import Detector
+    from anomaly_lab.results import write_results
+
+    names = short_names(runs)
+    if len(runs) > 1:
+        print(f"{len(runs)} runs: {', '.join(f'{name} ({run})' for name, run in zip(names, runs, strict=True))}")
+    detectors = {name: Detector.load(run) for name, run in zip(names, runs, strict=True)}
+    write_results(detectors, photos, base, out, maps, pictures, unlisted)
 
 
-def judge(run: Path, paths: list[Path], out: Path) -> None:
-    """Load the run, judge the images and write what it says."""
-    from rich.progress import track
+def short_names(runs: list[Path]) -> list[str]:
+    """What runs are called in tables, folders and pictures: the method and, where several share it, what else differs.
 
-    from anomaly_lab.callbacks.evaluation import Remark, inner_map, tell
-    from anomaly_lab.callbacks.pictures import panel, write_picture
-    from anomaly_lab.detector import load
-
-    detector = load(run)
-    line = detector.threshold
-    base = Path(os.path.commonpath([path.parent for path in paths]))
-    rows: list[tuple] = []
-    unreadable: list[str] = []
-    remarks: list[Remark] = []
-    steps = -(-len(paths) // detector.batch_size)
-    for found, prediction, batch in track(detector.judge(paths, unreadable), "judging", total=steps, transient=True):
-        assert prediction.score is not None
-        said = zip(found, prediction.remarks, strict=False)  # a method that never remarks has ()
-        remarks += [Remark(str(path), text) for path, text in said if text]
-        for i, path in enumerate(found):
-            score = prediction.score[i].item()
-            decision_score = line.decides(inner_map(prediction, batch, i), score)
-            decision = "abnormal" if decision_score >= line.image else "normal"
-            rows.append((path, score, decision_score, line.image, decision))
-            drawn = panel(path.name, i, prediction, batch, side=256, mask=None).draw(0.0, 2 * line.pixel)
-            target = out / path.relative_to(base)
-            write_picture(target.with_name(f"{target.name}.png"), drawn)
-    write_csv(out / "scores.csv", ("path", "score", "decision_score", "threshold", "decision"), rows)
-    abnormal = sum(row[-1] == "abnormal" for row in rows)
-    print(f"{len(rows)} images judged, {abnormal} abnormal; scores and pictures: {out}")
-    tell(remarks)
-    if unreadable:
-        raise UserError(f"{len(unreadable)} of {len(paths)} files could not be read: {'; '.join(unreadable)}")
-
-
-def new_folder(parent: Path, source: str) -> Path:
-    """A folder named after the source that is not there yet: nothing that was judged before is overwritten."""
-    stem = Path(source).stem.strip("*?[]. ") or "images"
-    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-    return next(parent / name for name in names if not (parent / name).exists())
-
-
-def find(source: str, out: Path) -> list[Path]:
-    """The images that a file, a folder or a glob names, sorted, without those that an earlier call wrote to `out`."""
-    if Path(source).is_dir():
-        paths = images_in(Path(source))
-    elif Path(source).is_file():
-        paths = [Path(source)]
-    else:
-        paths = sorted(Path(path) for path in glob.glob(source, recursive=True) if Path(path).is_file())
-    paths = [path for path in paths if out.resolve() not in path.resolve().parents]
-    if not paths:
-        raise UserError(f"source: expected an image file, a folder or a glob of images, found none at {source}")
-    return paths
+    That is the first of category, data, seed, name and hash that tell them apart, else their number.
+    """
+    keys = [key_of(run, settings.read(run / ".hydra" / "config.yaml")) for run in runs]
+    columns = [
+        [key.category for key in keys],
+        [key.dataset for key in keys],
+        [f"seed={key.seed}" for key in keys],
+        [key.name for key in keys],
+        [run.resolve().name for run in runs],
+        [str(number) for number in range(1, len(runs) + 1)],
+    ]
+    names = [key.method for key in keys]
+    for column in columns:
+        if len(set(names)) == len(names):
+            break
+        if len(set(column)) > 1:
+            names = [f"{name}-{value}" for name, value in zip(names, column, strict=True)]
+    return [name.replace("/", "-") for name in names]

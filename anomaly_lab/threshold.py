@@ -1,11 +1,13 @@
 """`python -m anomaly_lab threshold`: draw a finished run's line again from other normal images, without training."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from anomaly_lab.configuration import check_node
+from anomaly_lab.console import tracked
 from anomaly_lab.data.layouts import images_in, nearest
 from anomaly_lab.errors import UserError
 from anomaly_lab.options import Options, finished_run, parse
@@ -56,19 +58,18 @@ def strategy_config(run: Path, options: dict[str, str], conf: Path) -> dict[str,
 def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
     """Ask the run about the images, draw the line, write it."""
     from hydra.utils import instantiate
-    from rich.progress import track
 
-    from anomaly_lab.callbacks.evaluation import inner_map
-    from anomaly_lab.detector import load
+    from anomaly_lab.detector import Detector, judge
     from anomaly_lab.run_folder import write_threshold
 
-    detector, strategy = load(run), instantiate(config)
+    detector, strategy = Detector.load(run), instantiate(config)
     unreadable: list[str] = []
-    steps = -(-len(paths) // detector.batch_size)
-    for found, prediction, batch in track(detector.judge(paths, unreadable), "judging", total=steps, transient=True):
-        assert prediction.score is not None
-        for i in range(len(found)):
-            strategy.update(inner_map(prediction, batch, i), prediction.score[i].item())
+    with closing(tracked(judge([detector], paths), "judging", total=len(paths))) as answers:
+        for _, (answer,) in answers:
+            if isinstance(answer, UserError):
+                unreadable.append(str(answer))
+            else:
+                strategy.update(answer.inner_map(), answer.score)
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}"

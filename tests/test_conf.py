@@ -88,7 +88,6 @@ WITHOUT_A_TEST_OF_ITS_OWN = {
     "types.py": "types only; jaxtyping checks them in every test",
     "errors.py": "one class; every error test raises it",
     "__main__.py": "test_command_line.py",
-    "detector.py": "test_predict.py",
     "train.py": "test_command_line.py and test_run.py",
 }
 

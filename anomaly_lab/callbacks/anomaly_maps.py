@@ -9,6 +9,7 @@ import tifffile
 
 from anomaly_lab.data.images import to_photo
 from anomaly_lab.data.layouts import file_names
+from anomaly_lab.run_folder import write_whole
 from anomaly_lab.types import Batch, Prediction
 
 
@@ -37,5 +38,9 @@ class AnomalyMaps(pl.Callback):
         ):
             category, _, defect = samples[index].defect.rpartition("/")
             target = folder / (category or self.category) / "test" / defect / f"{self._names[index]}.tiff"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(target, to_photo(anomaly_map[0], place).astype(np.dtype(self.dtype)))
+            write_map(target, to_photo(anomaly_map[0], place).astype(np.dtype(self.dtype)))
+
+
+def write_map(path: Path, anomaly_map: np.ndarray) -> None:
+    """Write a map as TIFF, whole or not at all."""
+    write_whole(path, lambda part: tifffile.imwrite(part, anomaly_map))

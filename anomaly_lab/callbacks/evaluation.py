@@ -1,5 +1,6 @@
 """Scores, threshold and metrics of a test, from predictions and batches alone."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 
+from anomaly_lab.console import printable
 from anomaly_lab.data.images import Placement, to_photo
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.distributed import of_all_processes
@@ -166,10 +168,33 @@ def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> l
 
 def tell(remarks: list[Remark], whose: str = "") -> None:
     """Print a line for each text: how many images it holds for, and the names of the first of them."""
-    for text in dict.fromkeys(remark.text for remark in remarks):
-        paths = [Path(remark.path) for remark in remarks if remark.text == text]
-        names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:NAMED])
-        print(f"{whose}{len(paths)} {text}: {names}{', ...' if len(paths) > NAMED else ''}")
+    tally = Tally()
+    for remark in remarks:
+        tally.add(remark.text, Path(remark.path))
+    for line in tally.lines():
+        print(f"{whose}{line}")
+
+
+class Tally:
+    """How many images a remark holds for, and the names of the first of them: all that is kept of a million."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, text: str, path: Path) -> None:
+        """Note that `text` is said of an image."""
+        self._counts[text] += 1
+        names = self._first.setdefault(text, [])
+        if len(names) < NAMED:
+            names.append(printable(f"{path.parent.name}/{path.name}"))
+
+    def lines(self) -> list[str]:
+        """A line a text: `3 not aligned: good/000.png, good/001.png, good/007.png`."""
+        return [
+            f"{count} {text}: {', '.join(self._first[text])}{', ...' if count > NAMED else ''}"
+            for text, count in self._counts.items()
+        ]
 
 
 def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:

@@ -119,6 +119,24 @@ def stack(pictures: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0))) for picture in pictures])
 
 
+def beside(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures side by side, black below lower ones."""
+    height = max(picture.shape[0] for picture in pictures)
+    padded = [np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0))) for picture in pictures]
+    return np.concatenate(padded, axis=1)
+
+
+def captioned(picture: np.ndarray, lines: list[str], width: int, color: tuple[int, int, int]) -> np.ndarray:
+    """A picture of at least `width` px with lines of text above it, long ones without their middle."""
+    picture = np.pad(picture, ((0, 0), (0, max(0, width - picture.shape[1])), (0, 0)))
+    strip = np.zeros((8 + 18 * len(lines), picture.shape[1], 3), np.uint8)
+    most = (picture.shape[1] - 8) // 8  # letters, about 8 px each at this size
+    for number, line in enumerate(lines):
+        text = line if len(line) <= most else f"{line[: most // 2 - 1]}...{line[2 - most // 2 :]}"
+        cv2.putText(strip, text, (4, 18 + 18 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
+    return np.concatenate([strip, picture])
+
+
 def color_range(maps: list[np.ndarray]) -> tuple[float, float]:
     """The scores that are drawn darkest and brightest: the least, and the top of all but the highest 0.1 %."""
     values = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
