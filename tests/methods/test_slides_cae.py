@@ -206,4 +206,4 @@ def test_one_model_over_categories_of_the_same_file_names_and_one_without_masks(
     assert {"axle/test/hole/000.tiff", "bar/test/good/004.tiff", "rod/test/hole/004.tiff"} <= maps
     assert len(list((run / "pictures").rglob("*.png"))) == 6 * 4 + 1
     lab("predict", f"run={run}", f"source={parts}/test/hole", "out=judged")
-    assert len(list((tmp_path / "judged").glob("*.png"))) == 5
+    assert len(list((tmp_path / "judged/pictures").glob("*.png"))) == 5
