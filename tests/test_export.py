@@ -79,7 +79,11 @@ def decided_by_predict(lab, run, source, out):
     ("settings", "size"),
     [
         (("method=variation_model", "trainer.max_epochs=1"), 128),
-        (("method=cae", "data.kind=texture", "data.patch_size=128", "data.image_size=150", "threshold=area"), 150),
+        pytest.param(
+            ("method=cae", "data.kind=texture", "data.patch_size=128", "data.image_size=150", "threshold=area"),
+            150,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["object", "texture"],
 )

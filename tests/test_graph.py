@@ -112,7 +112,9 @@ def test_a_method_is_a_graph_or_says_why_not(name, real_data, weights):
         assert len(content) < weights_of + 800_000
 
 
-@pytest.mark.parametrize("name", ["ssim_ae", "f_anogan"])  # the default score of the map, and a score of windows
+@pytest.mark.parametrize(  # the default score of the map, and a score of windows
+    "name", ["ssim_ae", pytest.param("f_anogan", marks=pytest.mark.slow)]
+)
 def test_windows_of_a_texture_are_part_of_the_graph(name, real_data):
     size = 64 if name == "f_anogan" else 128
     method, data = built(name, "data.kind=texture", "data.image_size=200", f"data.patch_size={size}")

@@ -79,7 +79,7 @@ def run(folder, mode, kill_at=0):
     return folder / "checkpoints" / "last.ckpt"
 
 
-@pytest.mark.parametrize("mode", ["automatic", "manual"])
+@pytest.mark.parametrize("mode", [pytest.param("automatic", marks=pytest.mark.slow), "manual"])
 def test_killed_inside_epochs_and_started_again_it_ends_with_the_same_weights(tmp_path, mode):
     whole = torch.load(run(tmp_path / "whole", mode), weights_only=True)
     folder = tmp_path / "killed"
