@@ -1,4 +1,8 @@
-"""Finished runs as CSV, the best control beside each figure: `python experiments/table.py statistics_`."""
+"""Finished runs as CSV, the best control beside each figure: `python experiments/table.py statistics_ > CSV`.
+
+`python experiments/table.py adversarial CSV > NEW` begins with the rows of a table of before; a run that is here takes
+the place of the row of its name, method, data and seed.
+"""
 
 import csv
 import json
@@ -7,25 +11,35 @@ from pathlib import Path
 
 COLUMNS = ("pixel_auroc", "pixel_auroc_smoothed", "pixel_aupro", "pixel_aupro_smoothed")
 DEFECTS = ("covid", "viral_pneumonia")  # the two kinds of abnormal X-rays are told apart
+COSTS = ("fit_seconds", "test_images_per_second", "peak_memory_mb")
+KEY = ("row", "method", "data", "seed")
+METRICS = [name for column in ("image_auroc", *COLUMNS) for name in (column, f"control_{column}")]
+APART = [f"image_auroc_{defect}" for defect in DEFECTS]
 
-prefix = sys.argv[1]  # of the names of the runs
-folders = sorted(Path("runs").glob(f"{prefix}*/"))
-rows = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("metrics.json"))]
-if not rows:
-    sys.exit(f"expected finished runs in runs/{prefix}*, found none")
-writer = csv.writer(sys.stdout, lineterminator="\n")
-costs = ("fit_seconds", "test_images_per_second", "peak_memory_mb")
-header = [name for column in ("image_auroc", *COLUMNS) for name in (column, f"control_{column}")]
-writer.writerow(
-    ("row", "method", "data", "seed", *header, *(f"image_auroc_{defect}" for defect in DEFECTS), *costs, "commit")
-)
-for path in rows:
+
+def row(path: Path, prefix: str) -> dict[str, object]:
+    """The row of a run."""
     metrics = json.loads(path.read_text())
     name, method, _, data, seed, _ = path.parent.relative_to("runs").parts
-    commit = json.loads(path.with_name("environment.json").read_text())["git"]
     found = {line["defect"]: line["auroc"] for line in csv.DictReader((path.parent / "defects.csv").open())}
-    values = [metrics.get(column, "") for column in header]
-    apart = [found.get(defect, "") for defect in DEFECTS]
-    numbers = [round(float(value), 4) if value not in ("", None) else "" for value in (*values, *apart)]
-    cost = [round(metrics[column], 2) for column in costs]
-    writer.writerow((name.removeprefix(prefix), method, data, seed.removeprefix("seed="), *numbers, *cost, commit))
+    values = {column: metrics.get(column) for column in METRICS}
+    values |= {f"image_auroc_{defect}": found.get(defect) for defect in DEFECTS}
+    rounded = {key: "" if value in ("", None) else round(float(value), 4) for key, value in values.items()}
+    return {
+        **dict(zip(KEY, (name.removeprefix(prefix), method, data, seed.removeprefix("seed=")), strict=True)),
+        **rounded,
+        **{cost: round(metrics[cost], 2) for cost in COSTS},
+        "commit": json.loads(path.with_name("environment.json").read_text())["git"],
+    }
+
+
+prefix, *before = sys.argv[1:]  # of the names of the runs
+paths = [path for folder in sorted(Path("runs").glob(f"{prefix}*/")) for path in sorted(folder.rglob("metrics.json"))]
+if not paths:
+    sys.exit(f"expected finished runs in runs/{prefix}*, found none")
+earlier = [line for table in before for line in csv.DictReader(Path(table).read_text().splitlines())]
+rows = earlier + [row(path, prefix) for path in paths]
+last = {tuple(str(line[key]) for key in KEY): line for line in rows}
+writer = csv.DictWriter(sys.stdout, [*KEY, *METRICS, *APART, *COSTS, "commit"], lineterminator="\n")
+writer.writeheader()
+writer.writerows(last[key] for key in sorted(last))

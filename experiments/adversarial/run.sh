@@ -35,15 +35,15 @@ case $method in
     untrained="method.optimizer.lr=1e-12" looks=1
     ;;
   f_anogan)
-    side=128 stride=64
-    settings="data.batch_size=16 data.patches=4000 budget.epochs=10 method.optimizer.lr=5e-4
+    side=64 stride=32 patch=32
+    settings="data.batch_size=16 data.patches=8000 budget.epochs=16 method.optimizer.lr=5e-4
       method.encoder_optimizer.lr=5e-4 method.generator.width=16 method.critic.width=16 method.encoder.width=16"
     untrained="method.optimizer.lr=1e-12 method.encoder_optimizer.lr=1e-12" looks=2
     ;;
 esac
 
 object="data.image_size=64"
-texture="data.kind=texture data.image_size=$side data.patch_size=64 data.stride=$stride"
+texture="data.kind=texture data.image_size=$side data.patch_size=${patch:-64} data.stride=$stride"
 declare -A data=(
   [screw]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=screw $object"
   [transistor]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor $object"
