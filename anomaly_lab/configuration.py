@@ -138,6 +138,11 @@ def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
             raise _of_whole_objects(error, config["data"]) from None
     if "max_epochs" not in config["trainer"]:
         raise UserError("trainer.max_epochs: expected a number, found none")
+    if config["data"]["plan"] == "images_once" and config["trainer"]["max_epochs"] != 1:
+        raise UserError(
+            f"trainer.max_epochs: expected 1, because {config['method']['name']} sees every training image once, found "
+            f"{config['trainer']['max_epochs']}"
+        )
     for name, callback in config["callbacks"].items():
         if callback is not None and not (isinstance(callback, dict) and "_target_" in callback):
             raise UserError(f"callbacks.{name}: expected its keys below it or null to leave it out, found {callback!r}")

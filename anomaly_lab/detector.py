@@ -14,7 +14,8 @@ The run folder alone is needed: configuration, checkpoint and thresholds lie in 
 - a path (any file that a training reads: PNG, JPEG, TIFF, ..., 8 and 16 bit, gray, colour, with alpha, turned by EXIF),
 - a Pillow image,
 - a NumPy array (height, width) or (height, width, channel) of uint8, uint16, int16 or floating point, RGB and not
-  OpenCV's BGR, alpha ignored,
+  OpenCV's BGR, alpha ignored. Of floating point black and white are the run's `data.value_range` or, without one, the
+  least and the largest value of this very array, with a warning: a picture of 8 bits is better given as uint8,
 - or a list or tuple of these, of any mix of sizes: it then answers with a list, and asks the method about a batch at
   a time.
 

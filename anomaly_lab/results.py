@@ -107,7 +107,8 @@ def write_results(
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {summary.judged} images judged, see {scores}.part; the same command begins again")
     by_run = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]
-    written = ["scores", *["pictures"] * pictures, *["maps"] * maps]
+    shown = summary.judged > 0
+    written = ["scores", *["pictures"] * (pictures and shown), *["maps"] * (maps and shown)]
     print(f"{summary.judged} images judged, {', '.join(by_run)}; {' and '.join(written)}: {out}")
     for told in summary.remarks.lines():
         print(told)

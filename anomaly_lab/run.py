@@ -196,11 +196,6 @@ def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
     """Refuse what the trainer cannot do for a method that steps its optimizers itself, or that has none."""
     if method.automatic_optimization:
         return
-    if isinstance(method, StatisticsMethod) and trainer["max_epochs"] != 1:
-        raise UserError(
-            f"trainer.max_epochs: expected 1, because {type(method).__name__} sees every training image once, found "
-            f"{trainer['max_epochs']}"
-        )
     name, clip = type(method).__name__, trainer.get("gradient_clip_val")
     if (batches := trainer.get("accumulate_grad_batches", 1)) != 1:
         raise UserError(

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from anomaly_lab.errors import full_disk
+from anomaly_lab.errors import UserError, full_disk
 
 RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
 CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files may be no UTF-8
@@ -94,9 +94,10 @@ def read_job(folder: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON file that is whole; nothing else counts."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_job(folder: Path, state: str, **details: Any) -> None:
@@ -146,9 +147,14 @@ def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequenc
     """Write a CSV file row by row, as `<name>.part`, which gets its name when it is whole.
 
     What ends early, in whatever way, leaves the rows that it has written as `<name>.part`, and an older file as it was.
+    Raises UserError where nothing can be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    except OSError as error:
+        raise UserError(f"expected a folder that can be written, found {path.parent} ({error.strerror})") from error
 
     def write(row: Sequence[Any]) -> None:
         try:

@@ -26,6 +26,8 @@ def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = No
     else:
         paths = expand(source)
     results = out.resolve()
+    if results == Path(source).resolve():
+        raise UserError(f"out: expected another folder than the photos, found {out}; what lies in it is not judged")
     photos = (path for path in paths if results not in path.resolve().parents)
     first = next(photos, None)
     if first is None:

@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from anomaly_lab import export, graph
 from anomaly_lab.data.images import Decoding
@@ -125,6 +127,32 @@ def test_the_line_decides_as_predict_does(run, lab, parts, tmp_path, write, caps
     texture = {"kind": "SlidingWindow", "size": 128, "stride": 30, "score": "max"}
     assert facts["tiling"] == (texture if size == 150 else {"kind": "WholeImage"})
     assert str(tmp_path) not in json.dumps(facts)
+
+
+def test_the_two_lines_for_pytorch_say_what_onnx_says(run, tmp_path):
+    folder = run("method=variation_model", "trainer.max_epochs=1")
+    for kind in ("onnx", "pt2"):
+        export.main([f"run={folder}", f"format={kind}", f"out={tmp_path}/model.{kind}"])
+    snippet = re.search(r"With `format=pt2`.*?```python\n(.*?)```", README, re.S)[1].replace(
+        "model.pt2", f"{tmp_path}/model.pt2"
+    )
+    images, valid = torch.rand(2, 1, 128, 128), torch.ones(2, 1, 128, 128, dtype=torch.bool)
+    names = {"torch": torch, "image": images, "valid": valid}
+    exec(snippet, names)
+    expected = graph.ask_onnx((tmp_path / "model.onnx").read_bytes(), images, valid)
+    np.testing.assert_allclose(names["anomaly_map"].numpy(), expected.anomaly_map, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(names["score"].numpy(), expected.score, rtol=1e-5)
+    assert json.loads(names["facts"]["anomaly_lab.json"])["method"] == "variation_model"
+
+
+def test_more_than_8_bits_are_refused_on_the_line(tmp_path):
+    (guard,) = [line.strip() for line in README.splitlines() if "more than 8 bits" in line]
+    for name, pixels, refused in (("a.png", np.zeros((4, 4), np.uint16), True), ("b.tif", np.zeros((4, 4), "f"), True),
+                                  ("c.png", np.zeros((4, 4, 3), np.uint8), False)):  # fmt: skip
+        cv2.imwrite(str(tmp_path / name), pixels)
+        told = pytest.raises(AssertionError, match="more than 8 bits") if refused else nullcontext()
+        with Image.open(tmp_path / name) as file, told:
+            exec(guard, {"file": file, "path": name})
 
 
 def test_what_cannot_be_exported_or_says_something_else_is_not_written(run, parts, tmp_path, monkeypatch, capsys):

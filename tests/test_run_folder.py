@@ -195,6 +195,18 @@ def interrupted(path):
         raise KeyboardInterrupt
 
 
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="expected a folder that can be written, found .*/file/deep"):
+        interrupted(tmp_path / "file/deep/scores.csv")
+
+
+def test_json_that_is_no_object_is_no_result(tmp_path):
+    write_job(tmp_path, "done")
+    (tmp_path / "metrics.json").write_text("[1]")
+    assert not is_finished(tmp_path)
+
+
 class Full:
     def __str__(self):
         raise OSError(errno.ENOSPC, "No space left on device")

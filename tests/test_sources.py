@@ -29,6 +29,11 @@ def test_a_folder_is_walked_folder_by_folder_each_sorted(photos):
     assert names(photos / "x/2.tif", photos) == ["x/2.tif"]
 
 
+def test_results_beside_the_photos_are_refused(photos):
+    with pytest.raises(UserError, match="out: expected another folder than the photos, found .*photos"):
+        find(str(photos), photos / "x/..")
+
+
 def test_nothing_is_looked_for_before_it_is_wanted(photos):
     found = find(str(photos), Path("elsewhere"))
     next(found)
