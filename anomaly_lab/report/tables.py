@@ -5,8 +5,9 @@ import io
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from rich.markup import escape
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from anomaly_lab.report.groups import Column, Groups
 from anomaly_lab.report.matrix import Cell, Matrix
@@ -32,8 +33,9 @@ class Sheet(NamedTuple):
     """What every kind of table shows of one measure."""
 
     measure: Measure
+    columns: list[Column | str]  # the name of a data set stands for the mean over it
     headers: list[str]
-    lines: list[Line]  # the best mean first, controls last
+    lines: list[Line]  # the best mean first, then those that lack a category, controls last
 
 
 def sheet(matrix: Matrix, groups: Groups) -> Sheet:
@@ -56,12 +58,12 @@ def sheet(matrix: Matrix, groups: Groups) -> Sheet:
         if any(cells):
             lines.append(Line(row.label, cells, row.control))
     sign = 1 if matrix.measure.better == "high" else -1
-    lines.sort(key=lambda line: (line.control, -sign * _mean(line.cells)))
+    lines.sort(key=lambda line: (line.control, None in line.cells, -sign * _mean(line.cells)))
     for kind in dict.fromkeys(kind for kind, _ in matrix.controls):
         values = [matrix.control(kind, column) for column in columns]
         cells = [None if value is None else Cell({}, value) for value in values]
         lines.append(Line(f"control: {kind}", cells, control=True))
-    return Sheet(matrix.measure, headers, lines)
+    return Sheet(matrix.measure, columns, headers, lines)
 
 
 def _shown(matrix: Matrix, column: Column) -> bool:
@@ -88,22 +90,68 @@ def figure(cell: Cell, measure: Measure, plus_minus: str = " ± ") -> str:
     return text if len(cell.values) >= cell.of or not cell.values else f"{text} ({len(cell.values)} of {cell.of})"
 
 
-def terminal(shown: Sheet) -> Table:
-    """A table for rich."""
-    table = Table("", title=shown.measure.name, title_justify="left", title_style="bold", caption=None)
-    for header in shown.headers:
-        table.add_column(escape(header), justify="right")
-    for previous, line in zip([None, *shown.lines], shown.lines, strict=False):
-        if line.control and previous is not None and not previous.control:
-            table.add_section()
-        texts = ["–" if cell is None else _marked(cell, shown.measure) for cell in line.cells]
-        table.add_row(escape(line.label), *texts, style="dim" if line.control else None)
-    return table
+def terminal(shown: Sheet, width: int) -> list[Table]:
+    """Tables for rich, as many as a console of so many characters needs to show every figure whole.
+
+    Each repeats the labels of the lines. Where there are several the first begins with the means over data sets.
+    """
+    label, *columns = _widths(shown, width)
+    frame, order = label + 4, [*range(len(columns))]  # a column has a border and a space on either side
+    blocks = [order]
+    if frame + sum(columns[i] + 3 for i in order) > width:
+        blocks, left = [], 0
+        for i in sorted(order, key=lambda i: not isinstance(shown.columns[i], str)):
+            if not blocks or left < columns[i] + 3:
+                blocks.append([])
+                left = width - frame
+            blocks[-1].append(i)
+            left -= columns[i] + 3
+    tables = []
+    for number, block in enumerate(blocks, start=1):
+        title = shown.measure.name + (f" ({number} of {len(blocks)})" if len(blocks) > 1 else "")
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("", width=label, overflow="fold")
+        for i in block:
+            table.add_column(Text(shown.headers[i]), justify="right", width=columns[i], overflow="fold")
+        for previous, line in zip([None, *shown.lines], shown.lines, strict=False):
+            if line.control and previous is not None and not previous.control:
+                table.add_section()
+            cells = [_styled(line.cells[i], shown.measure) for i in block]
+            table.add_row(Text(line.label), *cells, style="dim" if line.control else None)
+        tables.append(table)
+    return tables
 
 
-def _marked(cell: Cell, measure: Measure) -> str:
-    text = figure(cell, measure) + (f" {FLAG}" if cell.beaten else "")
-    return f"[bold]{text}[/bold]" if cell.best else text
+def _widths(shown: Sheet, width: int) -> list[int]:
+    """Characters of the labels and of each column: whole lines where all of it fits, else labels are wrapped."""
+    labels = [line.label for line in shown.lines]
+    figures = [
+        max((_styled(line.cells[i], shown.measure).cell_len for line in shown.lines), default=0)
+        for i in range(len(shown.headers))
+    ]
+    whole = [
+        max(map(cell_len, labels), default=0),
+        *(max(cell_len(header), wide) for header, wide in zip(shown.headers, figures, strict=True)),
+    ]
+    if sum(whole) + 3 * len(whole) + 1 <= width:
+        return whole
+    room = max(width - max(figures, default=0) - 7, 1)  # beside the widest figure
+    label = min(whole[0], max(_longest_word(labels), width // 3), room)
+    room = max(width - label - 7, 1)
+    return [
+        label,
+        *(max(wide, min(_longest_word([header]), room)) for header, wide in zip(shown.headers, figures, strict=True)),
+    ]
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    return max((cell_len(word) for text in texts for word in text.split()), default=0)
+
+
+def _styled(cell: Cell | None, measure: Measure) -> Text:
+    if cell is None:
+        return Text("–")
+    return Text(figure(cell, measure) + (f" {FLAG}" if cell.beaten else ""), style="bold" if cell.best else "")
 
 
 def as_csv(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
