@@ -49,7 +49,7 @@ class Cell:
     interval: Literal["seeds", "images", ""] = ""  # over what it is taken
     control: float | None = None  # the strongest one of the same runs
     best: bool = False
-    of: int = 1  # categories that a mean over them should have
+    of: int = 1  # categories that have the measure, for a mean over them
 
     @property
     def beaten(self) -> bool:
@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass
 class Matrix:
-    """A measure of all rows and columns; `means` are over the columns of a data set, where it has several."""
+    """A measure of all rows and columns; `means` are over the columns of a data set that have it, if several."""
 
     measure: Measure
     cells: dict[tuple[Row, Column], Cell] = field(default_factory=dict)
@@ -139,7 +139,8 @@ def _add_controls(matrix: Matrix, run: Run, column: Column) -> None:
 
 
 def _add_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
-    columns = [column for column in groups.columns if column.dataset == dataset]
+    measured = {column for _, column in matrix.cells}  # a category without masks has no measure of pixels
+    columns = [column for column in groups.columns if column.dataset == dataset and column in measured]
     if len(columns) < 2:
         return
     for row in groups.rows:

@@ -14,10 +14,13 @@ from anomaly_lab.report.matrix import Cell, Matrix
 from anomaly_lab.report.measures import Measure
 
 FLAG = "▽"  # does not exceed the strongest control of its own runs
-LEGEND = f"mean ± standard deviation over seeds; bold: best by more than noise; {FLAG} not above the controls"
+LEGEND = (
+    f"mean ± standard deviation over seeds; bold: best by more than noise; {FLAG} not above the controls; "
+    "controls: the largest over the runs of a column"
+)
 CSV_COLUMNS = (
-    "measure", "row", "method", "dataset", "category", "n", "mean", "std", "low", "high", "interval", "best",
-    "strongest_control", "above_controls",
+    "measure", "row", "method", "dataset", "category", "categories", "n", "mean", "std", "low", "high", "interval",
+    "best", "strongest_control", "above_controls",
 )  # fmt: skip
 
 
@@ -155,25 +158,40 @@ def _styled(cell: Cell | None, measure: Measure) -> Text:
 
 
 def as_csv(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
-    """A line a cell, every digit of it, to read with pandas: for figures of one's own."""
+    """A line a cell, every digit of it, to read with pandas: for figures of one's own.
+
+    `n` counts seeds; a line of the category `mean` is one over so many `categories`, its `n` the least of theirs.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for matrix in matrices:
-        of_columns = [(row, column.dataset, column.label, cell) for (row, column), cell in matrix.cells.items()]
-        of_means = [(row, dataset, "mean", cell) for (row, dataset), cell in matrix.means.items()]
-        for row, dataset, category, cell in of_columns + of_means:
+        places = [
+            (row, column.dataset, column.label, 1, len(cell.values), cell)
+            for (row, column), cell in matrix.cells.items()
+        ]
+        for (row, dataset), cell in matrix.means.items():
+            seeds = [len(one.values) for (of, at), one in matrix.cells.items() if (of, at.dataset) == (row, dataset)]
+            places.append((row, dataset, "mean", len(cell.values), min(seeds), cell))
+        for row, dataset, category, categories, n, cell in places:
             noise = ("" if value is None else value for value in (cell.std, cell.low, cell.high))
             above = "" if cell.control is None else not cell.beaten
             control = "" if cell.control is None else cell.control
             writer.writerow(
-                (matrix.measure.key, row.label, row.method, dataset, category, len(cell.values), cell.mean, *noise,
+                (matrix.measure.key, row.label, row.method, dataset, category, categories, n, cell.mean, *noise,
                  cell.interval, cell.best, control, above)
             )  # fmt: skip
-        for (kind, column), value in matrix.controls.items():
+        controls = [(kind, column.dataset, column.label, 1, value) for (kind, column), value in matrix.controls.items()]
+        for dataset in dict.fromkeys(dataset for _, dataset in matrix.means):
+            columns = {column for _, column in matrix.cells if column.dataset == dataset}
+            for kind in dict.fromkeys(kind for kind, _ in matrix.controls):
+                value = matrix.control(kind, dataset)
+                if value is not None:
+                    controls.append((kind, dataset, "mean", len(columns), value))
+        for kind, dataset, category, categories, value in controls:
             writer.writerow(
-                (matrix.measure.key, f"control: {kind}", "control", column.dataset, column.label, "", value, "", "", "",
-                 "", False, "", "")
+                (matrix.measure.key, f"control: {kind}", "control", dataset, category, categories, "", value, "", "",
+                 "", "", False, "", "")
             )  # fmt: skip
     return text.getvalue()
 

@@ -145,7 +145,32 @@ def test_csv_has_every_digit(three, tmp_path):
     assert float(row["mean"]) == metrics["image_auroc"]
     assert (float(row["low"]), float(row["high"])) == (metrics["image_auroc_low"], metrics["image_auroc_high"])
     assert (row["n"], row["best"], row["above_controls"], row["std"]) == ("1", "True", "True", "")
-    assert len(rows) == 4 + 2 + 2 * 4  # cells, means, controls
+    assert len(rows) == 4 + 2 + 2 * 4 + 4  # cells, means, controls, means of these
+
+
+def test_csv_counts_seeds_and_categories_apart(tmp_path):
+    for category, seeds in (("carpet", 3), ("screw", 2)):
+        for seed in range(seeds):
+            write_run(tmp_path, category=category, seed=seed, aupro=0.8 if category == "carpet" else None)
+    groups = group(collect([tmp_path]))
+    found = matrices(groups)
+    shown = [found["image_auroc"], found["pixel_aupro"]]
+    sheets = [sheet(matrix, groups) for matrix in shown]
+    rows = list(csv.DictReader(io.StringIO(as_csv(sheets, shown, groups))))
+    counted = {(row["measure"], row["row"], row["category"]): (row["categories"], row["n"]) for row in rows}
+    assert counted == {
+        ("image_auroc", "cae", "carpet"): ("1", "3"),
+        ("image_auroc", "cae", "screw"): ("1", "2"),
+        ("image_auroc", "cae", "mean"): ("2", "2"),
+        **{
+            ("image_auroc", f"control: {kind}", category): ("2" if category == "mean" else "1", "")
+            for kind in ("brightness", "sharpness", "mean_image", "pca") for category in ("carpet", "screw", "mean")
+        },
+        ("pixel_aupro", "cae", "carpet"): ("1", "3"),  # masks in one category: no mean, as in the other tables
+    }  # fmt: skip
+    (pca,) = [row for row in rows if (row["row"], row["category"]) == ("control: pca", "mean")]
+    assert float(pca["mean"]) == 0.75
+    assert sheets[1].headers == ["carpet"]
 
 
 def test_markdown_opens_neither_columns_nor_html(three):
@@ -156,6 +181,7 @@ def test_markdown_opens_neither_columns_nor_html(three):
     assert "<" not in text
     assert table[2].count("**") == 4
     assert "▽" in table[3]
+    assert "controls: the largest over the runs of a column" in text
 
 
 def test_latex_escapes_what_it_would_read(three):
