@@ -163,6 +163,40 @@ def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
     assert "flag" not in run.metrics
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "told"),
+    [
+        ("image_auroc", "7", "image_auroc from 0 to 1, found 7"),
+        ("image_auroc", "-0.1", "image_auroc from 0 to 1, found -0.1"),
+        ("image_auroc", '"high"', 'image_auroc from 0 to 1, found "high"'),
+        ("image_auroc", "NaN", "image_auroc from 0 to 1, found NaN"),
+        ("image_auroc", "1e400", "image_auroc from 0 to 1, found Infinity"),
+        ("image_auroc", "true", "image_auroc from 0 to 1, found true"),
+        ("image_auroc", "1" + 400 * "0", f"image_auroc from 0 to 1, found 1{39 * '0'}"),
+        ("control_image_auroc", "[1]", "control_image_auroc from 0 to 1, found [1]"),
+        ("image_auroc_high", "1.5", "image_auroc_high from 0 to 1, found 1.5"),
+        ("fit_seconds", "-1", "fit_seconds of 0 or more, found -1"),
+    ],
+)
+def test_impossible_figures_are_left_out_and_named(tmp_path, name, written, told):
+    path = write_run(tmp_path) / "metrics.json"
+    (whole,) = collect([tmp_path])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: "HERE"}).replace('"HERE"', written))
+    (run,) = collect([tmp_path])
+    assert run.done
+    assert run.trouble == f"metrics.json: expected {told}"
+    assert run.metrics == {key: value for key, value in whole.metrics.items() if key != name}
+
+
+def test_figures_at_the_ends_costs_and_what_does_not_exist_are_no_trouble(tmp_path):
+    path = write_run(tmp_path) / "metrics.json"
+    fine = {"image_auroc": 1.0000001, "image_recall": 0, "fit_seconds": 7, "threshold": -3.5, "pixel_iou": None}
+    path.write_text(json.dumps(json.loads(path.read_text()) | fine))
+    (run,) = collect([tmp_path])
+    assert run.trouble == ""
+    assert {name: run.metrics.get(name) for name in fine} == fine
+
+
 def test_test_sets_are_told_apart(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1)
