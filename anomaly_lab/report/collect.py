@@ -196,7 +196,10 @@ def key_of(folder: Path, config: dict[str, Any]) -> Key:
 
 def _read_scores(run: Run, trouble: list[str]) -> None:
     """The images and their scores, by name; an old table without `decision_score` decides by the score."""
+    before = len(trouble)
     rows = _table(run.folder / "scores.csv", trouble)
+    if not rows and len(trouble) == before:
+        trouble.append("scores.csv: expected a row an image, found none")
     try:
         read = sorted(
             (

@@ -83,6 +83,15 @@ def test_other_damaged_files_leave_the_metrics(tmp_path):
         assert name in run.trouble
 
 
+@pytest.mark.parametrize("content", [None, "", "path,defect,label,score,threshold\n"])
+def test_a_run_without_scores_says_so(tmp_path, content):
+    path = write_run(tmp_path) / "scores.csv"
+    path.unlink() if content is None else path.write_text(content)
+    (run,) = collect([tmp_path])
+    assert run.done
+    assert run.trouble == "scores.csv: expected a row an image, found none"
+
+
 def test_an_unknown_state_and_a_job_that_is_no_json_are_unreadable(tmp_path):
     one, two = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
     (one / "job.json").write_text('{"state": "levitating"}')
