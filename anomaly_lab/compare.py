@@ -83,7 +83,8 @@ def show(runs: Sequence[Run], groups: Groups, shown: Sequence[Matrix]) -> None:
 
     console = Console()
     for matrix in shown:
-        console.print(terminal(sheet(matrix, groups)))
+        for table in terminal(sheet(matrix, groups), console.width):
+            console.print(table)
     if shown:
         console.print(LEGEND, style="dim", markup=False)
     for run in runs:

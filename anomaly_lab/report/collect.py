@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from anomaly_lab.errors import UserError
 from anomaly_lab.launch.job import is_left
 from anomaly_lab.report import settings
+from anomaly_lab.report.measures import BY_KEY
 from anomaly_lab.run_folder import RESULT_VERSION
 
 MARKS = ("job.json", "metrics.json")  # what makes a folder that of a run
+ROUNDING = 1e-6  # by which a rate may lie beyond 0 or 1
 STATES = ("done", "running", "interrupted", "failed", "unreadable")
 Table = list[dict[str, str]]
 
@@ -134,8 +136,7 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
     run.state = state if state in STATES else "unreadable"
     if run.done:
         metrics = _object(folder / "metrics.json", trouble)
-        run.metrics = {name: _number(value) for name, value in metrics.items() if name != "result_version"}
-        run.metrics = {name: value for name, value in run.metrics.items() if not math.isnan(value)}
+        run.metrics = _metrics(metrics, trouble)
         run.precision = str(metrics.get("precision", ""))
         run.result_version = metrics.get("result_version", RESULT_VERSION)
         run.environment = _object(folder / "environment.json", trouble, needed=False)
@@ -156,6 +157,28 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
     return run
 
 
+def _metrics(found: dict[str, Any], trouble: list[str]) -> dict[str, float]:
+    """The numbers of metrics.json; a known measure that cannot be what it says is left out and told, null is not told.
+
+    The figures of the controls and the ends of intervals are held to the same.
+    """
+    metrics = {}
+    for name, value in found.items():
+        number = _number(value)
+        measure = BY_KEY.get(name.removeprefix("control_").removesuffix("_low").removesuffix("_high"))
+        if measure is None or value is None:
+            possible, expected = not math.isnan(number), ""
+        elif measure.level == "cost":
+            possible, expected = number >= 0, "of 0 or more"
+        else:
+            possible, expected = -ROUNDING <= number <= 1 + ROUNDING, "from 0 to 1"
+        if possible and name != "result_version":
+            metrics[name] = number
+        elif expected:
+            trouble.append(f"metrics.json: expected {name} {expected}, found {json.dumps(value)[:40]}")
+    return metrics
+
+
 def key_of(folder: Path, config: dict[str, Any]) -> Key:
     """From the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else from the configuration."""
     parts = folder.resolve().parts
@@ -173,7 +196,10 @@ def key_of(folder: Path, config: dict[str, Any]) -> Key:
 
 def _read_scores(run: Run, trouble: list[str]) -> None:
     """The images and their scores, by name; an old table without `decision_score` decides by the score."""
+    before = len(trouble)
     rows = _table(run.folder / "scores.csv", trouble)
+    if not rows and len(trouble) == before:
+        trouble.append("scores.csv: expected a row an image, found none")
     try:
         read = sorted(
             (
@@ -260,6 +286,6 @@ def _number(value: Any) -> float:
     """A finite number, else NaN: `precision` is a text, what does not exist is null."""
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
     return number if math.isfinite(number) else math.nan

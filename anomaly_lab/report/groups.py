@@ -42,7 +42,7 @@ class Column(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Every finished run in its place."""
+    """Every finished run in its place; one without images has none where others of its category have images."""
 
     rows: list[Row]
     columns: list[Column]
@@ -54,8 +54,11 @@ def group(runs: Sequence[Run]) -> Groups:
     """Sort finished runs into rows and columns.
 
     Two runs are in one cell only where they differ in the seed alone. Settings that describe the data may differ
-    between categories and still be one row; within a category they tell rows apart like all others.
+    between categories and still be one row; within a category they tell rows apart like all others. A run whose
+    images are unknown is left out where other runs of its category have theirs: nothing says it was the same test.
     """
+    tested = {(run.key.dataset, run.key.category) for run in runs if run.images}
+    runs = [run for run in runs if run.images or (run.key.dataset, run.key.category) not in tested]
     column_of = _columns(runs)
     rows: list[Row] = []
     cells: dict[tuple[Row, Column], list[Run]] = defaultdict(list)
@@ -112,7 +115,8 @@ def _rows(method: str, runs: list[Run], column_of: dict[str, Column]) -> tuple[d
 
 
 BEYOND_SETTINGS: dict[str, Callable[[Run], Any]] = {
-    "name": lambda run: run.key.name,
+    "name": lambda run: run.config.get("name", run.key.name),
+    "folder": lambda run: run.key.name,
     "commit": lambda run: run.environment.get("git"),
     "run": lambda run: run.shown,
 }

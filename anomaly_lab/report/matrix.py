@@ -19,8 +19,9 @@ CONFIDENCE = 0.95
 SEEDS = 3  # common seeds, or categories, from which on their differences say something
 RULES = (
     "A figure is the mean over seeds, ± the standard deviation of the seeds (n - 1).",
-    "The interval is a 95 % one: of the mean over seeds (Student's t) from two seeds on; of a single run only the "
-    "image AUROC has one, over its test images (DeLong).",
+    "The interval is a 95 % one: of the mean over seeds (Student's t) from two seeds on, unless all of them give the "
+    "same value, which says nothing of the noise. Then, and of a single run, only the image AUROC has one: over the "
+    "test images of the first seed (DeLong).",
     "A figure is marked best in its column where it is better than every other row, controls included, by more than "
     "noise: the interval of the difference, 95 % over all comparisons of the column together (Bonferroni), lies above "
     "zero. Where two rows share three seeds or more the difference is taken seed by seed (t). That of the image AUROC "
@@ -49,7 +50,7 @@ class Cell:
     interval: Literal["seeds", "images", ""] = ""  # over what it is taken
     control: float | None = None  # the strongest one of the same runs
     best: bool = False
-    of: int = 1  # categories that a mean over them should have
+    of: int = 1  # categories that have the measure, for a mean over them
 
     @property
     def beaten(self) -> bool:
@@ -59,7 +60,7 @@ class Cell:
 
 @dataclass
 class Matrix:
-    """A measure of all rows and columns; `means` are over the columns of a data set, where it has several."""
+    """A measure of all rows and columns; `means` are over the columns of a data set that have it, if several."""
 
     measure: Measure
     cells: dict[tuple[Row, Column], Cell] = field(default_factory=dict)
@@ -113,8 +114,12 @@ def _cell(runs: list[Run], measure: Measure) -> Cell | None:
     values = {run.key.seed: run.metrics[measure.key] for run in having}
     cell = Cell(values, fmean(values.values()))
     if len(values) > 1:
-        cell.std, (cell.low, cell.high), cell.interval = *_over_seeds([*values.values()], measure), "seeds"
-    elif measure.key == "image_auroc" and {"image_auroc_low", "image_auroc_high"} <= set(having[0].metrics):
+        _over_seeds(cell, [*values.values()], measure)
+    if (
+        not cell.interval
+        and measure.key == "image_auroc"
+        and {"image_auroc_low", "image_auroc_high"} <= set(having[0].metrics)
+    ):
         cell.low, cell.high = having[0].metrics["image_auroc_low"], having[0].metrics["image_auroc_high"]
         cell.interval = "images"
     controls = [run.metrics[f"control_{measure.key}"] for run in having if f"control_{measure.key}" in run.metrics]
@@ -122,10 +127,13 @@ def _cell(runs: list[Run], measure: Measure) -> Cell | None:
     return cell
 
 
-def _over_seeds(values: list[float], measure: Measure) -> tuple[float, tuple[float, float]]:
-    """Standard deviation, and the interval of the mean, cut where the measure ends."""
-    low, high = t_interval(values, CONFIDENCE)
-    return stdev(values), (low, high) if measure.level == "cost" else (max(low, 0.0), min(high, 1.0))
+def _over_seeds(cell: Cell, values: list[float], measure: Measure) -> None:
+    """Add the standard deviation and the interval of the mean, cut where the measure ends; none of equal values."""
+    cell.std = stdev(values)
+    if len(set(values)) > 1:
+        low, high = t_interval(values, CONFIDENCE)
+        cell.low, cell.high = (low, high) if measure.level == "cost" else (max(low, 0.0), min(high, 1.0))
+        cell.interval = "seeds"
 
 
 def _add_controls(matrix: Matrix, run: Run, column: Column) -> None:
@@ -139,7 +147,8 @@ def _add_controls(matrix: Matrix, run: Run, column: Column) -> None:
 
 
 def _add_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
-    columns = [column for column in groups.columns if column.dataset == dataset]
+    measured = {column for _, column in matrix.cells}  # a category without masks has no measure of pixels
+    columns = [column for column in groups.columns if column.dataset == dataset and column in measured]
     if len(columns) < 2:
         return
     for row in groups.rows:
@@ -151,7 +160,7 @@ def _add_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
         seeds = set.intersection(*(set(cell.values) for cell in there.values()))
         by_seed = [fmean(cell.values[seed] for cell in there.values()) for seed in sorted(seeds)]
         if len(by_seed) > 1 and all(set(cell.values) == seeds for cell in there.values()):
-            mean.std, (mean.low, mean.high), mean.interval = *_over_seeds(by_seed, matrix.measure), "seeds"
+            _over_seeds(mean, by_seed, matrix.measure)
         controls = [cell.control for cell in there.values() if cell.control is not None]
         mean.control = fmean(controls) if len(controls) == len(there) else None
         matrix.means[row, dataset] = mean

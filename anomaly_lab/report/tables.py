@@ -5,18 +5,22 @@ import io
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from rich.markup import escape
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from anomaly_lab.report.groups import Column, Groups
 from anomaly_lab.report.matrix import Cell, Matrix
 from anomaly_lab.report.measures import Measure
 
 FLAG = "▽"  # does not exceed the strongest control of its own runs
-LEGEND = f"mean ± standard deviation over seeds; bold: best by more than noise; {FLAG} not above the controls"
+LEGEND = (
+    f"mean ± standard deviation over seeds; bold: best by more than noise; {FLAG} not above the controls; "
+    "controls: the largest over the runs of a column"
+)
 CSV_COLUMNS = (
-    "measure", "row", "method", "dataset", "category", "n", "mean", "std", "low", "high", "interval", "best",
-    "strongest_control", "above_controls",
+    "measure", "row", "method", "dataset", "category", "categories", "n", "mean", "std", "low", "high", "interval",
+    "best", "strongest_control", "above_controls",
 )  # fmt: skip
 
 
@@ -32,8 +36,9 @@ class Sheet(NamedTuple):
     """What every kind of table shows of one measure."""
 
     measure: Measure
+    columns: list[Column | str]  # the name of a data set stands for the mean over it
     headers: list[str]
-    lines: list[Line]  # the best mean first, controls last
+    lines: list[Line]  # the best mean first, then those that lack a category, controls last
 
 
 def sheet(matrix: Matrix, groups: Groups) -> Sheet:
@@ -56,12 +61,12 @@ def sheet(matrix: Matrix, groups: Groups) -> Sheet:
         if any(cells):
             lines.append(Line(row.label, cells, row.control))
     sign = 1 if matrix.measure.better == "high" else -1
-    lines.sort(key=lambda line: (line.control, -sign * _mean(line.cells)))
+    lines.sort(key=lambda line: (line.control, None in line.cells, -sign * _mean(line.cells)))
     for kind in dict.fromkeys(kind for kind, _ in matrix.controls):
         values = [matrix.control(kind, column) for column in columns]
         cells = [None if value is None else Cell({}, value) for value in values]
         lines.append(Line(f"control: {kind}", cells, control=True))
-    return Sheet(matrix.measure, headers, lines)
+    return Sheet(matrix.measure, columns, headers, lines)
 
 
 def _shown(matrix: Matrix, column: Column) -> bool:
@@ -88,44 +93,105 @@ def figure(cell: Cell, measure: Measure, plus_minus: str = " ± ") -> str:
     return text if len(cell.values) >= cell.of or not cell.values else f"{text} ({len(cell.values)} of {cell.of})"
 
 
-def terminal(shown: Sheet) -> Table:
-    """A table for rich."""
-    table = Table("", title=shown.measure.name, title_justify="left", title_style="bold", caption=None)
-    for header in shown.headers:
-        table.add_column(escape(header), justify="right")
-    for previous, line in zip([None, *shown.lines], shown.lines, strict=False):
-        if line.control and previous is not None and not previous.control:
-            table.add_section()
-        texts = ["–" if cell is None else _marked(cell, shown.measure) for cell in line.cells]
-        table.add_row(escape(line.label), *texts, style="dim" if line.control else None)
-    return table
+def terminal(shown: Sheet, width: int) -> list[Table]:
+    """Tables for rich, as many as a console of so many characters needs to show every figure whole.
+
+    Each repeats the labels of the lines. Where there are several the first begins with the means over data sets.
+    """
+    label, *columns = _widths(shown, width)
+    frame, order = label + 4, [*range(len(columns))]  # a column has a border and a space on either side
+    blocks = [order]
+    if frame + sum(columns[i] + 3 for i in order) > width:
+        blocks, left = [], 0
+        for i in sorted(order, key=lambda i: not isinstance(shown.columns[i], str)):
+            if not blocks or left < columns[i] + 3:
+                blocks.append([])
+                left = width - frame
+            blocks[-1].append(i)
+            left -= columns[i] + 3
+    tables = []
+    for number, block in enumerate(blocks, start=1):
+        title = shown.measure.name + (f" ({number} of {len(blocks)})" if len(blocks) > 1 else "")
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("", width=label, overflow="fold")
+        for i in block:
+            table.add_column(Text(shown.headers[i]), justify="right", width=columns[i], overflow="fold")
+        for previous, line in zip([None, *shown.lines], shown.lines, strict=False):
+            if line.control and previous is not None and not previous.control:
+                table.add_section()
+            cells = [_styled(line.cells[i], shown.measure) for i in block]
+            table.add_row(Text(line.label), *cells, style="dim" if line.control else None)
+        tables.append(table)
+    return tables
 
 
-def _marked(cell: Cell, measure: Measure) -> str:
-    text = figure(cell, measure) + (f" {FLAG}" if cell.beaten else "")
-    return f"[bold]{text}[/bold]" if cell.best else text
+def _widths(shown: Sheet, width: int) -> list[int]:
+    """Characters of the labels and of each column: whole lines where all of it fits, else labels are wrapped."""
+    labels = [line.label for line in shown.lines]
+    figures = [
+        max((_styled(line.cells[i], shown.measure).cell_len for line in shown.lines), default=0)
+        for i in range(len(shown.headers))
+    ]
+    whole = [
+        max(map(cell_len, labels), default=0),
+        *(max(cell_len(header), wide) for header, wide in zip(shown.headers, figures, strict=True)),
+    ]
+    if sum(whole) + 3 * len(whole) + 1 <= width:
+        return whole
+    room = max(width - max(figures, default=0) - 7, 1)  # beside the widest figure
+    label = min(whole[0], max(_longest_word(labels), width // 3), room)
+    room = max(width - label - 7, 1)
+    return [
+        label,
+        *(max(wide, min(_longest_word([header]), room)) for header, wide in zip(shown.headers, figures, strict=True)),
+    ]
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    return max((cell_len(word) for text in texts for word in text.split()), default=0)
+
+
+def _styled(cell: Cell | None, measure: Measure) -> Text:
+    if cell is None:
+        return Text("–")
+    return Text(figure(cell, measure) + (f" {FLAG}" if cell.beaten else ""), style="bold" if cell.best else "")
 
 
 def as_csv(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
-    """A line a cell, every digit of it, to read with pandas: for figures of one's own."""
+    """A line a cell, every digit of it, to read with pandas: for figures of one's own.
+
+    `n` counts seeds; a line of the category `mean` is one over so many `categories`, its `n` the least of theirs.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for matrix in matrices:
-        of_columns = [(row, column.dataset, column.label, cell) for (row, column), cell in matrix.cells.items()]
-        of_means = [(row, dataset, "mean", cell) for (row, dataset), cell in matrix.means.items()]
-        for row, dataset, category, cell in of_columns + of_means:
+        places = [
+            (row, column.dataset, column.label, 1, len(cell.values), cell)
+            for (row, column), cell in matrix.cells.items()
+        ]
+        for (row, dataset), cell in matrix.means.items():
+            seeds = [len(one.values) for (of, at), one in matrix.cells.items() if (of, at.dataset) == (row, dataset)]
+            places.append((row, dataset, "mean", len(cell.values), min(seeds), cell))
+        for row, dataset, category, categories, n, cell in places:
             noise = ("" if value is None else value for value in (cell.std, cell.low, cell.high))
             above = "" if cell.control is None else not cell.beaten
             control = "" if cell.control is None else cell.control
             writer.writerow(
-                (matrix.measure.key, row.label, row.method, dataset, category, len(cell.values), cell.mean, *noise,
+                (matrix.measure.key, row.label, row.method, dataset, category, categories, n, cell.mean, *noise,
                  cell.interval, cell.best, control, above)
             )  # fmt: skip
-        for (kind, column), value in matrix.controls.items():
+        controls = [(kind, column.dataset, column.label, 1, value) for (kind, column), value in matrix.controls.items()]
+        for dataset in dict.fromkeys(dataset for _, dataset in matrix.means):
+            columns = {column for _, column in matrix.cells if column.dataset == dataset}
+            for kind in dict.fromkeys(kind for kind, _ in matrix.controls):
+                value = matrix.control(kind, dataset)
+                if value is not None:
+                    controls.append((kind, dataset, "mean", len(columns), value))
+        for kind, dataset, category, categories, value in controls:
             writer.writerow(
-                (matrix.measure.key, f"control: {kind}", "control", column.dataset, column.label, "", value, "", "", "",
-                 "", False, "", "")
+                (matrix.measure.key, f"control: {kind}", "control", dataset, category, categories, "", value, "", "",
+                 "", "", False, "", "")
             )  # fmt: skip
     return text.getvalue()
 

@@ -83,6 +83,15 @@ def test_other_damaged_files_leave_the_metrics(tmp_path):
         assert name in run.trouble
 
 
+@pytest.mark.parametrize("content", [None, "", "path,defect,label,score,threshold\n"])
+def test_a_run_without_scores_says_so(tmp_path, content):
+    path = write_run(tmp_path) / "scores.csv"
+    path.unlink() if content is None else path.write_text(content)
+    (run,) = collect([tmp_path])
+    assert run.done
+    assert run.trouble == "scores.csv: expected a row an image, found none"
+
+
 def test_an_unknown_state_and_a_job_that_is_no_json_are_unreadable(tmp_path):
     one, two = write_run(tmp_path, seed=0), write_run(tmp_path, seed=1)
     (one / "job.json").write_text('{"state": "levitating"}')
@@ -161,6 +170,40 @@ def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
     (run,) = collect([tmp_path])
     assert "image_precision" not in run.metrics
     assert "flag" not in run.metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "told"),
+    [
+        ("image_auroc", "7", "image_auroc from 0 to 1, found 7"),
+        ("image_auroc", "-0.1", "image_auroc from 0 to 1, found -0.1"),
+        ("image_auroc", '"high"', 'image_auroc from 0 to 1, found "high"'),
+        ("image_auroc", "NaN", "image_auroc from 0 to 1, found NaN"),
+        ("image_auroc", "1e400", "image_auroc from 0 to 1, found Infinity"),
+        ("image_auroc", "true", "image_auroc from 0 to 1, found true"),
+        ("image_auroc", "1" + 400 * "0", f"image_auroc from 0 to 1, found 1{39 * '0'}"),
+        ("control_image_auroc", "[1]", "control_image_auroc from 0 to 1, found [1]"),
+        ("image_auroc_high", "1.5", "image_auroc_high from 0 to 1, found 1.5"),
+        ("fit_seconds", "-1", "fit_seconds of 0 or more, found -1"),
+    ],
+)
+def test_impossible_figures_are_left_out_and_named(tmp_path, name, written, told):
+    path = write_run(tmp_path) / "metrics.json"
+    (whole,) = collect([tmp_path])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: "HERE"}).replace('"HERE"', written))
+    (run,) = collect([tmp_path])
+    assert run.done
+    assert run.trouble == f"metrics.json: expected {told}"
+    assert run.metrics == {key: value for key, value in whole.metrics.items() if key != name}
+
+
+def test_figures_at_the_ends_costs_and_what_does_not_exist_are_no_trouble(tmp_path):
+    path = write_run(tmp_path) / "metrics.json"
+    fine = {"image_auroc": 1.0000001, "image_recall": 0, "fit_seconds": 7, "threshold": -3.5, "pixel_iou": None}
+    path.write_text(json.dumps(json.loads(path.read_text()) | fine))
+    (run,) = collect([tmp_path])
+    assert run.trouble == ""
+    assert {name: run.metrics.get(name) for name in fine} == fine
 
 
 def test_test_sets_are_told_apart(tmp_path):

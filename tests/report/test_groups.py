@@ -68,6 +68,13 @@ def test_the_same_settings_with_other_figures_are_told_by_name_or_folder(tmp_pat
     assert len(set(labels)) == 3
 
 
+def test_copies_of_one_name_with_other_figures_are_told_by_folder(tmp_path):
+    write_run(tmp_path, name="sweep")
+    config = write_run(tmp_path, name="copy", strength=2) / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("name: copy", "name: sweep"))
+    assert [row.label for row in grouped(tmp_path).rows] == ["cae · folder=copy", "cae · folder=sweep"]
+
+
 def test_results_of_another_version_are_not_averaged_in(tmp_path):
     write_run(tmp_path, seed=0)
     path = write_run(tmp_path, seed=1) / "metrics.json"
@@ -82,6 +89,17 @@ def test_other_test_images_are_another_column(tmp_path):
     groups = grouped(tmp_path)
     assert [column.label for column in groups.columns] == ["screw (20 images)", "screw (40 images)"]
     assert seeds(groups)["ganomaly", "screw (40 images)"] == ["0"]
+
+
+def test_a_run_without_images_has_no_column_beside_runs_that_have_them(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1)
+    (write_run(tmp_path, seed=2) / "scores.csv").write_text("path,label\na,b\n")
+    for seed in range(2):
+        (write_run(tmp_path, category="carpet", seed=seed) / "scores.csv").unlink()
+    groups = grouped(tmp_path)
+    assert [column.label for column in groups.columns] == ["carpet", "screw"]
+    assert seeds(groups) == {("cae", "carpet"): ["0", "1"], ("cae", "screw"): ["0", "1"]}
 
 
 def test_unknown_settings_are_a_row_of_their_own(tmp_path):

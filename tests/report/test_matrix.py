@@ -47,6 +47,21 @@ def test_one_run_has_the_interval_of_its_images_and_two_are_cut_where_the_measur
     assert (two.low, two.high) == (0.0, 1.0)
 
 
+def test_equal_seeds_have_the_interval_of_the_images_and_no_other(tmp_path):
+    intervals = [(0.6, 0.9), (0.1, 0.2)]
+    for category in ("carpet", "screw"):
+        for seed, (low, high) in enumerate(intervals):
+            path = write_run(tmp_path, seed=seed, category=category, aupro=0.7) / "metrics.json"
+            fixed = {"image_auroc": 0.8, "image_auroc_low": low, "image_auroc_high": high}
+            path.write_text(json.dumps(json.loads(path.read_text()) | fixed))
+    cell = cells(tmp_path)["cae", "screw"]
+    assert (cell.mean, cell.std) == (0.8, 0.0)
+    assert (cell.low, cell.high, cell.interval) == (0.6, 0.9, "images")
+    (mean,) = matrix(tmp_path).means.values()
+    for without in (cells(tmp_path, "pixel_aupro")["cae", "screw"], mean):
+        assert (without.std, without.low, without.high, without.interval) == (0.0, None, None, "")
+
+
 def test_a_method_that_does_not_exceed_its_control_is_flagged(tmp_path):
     with_values(tmp_path, [0.49, 0.51], method="cae")
     with_values(tmp_path, [0.50, 0.52], method="ganomaly")

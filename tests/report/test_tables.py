@@ -56,7 +56,8 @@ def test_the_terminal_shows_all_of_it_and_takes_no_name_for_markup(three):
     (shown,), _, _ = three
     console = Console(width=200, record=True, file=io.StringIO())
     shown.headers[1] = "[bold]screw"
-    console.print(terminal(shown))
+    (table,) = terminal(shown, console.width)
+    console.print(table)
     text = console.export_text()
     assert "[bold]screw" in text
     for line in shown.lines:
@@ -64,6 +65,76 @@ def test_the_terminal_shows_all_of_it_and_takes_no_name_for_markup(three):
             if cell is not None:
                 assert number(cell.mean, shown.measure) in text
     assert "▽" in text
+
+
+def test_a_narrow_terminal_gets_blocks_in_which_every_figure_is_whole(tmp_path):
+    for method, latent in (("cae", 100), ("skip_ganomaly", 100), ("skip_ganomaly", 500)):
+        for i in range(15):
+            write_run(tmp_path, method=method, category=f"category_{i}", digest=str(latent), strength=latent / 100 + i,
+                      images=20, method__latent_size_of_the_encoder=latent)  # fmt: skip
+    groups = group(collect([tmp_path]))
+    shown = sheet(matrices(groups)["image_auroc"], groups)
+    console = Console(width=80, record=True, file=io.StringIO())
+    tables = terminal(shown, console.width)
+    read = {}  # of a block: the words of each cell, by row and column
+    for table in tables:
+        console.print(table)
+        text = console.export_text()
+        assert max(map(len, text.splitlines())) <= 80
+        assert "…" not in text
+        headers, *lines = _cells(text)
+        assert [line[0] for line in lines] == [line.label for line in shown.lines]
+        read |= {(line[0], header): cell for line in lines for header, cell in zip(headers[1:], line[1:], strict=True)}
+        if table is tables[0]:
+            assert headers[1] == "mean of mvtec_ad"
+    assert len(tables) > 1
+    assert read == {
+        (line.label, header): _plain(cell, shown.measure)
+        for line in shown.lines for header, cell in zip(shown.headers, line.cells, strict=True)
+    }  # fmt: skip
+
+
+def _cells(text):
+    """The cells of a printed table, the wrapped lines of each put together; a line without figures goes on."""
+    rows = []
+    for line in text.splitlines():
+        if line[:1] not in ("│", "┃"):
+            continue
+        parts = [part.strip() for part in line.replace("┃", "│").strip("│").split("│")]
+        if line[0] == "┃":  # the headers stand alone above the double line
+            rows = [[f"{one} {two}".strip() for one, two in zip(rows[0], parts, strict=True)] if rows else parts]
+        elif any(parts[1:]):
+            rows.append(parts)
+        else:
+            rows[-1][0] += f" {parts[0]}"
+    return rows
+
+
+def _plain(cell, measure):
+    return figure(cell, measure) + (" ▽" if cell.beaten else "")
+
+
+@pytest.mark.parametrize("width", [20, 40])
+def test_in_a_tiny_terminal_no_figure_is_lost(three, width):
+    (shown,), _, _ = three
+    console = Console(width=width, record=True, file=io.StringIO())
+    for table in terminal(shown, width):
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text
+    for line in shown.lines:
+        assert all(number(cell.mean, shown.measure) in text for cell in line.cells if cell is not None)
+
+
+def test_lines_that_lack_a_category_stand_below_complete_ones(tmp_path):
+    for category in ("carpet", "screw"):
+        write_run(tmp_path, method="cae", category=category, strength=0.3, images=100)
+        write_run(tmp_path, method="vae", category=category, strength=0.6, images=100)
+    write_run(tmp_path, method="ganomaly", category="screw", strength=4.0, images=100)
+    groups = group(collect([tmp_path]))
+    lines = sheet(matrices(groups)["image_auroc"], groups).lines
+    assert [line.label for line in lines[:3]] == ["vae", "cae", "ganomaly"]
+    assert lines[2].cells[-1].mean > lines[0].cells[-1].mean
 
 
 def test_csv_has_every_digit(three, tmp_path):
@@ -74,7 +145,32 @@ def test_csv_has_every_digit(three, tmp_path):
     assert float(row["mean"]) == metrics["image_auroc"]
     assert (float(row["low"]), float(row["high"])) == (metrics["image_auroc_low"], metrics["image_auroc_high"])
     assert (row["n"], row["best"], row["above_controls"], row["std"]) == ("1", "True", "True", "")
-    assert len(rows) == 4 + 2 + 2 * 4  # cells, means, controls
+    assert len(rows) == 4 + 2 + 2 * 4 + 4  # cells, means, controls, means of these
+
+
+def test_csv_counts_seeds_and_categories_apart(tmp_path):
+    for category, seeds in (("carpet", 3), ("screw", 2)):
+        for seed in range(seeds):
+            write_run(tmp_path, category=category, seed=seed, aupro=0.8 if category == "carpet" else None)
+    groups = group(collect([tmp_path]))
+    found = matrices(groups)
+    shown = [found["image_auroc"], found["pixel_aupro"]]
+    sheets = [sheet(matrix, groups) for matrix in shown]
+    rows = list(csv.DictReader(io.StringIO(as_csv(sheets, shown, groups))))
+    counted = {(row["measure"], row["row"], row["category"]): (row["categories"], row["n"]) for row in rows}
+    assert counted == {
+        ("image_auroc", "cae", "carpet"): ("1", "3"),
+        ("image_auroc", "cae", "screw"): ("1", "2"),
+        ("image_auroc", "cae", "mean"): ("2", "2"),
+        **{
+            ("image_auroc", f"control: {kind}", category): ("2" if category == "mean" else "1", "")
+            for kind in ("brightness", "sharpness", "mean_image", "pca") for category in ("carpet", "screw", "mean")
+        },
+        ("pixel_aupro", "cae", "carpet"): ("1", "3"),  # masks in one category: no mean, as in the other tables
+    }  # fmt: skip
+    (pca,) = [row for row in rows if (row["row"], row["category"]) == ("control: pca", "mean")]
+    assert float(pca["mean"]) == 0.75
+    assert sheets[1].headers == ["carpet"]
 
 
 def test_markdown_opens_neither_columns_nor_html(three):
@@ -85,6 +181,7 @@ def test_markdown_opens_neither_columns_nor_html(three):
     assert "<" not in text
     assert table[2].count("**") == 4
     assert "▽" in table[3]
+    assert "controls: the largest over the runs of a column" in text
 
 
 def test_latex_escapes_what_it_would_read(three):
