@@ -253,6 +253,35 @@ def test_the_gallery_shows_the_worst_first_with_words_for_who_cannot_see(opened)
     assert all(shot[:2] == [480, 160] and "image, overlay, mask" in shot[2] for shot in shots)
 
 
+@pytest.mark.parametrize("width", [1300, 360])
+def test_pictures_keep_their_proportions(browser, sweep, opened, width, tmp_path):
+    """In the comparison and in a run's own report, in a wide and in a narrow window."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        open_cell(opened, "cae", "screw")
+        shown = proportions(browser)
+        open_page(browser, write_report(write_run(tmp_path, pictures=1)))
+        shown += proportions(browser)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(shown) == 9
+    for drawn, natural in shown:
+        assert drawn == pytest.approx(natural, rel=0.02)
+
+
+def proportions(browser):
+    """Width over height of every picture, as it is drawn and as it is."""
+    return browser.execute_async_script(
+        """const pictures = [...document.querySelectorAll('#gallery img')], done = arguments[0];
+        pictures.forEach((n) => (n.loading = 'eager'));
+        Promise.all(pictures.map((n) => n.decode())).then(() => done(pictures.map((n) => {
+          const box = n.getBoundingClientRect();
+          return [box.width / box.height, n.naturalWidth / n.naturalHeight];
+        })));"""
+    )
+
+
 def test_pictures_are_decoded_only_when_a_cell_is_opened(opened):
     assert opened.execute_script("return document.images.length") == 0
     open_cell(opened, "cae", "screw")
