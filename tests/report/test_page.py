@@ -161,6 +161,27 @@ def test_columns_sort_both_ways(opened):
     assert [name.partition("latent")[0] for name in order()] == ["cae", "ganomaly", "ssim_ae"]
 
 
+def test_a_mean_of_fewer_categories_stands_after_those_of_all_up_and_down(browser, tmp_path):
+    for method, strength, categories in (
+        ("cae", 1.0, 2),
+        ("ganomaly", 5.0, 1),
+        ("ssim_ae", 2.0, 2),
+        ("anogan", 0.1, 1),
+    ):
+        for category in ("carpet", "screw")[:categories]:
+            write_run(tmp_path, method, category=category, strength=strength)
+    runs = collect([tmp_path])
+    groups = group(runs)
+    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
+    open_page(browser, tmp_path / "report.html")
+    click(browser, "#matrix [data-sort='name']")
+    click(browser, "#matrix [data-sort='mmvtec_ad']")
+    assert texts(browser, "#methods th") == ["ssim_ae", "cae", "ganomaly", "anogan"]
+    assert "1 of 2" in " ".join(texts(browser, "#methods small"))
+    click(browser, "#matrix [data-sort='mmvtec_ad']")
+    assert texts(browser, "#methods th") == ["cae", "ssim_ae", "anogan", "ganomaly"]
+
+
 def test_level_metric_data_and_text_filter(opened):
     choose(opened, "Metric", "image_f1")
     assert cell(opened, "cae", "screw") != 0.6
@@ -218,6 +239,38 @@ def test_the_slider_recolours_decisions_and_counts_anew(opened, sweep):
     click(opened, "#threshold-back")
     metrics = read_metrics(sweep / "sweep/cae/mvtec_ad/screw/seed=0/0123456789")
     assert decision(opened, "image_recall") == pytest.approx(metrics["image_recall"])
+
+
+def test_a_key_moves_the_threshold_by_a_thousandth(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    open_cell(opened, "cae", "screw")
+    slider = opened.find_element(By.ID, "threshold")
+    low, high, before = (float(slider.get_attribute(name)) for name in ("min", "max", "value"))
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert float(slider.get_attribute("value")) - before == pytest.approx((high - low) / 1000, rel=1e-6)
+
+
+@pytest.mark.parametrize("typed", ["", "-", "e"])
+def test_an_exact_threshold_that_is_no_number_is_put_back(opened, typed):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    open_cell(opened, "cae", "screw")
+    exact = opened.find_element(By.ID, "threshold-value")
+    exact.send_keys(Keys.CONTROL, "a")
+    exact.send_keys("0.5")
+    recall = decision(opened, "image_recall")
+    exact.send_keys(Keys.CONTROL, "a")
+    exact.send_keys(Keys.BACKSPACE, typed)
+    assert exact.get_attribute("value") == ""
+    exact.send_keys(Keys.TAB)
+    assert opened.execute_script("const box = arguments[0]; return [box.value, box.validity.valid]", exact) == [
+        "0.5",
+        True,
+    ]
+    assert decision(opened, "image_recall") == recall
 
 
 def test_the_threshold_decides_as_the_program_does_at_every_score(opened, sweep):
@@ -376,13 +429,42 @@ def test_text_can_be_read_on_every_cell_in_light_and_dark(browser, opened, schem
               return .2126 * r + .7152 * g + .0722 * b; };
             const contrast = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
             const page = getComputedStyle(document.documentElement).backgroundColor;
-            return Math.min(...[...document.querySelectorAll('#methods td.shade .figure')].map((n) =>
+            return Math.min(...[...document.querySelectorAll('#matrix .shade :is(.figure, small)')].map((n) =>
               contrast(light(getComputedStyle(n).color), light(getComputedStyle(n.closest('td')).backgroundColor))),
               contrast(light(getComputedStyle(document.getElementById('about')).color), light(page)))"""
         )
         assert worst > 4.5
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_small_marks_can_be_seen_in_the_dark(browser, opened):
+    """WCAG asks for a contrast of 3 for what is drawn."""
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    try:
+        marks = browser.execute_script(
+            """const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+            const light = (alpha, ...colors) => {
+              for (const color of colors) {
+                canvas.fillStyle = color;
+                canvas.fillRect(0, 0, 1, 1);
+                canvas.globalAlpha = alpha;
+              }
+              canvas.globalAlpha = 1;
+              const linear = (v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+              const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+              return .2126 * r + .7152 * g + .0722 * b + .05; };
+            const page = getComputedStyle(document.documentElement).backgroundColor;
+            return [...document.querySelectorAll('#cost-plot .small-mark')].map((n) => {
+              const style = getComputedStyle(n);
+              return light(Number(style.fillOpacity), page, style.fill) / light(1, page); })"""
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(marks) == 7
+    assert min(marks) > 3
 
 
 def test_a_narrow_window_scrolls_the_table_and_not_the_page(browser, opened):
