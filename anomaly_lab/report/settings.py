@@ -88,8 +88,11 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Settings:
     return flat
 
 
-def _resolved(key: str, value: Any, config: dict[str, Any], left: int = 10) -> Settings:
-    """A setting with its references followed; one that stands for a whole section becomes that section's settings."""
+def _resolved(key: str, value: Any, config: dict[str, Any], left: int = 3) -> Settings:
+    """A setting with its references followed; one that stands for a whole section becomes that section's settings.
+
+    `left` ends sections that hold themselves.
+    """
     value = _follow(value, config)
     reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
     section = _at(reference[1], config, left) if reference and left else None

@@ -197,6 +197,10 @@ def test_level_metric_data_and_text_filter(opened):
         "const box = document.getElementById('filter'); box.value = 'gano'; box.dispatchEvent(new Event('input'))"
     )
     assert texts(opened, "#methods th") == ["ganomaly"]
+    opened.execute_script(
+        "const box = document.getElementById('filter'); box.value = 'nono'; box.dispatchEvent(new Event('input'))"
+    )
+    assert texts(opened, "#methods tr") == ["No method matches"]
     assert console(opened) == []
 
 
@@ -304,6 +308,79 @@ def test_the_gallery_shows_the_worst_first_with_words_for_who_cannot_see(opened)
     )
     assert len(shots) == 6
     assert all(shot[:2] == [480, 160] and "image, overlay, mask" in shot[2] for shot in shots)
+    assert texts(opened, ".shot .tiles") == ["from the left: image, overlay, mask"] * 6
+
+
+def test_the_gallery_says_where_there_is_nothing_to_blame(opened):
+    open_cell(opened, "cae", "screw")
+    wrong = texts(opened, "#about-misses, #about-alarms")
+    assert wrong == ["Defective images with the lowest scores.", "Good images with the highest scores."]
+    for end, selector, said in (("min", "#about-misses", "No defective image was missed"),
+                                ("max", "#about-alarms", "No good image was called abnormal")):  # fmt: skip
+        opened.execute_script(
+            "const slider = document.getElementById('threshold'); slider.value = slider[arguments[0]];"
+            "slider.dispatchEvent(new Event('input'))", end,
+        )  # fmt: skip
+        assert texts(opened, selector)[0].startswith(said)
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7, 20])
+def test_epochs_are_whole_numbers(browser, tmp_path, epochs):
+    folder = write_run(tmp_path)
+    lines = (folder / "curves" / "losses.csv").read_text().splitlines()
+    (folder / "curves" / "losses.csv").write_text("\n".join(lines[: epochs + 1]) + "\n")
+    open_page(browser, write_report(folder))
+    ticks = browser.execute_script(
+        """const chart = document.querySelector('#detail svg[aria-label="Losses by epoch"]');
+        return [...chart.querySelectorAll('text[text-anchor=middle]')].slice(0, -1).map((n) => n.textContent)"""
+    )
+    assert ticks
+    assert all(tick.isdecimal() and 1 <= int(tick) <= epochs for tick in ticks)
+    assert len(set(ticks)) == len(ticks)
+
+
+def test_states_are_counted_as_they_are_listed(browser, tmp_path):
+    """Damaged and repeated runs are no done ones, as in the terminal."""
+    write_run(tmp_path)
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, name="again")
+    (write_run(tmp_path, seed=2) / "threshold.json").write_text("{")
+    write_run(tmp_path, seed=3, state="failed", error="ValueError: no")
+    runs = collect([tmp_path])
+    groups = group([run for run in runs if run.done])
+    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
+    open_page(browser, tmp_path / "report.html")
+    told = browser.execute_script("return document.getElementById('about').textContent").partition(" · ")[0]
+    assert set(told.split(", ")) == {"2 done", "1 repeated", "1 damaged", "1 failed"}
+    assert sorted(texts(browser, "#other-runs .state")) == ["damaged", "failed", "repeated"]
+    assert texts(browser, "#run-tables summary") == ["2 done"]
+
+
+def test_fifteen_categories_and_their_mean_go_into_a_window(browser, tmp_path):
+    names = ("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw",
+             "tile", "toothbrush", "transistor", "wood", "zipper")  # fmt: skip
+    for name in names:
+        write_run(tmp_path, "texture_inspection", category=name)
+        write_run(tmp_path, "cae", category=name, method__latent=500)
+    runs = collect([tmp_path])
+    groups = group(runs)
+    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
+    size = {"width": 1385, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        open_page(browser, tmp_path / "report.html")
+        right = browser.execute_script(
+            "return [...document.querySelectorAll('#methods td.mean')].map((n) => n.getBoundingClientRect().right)"
+        )
+        scrolls = browser.execute_script(
+            "const n = document.querySelector('#by-category .scroll'); return n.scrollWidth > n.clientWidth"
+        )
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 1385
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(right) == 2
+    assert max(right) <= 1385
+    assert not scrolls
 
 
 @pytest.mark.parametrize("width", [1300, 360])
@@ -400,6 +477,7 @@ def test_settings_of_two_runs(opened):
     assert texts(opened, "#difference-table tbody th") == ["seed", "method.seed"]
     choose(opened, "and", ids["ssim_ae/folder/photos"])
     rows = texts(opened, "#difference-table tbody tr")
+    assert {"data.namemvtec_adfolder", "data.categoryscrewphotos"} <= set(rows)
     assert any(row.startswith("method.latent") and row.endswith("<b>&") for row in rows)
 
 

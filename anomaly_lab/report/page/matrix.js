@@ -110,6 +110,7 @@ function drawMatrix() {
   if (view.controls) bodies.push(controlRows(columns, measure, matches, rows.filter((row) => row.control).map(line)));
   if (view.published) bodies.push(publishedRows(columns, measure, matches));
   table.replaceChildren(el("caption", { class: "skip" }, `${measure.name} of every method and category`), el("thead", {}, head), ...bodies.filter(Boolean));
+  table.classList.toggle("dense", columns.length > 10);
   legend(measure, rows);
 }
 
