@@ -153,6 +153,7 @@ def _run(
 ) -> dict[str, Any]:
     few = len(run.images) <= MOST_SCORES
     features, note = _features(run)
+    which = {"data.name": run.key.dataset, "data.category": run.key.category}
     return {
         "id": number, "shown": run.shown, "seed": run.key.seed, "state": run.state, "trouble": run.trouble,
         "repeated": repeated, "row": place[0] if place else None, "column": place[1] if place else None,
@@ -161,7 +162,7 @@ def _run(
         "thresholds": [{key: entry.get(key) for key in ("strategy", "rule", "image", "normals")}
                        for entry in run.thresholds],
         "defects": run.defects, "environment": run.environment,
-        "settings": settings.told(run.config) if run.config else {},
+        "settings": {**which, **settings.told(run.config)} if run.config else {},
         "curves": {name: points for name in CURVES if (points := _points(run.folder / "curves" / f"{name}.csv"))},
         "losses": _losses(run.folder / "curves" / "losses.csv"),
         "features": features, "featuresNote": note,

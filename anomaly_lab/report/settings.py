@@ -53,8 +53,10 @@ def chosen(config: dict[str, Any]) -> Settings:
 def told(config: dict[str, Any]) -> Settings:
     """The same with plain references followed and with no place, environment variable or secret of the machine."""
     places = {**config, "data": {**config["data"], "root": None}} if isinstance(config.get("data"), dict) else config
-    settings = {key: public(_follow(value, places)) for key, value in chosen(config).items()}
-    return {"seed": config.get("seed"), **settings}
+    settings = {"seed": config.get("seed")}
+    for key, value in chosen(config).items():
+        settings |= {name: public(found) for name, found in _resolved(key, value, places).items()}
+    return settings
 
 
 def of_the_data(key: str) -> bool:
@@ -84,6 +86,20 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Settings:
         name = f"{prefix}{key}"
         flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
+
+
+def _resolved(key: str, value: Any, config: dict[str, Any], left: int = 3) -> Settings:
+    """A setting with its references followed; one that stands for a whole section becomes that section's settings.
+
+    `left` ends sections that hold themselves.
+    """
+    value = _follow(value, config)
+    reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    section = _at(reference[1], config, left) if reference and left else None
+    if not isinstance(section, dict):
+        return {key: value}
+    inner = {name: child for name, child in _flat(section, f"{key}.").items() if not SECRET.search(name)}
+    return {name: found for child in inner for name, found in _resolved(child, inner[child], config, left - 1).items()}
 
 
 def _follow(value: Any, config: dict[str, Any], left: int = 10) -> Any:

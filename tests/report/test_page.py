@@ -161,6 +161,27 @@ def test_columns_sort_both_ways(opened):
     assert [name.partition("latent")[0] for name in order()] == ["cae", "ganomaly", "ssim_ae"]
 
 
+def test_a_mean_of_fewer_categories_stands_after_those_of_all_up_and_down(browser, tmp_path):
+    for method, strength, categories in (
+        ("cae", 1.0, 2),
+        ("ganomaly", 5.0, 1),
+        ("ssim_ae", 2.0, 2),
+        ("anogan", 0.1, 1),
+    ):
+        for category in ("carpet", "screw")[:categories]:
+            write_run(tmp_path, method, category=category, strength=strength)
+    runs = collect([tmp_path])
+    groups = group(runs)
+    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
+    open_page(browser, tmp_path / "report.html")
+    click(browser, "#matrix [data-sort='name']")
+    click(browser, "#matrix [data-sort='mmvtec_ad']")
+    assert texts(browser, "#methods th") == ["ssim_ae", "cae", "ganomaly", "anogan"]
+    assert "1 of 2" in " ".join(texts(browser, "#methods small"))
+    click(browser, "#matrix [data-sort='mmvtec_ad']")
+    assert texts(browser, "#methods th") == ["cae", "ssim_ae", "anogan", "ganomaly"]
+
+
 def test_level_metric_data_and_text_filter(opened):
     choose(opened, "Metric", "image_f1")
     assert cell(opened, "cae", "screw") != 0.6
@@ -176,6 +197,10 @@ def test_level_metric_data_and_text_filter(opened):
         "const box = document.getElementById('filter'); box.value = 'gano'; box.dispatchEvent(new Event('input'))"
     )
     assert texts(opened, "#methods th") == ["ganomaly"]
+    opened.execute_script(
+        "const box = document.getElementById('filter'); box.value = 'nono'; box.dispatchEvent(new Event('input'))"
+    )
+    assert texts(opened, "#methods tr") == ["No method matches"]
     assert console(opened) == []
 
 
@@ -220,6 +245,38 @@ def test_the_slider_recolours_decisions_and_counts_anew(opened, sweep):
     assert decision(opened, "image_recall") == pytest.approx(metrics["image_recall"])
 
 
+def test_a_key_moves_the_threshold_by_a_thousandth(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    open_cell(opened, "cae", "screw")
+    slider = opened.find_element(By.ID, "threshold")
+    low, high, before = (float(slider.get_attribute(name)) for name in ("min", "max", "value"))
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert float(slider.get_attribute("value")) - before == pytest.approx((high - low) / 1000, rel=1e-6)
+
+
+@pytest.mark.parametrize("typed", ["", "-", "e"])
+def test_an_exact_threshold_that_is_no_number_is_put_back(opened, typed):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    open_cell(opened, "cae", "screw")
+    exact = opened.find_element(By.ID, "threshold-value")
+    exact.send_keys(Keys.CONTROL, "a")
+    exact.send_keys("0.5")
+    recall = decision(opened, "image_recall")
+    exact.send_keys(Keys.CONTROL, "a")
+    exact.send_keys(Keys.BACKSPACE, typed)
+    assert exact.get_attribute("value") == ""
+    exact.send_keys(Keys.TAB)
+    assert opened.execute_script("const box = arguments[0]; return [box.value, box.validity.valid]", exact) == [
+        "0.5",
+        True,
+    ]
+    assert decision(opened, "image_recall") == recall
+
+
 def test_the_threshold_decides_as_the_program_does_at_every_score(opened, sweep):
     """Also exactly at a score: an image is abnormal where it is reached."""
     open_cell(opened, "cae", "screw")
@@ -251,6 +308,108 @@ def test_the_gallery_shows_the_worst_first_with_words_for_who_cannot_see(opened)
     )
     assert len(shots) == 6
     assert all(shot[:2] == [480, 160] and "image, overlay, mask" in shot[2] for shot in shots)
+    assert texts(opened, ".shot .tiles") == ["from the left: image, overlay, mask"] * 6
+
+
+def test_the_gallery_says_where_there_is_nothing_to_blame(opened):
+    open_cell(opened, "cae", "screw")
+    wrong = texts(opened, "#about-misses, #about-alarms")
+    assert wrong == ["Defective images with the lowest scores.", "Good images with the highest scores."]
+    for end, selector, said in (("min", "#about-misses", "No defective image was missed"),
+                                ("max", "#about-alarms", "No good image was called abnormal")):  # fmt: skip
+        opened.execute_script(
+            "const slider = document.getElementById('threshold'); slider.value = slider[arguments[0]];"
+            "slider.dispatchEvent(new Event('input'))", end,
+        )  # fmt: skip
+        assert texts(opened, selector)[0].startswith(said)
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7, 20])
+def test_epochs_are_whole_numbers(browser, tmp_path, epochs):
+    folder = write_run(tmp_path)
+    lines = (folder / "curves" / "losses.csv").read_text().splitlines()
+    (folder / "curves" / "losses.csv").write_text("\n".join(lines[: epochs + 1]) + "\n")
+    open_page(browser, write_report(folder))
+    ticks = browser.execute_script(
+        """const chart = document.querySelector('#detail svg[aria-label="Losses by epoch"]');
+        return [...chart.querySelectorAll('text[text-anchor=middle]')].slice(0, -1).map((n) => n.textContent)"""
+    )
+    assert ticks
+    assert all(tick.isdecimal() and 1 <= int(tick) <= epochs for tick in ticks)
+    assert len(set(ticks)) == len(ticks)
+
+
+def test_states_are_counted_as_they_are_listed(browser, tmp_path):
+    """Damaged and repeated runs are no done ones, as in the terminal."""
+    write_run(tmp_path)
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, name="again")
+    (write_run(tmp_path, seed=2) / "threshold.json").write_text("{")
+    write_run(tmp_path, seed=3, state="failed", error="ValueError: no")
+    runs = collect([tmp_path])
+    groups = group([run for run in runs if run.done])
+    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
+    open_page(browser, tmp_path / "report.html")
+    told = browser.execute_script("return document.getElementById('about').textContent").partition(" · ")[0]
+    assert set(told.split(", ")) == {"2 done", "1 repeated", "1 damaged", "1 failed"}
+    assert sorted(texts(browser, "#other-runs .state")) == ["damaged", "failed", "repeated"]
+    assert texts(browser, "#run-tables summary") == ["2 done"]
+
+
+def test_fifteen_categories_and_their_mean_go_into_a_window(browser, tmp_path):
+    names = ("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw",
+             "tile", "toothbrush", "transistor", "wood", "zipper")  # fmt: skip
+    for name in names:
+        write_run(tmp_path, "texture_inspection", category=name)
+        write_run(tmp_path, "cae", category=name, method__latent=500)
+    runs = collect([tmp_path])
+    groups = group(runs)
+    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
+    size = {"width": 1385, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        open_page(browser, tmp_path / "report.html")
+        right = browser.execute_script(
+            "return [...document.querySelectorAll('#methods td.mean')].map((n) => n.getBoundingClientRect().right)"
+        )
+        scrolls = browser.execute_script(
+            "const n = document.querySelector('#by-category .scroll'); return n.scrollWidth > n.clientWidth"
+        )
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 1385
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(right) == 2
+    assert max(right) <= 1385
+    assert not scrolls
+
+
+@pytest.mark.parametrize("width", [1300, 360])
+def test_pictures_keep_their_proportions(browser, sweep, opened, width, tmp_path):
+    """In the comparison and in a run's own report, in a wide and in a narrow window."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        open_cell(opened, "cae", "screw")
+        shown = proportions(browser)
+        open_page(browser, write_report(write_run(tmp_path, pictures=1)))
+        shown += proportions(browser)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(shown) == 9
+    for drawn, natural in shown:
+        assert drawn == pytest.approx(natural, rel=0.02)
+
+
+def proportions(browser):
+    """Width over height of every picture, as it is drawn and as it is."""
+    return browser.execute_async_script(
+        """const pictures = [...document.querySelectorAll('#gallery img')], done = arguments[0];
+        pictures.forEach((n) => (n.loading = 'eager'));
+        Promise.all(pictures.map((n) => n.decode())).then(() => done(pictures.map((n) => {
+          const box = n.getBoundingClientRect();
+          return [box.width / box.height, n.naturalWidth / n.naturalHeight];
+        })));"""
+    )
 
 
 def test_pictures_are_decoded_only_when_a_cell_is_opened(opened):
@@ -318,6 +477,7 @@ def test_settings_of_two_runs(opened):
     assert texts(opened, "#difference-table tbody th") == ["seed", "method.seed"]
     choose(opened, "and", ids["ssim_ae/folder/photos"])
     rows = texts(opened, "#difference-table tbody tr")
+    assert {"data.namemvtec_adfolder", "data.categoryscrewphotos"} <= set(rows)
     assert any(row.startswith("method.latent") and row.endswith("<b>&") for row in rows)
 
 
@@ -347,13 +507,42 @@ def test_text_can_be_read_on_every_cell_in_light_and_dark(browser, opened, schem
               return .2126 * r + .7152 * g + .0722 * b; };
             const contrast = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
             const page = getComputedStyle(document.documentElement).backgroundColor;
-            return Math.min(...[...document.querySelectorAll('#methods td.shade .figure')].map((n) =>
+            return Math.min(...[...document.querySelectorAll('#matrix .shade :is(.figure, small)')].map((n) =>
               contrast(light(getComputedStyle(n).color), light(getComputedStyle(n.closest('td')).backgroundColor))),
               contrast(light(getComputedStyle(document.getElementById('about')).color), light(page)))"""
         )
         assert worst > 4.5
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_small_marks_can_be_seen_in_the_dark(browser, opened):
+    """WCAG asks for a contrast of 3 for what is drawn."""
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    try:
+        marks = browser.execute_script(
+            """const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+            const light = (alpha, ...colors) => {
+              for (const color of colors) {
+                canvas.fillStyle = color;
+                canvas.fillRect(0, 0, 1, 1);
+                canvas.globalAlpha = alpha;
+              }
+              canvas.globalAlpha = 1;
+              const linear = (v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+              const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+              return .2126 * r + .7152 * g + .0722 * b + .05; };
+            const page = getComputedStyle(document.documentElement).backgroundColor;
+            return [...document.querySelectorAll('#cost-plot .small-mark')].map((n) => {
+              const style = getComputedStyle(n);
+              return light(Number(style.fillOpacity), page, style.fill) / light(1, page); })"""
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(marks) == 7
+    assert min(marks) > 3
 
 
 def test_a_narrow_window_scrolls_the_table_and_not_the_page(browser, opened):

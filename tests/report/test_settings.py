@@ -61,8 +61,22 @@ def test_a_home_with_spaces_is_no_exception(monkeypatch):
     assert settings.public("/home/bob the builder/photos/a.png") == "…/a.png"
 
 
+def test_a_reference_to_a_section_becomes_the_settings_of_the_section():
+    made = config("cae", "mvtec_ad", "screw", 0, "sweep")
+    made |= {
+        "tiling": "${tilings.object}",
+        "tilings": {"object": {"size": "${data.image_size}", "token": "0123secret"}},
+    }
+    told = settings.told(made)
+    assert (told["data.settings.kind"], told["data.settings.rotation"], told["tiling.size"]) == ("object", 180, 256)
+    assert {"data.settings", "tiling", "tiling.token"}.isdisjoint(told)
+
+
 def test_references_in_a_circle_end():
     assert settings.told({"method": {"a": "${method.b}", "b": "${method.a}"}})["method.a"].startswith("${method.")
+    assert settings.told({"method": {"a": {"b": "${method.a}"}}}) == {
+        "seed": None, "method.a.b.b.b.b": "${method.a}",
+    }  # fmt: skip
 
 
 def test_what_is_no_mapping_is_refused(tmp_path):

@@ -20,6 +20,8 @@ const svg = (tag, attributes, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 // A text that may break after the signs at which people read a pause; where it breaks is no part of the text.
 const soft = (text) => String(text).split(/(?<=[_./])/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
+// What people call the state of a run: of one that is done, whether it counts.
+const stateOf = (run) => (run.repeated ? "repeated" : run.state === "done" && run.trouble ? "damaged" : run.state);
 const byId = (id) => document.getElementById(id);
 
 const known = (value) => typeof value === "number" && Number.isFinite(value) && Math.abs(value) < 1e300;

@@ -2,9 +2,9 @@
 const WIDTH = 380, HEIGHT = 250, LEFT = 44, BOTTOM = 36, TOP = 8, RIGHT = 10;
 const HUES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a7fbd", "#7f7f7f"];
 
-function nice(low, high, count) {
+function nice(low, high, count, least = 0) {
   const span = high - low || Math.abs(high) || 1;
-  const step = 10 ** Math.floor(Math.log10(span / count));
+  const step = Math.max(10 ** Math.floor(Math.log10(span / count)), least);
   const factor = [1, 2, 5, 10].find((f) => span / (step * f) <= count);
   const ticks = [];
   for (let i = Math.ceil(low / (step * factor)); i * step * factor <= high + span * 1e-9; i++) ticks.push(i * step * factor);
@@ -27,7 +27,7 @@ function frame(options) {
   const x = scale(options.x, [left, width - RIGHT], options.logX);
   const y = scale(options.y, [height - BOTTOM, TOP], options.logY);
   const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": options.label });
-  const xTicks = options.logX ? logTicks(...options.x) : nice(...options.x, 5);
+  const xTicks = options.logX ? logTicks(...options.x) : nice(...options.x, 5, options.wholeX ? 1 : 0);
   const yTicks = options.noY ? [] : options.logY ? logTicks(...options.y) : nice(...options.y, 5);
   for (const value of xTicks) {
     node.append(svg("line", { class: "axis", x1: x(value), x2: x(value), y1: TOP, y2: height - BOTTOM }),
@@ -148,7 +148,8 @@ function scatter(groups, options) {
   groups.forEach((group, i) => {
     const color = group.color || HUES[i % HUES.length], shape = SHAPES[(group.shape ?? Math.floor(i / HUES.length) + i) % SHAPES.length];
     for (const [x, y, title] of group.points) {
-      plot.node.append(svg("path", { d: shape(plot.x(x), plot.y(y), 3.2), fill: color, "fill-opacity": group.mean ? .4 : .7 }, svg("title", {}, title)));
+      plot.node.append(svg("path", { d: shape(plot.x(x), plot.y(y), 3.2), fill: color,
+        class: group.mean ? "small-mark" : null, "fill-opacity": group.mean ? null : .7 }, svg("title", {}, title)));
     }
     if (group.mean) {
       plot.node.append(svg("path", { d: shape(plot.x(group.mean[0]), plot.y(group.mean[1]), 6.5), fill: color, stroke: "var(--paper)" },

@@ -61,13 +61,16 @@ function decisions(run, images) {
   const points = strip(groups, domain);
   const bars = histogram(values.filter((_, i) => images[i].label === 0 && known(values[i])),
     values.filter((_, i) => images[i].label === 1 && known(values[i])), domain);
-  const slider = el("input", { type: "range", id: "threshold", min: domain[0], max: domain[1], step: "any", "aria-label": "threshold" });
+  const slider = el("input", { type: "range", id: "threshold", min: domain[0], max: domain[1],
+    step: (domain[1] - domain[0]) / 1000, "aria-label": "threshold" });
   const exact = el("input", { type: "number", id: "threshold-value", step: "any", "aria-label": "threshold, exact" });
   const figures = el("dl", { class: "figures", id: "decision-figures" });
   const gallery = galleryOf(run, images);
   const listeners = [points.update, bars.update, gallery.update];
   const own = known(run.threshold) ? run.threshold : domain[1];
+  let current = NaN;
   const update = (threshold, from) => {
+    current = threshold;
     if (from !== slider) slider.value = String(threshold);
     if (from !== exact) exact.value = String(threshold);
     slider.setAttribute("aria-valuetext", score(threshold));
@@ -76,6 +79,8 @@ function decisions(run, images) {
   };
   slider.addEventListener("input", () => update(Number(slider.value), slider));
   exact.addEventListener("input", () => { if (exact.value !== "") update(Number(exact.value), exact); });
+  // An empty field, or one that is no number, must not stand beside figures of another value.
+  for (const left of ["change", "blur"]) exact.addEventListener(left, () => { if (exact.value === "") exact.value = String(current); });
   const back = el("button", { type: "button", id: "threshold-back", onclick: () => update(own) }, "the run's own");
   const node = el("div", {},
     el("h3", {}, "Where the line is drawn"),
@@ -176,7 +181,7 @@ function curves(run, images, decision) {
   if (run.losses.length) {
     const every = run.losses.flatMap((series) => series.points.map((point) => point[1]));
     const [low, high] = extent(every), logY = low > 0 && high / low > 20;
-    charts.push(curve({ title: "Losses", about: "by epoch", series: run.losses, xName: "epoch", logY, label: "Losses by epoch" }).shown);
+    charts.push(curve({ title: "Losses", about: "by epoch", series: run.losses, xName: "epoch", wholeX: true, logY, label: "Losses by epoch" }).shown);
   }
   if (run.features.length) charts.push(featureMap(run));
   return charts.length ? el("div", { class: "charts" }, charts) : el("p", { class: "quiet" }, "This run has written no curves.");
@@ -199,10 +204,17 @@ function galleryOf(run, images) {
     const node = el("div", { class: "shot" },
       el("img", { loading: "lazy", decoding: "async", width: shot.width, height: shot.height, src: `data:image/${shot.type};base64,${encoded[i]}`,
         alt: `${image.name}, ${image.defect}: ${shot.tiles.join(", ")}` }),
+      el("p", { class: "tiles quiet" }, "from the left: ", shot.tiles.join(", ")),
       el("p", {}, verdict, ` ${image.defect} · ${image.name} · ${score(image.value)}`));
     return { node, image, verdict, kind: shot.kind };
   });
+  const abouts = [el("p", { class: "quiet", id: "about-misses" }), el("p", { class: "quiet", id: "about-alarms" })];
   const update = (threshold) => {
+    const wrong = (label) => images.some((image) => image.label === label && (image.value >= threshold) !== (label === 1));
+    abouts[0].textContent = wrong(1) ? "Defective images with the lowest scores."
+      : "No defective image was missed: these are the defective ones with the lowest scores.";
+    abouts[1].textContent = wrong(0) ? "Good images with the highest scores."
+      : "No good image was called abnormal: these are the good ones with the highest scores.";
     for (const { node, image, verdict } of cards) {
       if (image.label < 0) continue;
       const abnormal = image.value >= threshold, right = abnormal === (image.label === 1);
@@ -211,16 +223,15 @@ function galleryOf(run, images) {
     }
   };
   const part = (title, about, chosen) => chosen.length
-    ? [el("h3", {}, title), el("p", { class: "quiet" }, about), el("div", { class: "gallery" }, chosen.map((card) => card.node))] : [];
+    ? [el("h3", {}, title), about, el("div", { class: "gallery" }, chosen.map((card) => card.node))] : [];
   const rising = (a, b) => a.image.value - b.image.value;
-  const tiles = [...new Set(run.gallery.map((shot) => shot.tiles.join(" | ")))].join("; ");
   const misses = cards.filter((card) => card.kind === "miss").sort(rising);
   const alarms = cards.filter((card) => card.kind === "false_alarm").sort((a, b) => rising(b, a));
   const others = cards.filter((card) => card.kind !== "miss" && card.kind !== "false_alarm");
   return { update, node: el("div", { id: "gallery" },
-    part("Worst misses", `Defective images with the lowest scores. ${tiles}`, misses),
-    part("Worst false alarms", `Good images with the highest scores. ${tiles}`, alarms),
-    part(misses.length || alarms.length ? "Chosen at random" : "Pictures", tiles, others)) };
+    part("Worst misses", abouts[0], misses),
+    part("Worst false alarms", abouts[1], alarms),
+    part(misses.length || alarms.length ? "Chosen at random" : "Pictures", "", others)) };
 }
 
 function tables(run) {

@@ -46,11 +46,11 @@ function drawDifferences() {
 }
 
 function drawRuns() {
-  const line = (run) => [el("span", { class: `state ${run.state}` }, run.repeated ? "repeated" : run.state), soft(run.shown), run.trouble ? soft(run.trouble) : "–"];
-  const others = DATA.runs.filter((run) => run.state !== "done" || run.trouble || run.repeated), done = DATA.runs.filter((run) => !others.includes(run));
+  const line = (run) => [el("span", { class: `state ${stateOf(run)}` }, stateOf(run)), soft(run.shown), run.trouble ? soft(run.trouble) : "–"];
+  const others = DATA.runs.filter((run) => stateOf(run) !== "done"), done = DATA.runs.filter((run) => stateOf(run) === "done");
   byId("run-tables").replaceChildren(...[
     others.length ? el("div", { class: "scroll", id: "other-runs" }, tableOf(["state", "run", "why"], others.map(line))) : null,
-    done.length ? el("details", { open: !others.length && done.length < 12 }, el("summary", {}, `${done.length} finished`),
+    done.length ? el("details", { open: !others.length && done.length < 12 }, el("summary", {}, `${done.length} done`),
       el("div", { class: "scroll" }, tableOf(["state", "run", "commit"], done.map((run) => [...line(run).slice(0, 2), plain(run.environment.git)])))) : null,
   ].filter(Boolean));
 }
@@ -75,7 +75,7 @@ function redraw() {
 }
 
 const counts = {};
-for (const run of DATA.runs) counts[run.state] = (counts[run.state] || 0) + 1;
+for (const run of DATA.runs) counts[stateOf(run)] = (counts[stateOf(run)] || 0) + 1;
 byId("about").textContent = `${Object.entries(counts).map(([state, n]) => `${n} ${state}`).join(", ")} · written ${DATA.written} by anomaly_lab ${DATA.version}`;
 startView();
 redraw();

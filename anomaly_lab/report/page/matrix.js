@@ -48,19 +48,18 @@ function shownColumns() {
   }
   return columns;
 }
-const valueAt = (row, column) => {
-  const cell = column.mean ? meanOf(row, column.dataset) : cellOf(row, column.column);
-  return cell ? cell.mean : null;
-};
+const cellAt = (row, column) => (column.mean ? meanOf(row, column.dataset) : cellOf(row, column.column));
+const valueAt = (row, column) => cellAt(row, column)?.mean ?? null;
 
-function sorted(lines, columns, value) {
+// `whole`: whether nothing is missing in a mean; a mean of fewer categories stands after those of all, up and down.
+function sorted(lines, columns, value, whole = () => true) {
   const column = columns.find((candidate) => candidate.key === view.sort);
   const sign = view.down ? -1 : 1;
   if (view.sort === "name" || !column) return [...lines].sort((a, b) => sign * a.label.localeCompare(b.label, "en", { numeric: true }));
   return [...lines].sort((a, b) => {
     const [one, two] = [value(a, column), value(b, column)];
     if (!known(one) || !known(two)) return known(one) ? -1 : known(two) ? 1 : 0;
-    return sign * (one - two) || a.label.localeCompare(b.label);
+    return whole(b, column) - whole(a, column) || sign * (one - two) || a.label.localeCompare(b.label);
   });
 }
 
@@ -82,7 +81,10 @@ function drawMatrix() {
   const matches = (text) => words.every((word) => text.toLowerCase().includes(word));
   let rows = DATA.rows.map((row, i) => ({ ...row, id: i }));
   rows = rows.filter((row) => matches(row.label) && columns.some((column) => valueAt(row.id, column) !== null));
-  rows = sorted(rows, columns, (row, column) => valueAt(row.id, column));
+  rows = sorted(rows, columns, (row, column) => valueAt(row.id, column), (row, column) => {
+    const cell = cellAt(row.id, column);
+    return cell.values >= cell.of;
+  });
   const shades = shading(rows, columns, measure);
 
   const head = [];
@@ -101,10 +103,14 @@ function drawMatrix() {
   head.push(el("tr", {}, header("name", "method", true), columns.map((column) => header(column.key, column.label))));
 
   const line = (row) => el("tr", {}, rowHead(row), columns.map((column) => cellNode(row, column, measure, shades)));
-  const bodies = [el("tbody", { id: "methods" }, rows.filter((row) => !row.control).map(line))];
+  const methods = rows.filter((row) => !row.control).map(line);
+  const nothing = words.length && !methods.length
+    ? el("tr", { class: "quiet" }, el("th", { colspan: columns.length + 1 }, "No method matches")) : null;
+  const bodies = [el("tbody", { id: "methods" }, methods, nothing)];
   if (view.controls) bodies.push(controlRows(columns, measure, matches, rows.filter((row) => row.control).map(line)));
   if (view.published) bodies.push(publishedRows(columns, measure, matches));
   table.replaceChildren(el("caption", { class: "skip" }, `${measure.name} of every method and category`), el("thead", {}, head), ...bodies.filter(Boolean));
+  table.classList.toggle("dense", columns.length > 10);
   legend(measure, rows);
 }
 
@@ -135,7 +141,7 @@ function shading(rows, columns, measure) {
 }
 
 function cellNode(row, column, measure, shades) {
-  const cell = column.mean ? meanOf(row.id, column.dataset) : cellOf(row.id, column.column);
+  const cell = cellAt(row.id, column);
   if (!cell) return el("td", { class: column.mean ? "mean" : null }, el("span", { class: "quiet" }, "–"));
   const few = cell.values < cell.of ? `${cell.values} of ${cell.of}` : null;
   const spread = cell.std !== null ? `± ${digits(cell.std, measure.key)}`
@@ -203,7 +209,7 @@ function legend(measure, rows) {
     cells.some((cell) => cell.std !== null) ? "± standard deviation over seeds. " : "",
     cells.some((cell) => cell.best) ? "★ best of its column by more than noise. " : measure.level === "cost" ? "" : "No figure is best by more than noise. ",
     cells.some((cell) => cell.beaten) ? "▽ not above the strongest control. " : "",
-    rows.length ? "A cell opens its runs." : "No method matches the filter.",
+    rows.length ? "A cell opens its runs." : "",
   ]);
 }
 
