@@ -139,8 +139,9 @@ def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
     if "max_epochs" not in config["trainer"]:
         raise UserError("trainer.max_epochs: expected a number, found none")
     if config["data"]["plan"] == "images_once" and config["trainer"]["max_epochs"] != 1:
+        method = config["method"]["_target_"].rpartition(".")[2]
         raise UserError(
-            f"trainer.max_epochs: expected 1, because {config['method']['name']} sees every training image once, found "
+            f"trainer.max_epochs: expected 1, because {method} sees every training image once, found "
             f"{config['trainer']['max_epochs']}"
         )
     for name, callback in config["callbacks"].items():

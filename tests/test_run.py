@@ -395,7 +395,7 @@ def test_methods_without_a_gradient_find_the_same_with_two_processes(lab, tiny, 
 def test_methods_without_a_gradient_see_every_image_once(lab, tiny, parts):
     done = lab("data=folder", f"data.root={parts}", *tiny, "method=control", code=1)
     assert (
-        "error: trainer.max_epochs: expected 1, because control sees every training image once, found 2" in done.stderr
+        "error: trainer.max_epochs: expected 1, because Control sees every training image once, found 2" in done.stderr
     )
 
 
