@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,6 +14,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+
+from tests.warm import WarmProgram
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
@@ -95,16 +97,30 @@ def make_parts(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def warm_program() -> Iterator[WarmProgram]:
+    """The program, imported once for all tests of this process."""
+    program = WarmProgram()
+    yield program
+    program.close()
+
+
 @pytest.fixture
-def lab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the program in a process of its own, one thread, runs under the test's folder."""
+def lab(tmp_path: Path, warm_program: WarmProgram) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the program in a process of its own, one thread, runs under the test's folder.
+
+    A fresh interpreter where the test sets variables, which libraries may read when they are imported.
+    """
 
     def run(*arguments: str, code: int = 0, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
-        done = subprocess.run(
-            [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, env=variables, capture_output=True,
-            text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+        if environment:
+            done = subprocess.run(
+                [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, env=variables, capture_output=True,
+                text=True, timeout=timeout, check=False,
+            )  # fmt: skip
+        else:
+            done = warm_program.run(arguments, tmp_path, variables, timeout)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -1,4 +1,7 @@
-"""What the main job must reach: on the demo data over two seeds, on real data with the quick budget."""
+"""What the main job must reach on the demo data over two seeds, and the statistics methods on real data.
+
+Longer runs are commands below experiments/, with their results.
+"""
 
 import json
 
@@ -17,22 +20,6 @@ def metrics_of(tmp_path):
 def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, category, seed):
     lab("experiment=demo", f"data.category={category}", f"seed={seed}", "logger=none")
     assert metrics_of(tmp_path)["image_auroc"] >= 0.90
-
-
-def quick(lab, root, method):
-    lab(
-        f"method={method}", "experiment=quick", f"data.root={root / 'mvtec_ad_small'}", "data.category=screw",
-        "logger=none", timeout=3000,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("method", "smoothed"), [("ssim_ae", 0.94), ("cae", 0.93)])
-def test_quick_on_screw(lab, tmp_path, real_data, method, smoothed):
-    """The path works. A constant gray image scores .956 under SSIM and a foreground mask .932: no defect is proven."""
-    quick(lab, real_data, method)
-    metrics = metrics_of(tmp_path)
-    assert metrics["pixel_auroc_smoothed"] >= smoothed
-    assert metrics["pixel_auroc"] > 0.7
 
 
 @pytest.mark.parametrize(

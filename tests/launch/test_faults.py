@@ -59,23 +59,23 @@ def budgetless(tiny):
 
 @pytest.mark.slow
 def test_a_sweep_under_random_kills_ends_like_an_undisturbed_one(lab, begin, tiny, parts, tmp_path):
-    """3 methods x 2 categories x 2 seeds; SIGKILL against jobs and launcher, ctrl-C in between, until it is done."""
+    """2 methods x 2 categories x 2 seeds; SIGKILL against jobs and launcher, ctrl-C in between, until it is done."""
     shutil.copytree(parts, parts.with_name("rod"))
     (parts.with_name("rod") / "train/good/009.png").unlink()
     sweep = (
-        "-m", "method=cae,ssim_ae,variation_model", "data=folder", f"data.root={parts.parent}", "data.category=all",
+        "-m", "method=ssim_ae,variation_model", "data=folder", f"data.root={parts.parent}", "data.category=all",
         "seed=0,1", *budgetless(tiny), "budget.epochs=3", "checkpoint.every_batches=2", "controls=false",
         "hydra.launcher.jobs=2",
     )  # fmt: skip
     lab(*sweep, "runs_dir=whole")
     whole = results(tmp_path / "whole")
-    assert len(whole) == 12
+    assert len(whole) == 8
 
     random = np.random.default_rng(0)
     hits = {"job": 0, "launcher": 0, "ctrl-C": 0}
     runs = tmp_path / "runs"
     process = begin(*sweep)
-    while sum(hits.values()) < 12 and len(list(runs.rglob("metrics.json"))) < 12:
+    while sum(hits.values()) < 9 and len(list(runs.rglob("metrics.json"))) < 8:
         time.sleep(random.uniform(2, 10))
         if process.poll() is not None:
             process = begin(*sweep)

@@ -1,0 +1,82 @@
+"""Processes of the program without the seconds that each needs to import PyTorch and Lightning.
+
+`python -m tests.warm` imports the program once. For every request, a line of JSON on standard input, it forks: the fork
+becomes a run of the program, as a fresh interpreter would. Its number and its exit code come back, a line each.
+"""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+class WarmProgram:
+    """Starts runs of the program, one at a time, until it is closed."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.warm"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.close = self._process.communicate
+
+    def run(
+        self, arguments: tuple[str, ...], folder: Path, variables: dict[str, str], timeout: int
+    ) -> subprocess.CompletedProcess[str]:
+        """What subprocess.run gives and raises, with captured output."""
+        assert self._process.stdin
+        assert self._process.stdout
+        said = [folder / ".stdout", folder / ".stderr"]
+        request = {"arguments": arguments, "folder": f"{folder}", "variables": variables, "said": [*map(str, said)]}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        number = int(self._process.stdout.readline())
+        timer = threading.Timer(timeout, os.kill, (number, signal.SIGKILL))
+        timer.start()
+        code = int(self._process.stdout.readline())
+        late = not timer.is_alive()
+        timer.cancel()
+        output, errors = (path.read_text() for path in said)
+        for path in said:
+            path.unlink()
+        if late:
+            raise subprocess.TimeoutExpired(arguments, timeout, output, errors)
+        return subprocess.CompletedProcess(arguments, code, output, errors)
+
+
+def answer_requests() -> dict[str, Any] | None:
+    """Fork for each request. Returns it in the fork, and nothing when there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    for line in iter(sys.stdin.readline, ""):
+        if not (number := os.fork()):
+            return json.loads(line)
+        print(number, file=answers, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), file=answers, flush=True)
+    return None
+
+
+def become(arguments: list[str], folder: str, variables: dict[str, str], said: list[str]) -> None:
+    """Run the program as `python -m anomaly_lab ARGUMENTS` in this folder with these variables."""
+    for descriptor, path in enumerate([os.devnull, *said]):
+        os.dup2(os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    sys.path[0] = folder
+    sys.argv[1:] = arguments
+    runpy.run_module("anomaly_lab", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    import anomaly_lab.run
+
+    assert len(os.listdir("/proc/self/task")) == 1, f"{anomaly_lab.run.__name__} started a thread: no fork is safe"
+    if request := answer_requests():
+        become(**request)
