@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -42,17 +41,6 @@ def train_and_look(binaries: Path, folder: Path):
     assert "2 jobs: 1 finished, 1 to start" in listed
     origin = run([binaries / "python", "-c", "import anomaly_lab; print(anomaly_lab.__file__)"], folder)
     assert str(ROOT / "anomaly_lab") not in origin
-
-
-def test_the_wheel_works_outside_a_checkout(wheel, tmp_path):
-    """Its own environment for the package; the dependencies are borrowed from this one."""
-    environment = tmp_path / "environment"
-    venv.create(environment, with_pip=False)
-    packages = next(environment.glob("lib/python*/site-packages"))
-    command = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python")]
-    subprocess.run([*command, "install", "--quiet", "--no-deps", str(wheel)], check=True)
-    (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    train_and_look(environment / "bin", tmp_path / "elsewhere")
 
 
 @pytest.mark.slow
