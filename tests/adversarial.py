@@ -3,12 +3,15 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.multiprocessing as multiprocessing
+from pytorch_lightning.plugins import MixedPrecision
+from torch import nn
 
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.metrics.ranking import rank
@@ -120,6 +123,27 @@ def fit(method: pl.LightningModule, folder: Path, epochs: int = 2, patches: Any 
     )  # fmt: skip
     trainer.fit(method, patches or Patches(), Patches(1), ckpt_path=resume, weights_only=True)
     return trainer
+
+
+class Scaled(MixedPrecision):
+    """The loss scale of float16 without float16."""
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def scaled() -> Scaled:
+    """A precision whose scale doubles after every step."""
+    return Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1))
+
+
+def without_batch_norm(method: pl.LightningModule) -> pl.LightningModule:
+    """The method with group norm: batch statistics of a part of the batch are not those of the whole."""
+    for module in list(method.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                setattr(module, name, nn.GroupNorm(1, layer.num_features))
+    return method
 
 
 def state_of(trainer: pl.Trainer, folder: Path) -> dict[str, torch.Tensor]:

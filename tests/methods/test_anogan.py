@@ -23,8 +23,10 @@ from tests.adversarial import (
     bars,
     broken_off,
     fit,
+    scaled,
     state_of,
     two_processes,
+    without_batch_norm,
 )
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
@@ -234,6 +236,16 @@ def test_mixed_precision_learns(tmp_path):
     assert torch.tensor(losses.steps).isfinite().all()
 
 
+def test_a_loss_scale_changes_nothing(tmp_path):
+    def trained(*plugins):
+        method = anogan(optimizer=partial(torch.optim.SGD, lr=0.1), gradient_clip=0.1)
+        return fit(method, tmp_path, 1, plugins=list(plugins)).lightning_module.state_dict()
+
+    scale = scaled()
+    torch.testing.assert_close(trained(scale), trained(), rtol=1e-5, atol=1e-7)
+    assert scale.scaler.get_scale() == 2.0**22  # three steps for each of four batches
+
+
 @pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 3), (2, 0)])
 def test_a_run_that_broke_off_ends_like_one_that_did_not(tmp_path, epoch, batch):
     whole = state_of(fit(anogan(), tmp_path, 3), tmp_path)
@@ -241,15 +253,6 @@ def test_a_run_that_broke_off_ends_like_one_that_did_not(tmp_path, epoch, batch)
     assert any(name.startswith("1.") and name.endswith("exp_avg") for name in whole)  # of both optimizers
     assert set(whole) == set(taken_up)
     assert all(torch.equal(value, taken_up[name]) for name, value in whole.items())
-
-
-def without_batch_norm(method):
-    """Batch statistics of a part of the batch are not those of the whole."""
-    for network in (method.generator.network, method.discriminator.features):
-        for i, layer in enumerate(network):
-            if isinstance(layer, nn.BatchNorm2d):
-                network[i] = nn.GroupNorm(1, layer.num_features)
-    return method
 
 
 def plain():

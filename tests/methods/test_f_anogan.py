@@ -22,8 +22,10 @@ from tests.adversarial import (
     bars,
     broken_off,
     fit,
+    scaled,
     state_of,
     two_processes,
+    without_batch_norm,
 )
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9))
@@ -237,15 +239,25 @@ def test_mixed_precision_and_clipping_learn(tmp_path):
     assert torch.tensor(losses.steps).isfinite().all()
 
 
+def test_a_loss_scale_changes_nothing(tmp_path):
+    """Nor does it change the gradient penalty, which is a gradient of a gradient."""
+
+    def trained(*plugins):
+        descent = partial(torch.optim.SGD, lr=1e-4)
+        method = f_anogan(optimizer=descent, encoder_optimizer=descent, critic_steps=2, gradient_clip=1.0)
+        return fit(method, tmp_path, 2, plugins=list(plugins)).lightning_module.state_dict()
+
+    scale = scaled()
+    torch.testing.assert_close(trained(scale), trained(), rtol=1e-5, atol=1e-7)
+    assert scale.scaler.get_scale() == 2.0 ** (
+        10 + 5 + 4
+    )  # four of the critic, one of the generator, four of the encoder
+
+
 def plain():
     """Without batch norm, whose statistics of half a batch are not those of the whole; plain descent."""
     descent = partial(torch.optim.SGD, lr=1e-4)
-    method = f_anogan(optimizer=descent, encoder_optimizer=descent, critic_steps=2)
-    for module in list(method.modules()):
-        for name, layer in module.named_children():
-            if isinstance(layer, nn.BatchNorm2d):
-                setattr(module, name, nn.GroupNorm(1, layer.num_features))
-    return method
+    return without_batch_norm(f_anogan(optimizer=descent, encoder_optimizer=descent, critic_steps=2))
 
 
 def test_two_processes_learn_what_one_does(tmp_path):

@@ -1,15 +1,12 @@
 """GANomaly by closed forms and by hand, and what it shares with Skip-GANomaly: two optimizers, resume, processes."""
 
 import os
-import socket
-from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.multiprocessing as multiprocessing
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -17,19 +14,16 @@ from torch.nn.functional import binary_cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.callbacks.checkpoint import LastCheckpoint, WholeFile
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.configuration import check
-from anomaly_lab.data.patches import PatchLoader, PatchPlan
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods import ganomaly as module
 from anomaly_lab.methods.ganomaly import GANomaly
 from anomaly_lab.methods.skip_ganomaly import SkipGANomaly
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.run import build_method, check_manual_optimisation
-from anomaly_lab.strategy import DDP
 from anomaly_lab.tiling import SlidingWindow, WholeImage
-from anomaly_lab.types import Batch
+from tests.adversarial import Patches, broken_off, fit, scaled, state_of, two_processes, without_batch_norm
 
 ADAM = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.999))
 BOTH = pytest.mark.parametrize("kind", [GANomaly, SkipGANomaly])
@@ -39,53 +33,6 @@ def small(kind=GANomaly, optimizer=ADAM, tiling=None, channels=3, size=32, **cha
     """A network of a few thousand weights."""
     torch.manual_seed(0)
     return kind(size, channels, optimizer, tiling or WholeImage(), latent_size=8, width=4, **changes)
-
-
-class Images(pl.LightningDataModule):
-    """Four batches of four images an epoch, shared among processes; they follow from their numbers."""
-
-    batch = 4
-
-    def train_dataloader(self):
-        order = torch.from_numpy(np.random.default_rng([0, self.trainer.current_epoch]).permutation(16))
-        plan = PatchPlan(order, *[order] * 5)
-        return PatchLoader(plan, self.batch, self.trainer.global_rank, self.trainer.world_size)
-
-    def val_dataloader(self):
-        return self.train_dataloader()
-
-    def transfer_batch_to_device(self, batch, device, _):
-        return batch
-
-    def on_after_batch_transfer(self, batch, _):
-        images = torch.stack([image(int(number)) for number in batch.image])
-        return Batch(images, (), torch.zeros_like(batch.image), batch.image, ())
-
-
-def image(number, size=32):
-    """Stripes of some phase."""
-    phase = torch.linspace(0, 12, size) + number
-    return (0.5 + 0.4 * phase.sin()).expand(3, size, size)
-
-
-def batch_of(count, size=32, channels=3):
-    numbers = torch.arange(count)
-    images = torch.stack([image(int(number), size)[:channels] for number in numbers])
-    return Batch(images, (), torch.zeros_like(numbers), numbers, ())
-
-
-def fit(method, folder, epochs=1, callbacks=(), checkpoint=None, batch=4, **settings):
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=any(isinstance(callback, LastCheckpoint) for callback in callbacks),
-        callbacks=[SeedEveryStep(0), *callbacks], plugins=[WholeFile()],
-        default_root_dir=folder, limit_val_batches=0, reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False, **settings,
-    )  # fmt: skip
-    data = Images()
-    data.batch = batch
-    trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
-    return trainer
 
 
 @pytest.mark.parametrize(
@@ -109,7 +56,7 @@ def test_sizes_are_those_of_the_authors(size, channels, generator, discriminator
 def test_answers(kind, size, channels):
     method = small(kind, size=size, channels=channels).eval()
     with torch.inference_mode():
-        prediction = method(batch_of(3, size, channels).image)
+        prediction = method(torch.rand(3, channels, size, size))
     assert prediction.anomaly_map.shape == (3, 1, size, size)
     assert prediction.score.shape == (3,)
     assert prediction.reconstruction.shape == (3, channels, size, size)
@@ -187,7 +134,7 @@ def test_the_initialisation_reached_the_networks(kind):
 @pytest.mark.parametrize("test_batchnorm", ["running", "batch"])
 def test_an_answer_depends_on_the_other_images_only_where_the_authors_code_is_asked_for(kind, test_batchnorm):
     method = small(kind, test_batchnorm=test_batchnorm).eval()
-    images = batch_of(4).image
+    images = torch.rand(4, 3, 32, 32)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     with torch.inference_mode():
         together, others = method.inspect(images).score, method.inspect(images[[2, 3, 0]]).score
@@ -228,7 +175,7 @@ def test_nothing_is_computed_twice_or_for_nothing(kind, passes, weights, inputs,
             self.counts.__exit__(None, None, None)
 
     counts = Counts()
-    fit(small(kind), tmp_path, callbacks=[counts], limit_train_batches=1)
+    fit(small(kind), tmp_path, 1, Patches(1), callbacks=(counts,))
     counts = counts.counts
     assert (counts.forward, counts.of_weights, counts.of_inputs) == (passes, weights, inputs)
 
@@ -270,11 +217,9 @@ def test_gradients_are_those_of_separate_passes(kind, tmp_path):
 
     gradients = Gradients()
     method = small(kind)
-    data = Images()
-    data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
-    rows = next(iter(data.train_dataloader()))
-    expected = straightforward(method, 2 * data.on_after_batch_transfer(rows, 0).image - 1, binary_cross_entropy)
-    fit(small(kind), tmp_path, callbacks=[gradients], limit_train_batches=1)
+    (batch,) = Patches(1)
+    expected = straightforward(method, 2 * batch.image - 1, binary_cross_entropy)
+    fit(small(kind), tmp_path, 1, Patches(1), callbacks=(gradients,))
     assert len(gradients.found) == 2
     for ours, theirs in zip(gradients.found, expected, strict=True):
         for one, other in zip(ours, theirs, strict=True):
@@ -290,11 +235,13 @@ WEIGHTS = {
 
 @pytest.mark.parametrize(("kind", "weight"), [(kind, weight) for kind in WEIGHTS for weight in WEIGHTS[kind]])
 def test_every_weight_counts(kind, weight, tmp_path):
+    images = torch.rand(2, 3, 32, 32)
+
     def after(**changes):
         method = small(kind, **changes)
-        trainer = fit(method, tmp_path, limit_train_batches=3)
+        trainer = fit(method, tmp_path, 1, Patches(3))
         with torch.inference_mode():
-            prediction = method.eval().inspect(batch_of(2).image)
+            prediction = method.eval().inspect(images)
         return trainer.callback_metrics["train/loss"].item(), prediction.anomaly_map, prediction.score
 
     (loss, anomaly_map, score), (other_loss, other_map, other_score) = after(), after(**{weight: 7.0})
@@ -318,7 +265,7 @@ def test_a_discriminator_that_has_won_starts_anew(tmp_path, monkeypatch):
     trained = small(optimizer=partial(torch.optim.Adam, lr=1e-9))
     torch.nn.init.ones_(trained.discriminator.encoder.head.weight)
     before = [weight.clone() for weight in trained.generator.parameters()]
-    trainer = fit(trained, tmp_path, callbacks=[Watch()])
+    trainer = fit(trained, tmp_path, 1, callbacks=(Watch(),))
     assert [count for _, count, _ in seen] == [0, 1, 1, 2]  # the loss of the step in which it started anew is not asked
     assert seen[0][0] < 1e-6
     assert 0.01 < seen[1][0] < 0.03
@@ -327,23 +274,23 @@ def test_a_discriminator_that_has_won_starts_anew(tmp_path, monkeypatch):
     for weight, old in zip(trained.generator.parameters(), before, strict=True):
         torch.testing.assert_close(weight, old, rtol=0, atol=1e-7)
     monkeypatch.setattr(module, "WON", 0.0)
-    fit(method, tmp_path)
+    fit(method, tmp_path, 1)
     assert method.reinitialisations == 0
 
 
 @BOTH
 def test_what_is_logged(kind, tmp_path):
     method = small(kind, log_gradient_norms=True)
-    metrics = fit(method, tmp_path, limit_train_batches=2).callback_metrics
+    metrics = fit(method, tmp_path, 1).callback_metrics
     part = "encoder" if kind is GANomaly else "latent"
     assert {name for name in metrics if not name.startswith("train/")} == {
         "generator/adversarial", "generator/contextual", f"generator/{part}", "discriminator/real",
         "discriminator/fake", "discriminator/reinitialisations", "generator/gradient_norm",
-        "discriminator/gradient_norm",
+        "discriminator/gradient_norm", "validation/loss",
     }  # fmt: skip
     assert metrics["generator/gradient_norm"] > 0
     assert "train/loss_epoch" in metrics
-    assert not [name for name in fit(small(kind), tmp_path, limit_train_batches=2).callback_metrics if "norm" in name]
+    assert not [name for name in fit(small(kind), tmp_path, 1).callback_metrics if "norm" in name]
 
 
 @BOTH
@@ -359,7 +306,7 @@ def test_gradients_are_clipped_one_network_at_a_time(kind, precision, tmp_path):
             ])  # fmt: skip
 
     method = small(kind, gradient_clip=0.01, log_gradient_norms=True)
-    trainer = fit(method, tmp_path, callbacks=[Norms()], precision=precision)
+    trainer = fit(method, tmp_path, 1, callbacks=(Norms(),), precision=precision)
     assert np.array(norms) == pytest.approx(0.01, rel=1e-3)
     assert trainer.callback_metrics["generator/gradient_norm"] > 0.02  # before it was clipped
 
@@ -367,121 +314,60 @@ def test_gradients_are_clipped_one_network_at_a_time(kind, precision, tmp_path):
 @BOTH
 def test_a_loss_scale_changes_nothing(kind, tmp_path):
     """float16 on an accelerator: gradients are unscaled before they are clipped, each by the scale that made them."""
-    from pytorch_lightning.plugins import MixedPrecision
-
-    class Scaled(MixedPrecision):
-        def forward_context(self):
-            return nullcontext()
 
     def trained(*plugins):
         method = small(kind, optimizer=partial(torch.optim.SGD, lr=0.01), gradient_clip=0.1)
-        trainer = pl.Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False, callbacks=[SeedEveryStep(0)], plugins=list(plugins), limit_val_batches=0,
-            default_root_dir=tmp_path,
-        )  # fmt: skip
-        trainer.fit(method, Images())
-        return method.state_dict()
+        return fit(method, tmp_path, 1, plugins=list(plugins)).lightning_module.state_dict()
 
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1)  # another scale after every step
-    plain, scaled = trained(), trained(Scaled("16-mixed", "cpu", scaler))
-    assert scaler.get_scale() == 2.0**18  # two steps for each of four batches
-    for name, value in plain.items():
-        torch.testing.assert_close(scaled[name], value, rtol=1e-5, atol=1e-7)
+    scale = scaled()
+    torch.testing.assert_close(trained(scale), trained(), rtol=1e-5, atol=1e-7)
+    assert scale.scaler.get_scale() == 2.0**18  # two steps for each of four batches
 
 
 @BOTH
 def test_the_schedule_falls_to_zero_for_both(kind, tmp_path):
-    trainer = fit(small(kind, schedule="cosine"), tmp_path, epochs=2)
+    trainer = fit(small(kind, schedule="cosine"), tmp_path)
     assert [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers] == pytest.approx([0, 0], abs=1e-12)
-    trainer = fit(small(kind), tmp_path)
+    trainer = fit(small(kind), tmp_path, 1)
     assert [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers] == [2e-3, 2e-3]
     assert trainer.global_step == 2 * 4
 
 
-class InterruptionError(Exception):
-    """Stands for a signal."""
-
-
-class Interrupt(pl.Callback):
-    """Stops before a batch."""
-
-    def __init__(self, epoch, batch):
-        self.where = epoch, batch
-
-    def on_train_batch_start(self, trainer, method, batch, batch_idx):
-        if (trainer.current_epoch, batch_idx) == self.where:
-            raise InterruptionError
-
-
 @BOTH
-def test_interrupted_and_resumed_it_ends_the_same_to_the_bit(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "WON", 0.72 if kind is GANomaly else 1.45)  # some steps start the discriminator anew
-    settings = {"schedule": "cosine", "optimizer": partial(torch.optim.Adam, lr=2e-2)}
-    fit(small(kind, **settings), tmp_path / "whole", 3, [LastCheckpoint()])
-    folder, checkpoint = tmp_path / "resumed", None
-    for where in ((0, 3), (1, 2), (2, 1)):
-        with pytest.raises(InterruptionError):
-            fit(small(kind, **settings), folder, 3, [LastCheckpoint(every_batches=1), Interrupt(*where)], checkpoint)
-        checkpoint = folder / "checkpoints/last.ckpt"
-    fit(small(kind, **settings), folder, 3, [LastCheckpoint()], checkpoint)
-    whole, resumed = (
-        torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder)
-    )
-    assert 1 <= whole["state_dict"]["reinitialisations"] <= 6
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(resumed["state_dict"][name], value), name
-    assert len(whole["optimizer_states"]) == 2
-    for ours, theirs in zip(resumed["optimizer_states"], whole["optimizer_states"], strict=True):
-        for key, state in theirs["state"].items():
-            assert all(torch.equal(ours["state"][key][name], value) for name, value in state.items())
-        assert ours["param_groups"] == theirs["param_groups"]
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 2), (1, 3), (2, 0)])
+def test_a_run_that_broke_off_ends_like_one_that_did_not(kind, epoch, batch, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WON", 0.6 if kind is GANomaly else 1.4)  # some steps start the discriminator anew
+    build = partial(small, kind, partial(torch.optim.Adam, lr=2e-2), schedule="cosine")
+    whole = state_of(fit(build(), tmp_path, 3), tmp_path)
+    taken_up = broken_off(build, tmp_path, epoch, batch, 3)
+    assert 1 <= whole["reinitialisations"] <= 6
+    assert any(name.startswith("1.") and name.endswith("exp_avg") for name in whole)  # of both optimizers
+    assert set(whole) == set(taken_up)
+    assert all(torch.equal(value, taken_up[name]) for name, value in whole.items())
 
 
-class Frozen(pl.Callback):
-    """Batch norm that learns nothing from its batch, which differs from process to process."""
+def plain(kind, rate, won):
+    """Without batch norm, whose statistics of half a batch are not those of the whole; plain descent.
 
-    def on_train_batch_start(self, trainer, method, *_):
-        for layer in method.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.eval()
-
-
-def _train(rank, world_size, port, folder):
-    torch.set_num_threads(1)
-    if world_size > 1:
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE=str(world_size), MASTER_PORT=str(port),
-            LOCAL_WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="0",
-        )  # fmt: skip
-    for kind in (GANomaly, SkipGANomaly):
-        module.WON = 0.6935 if kind is GANomaly else 1.3875
-        method = small(kind, optimizer=partial(torch.optim.SGD, lr=0.05), gradient_clip=1.0)
-        if rank:  # that all start from the same weights is not left to the seed
-            torch.nn.init.ones_(
-                method.generator.decoder.layers[0].weight if kind is GANomaly else method.generator.output.weight
-            )
-        several = {"devices": world_size, "strategy": DDP()} if world_size > 1 else {"devices": 1}
-        fit(method, folder, 2, [Frozen()], **several)
-        torch.save(method.state_dict(), folder / f"{kind.__name__}_{rank}_of_{world_size}.pt")
+    Some steps start the discriminator anew. That all processes start from the same weights is not left to the seed.
+    """
+    module.WON = won
+    method = without_batch_norm(small(kind, partial(torch.optim.SGD, lr=rate), gradient_clip=1.0))
+    if os.environ.get("LOCAL_RANK") == "1":
+        torch.nn.init.ones_(next(method.generator.parameters()))
+    return method
 
 
-def test_two_processes_learn_what_one_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "rate", "won"), [(GANomaly, 0.05, 0.6935), (SkipGANomaly, 0.01, 1.405)])
+def test_two_processes_learn_what_one_does(kind, rate, won, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WON", module.WON)  # put back after the training in this process
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_train, (2, port, tmp_path), nprocs=2)
-    _train(0, 1, port, tmp_path)
-    for kind in (GANomaly, SkipGANomaly):
-        one, first, second = (
-            torch.load(tmp_path / f"{kind.__name__}_{name}.pt", weights_only=True)
-            for name in ("0_of_1", "0_of_2", "1_of_2")
-        )
-        assert 1 <= one["reinitialisations"] <= 4
-        for name, value in one.items():
-            assert torch.equal(first[name], second[name]), name
-            torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)
+    build = partial(plain, kind, rate, won)
+    alone = build()
+    fit(alone, tmp_path, 2, Patches(batch_size=8))
+    first, second = two_processes(build, tmp_path)
+    assert 1 <= alone.reinitialisations <= 4
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    torch.testing.assert_close(first, dict(alone.state_dict()), rtol=1e-4, atol=1e-6)
 
 
 @BOTH
@@ -496,8 +382,8 @@ def test_wrong_images(kind):
 @BOTH
 def test_one_image_teaches_batch_norm_nothing(kind, tmp_path):
     with pytest.raises(UserError, match="data.batch_size: expected at least 2 images for each process.*found 1"):
-        fit(small(kind), tmp_path, batch=1)
-    fit(small(kind), tmp_path, callbacks=[Frozen()], batch=1, limit_train_batches=1)
+        fit(small(kind), tmp_path, 1, Patches(batch_size=1))
+    fit(without_batch_norm(small(kind)), tmp_path, 1, Patches(1, batch_size=1))
 
 
 @BOTH
