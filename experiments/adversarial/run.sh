@@ -5,13 +5,14 @@
 # "untrained", or both.
 # SCHEDULE=constant leaves the learning rate as it is, as the AnoGANs do anyway. GANomaly keeps the weights of every epoch
 # for steadiness.py.
-# LONG=3 shows three times as many patches; those rows are called _long and have no untrained ones.
+# LONG=3 shows three times as many patches; those rows are called _long and have no untrained ones. SIDE=128 shows photos
+# of textures at 128 px, with the same windows; those rows are called _side128.
 set -euo pipefail
 root=$1 method=$2 seeds=$3 sets=${4:-screw transistor wood cracks xray} rows=${5:-trained untrained}
 usual=cosine
 case $method in anogan | f_anogan) usual=constant ;; esac
 schedule=${SCHEDULE:-$usual}
-name=$([ "$schedule" = "$usual" ] || echo "_$schedule")${LONG:+_long}
+name=$([ "$schedule" = "$usual" ] || echo "_$schedule")${LONG:+_long}${SIDE:+_side$SIDE}
 export OMP_NUM_THREADS=1
 
 # What a row may cost decides: the search of AnoGAN takes 100 passes an image, a step of f-AnoGAN 20 times one of GANomaly.
@@ -44,7 +45,7 @@ case $method in
 esac
 
 object="data.image_size=64"
-texture="data.kind=texture data.image_size=$side data.patch_size=${patch:-64} data.stride=$stride"
+texture="data.kind=texture data.image_size=${SIDE:-$side} data.patch_size=${patch:-64} data.stride=$stride"
 declare -A data=(
   [screw]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=screw $object"
   [transistor]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor $object"
