@@ -50,6 +50,16 @@ def refuse_one_image(images: Float[Tensor, "batch channel height width"], method
         )
 
 
+def refuse_unlike(**networks: nn.Module) -> None:
+    """Raise UserError where networks of a method are for other images or codes than the first of them."""
+    (first, one), *others = networks.items()
+    for name, other in others:
+        for key in ("image_size", "channels", "latent_size"):
+            expected, found = getattr(one, key), getattr(other, key, None)
+            if found is not None and found != expected:
+                raise UserError(f"method.{name}.{key}: expected {expected}, that of method.{first}, found {found}")
+
+
 def refuse_other_images(images: Float[Tensor, "batch channel height width"], channels: int, side: int) -> None:
     """Raise UserError where a network was built for other images."""
     found, *sides = images.shape[1:]

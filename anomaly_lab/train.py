@@ -58,12 +58,19 @@ def as_people_write(arguments: list[str]) -> list[str]:
 def compose(overrides: list[str]) -> DictConfig:
     """Compose the configuration; `group=null`, which Hydra meets with a ValueError, is the user's mistake."""
     try:
-        return hydra.compose("train", overrides)
+        config = hydra.compose("train", overrides)
     except ValueError as error:
         if is_user_mistake(error):  # told well enough already
             raise
         group = next((override for override in overrides if override.endswith("=null")), " ".join(overrides))
         raise UserError(f"{group}: expected one of the group's options, found null") from error
+    rate = next((word for word in overrides if word.startswith("budget.learning_rate=")), None)
+    if rate and "${budget.learning_rate}" not in str(OmegaConf.to_container(config.method, resolve=False)):
+        raise UserError(
+            f"budget.learning_rate: expected none, because method={config.method.name} does not read it, found "
+            f"{rate.partition('=')[2]}; its own keys are in conf/method/{config.method.name}.yaml"
+        )
+    return config
 
 
 def job(config: DictConfig) -> None:

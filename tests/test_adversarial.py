@@ -11,8 +11,10 @@ from anomaly_lab.adversarial import (
     lower_learning_rates,
     refuse_one_image,
     refuse_other_images,
+    refuse_unlike,
 )
 from anomaly_lab.errors import UserError
+from anomaly_lab.methods.f_anogan import Critic, Encoder, Generator
 
 
 @pytest.mark.parametrize(("clip", "after"), [(None, 5.0), (10.0, 5.0), (1.0, 1.0)])
@@ -51,3 +53,14 @@ def test_other_images_are_refused():
         refuse_other_images(torch.zeros(2, 1, 32, 32), 3, 32)
     with pytest.raises(UserError, match="data.patch_size: expected 32 px, .*found 48 x 32"):
         refuse_other_images(torch.zeros(2, 3, 48, 32), 3, 32)
+
+
+def test_networks_that_do_not_fit_are_refused():
+    generator, critic, encoder = Generator(64, 3, 8, 2), Critic(64, 3, 2), Encoder(64, 3, 8, 2)
+    refuse_unlike(generator=generator, critic=critic, encoder=encoder)
+    with pytest.raises(UserError, match="method.critic.image_size: expected 64, that of method.generator, found 32"):
+        refuse_unlike(generator=generator, critic=Critic(32, 3, 2))
+    with pytest.raises(UserError, match="method.critic.channels: expected 3, that of method.generator, found 1"):
+        refuse_unlike(generator=generator, critic=Critic(64, 1, 2))
+    with pytest.raises(UserError, match="method.encoder.latent_size: expected 8, that of method.generator, found 9"):
+        refuse_unlike(generator=generator, critic=critic, encoder=Encoder(64, 3, 9, 2))

@@ -33,6 +33,10 @@ def test_help_shows_usage_examples_and_groups(lab):
             "error: expected a command (predict, threshold, export, compare, data, sync, dashboard) or key=value",
         ),
         (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
+        (
+            ["data=demo", "method=ganomaly", "budget.learning_rate=1e-3"],
+            "error: budget.learning_rate: expected none, because method=ganomaly does not read it, found 1e-3",
+        ),
         (["export", "run=nowhere", "format=onnx"], "error: run: expected the folder of a finished run of this version"),
         (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
         (

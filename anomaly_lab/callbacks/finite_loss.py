@@ -20,6 +20,8 @@ class FiniteLoss(pl.Callback):
 
     Methods that optimise by themselves, networks against each other, can diverge and stay finite: there a loss above
     1e4 times its median over the last 100 steps stops the run as well.
+    What they log as `train/loss` is the loss of the generator; that of the discriminator, which may be NaN a step
+    earlier, is what their step returns.
 
     Losses are looked at `every_batches` and before each checkpoint, because every look waits for the accelerator;
     the step is found exactly all the same. A method that learns in stages says in which it is (`stage`): what is usual
@@ -44,7 +46,8 @@ class FiniteLoss(pl.Callback):
         logged = trainer.callback_metrics
         losses = [value for name, value in logged.items() if name.startswith("train/") and not name.endswith("_epoch")]
         if losses:
-            self._pending.append((batch_idx, torch.stack([loss.detach().float() for loss in losses]).sum()))
+            returned = list(outputs.values()) if isinstance(outputs, dict) else losses
+            self._pending.append((batch_idx, torch.stack([total(losses), total(returned)])))
         on_host = pl_module.device.type == "cpu"
         if on_host or len(self._pending) >= self.every_batches or trainer.is_last_batch:
             self._look(trainer, pl_module)
@@ -73,11 +76,11 @@ class FiniteLoss(pl.Callback):
         pending, self._pending = self._pending, []
         if not pending:
             return
-        values = torch.stack([loss for _, loss in pending]).tolist()
-        for (batch_idx, _), value in zip(pending, values, strict=True):
+        values = torch.stack([losses for _, losses in pending]).tolist()
+        for (batch_idx, _), (value, returned) in zip(pending, values, strict=True):
             where = f"at batch {batch_idx} of epoch {trainer.current_epoch}"
-            if not math.isfinite(value):
-                raise stopped(trainer, f"the loss is {value} {where}")
+            if not math.isfinite(value + returned):
+                raise stopped(trainer, f"the loss is {value if not math.isfinite(value) else returned} {where}")
             if pl_module.automatic_optimization:
                 continue
             median = statistics.median(self._last) if len(self._last) == STEPS else 0.0
@@ -85,6 +88,11 @@ class FiniteLoss(pl.Callback):
                 times = f"{abs(value) / median:.1e} times its median over the last {STEPS} steps"
                 raise stopped(trainer, f"the loss is {times} {where}")
             self._last.append(abs(value))
+
+
+def total(losses: list[torch.Tensor]) -> torch.Tensor:
+    """Their sum, where they are."""
+    return torch.stack([loss.detach().float() for loss in losses]).sum()
 
 
 def stopped(trainer: pl.Trainer, why: str) -> UserError:

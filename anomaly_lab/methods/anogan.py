@@ -20,6 +20,7 @@ from anomaly_lab.adversarial import (
     lower_learning_rates,
     refuse_one_image,
     refuse_other_images,
+    refuse_unlike,
 )
 from anomaly_lab.console import counted
 from anomaly_lab.methods.method import Images, Method
@@ -68,6 +69,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt = 64) -> None:
         super().__init__()
+        self.image_size, self.channels = image_size, channels
         side = image_size // 16
         self.features = nn.Sequential(
             _down(channels, width), nn.LeakyReLU(0.2, inplace=True),
@@ -128,6 +130,7 @@ class AnoGAN(Method):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling)
+        refuse_unlike(generator=generator, discriminator=discriminator)
         self.automatic_optimization = False
         self.generator = generator
         self.discriminator = discriminator
@@ -156,6 +159,7 @@ class AnoGAN(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the discriminator, then `generator_steps` of the generator with the same codes."""
         refuse_one_image(batch.image, self)
+        refuse_other_images(batch.image, self.generator.channels, self.generator.image_size)
         discriminator_optimizer, generator_optimizer = two(self.optimizers())
         codes = self.codes(len(batch.image), generator_at(self.seed, TRAINING, self.current_epoch, batch_idx))
 

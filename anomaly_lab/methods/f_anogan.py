@@ -22,6 +22,7 @@ from anomaly_lab.adversarial import (
     lower_learning_rates,
     refuse_one_image,
     refuse_other_images,
+    refuse_unlike,
 )
 from anomaly_lab.console import duration
 from anomaly_lab.errors import UserError
@@ -111,6 +112,7 @@ class Critic(nn.Module):
 
     def __init__(self, image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt = 64) -> None:
         super().__init__()
+        self.image_size, self.channels = image_size, channels
         self.features = _trunk(image_size, channels, width, layer_norm)
         self.decision = _glorot(nn.Linear(8 * width * 4 * 4, 1))
 
@@ -129,6 +131,7 @@ class Encoder(nn.Module):
         self, image_size: ImageSize, channels: Literal[1, 3], latent_size: PositiveInt = 128, width: PositiveInt = 64
     ) -> None:
         super().__init__()
+        self.image_size, self.channels, self.latent_size = image_size, channels, latent_size
         self.network = nn.Sequential(
             _trunk(image_size, channels, width, batch_norm),
             _glorot(nn.Linear(8 * width * 4 * 4, latent_size)), nn.Tanh(),
@@ -208,6 +211,7 @@ class FAnoGAN(Method):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling)
+        refuse_unlike(generator=generator, critic=critic, encoder=encoder)
         self.automatic_optimization = False
         self.generator = generator
         self.critic = critic
@@ -230,6 +234,7 @@ class FAnoGAN(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A step of the stage that the epoch belongs to."""
         refuse_one_image(batch.image, self)
+        refuse_other_images(batch.image, self.generator.channels, self.generator.image_size)
         photos = signed(batch.image)
         step = self._adversarial_step if self.stage == 0 else self._encoder_step
         if self.schedule == "cosine":  # once in each stage
@@ -260,7 +265,7 @@ class FAnoGAN(Method):
         return on_drawn - on_photos + self.penalty_weight * penalty
 
     def _adversarial_step(self, photos: Images, batch_idx: int) -> Scalar:
-        """One step of the critic on new images, before every fifth but the first a step of the generator.
+        """One step of the critic on new images; in steps 5, 10, ... (of 0, 1, ...) one of the generator before it.
 
         That is the authors' loop, in which a step of the generator (none in the first round) is followed by five of the
         critic, each with a batch of its own.

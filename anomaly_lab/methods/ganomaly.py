@@ -141,8 +141,8 @@ class Adversarial(Method):
         """Forget what was on its way."""
         self._on_its_way = None  # of another run; what a resumed one needs is in the buffer
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of the generator, then one of the discriminator."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One step of the generator, then one of the discriminator, whose loss is returned."""
         refuse_one_image(batch.image, self)
         losses = self.losses(self.normalised(batch.image))
         of_generator, of_discriminator = self.optimizers()  # type: ignore[attr-defined]
@@ -169,6 +169,7 @@ class Adversarial(Method):
             "discriminator/reinitialisations", self.reinitialisations.float(), on_step=False, on_epoch=True,
             reduce_fx="max", sync_dist=True, batch_size=size,
         )  # fmt: skip
+        return {"discriminator": losses.discriminator.detach()}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip, and log the norm from before."""

@@ -27,8 +27,8 @@ from anomaly_lab.types import Prediction
 class UNet(nn.Module):
     """Images in [-1, 1] to reconstructions in (-1, 1): down to one pixel and up again, joined at every level.
 
-    The generator of pix2pix without dropout: log2(image_size) levels, the channels double up to 8 * width. What a skip
-    carries has passed the LeakyReLU, as in the code of pix2pix, where that works in place.
+    The generator of pix2pix without dropout: log2(image_size) levels, the channels double up to 8 * width. (In the code
+    of pix2pix a skip carries what has passed the LeakyReLU, which works in place: the same, a ReLU follows.)
     """
 
     def __init__(self, image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt) -> None:

@@ -1,4 +1,4 @@
-"""What the adversarial methods share: the strided trunk of the DCGAN, its N(0, 0.02), its batch norm, its loss."""
+"""What both GANomalies are made of: the strided trunk of the DCGAN, its N(0, 0.02), its batch norm, its loss."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

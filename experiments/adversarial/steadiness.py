@@ -6,6 +6,7 @@ would choose a schedule or a score looks at held-out images only: `drift`, how f
 last epoch, in its deviations between images, and `agreement`, the rank correlation with it. `image_auroc` is beside.
 """
 
+import contextlib
 import csv
 import sys
 from pathlib import Path
@@ -50,7 +51,8 @@ def average(states):
 for run in map(Path, sys.argv[1:]):
     config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)
     data, method = instantiate(config["data"]["datamodule"]), build_method(config).eval()
-    data.setup("fit")
+    with contextlib.redirect_stdout(sys.stderr):  # what it says is no row
+        data.setup("fit")
     kept = sorted((run / "checkpoints").glob("epoch=*.ckpt"), key=lambda path: int(path.name.split("=")[1][:-5]))
     states = [load_checkpoint(path)["state_dict"] for path in kept[-LAST:]]
     assert len(states) == LAST, f"expected the weights of every epoch in {run}/checkpoints"

@@ -38,6 +38,17 @@ def test_on_an_accelerator_every_few_batches_but_with_the_right_step():
     assert "at batch 7 of epoch 3" in message
 
 
+def test_of_what_a_step_returns():
+    callback, module = FiniteLoss(), stand_in(pl.LightningModule, device=torch.device("cpu"))
+    trainer = stand_in(
+        pl.Trainer, callback_metrics={"train/loss": torch.tensor(1.0)}, is_last_batch=False, current_epoch=0,
+        default_root_dir="nowhere",
+    )  # fmt: skip
+    callback.on_train_batch_end(trainer, module, {"discriminator": torch.tensor(2.0)}, None, 0)
+    with pytest.raises(UserError, match="the loss is nan at batch 1 of epoch 0"):
+        callback.on_train_batch_end(trainer, module, {"discriminator": torch.tensor(float("nan"))}, None, 1)
+
+
 def test_at_the_last_batch_before_the_checkpoint():
     seen, message = feed(FiniteLoss(every_batches=100), [1.0, float("nan"), 1.0], "cuda")
     assert seen == 2

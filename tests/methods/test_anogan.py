@@ -4,6 +4,7 @@ import copy
 from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
@@ -71,6 +72,43 @@ def test_initial_weights():
     assert not discriminator.decision.bias.any()
 
 
+def test_layers_have_the_published_settings():
+    generator, discriminator = Generator(32, 3), Discriminator(32, 3)
+    norms = [layer for layer in generator.network if isinstance(layer, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in norms] == [512, 256, 128, 64]
+    slopes = [layer.negative_slope for layer in discriminator.features if isinstance(layer, nn.LeakyReLU)]
+    assert slopes == [0.2] * 4
+    convolutions = [layer for layer in discriminator.features if isinstance(layer, nn.Conv2d)]
+    convolutions += [layer for layer in generator.network if isinstance(layer, nn.ConvTranspose2d)]
+    assert [(*layer.kernel_size, *layer.stride) for layer in convolutions] == [(5, 5, 2, 2)] * 8
+
+
+def test_a_step_of_the_discriminator_then_two_of_the_generator_with_the_same_codes(tmp_path):
+    told = []
+    method = anogan()
+    method.generator.register_forward_pre_hook(
+        lambda network, codes: told.append(("draws", codes[0])) if network.training else None
+    )
+
+    class Steps(pl.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            first = optimizer.param_groups[0]["params"][0]
+            told.append(("generator" if first is next(module.generator.parameters()) else "discriminator", None))
+
+    fit(method, tmp_path, 1, Patches(1), callbacks=(Steps(),))
+    names = [name for name, _ in told]
+    assert names == ["draws", "discriminator", "draws", "generator", "draws", "generator"]
+    codes = [codes for name, codes in told if name == "draws"]
+    assert torch.equal(codes[0], codes[1])
+    assert torch.equal(codes[0], codes[2])
+
+
+def test_codes_are_uniform():
+    codes = anogan().codes(5000, torch.Generator().manual_seed(0))
+    assert (codes.mean().item(), codes.var().item()) == pytest.approx((0, 1 / 3), abs=0.01)
+    assert -1 <= codes.min() <= codes.max() <= 1
+
+
 def test_losses_of_a_discriminator_that_does_not_know():
     method = anogan()
     nn.init.zeros_(method.discriminator.decision.weight)
@@ -112,7 +150,7 @@ def test_map(kind, expected):
 
 def test_without_a_weight_the_discriminator_is_not_touched():
     method = anogan(feature_weight=0.0).eval()
-    method.discriminator.register_module("features", nn.Identity())  # would fail, were it asked
+    del method.discriminator.features  # fails, were it asked
     images = bars(2, 0)
     prediction = method.inspect(images)
     difference = (images - prediction.reconstruction).abs() * 2
@@ -295,3 +333,15 @@ def test_objects_are_shown_whole_at_128_px_and_textures_in_windows_that_do_not_o
     assert (texture["tiling"]["size"], texture["tiling"]["stride"]) == (128, 128)
     assert composed("data=demo", "data.category=weave")["tiling"]["stride"] == 128
     assert composed("input.channels=1")["method"]["generator"]["channels"] == 1
+
+
+def test_the_configuration_is_that_of_the_paper():
+    config = composed("data.category=screw")
+    method, data, adam = config["method"], config["data"], config["method"]["optimizer"]
+    assert (adam["_target_"], adam["lr"], adam["betas"]) == ("torch.optim.Adam", 2e-4, [0.5, 0.999])
+    assert (method["generator_steps"], method["generator"]["latent_size"]) == (2, 64)
+    assert {method[name]["width"] for name in ("generator", "discriminator")} == {64}
+    assert (method["search_steps"], method["search_rate"], method["feature_weight"]) == (300, 0.02, 0.1)
+    assert (method["restarts"], method["residual"], method["schedule"]) == (1, "l2", "constant")
+    assert (data["image_size"], data["batch_size"], data["patches"]) == (128, 64, 100_000)
+    assert config["trainer"]["max_epochs"] == 5

@@ -110,6 +110,33 @@ def test_penalty_of_a_linear_critic(norm, penalty):
     assert method.critic.weight.grad.norm().item() == pytest.approx(2 * abs(norm - 1) if norm else 0.0, abs=1e-4)
 
 
+class Quadratic(nn.Module):
+    """A critic whose gradient at an image is that image."""
+
+    def forward(self, images):
+        return images.flatten(1).square().sum(dim=1) / 2
+
+
+def test_the_penalty_is_taken_between_photo_and_drawing():
+    method = f_anogan()
+    method.critic = Quadratic()
+    photos, drawn, mix = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8), torch.tensor([0.0, 0.2, 0.7, 1.0])
+    found = method.gradient_penalty(photos, drawn, mix.view(4, 1, 1, 1))
+    between = [(1 - share) * photo + share * other for photo, other, share in zip(photos, drawn, mix, strict=True)]
+    expected = sum((image.norm().item() - 1) ** 2 for image in between) / 4
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_draws_are_those_of_the_paper():
+    method, random = f_anogan(), torch.Generator().manual_seed(0)
+    codes, mixture = method.codes(2000, random), method.mixture(20_000, random)
+    assert (codes.mean().item(), codes.std().item()) == pytest.approx((0, 1), abs=0.02)  # normal
+    assert codes.abs().max() > 3
+    assert (mixture.mean().item(), mixture.var().item()) == pytest.approx((1 / 2, 1 / 12), abs=0.01)  # uniform
+    assert 0 <= mixture.min() <= mixture.max() <= 1
+    assert not torch.equal(codes, method.codes(2000, random))
+
+
 def test_the_penalty_is_float32_in_mixed_precision():
     method, images = f_anogan(), torch.rand(4, 3, 32, 32)
     mix = torch.rand(4, 1, 1, 1)
@@ -339,3 +366,27 @@ def test_the_paper_looks_at_patches(category, side):
     assert config["trainer"]["max_epochs"] - config["method"]["encoder_epochs"] == 100
     whole = composed("method=f_anogan", "data.category=screw")
     assert (whole["data"]["image_size"], whole["data"]["kind"]) == (128, "object")
+
+
+def test_the_configuration_is_that_of_the_paper():
+    config = composed("method=f_anogan", "data.category=screw")
+    method, data = config["method"], config["data"]
+    adam, rmsprop = method["optimizer"], method["encoder_optimizer"]
+    assert (adam["_target_"], adam["lr"], adam["betas"]) == ("torch.optim.Adam", 1e-4, [0, 0.9])
+    assert (rmsprop["_target_"], rmsprop["lr"], rmsprop["alpha"]) == ("torch.optim.RMSprop", 5e-5, 0.9)
+    assert rmsprop["eps"] == 1e-5  # the root of TensorFlow's 1e-10
+    assert (method["critic_steps"], method["penalty_weight"], method["feature_weight"]) == (5, 10, 1)
+    assert (method["encoder_loss"], method["schedule"], method["generator"]["latent_size"]) == (
+        "izi_f",
+        "constant",
+        128,
+    )
+    assert {method[name]["width"] for name in ("generator", "critic", "encoder")} == {64}
+    assert (data["image_size"], data["batch_size"], data["channels"]) == (128, 64, 3)
+    paper = composed("experiment=f_anogan_paper", "data.category=screw")
+    steps = paper["data"]["patches"] // paper["data"]["batch_size"]
+    assert (paper["data"]["patch_size"], paper["trainer"]["max_epochs"] - paper["method"]["encoder_epochs"]) == (
+        64,
+        100,
+    )
+    assert steps * paper["method"]["encoder_epochs"] == pytest.approx(50_000, rel=0.01)

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.__main__ import CONF
+from anomaly_lab.callbacks.finite_loss import FiniteLoss
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.configuration import check
 from anomaly_lab.errors import UserError
@@ -276,6 +277,26 @@ def test_a_discriminator_that_has_won_starts_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WON", 0.0)
     fit(method, tmp_path, 1)
     assert method.reinitialisations == 0
+
+
+class SpoilDiscriminator(pl.Callback):
+    """Its weights are no numbers from the third step on."""
+
+    def on_train_batch_start(self, trainer, method, batch, batch_idx):
+        if batch_idx == 2:
+            torch.nn.init.constant_(method.discriminator.encoder.head.weight, torch.nan)
+
+
+def test_a_discriminator_that_is_no_number_stops_the_run_at_that_step(tmp_path):
+    with pytest.raises(UserError, match="the loss is nan at batch 2 of epoch 0: training stopped"):
+        fit(small(), tmp_path, 1, callbacks=(SpoilDiscriminator(), FiniteLoss()))
+
+
+@BOTH
+def test_a_rate_out_of_all_proportion_stops_the_run(kind, tmp_path):
+    descent = partial(torch.optim.SGD, lr=1e30)
+    with pytest.raises(UserError, match=r"the loss is nan at batch . of epoch 0: .* \(method.optimizer.lr\)"):
+        fit(small(kind, descent), tmp_path, 1, callbacks=(FiniteLoss(),))
 
 
 @BOTH
