@@ -13,6 +13,13 @@ from anomaly_lab.errors import UserError
 from anomaly_lab.networks.dcgan import learns_from_batches
 
 
+def descend(method: Any, optimizer: Any, loss: Float[Tensor, ""]) -> None:
+    """One step of an optimizer of Lightning's, whatever precision and processes ask for."""
+    optimizer.zero_grad()
+    method.manual_backward(loss)
+    optimizer.step()
+
+
 def look_at_gradients(method: Any, optimizer: torch.optim.Optimizer, name: str) -> None:
     """Clip the gradients of an optimizer to the norm `gradient_clip`, and log the norm before where it is asked for.
 

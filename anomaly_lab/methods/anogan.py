@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.adversarial import (
+    descend,
     look_at_gradients,
     lower_learning_rates,
     refuse_one_image,
@@ -167,12 +168,12 @@ class AnoGAN(Method):
             with torch.no_grad():
                 drawn = self.generator(codes)
             on_real, on_drawn = self.discriminator_losses(signed(batch.image), drawn)
-            self._descend(discriminator_optimizer, on_real + on_drawn)
+            descend(self, discriminator_optimizer, on_real + on_drawn)
 
         for _ in range(self.generator_steps):
             with generator_optimizer.toggle_model():
                 adversarial = self.generator_loss(codes)
-                self._descend(generator_optimizer, adversarial)
+                descend(self, generator_optimizer, adversarial)
         if self.schedule == "cosine":
             epochs = self.current_epoch + (batch_idx + 1) / int(self.trainer.num_training_batches)
             lower_learning_rates(self.trainer.optimizers, epochs / (self.trainer.max_epochs or 1))
@@ -180,11 +181,6 @@ class AnoGAN(Method):
         losses = {"generator/adversarial": adversarial, "discriminator/real": on_real, "discriminator/fake": on_drawn}
         self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.image))
         self.log("train/loss", adversarial, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch.image))
-
-    def _descend(self, optimizer: Any, loss: Float[Tensor, ""]) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip and tell gradients: here they are unscaled, whatever the precision."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.adversarial import (
+    descend,
     look_at_gradients,
     lower_learning_rates,
     refuse_one_image,
@@ -276,7 +277,7 @@ class FAnoGAN(Method):
         if step and step % self.critic_steps == 0:
             with generator_optimizer.toggle_model():
                 adversarial = -self.critic(self.generator(self.codes(len(photos), random))).float().mean()
-                self._descend(generator_optimizer, adversarial)
+                descend(self, generator_optimizer, adversarial)
             self.log(
                 "generator/adversarial",
                 adversarial,
@@ -291,7 +292,7 @@ class FAnoGAN(Method):
                 drawn = self.generator(self.codes(len(photos), random))
             on_photos, on_drawn, penalty = self.critic_losses(photos, drawn, self.mixture(len(photos), random))
             loss = self.critic_loss(on_photos, on_drawn, penalty)
-            self._descend(critic_optimizer, loss)
+            descend(self, critic_optimizer, loss)
         ratings = {"discriminator/real": on_photos, "discriminator/fake": on_drawn}
         losses = {**ratings, "discriminator/gradient_penalty": penalty}
         self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(photos))
@@ -331,7 +332,7 @@ class FAnoGAN(Method):
         with optimizer.toggle_model():
             losses = self.encoder_losses(photos, codes)
             loss = self.whole_encoder_loss(losses)
-            self._descend(optimizer, loss)
+            descend(self, optimizer, loss)
         self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(photos))
         return loss
 
@@ -401,11 +402,6 @@ class FAnoGAN(Method):
         """Uniform in [0, 1], this process's rows of what is drawn for the whole batch."""
         rank, world_size = place_of(self)
         return torch.rand((count * world_size, 1, 1, 1), generator=random)[rank::world_size].to(self.device)
-
-    def _descend(self, optimizer: Any, loss: Scalar) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip and tell gradients: here they are unscaled, whatever the precision."""
