@@ -6,8 +6,10 @@ from the source by `ast`, so that no second list has to be kept and torch is not
 
 import ast
 import builtins
+import math
 import re
 import typing
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -55,7 +57,9 @@ FOREIGN = {
     "use_distributed_sampler": bool,
     "lr": pydantic.PositiveFloat,
     "weight_decay": pydantic.NonNegativeFloat,
-    "betas": list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]],
+    "betas": typing.Annotated[
+        list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]], pydantic.Field(min_length=2, max_length=2)
+    ],
     "eps": pydantic.PositiveFloat,
     "alpha": typing.Annotated[float, pydantic.Field(ge=0, lt=1)],  # of RMSprop
     "amsgrad": bool,
@@ -105,6 +109,17 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"runs_dir: expected a folder, found the file {file}")
     _check_sizes(resolved["data"])
     return resolved
+
+
+def refuse_unread(overrides: Iterable[str], config: DictConfig) -> None:
+    """Raise UserError for a learning rate that is asked for and that the method does not read."""
+    asked = [word for word in overrides if word.lstrip("+").startswith("budget.learning_rate=")]
+    if asked and "${budget.learning_rate}" not in str(OmegaConf.to_container(config.method, resolve=False)):
+        name = config.method.name
+        raise UserError(
+            f"budget.learning_rate: expected none, because method={name} does not read it, found "
+            f"{asked[-1].partition('=')[2]}; its own keys are in conf/method/{name}.yaml"
+        )
 
 
 def _check_sizes(data: dict[str, Any]) -> None:
@@ -276,6 +291,8 @@ def _check_value(path: str, value: Any, expected: Any) -> None:
         if not isinstance(value, dict) or "_target_" not in value:
             raise UserError(f"{path}: expected its keys below it (a mapping with _target_), found {value!r}")
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}: expected a finite number, found {value}")
     if repr(expected) not in ADAPTERS:  # some types cannot be hashed, and making an adapter takes milliseconds
         ADAPTERS[repr(expected)] = pydantic.TypeAdapter(expected)
     try:
@@ -283,6 +300,7 @@ def _check_value(path: str, value: Any, expected: Any) -> None:
     except pydantic.ValidationError as error:
         messages = dict.fromkeys(details["msg"] for details in error.errors())
         said = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)
+        said = re.sub(r"List should have (at \w+ \d+ items) after validation, not \d+", r"\1", said)
         said = said.replace("greater", "a number greater").replace("less than", "a number less than")
         options = re.findall(r"'([^']+)'", said)
         hint = nearest(value, options) if isinstance(value, str) else ""

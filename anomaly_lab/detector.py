@@ -156,7 +156,13 @@ class Detector:
         checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
         decoding = instantiate(OmegaConf.to_container(config.data.decoding, resolve=True), _convert_="all")
         method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
-        method.load_state_dict(checkpoint["state_dict"])
+        try:
+            method.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder / 'checkpoints' / 'last.ckpt'}: expected the weights of the {type(method).__name__} that the "
+                "configuration beside it describes, found others; train it again with rerun=true"
+            ) from error
         drawn = read_thresholds(folder)[-1]
         threshold = Threshold(**{name: drawn[name] for name in Threshold._fields})
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -145,6 +145,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         _convert_="all",
     )
     check_strategy(method, trainer)
+    check_batch_norm(trainer, resolved["trainer"])
     check_processes(trainer)
     about = environment(trainer)
     write_json(folder / "environment.json", about)
@@ -208,6 +209,13 @@ def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
             f"trainer.gradient_clip_val: expected null, because {name} learns from every batch by itself, found "
             f"{clip}{instead}"
         )
+
+
+def check_batch_norm(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
+    """Refuse batch norm over processes where there is no GPU: PyTorch's SyncBatchNorm would end in a traceback."""
+    device = trainer.strategy.root_device.type
+    if settings.get("sync_batchnorm") and device != "cuda":
+        raise UserError(f"trainer.sync_batchnorm: expected false, because it needs GPUs, found true on {device}")
 
 
 def check_strategy(method: Method, trainer: pl.Trainer) -> None:

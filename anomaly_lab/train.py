@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from anomaly_lab.configuration import check, explain, is_user_mistake
+from anomaly_lab.configuration import check, explain, is_user_mistake, refuse_unread
 from anomaly_lab.data.layouts import fingerprint
 from anomaly_lab.errors import UserError
 from anomaly_lab.launch.job import alone, end_with_launcher
@@ -64,12 +64,7 @@ def compose(overrides: list[str]) -> DictConfig:
             raise
         group = next((override for override in overrides if override.endswith("=null")), " ".join(overrides))
         raise UserError(f"{group}: expected one of the group's options, found null") from error
-    rate = next((word for word in overrides if word.startswith("budget.learning_rate=")), None)
-    if rate and "${budget.learning_rate}" not in str(OmegaConf.to_container(config.method, resolve=False)):
-        raise UserError(
-            f"budget.learning_rate: expected none, because method={config.method.name} does not read it, found "
-            f"{rate.partition('=')[2]}; its own keys are in conf/method/{config.method.name}.yaml"
-        )
+    refuse_unread(overrides, config)
     return config
 
 

@@ -13,6 +13,7 @@ import torch.multiprocessing as multiprocessing
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
+from anomaly_lab.callbacks.finite_loss import FiniteLoss
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.strategy import DDP
@@ -118,7 +119,7 @@ def fit(method: pl.LightningModule, folder: Path, epochs: int = 2, patches: Any 
     torch.set_num_threads(1)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[SeedEveryStep(0), *callbacks], default_root_dir=folder,
+        enable_model_summary=False, callbacks=[SeedEveryStep(0), FiniteLoss(), *callbacks], default_root_dir=folder,
         num_sanity_val_steps=0, **options,
     )  # fmt: skip
     trainer.fit(method, patches or Patches(), Patches(1), ckpt_path=resume, weights_only=True)

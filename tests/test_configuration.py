@@ -58,6 +58,8 @@ def message(*overrides):
         ("method.schedule=cos", "method.schedule: expected 'constant' or 'cosine', found 'cos'.*"),
         ("method.optimizer.lr=0", "method.optimizer.lr: expected a number greater than 0, found 0"),
         ("method.optimizer.weight_decay=-1", "method.optimizer.weight_decay: expected a number greater than or .*"),
+        ("method.optimizer.lr=inf", "method.optimizer.lr: expected a finite number, found inf"),
+        ("+method.optimizer.betas=[0.5]", r"method.optimizer.betas: expected at least 2 items, found \[0.5\]"),
         ("callbacks.pictures.per_defect=0", "callbacks.pictures.per_defect: expected a number greater than 0, found 0"),
         ("+method.bottlneck=3", "method.bottlneck: expected one of network, optimizer, .*, found 'bottlneck'"),
         ("augmentation.rotation=200", "augmentation.rotation: expected a number less than or equal to 180, found 200"),

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 import anomaly_lab
@@ -80,6 +81,15 @@ def test_path_pillow_and_array_say_what_the_test_said(lab, tiny, parts, tmp_path
     assert isinstance(scope["prediction"], PhotoPrediction)
     assert scope["defect"].shape == (80, 60)
     assert [said.is_abnormal for said in scope["predictions"]] == [True, True]
+
+    # Weights of another method.
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["state_dict"] = {"network.weight": torch.zeros(1)}
+    torch.save(checkpoint, run / "checkpoints/last.ckpt")
+    with pytest.raises(
+        UserError, match="last.ckpt: expected the weights of the Control that .* found others; .*rerun="
+    ):
+        Detector.load(run, device="cpu")
 
 
 def test_a_photo_is_left_as_it_is_and_lists_are_answered_in_order():

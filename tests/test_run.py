@@ -20,7 +20,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import Method
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.run import check_processes, check_strategy
+from anomaly_lab.run import check_batch_norm, check_processes, check_strategy
 from anomaly_lab.strategy import DDP
 from tests.conftest import stand_in
 
@@ -418,3 +418,11 @@ def test_lightnings_own_strategy_is_refused_for_methods_that_step_their_optimize
         check_strategy(manual, trainer(DDPStrategy()))
     check_strategy(manual, trainer(DDP()))
     check_strategy(stand_in(Method, automatic_optimization=True), trainer(DDPStrategy()))
+
+
+def test_batch_norm_over_processes_needs_gpus():
+    devices = {kind: stand_in(DDP, root_device=torch.device(kind)) for kind in ("cpu", "cuda")}
+    check_batch_norm(stand_in(pl.Trainer, strategy=devices["cuda"]), {"sync_batchnorm": True})
+    check_batch_norm(stand_in(pl.Trainer, strategy=devices["cpu"]), {"sync_batchnorm": False})
+    with pytest.raises(UserError, match="trainer.sync_batchnorm: expected false, .* found true on cpu"):
+        check_batch_norm(stand_in(pl.Trainer, strategy=devices["cpu"]), {"sync_batchnorm": True})

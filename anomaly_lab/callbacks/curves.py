@@ -54,24 +54,41 @@ class Curves(pl.Callback):
         self.images = images
         self._losses: list[dict[str, float]] = []  # one an epoch
         self._validated: dict[str, float] = {}
+        self._before: dict[str, Tensor] = {}
         self._vectors: list[tuple[int, np.ndarray]] = []
 
     # Losses
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what was logged before: Lightning keeps it, and of an earlier stage it is no news."""
+        self._before = dict(trainer.callback_metrics)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what this validation measured: later epochs without one must not repeat it."""
         if not trainer.sanity_checking:
-            self._validated = _logged(trainer, validation=True)
+            self._validated = self._logged(trainer, validation=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the values of the epoch and write them all."""
-        values, self._validated = {**_logged(trainer, validation=False), **self._validated}, {}
+        values, self._validated = {**self._logged(trainer, validation=False), **self._validated}, {}
         if values:
             self._losses.append({"epoch": trainer.current_epoch + 1, **values})
         if trainer.is_global_zero and self._losses:
             names = list(dict.fromkeys(name for row in self._losses for name in row))
             rows = [[row.get(name, "") for name in names] for row in self._losses]
             write_csv(Path(trainer.default_root_dir) / "curves" / "losses.csv", names, rows)
+
+    def _logged(self, trainer: pl.Trainer, validation: bool) -> dict[str, float]:
+        """The values of this epoch under the names that people see, `train/loss`, `validation/loss`."""
+        metrics = trainer.callback_metrics
+        return {
+            name.removesuffix("_epoch"): float(value)
+            for name, value in metrics.items()
+            if name.startswith("validation/") == validation
+            and value is not self._before.get(name)
+            and not name.endswith("_step")
+            and f"{name}_epoch" not in metrics
+        }
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw them."""
@@ -155,18 +172,6 @@ class Curves(pl.Callback):
         write_csv(folder / "features.csv", ("path", "defect", "label", *columns), rows)
         label = np.array([sample.label for sample in shown])
         return figures.feature_map(points, label, "features of the test images", names)
-
-
-def _logged(trainer: pl.Trainer, validation: bool) -> dict[str, float]:
-    """The values of this epoch under the names that people see, `train/loss`, `validation/loss`."""
-    metrics = trainer.callback_metrics
-    return {
-        name.removesuffix("_epoch"): float(value)
-        for name, value in metrics.items()
-        if name.startswith("validation/") == validation
-        and not name.endswith("_step")
-        and f"{name}_epoch" not in metrics
-    }
 
 
 def series(rows: list[dict[str, float]]) -> dict[str, tuple[list[int], list[float]]]:

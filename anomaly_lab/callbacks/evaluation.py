@@ -1,5 +1,6 @@
 """Scores, threshold and metrics of a test, from predictions and batches alone."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from anomaly_lab.console import printable
 from anomaly_lab.data.images import Placement, to_photo
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.distributed import of_all_processes
+from anomaly_lab.errors import UserError
 from anomaly_lab.methods.method import content, smooth
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
 from anomaly_lab.metrics.pixel_decisions import PixelDecisions
@@ -95,6 +97,11 @@ class Evaluation(pl.Callback):
         """Show the strategy the normal images that it asked for."""
         assert outputs.score is not None
         for i, score in enumerate(outputs.score.tolist()):
+            if math.isnan(score):
+                name = type(pl_module).__name__
+                raise UserError(
+                    f"{name}: expected numbers as scores of held-out images, found NaN; try lower learning rates"
+                )
             self.strategy.update(inner_map(outputs, batch, i), score)
         if outputs.remarks:
             loader = trainer.predict_dataloaders

@@ -23,7 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly_lab.configuration import check, check_node, explain, is_user_mistake
+from anomaly_lab.configuration import check, check_node, explain, is_user_mistake, refuse_unread
 from anomaly_lab.console import duration
 from anomaly_lab.data.layouts import POOLS, categories, of_pool
 from anomaly_lab.errors import UserError
@@ -125,7 +125,9 @@ def plan(compose: Composer, asked: Sequence[Sequence[str]]) -> list[Job]:
     jobs = []
     for (number, words), label in zip(several, labels([words for _, words in several]), strict=True):
         with _naming(label):
-            config = check(compose(words))
+            composed = compose(words)
+            refuse_unread(words, composed)
+            config = check(composed)
             jobs.append(Job(words, label, folder_of(config), config, number))
     return jobs
 

@@ -245,6 +245,7 @@ class AnoGAN(Method):
         assert first is not None
         with torch.no_grad():
             losses = self.search_loss(photos, features, self.generator(codes)).view(restarts, count)
+            losses = losses.where(losses.isfinite(), torch.inf)  # NaN would be the least
         best = losses.argmin(dim=0) * count + torch.arange(count, device=losses.device)
         return codes.detach()[best], losses.flatten()[best], first[best]
 

@@ -441,18 +441,30 @@ class FAnoGAN(Method):
     # The time of each stage.
 
     def on_train_start(self) -> None:
-        """Start the clock."""
+        """Start the clock; say where the generator will learn nothing."""
+        steps = self.ends[0] * int(self.trainer.num_training_batches)
+        if steps <= self.critic_steps and self.trainer.is_global_zero:
+            print(
+                f"the generator learns nothing: it takes a step after {self.critic_steps} of the critic "
+                f"(method.critic_steps), and the GAN is trained for {steps}; raise data.patches or budget.epochs",
+                flush=True,
+            )
         self._since = time.perf_counter()
 
-    def on_train_epoch_end(self) -> None:
-        """Add the epoch to its stage; at the end of the stage tell how long it took."""
-        self._stop_clock()
-        if self.current_epoch + 1 not in self.ends:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """After the last batch of a stage tell how long it took."""
+        if not self.trainer.is_last_batch or self.current_epoch + 1 not in self.ends:
             return
+        self._stop_clock()
         seconds, name = self._seconds[self.stage], STAGES[self.stage]
-        self.log(f"seconds/{name.replace(' ', '_')}", seconds, rank_zero_only=True, batch_size=1)
+        key = f"seconds/{name.replace(' ', '_')}"
+        self.log(key, seconds, on_step=False, on_epoch=True, rank_zero_only=True, batch_size=1)
         if self.trainer.is_global_zero:
             print(f"{name}: done in {duration(seconds)}", flush=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Add what is left of the epoch, its validation, to its stage."""
+        self._stop_clock()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the time that each stage took so far."""

@@ -18,6 +18,7 @@ from anomaly_lab.tiling import SlidingWindow, WholeImage
 from tests.adversarial import Patches, fit
 from tests.conftest import stand_in
 from tests.methods.test_anogan import anogan
+from tests.methods.test_f_anogan import f_anogan
 
 
 def rows_of(path):
@@ -69,6 +70,16 @@ def test_a_validation_is_told_in_its_epoch_only(tmp_path):
         ("1", "1.0", "2.0"),
         ("2", "1.0", ""),
     ]
+
+
+def test_losses_of_an_earlier_stage_are_not_repeated(tmp_path):
+    fit(f_anogan(), tmp_path, 4, Patches(6), callbacks=(Curves(),))
+    rows = rows_of(tmp_path / "curves" / "losses.csv")
+    assert [bool(row["discriminator/gradient_penalty"]) for row in rows] == [True, True, False, False]
+    assert [bool(row["encoder/image"]) for row in rows] == [False, False, True, True]
+    assert [bool(row["seconds/adversarial_training"]) for row in rows] == [False, True, False, False]
+    assert [bool(row["seconds/encoder_training"]) for row in rows] == [False, False, False, True]
+    assert all(row["train/loss"] and row["validation/loss"] for row in rows)
 
 
 def test_series_leave_out_what_is_no_loss_and_epochs_without_a_value():

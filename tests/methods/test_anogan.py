@@ -215,6 +215,17 @@ def test_restarts_keep_the_best_search_of_every_image(learnt):
     assert len(set(torch.stack(losses).argmin(dim=0).tolist())) > 1
 
 
+def test_a_search_that_diverges_is_not_the_best(learnt):
+    """Of two restarts, one lies where numbers end."""
+    method = copy.deepcopy(learnt)
+    method.restarts, method.search_steps = 2, 1
+    starts = torch.stack([torch.full((8,), torch.nan), torch.zeros(8)])
+    method.codes = lambda *_, **__: starts
+    codes, losses, _ = method.search(bars(3, 0))
+    assert losses.isfinite().all()
+    assert codes.isfinite().all()
+
+
 def test_weights_of_the_search_matter(learnt):
     images, answers = bars(2, 3, defective=True), []
     for changes in ({}, {"feature_weight": 0.5}, {"search_steps": 5}, {"search_rate": 0.01}, {"seed": 1}):

@@ -334,6 +334,12 @@ def test_samples_differ_and_stay_the_same():
     assert torch.equal(samples, method.samples(torch.zeros(3, 3, 32, 32)))
 
 
+@pytest.mark.parametrize(("batches", "told"), [(5, True), (6, False)])
+def test_a_generator_that_will_learn_nothing_is_told(tmp_path, capsys, batches, told):
+    fit(f_anogan(), tmp_path, 2, Patches(batches))
+    assert ("the generator learns nothing: it takes a step after 5 of the critic" in capsys.readouterr().out) == told
+
+
 def test_gray_images_and_bad_input(tmp_path):
     assert f_anogan(channels=1).eval()(bars(2, 0)[:, :1]).anomaly_map.shape == (2, 1, 32, 32)
     with pytest.raises(UserError, match="budget.epochs: expected at least 2, .*found 1"):
