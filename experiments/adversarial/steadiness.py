@@ -65,7 +65,8 @@ for run in map(Path, sys.argv[1:]):
     labels = np.array([sample.label for sample in data.test_samples])
     defects = np.array([sample.defect for sample in data.test_samples])
     kinds = KINDS if set(KINDS) <= set(defects) else ("",)
-    place = (config["budget"]["schedule"], config["method"]["name"])
+    schedule = config["budget"]["schedule"] + (" long" if config["name"].endswith("_long") else "")
+    place = (schedule, config["method"]["name"])
     for column, score in enumerate(("own", "map")):
         last = answers["last"][0][:, column]
         for weights, (held_out, test) in answers.items():
