@@ -20,7 +20,8 @@ for set in concrete_crack_700 covid19_xray manufacturing; do
     # shellcheck disable=SC2016
     [ "$method" != f_anogan ] || more=('method.encoder_optimizer.lr=${method.optimizer.lr}')
     "$python" -m anomaly_lab -m name=slides method="$method" data=folder data.root="$root/$set" \
-      data.patches="${images[$set]}" budget.epochs=100 callbacks.anomaly_maps=null "${grid[@]}" "${more[@]}" "${@:2}" ||
+      data.patches="${images[$set]}" budget.epochs=100 budget.schedule=constant callbacks.anomaly_maps=null \
+      "${grid[@]}" "${more[@]}" "${@:2}" ||
       failed=1
   done
 done
