@@ -58,7 +58,8 @@ class FiniteLoss(pl.Callback):
         """Look before the checkpoint of the epoch is written, also at what the last step made of the weights."""
         self._look(trainer, pl_module)
         value = float(trainer.callback_metrics.get("validation/loss", 0.0))
-        self._refuse(value, trainer, pl_module, f"after the last batch of epoch {trainer.current_epoch + 1}")
+        # Of AnoGAN it is another loss than that of the steps: small ones say nothing about its size.
+        self._refuse(value, trainer, pl_module, f"after the last batch of epoch {trainer.current_epoch + 1}", least=1.0)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -86,11 +87,13 @@ class FiniteLoss(pl.Callback):
             self._refuse(value if math.isfinite(returned) else returned, trainer, pl_module, where)
             self._last.append(abs(value))
 
-    def _refuse(self, value: float, trainer: pl.Trainer, pl_module: pl.LightningModule, where: str) -> None:
-        """Stop at a loss that is no number, or out of all proportion."""
+    def _refuse(
+        self, value: float, trainer: pl.Trainer, pl_module: pl.LightningModule, where: str, least: float = 0.0
+    ) -> None:
+        """Stop at a loss that is no number, or out of all proportion to the median, or to `least` where that is more."""
         if not math.isfinite(value):
             raise stopped(trainer, pl_module, f"the loss is {value} {where}")
-        median = statistics.median(self._last) if len(self._last) >= FEW else 0.0
+        median = max(statistics.median(self._last), least) if len(self._last) >= FEW else 0.0
         if median and abs(value) > DIVERGED * median and not pl_module.automatic_optimization:
             times = f"{abs(value) / median:.1e} times its median over the last {len(self._last)} steps"
             raise stopped(trainer, pl_module, f"the loss is {times} {where}")

@@ -139,6 +139,10 @@ def test_held_out_images_tell_of_a_game_that_is_lost_before_its_checkpoint_is_wr
             callback.on_train_epoch_end(trainer, module)
     with pytest.raises(UserError, match=r"times its median over the last 100 steps after the last batch of epoch 3"):
         callback.on_train_epoch_end(trainer, module)
+    callback = FiniteLoss()
+    feed(callback, [1e-6] * 100, "cpu", False)  # of a generator that has won
+    trainer.callback_metrics = {"validation/loss": torch.tensor(9.0)}
+    callback.on_train_epoch_end(trainer, module)
 
 
 def test_weights_that_are_no_numbers_are_not_saved():
