@@ -90,7 +90,7 @@ class FiniteLoss(pl.Callback):
     def _refuse(
         self, value: float, trainer: pl.Trainer, pl_module: pl.LightningModule, where: str, least: float = 0.0
     ) -> None:
-        """Stop at a loss that is no number, or out of all proportion to the median, or to `least` where that is more."""
+        """Stop at a loss that is no number, or out of all proportion to the median (or to `least`, if larger)."""
         if not math.isfinite(value):
             raise stopped(trainer, pl_module, f"the loss is {value} {where}")
         median = max(statistics.median(self._last), least) if len(self._last) >= FEW else 0.0

@@ -6,8 +6,9 @@ what it built then differs from the code of what it saw. A discriminator keeps t
 
 Where paper and code differ this is the code: means over all elements for the norms, features compared image by image
 (the paper's formula subtracts the mean feature of the batch), learning rate 2e-4 (paper: 2e-3). One default of
-`conf/method/ganomaly.yaml` is ours: the learning rate falls to zero. At the constant one of the code the scores of held-out
-normal images change their order from epoch to epoch (experiments/adversarial). `budget.schedule=constant` is the code's.
+`conf/method/ganomaly.yaml` is ours: the learning rate falls to zero. At the constant one of the code the scores of
+held-out normal images change their order from epoch to epoch (experiments/adversarial). `budget.schedule=constant` is
+the code's.
 """
 
 from abc import abstractmethod
