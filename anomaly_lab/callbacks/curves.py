@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anomaly_lab.callbacks.evaluation import Evaluation
 from anomaly_lab.callbacks.pictures import write_picture
+from anomaly_lab.callbacks.progress import logged_since
 from anomaly_lab.data.layouts import Sample
 from anomaly_lab.distributed import of_all_processes
 from anomaly_lab.loggers import log_pictures
@@ -79,16 +80,8 @@ class Curves(pl.Callback):
             write_csv(Path(trainer.default_root_dir) / "curves" / "losses.csv", names, rows)
 
     def _logged(self, trainer: pl.Trainer, validation: bool) -> dict[str, float]:
-        """The values of this epoch under the names that people see, `train/loss`, `validation/loss`."""
-        metrics = trainer.callback_metrics
-        return {
-            name.removesuffix("_epoch"): float(value)
-            for name, value in metrics.items()
-            if name.startswith("validation/") == validation
-            and value is not self._before.get(name)
-            and not name.endswith("_step")
-            and f"{name}_epoch" not in metrics
-        }
+        values = logged_since(self._before, trainer.callback_metrics)
+        return {name: value for name, value in values.items() if name.startswith("validation/") == validation}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw them."""

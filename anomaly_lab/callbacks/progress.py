@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -160,17 +160,20 @@ class EpochLines(pl.Callback):
         here = done - self._first_epoch
         seconds = time.perf_counter() - self._start
         images = here * int(trainer.num_training_batches) * batch_size(trainer)
-        losses = {
-            name.removesuffix("_epoch"): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if value is not self._before.get(name)
-            and not name.endswith("_step")
-            and f"{name}_epoch" not in trainer.callback_metrics
-        }
+        losses = logged_since(self._before, trainer.callback_metrics)
         told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         told = f"{told}; " if told else ""
         left = duration(seconds / here * (epochs - done))
         print(f"epoch {done}/{epochs}: {told}{images / seconds:.0f} images/s, {left} left", flush=True)
+
+
+def logged_since(before: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """What has been logged since these values, under the names that people see: `train/loss`, `validation/loss`."""
+    return {
+        name.removesuffix("_epoch"): float(value)
+        for name, value in metrics.items()
+        if value is not before.get(name) and not name.endswith("_step") and f"{name}_epoch" not in metrics
+    }
 
 
 def batch_size(trainer: pl.Trainer) -> int:
