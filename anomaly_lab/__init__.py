@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anomaly_lab.detector import Detector
+    from anomaly_lab.inference.detector import Detector
 
 __version__ = "0.1.0"
 __all__ = ["Detector"]
@@ -12,7 +12,7 @@ __all__ = ["Detector"]
 def __getattr__(name: str) -> Any:
     """Import what judges photos, and torch with it, only when it is asked for."""
     if name == "Detector":
-        from anomaly_lab.detector import Detector
+        from anomaly_lab.inference.detector import Detector
 
         return Detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

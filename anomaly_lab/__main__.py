@@ -79,7 +79,7 @@ def groups() -> str:
 def train() -> None:
     """Train and test the configuration that the command line describes."""
     gc.disable()  # composing makes many small objects; collecting them is a sixth of an answer's time
-    from anomaly_lab import train as command
+    from anomaly_lab.cli import train as command
 
     with mistakes_in_one_line():
         command.main(CONF)
@@ -87,7 +87,7 @@ def train() -> None:
 
 def predict(arguments: list[str]) -> None:
     """Judge new images with a finished run."""
-    from anomaly_lab import predict as command
+    from anomaly_lab.cli import predict as command
 
     with mistakes_in_one_line():
         command.main(arguments)
@@ -95,7 +95,7 @@ def predict(arguments: list[str]) -> None:
 
 def threshold(arguments: list[str]) -> None:
     """Draw the line of a finished run again."""
-    from anomaly_lab import threshold as command
+    from anomaly_lab.cli import threshold as command
 
     with mistakes_in_one_line():
         command.main(arguments, CONF)
@@ -103,7 +103,7 @@ def threshold(arguments: list[str]) -> None:
 
 def export(arguments: list[str]) -> None:
     """Write a finished run as one file for the line."""
-    from anomaly_lab import export as command
+    from anomaly_lab.cli import export as command
 
     with mistakes_in_one_line():
         command.main(arguments)
@@ -111,7 +111,7 @@ def export(arguments: list[str]) -> None:
 
 def compare(arguments: list[str]) -> None:
     """Put finished runs side by side."""
-    from anomaly_lab import compare as command
+    from anomaly_lab.cli import compare as command
 
     with mistakes_in_one_line():
         command.main(arguments)
@@ -119,15 +119,15 @@ def compare(arguments: list[str]) -> None:
 
 def data(arguments: list[str]) -> None:
     """Show or clear the cache of decoded images."""
-    from anomaly_lab.data import cache
+    from anomaly_lab.cli import cache as command
 
     with mistakes_in_one_line():
-        cache.main(arguments)
+        command.main(arguments)
 
 
 def sync(arguments: list[str]) -> None:
     """Upload offline W&B runs."""
-    from anomaly_lab import sync as command
+    from anomaly_lab.cli import sync as command
 
     with mistakes_in_one_line():
         command.main(arguments)
@@ -135,7 +135,7 @@ def sync(arguments: list[str]) -> None:
 
 def dashboard(arguments: list[str]) -> None:
     """Save a workspace in W&B."""
-    from anomaly_lab import dashboard as command
+    from anomaly_lab.cli import dashboard as command
 
     with mistakes_in_one_line():
         command.main(arguments)
@@ -150,7 +150,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 @contextmanager
 def mistakes_in_one_line() -> Iterator[None]:
     """Tell a user's mistake without a traceback; mistakes of the program keep theirs."""
-    from anomaly_lab.configuration import explain, is_user_mistake
+    from anomaly_lab.core.messages import explain, is_user_mistake
 
     try:
         yield

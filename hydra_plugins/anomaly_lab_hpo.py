@@ -24,7 +24,7 @@ class SearchSweeper(Sweeper):
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
-            from anomaly_lab.errors import UserError
+            from anomaly_lab.core.errors import UserError
 
             raise UserError(
                 "hydra/sweeper=optuna: expected Optuna, found none; pip install 'anomaly_lab[hpo]'"

@@ -15,7 +15,7 @@ class GridSweeper(basic_sweeper.BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[JobReturn]:
         """Hand all combinations to the launcher at once. Raises what the first failed job raised."""
-        from anomaly_lab.errors import UserError
+        from anomaly_lab.core.errors import UserError
 
         assert self.hydra_context is not None
         assert self.launcher is not None

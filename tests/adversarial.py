@@ -13,11 +13,11 @@ import torch.multiprocessing as multiprocessing
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
-from anomaly_lab.callbacks.finite_loss import FiniteLoss
-from anomaly_lab.callbacks.seed import SeedEveryStep
+from anomaly_lab.core.types import Batch
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.strategy import DDP
-from anomaly_lab.types import Batch
+from anomaly_lab.training.finite_loss import FiniteLoss
+from anomaly_lab.training.seed import SeedEveryStep
+from anomaly_lab.training.strategy import DDP
 
 
 class Patches:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from anomaly_lab.train import as_people_write
+from anomaly_lab.cli.train import as_people_write
 from tests.conftest import METHODS
 
 

@@ -19,13 +19,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.callbacks.synthetic import SyntheticDefects
+from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.launch.hpo import check_values
 from anomaly_lab.launch.space import SYNTHETIC, Asked, Settings
 from anomaly_lab.launch.sweep import Composer, plan
-from anomaly_lab.train import run_directory
-from tests.callbacks.test_synthetic import Difference, data, judge  # noqa: F401  # a fixture
+from anomaly_lab.runs.naming import run_directory
 from tests.conftest import METHODS, ROOT
+from tests.evaluation.test_synthetic_defects import Difference, data, judge  # noqa: F401  # a fixture
 
 EXPERIMENTS = ROOT / "experiments"
 SEARCHES = ("hydra/sweeper=", "hydra.sweeper.")

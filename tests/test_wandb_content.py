@@ -14,10 +14,10 @@ import pytest
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
-from anomaly_lab import loggers
-from anomaly_lab.dashboard import CURVES, LOSSES, MAPS, METRICS
-from anomaly_lab.loggers import SteadyWandbLogger, log_pictures, log_tables, told
-from anomaly_lab.report.measures import is_loss
+from anomaly_lab.cli.dashboard import CURVES, LOSSES, MAPS, METRICS
+from anomaly_lab.runs.measures import is_loss
+from anomaly_lab.tracking import loggers
+from anomaly_lab.tracking.loggers import SteadyWandbLogger, log_pictures, log_tables, told
 from tests.conftest import TINY, make_parts, stand_in
 from tests.wandb_record import Record, read
 

@@ -75,10 +75,10 @@ def become(arguments: list[str], folder: str, variables: dict[str, str], said: l
 
 
 if __name__ == "__main__":
-    import anomaly_lab.run
+    import anomaly_lab.training.lifecycle
 
     assert len(list(Path("/proc/self/task").iterdir())) == 1, (
-        f"{anomaly_lab.run.__name__} started a thread: no fork is safe"
+        f"{anomaly_lab.training.lifecycle.__name__} started a thread: no fork is safe"
     )
     if request := answer_requests():
         become(**request)

@@ -12,10 +12,12 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from rich.progress import track
 
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.parallel import ahead
+from anomaly_lab.core.types import Batch
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.cache import default_folder
 from anomaly_lab.data.images import Decoding, read_mask
-from anomaly_lab.data.layouts import Sample, Splits, hold_out
 from anomaly_lab.data.patches import (
     ImagesOnceLoader,
     Kind,
@@ -26,9 +28,8 @@ from anomaly_lab.data.patches import (
     draw_plan,
     render,
 )
-from anomaly_lab.data.store import Cache, Store, ahead, open_store, tell_skipped
-from anomaly_lab.errors import UserError
-from anomaly_lab.types import Batch
+from anomaly_lab.data.samples import Sample, Splits, hold_out
+from anomaly_lab.data.store import Cache, Store, open_store, tell_skipped
 
 
 class ImageLoader:

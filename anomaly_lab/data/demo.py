@@ -13,7 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomaly_lab.data.layouts import Splits, mvtec_ad
+from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.data.samples import Splits
 
 VERSION = 1  # names the cache folder: raise it with every change below
 SIDE = 256

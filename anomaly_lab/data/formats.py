@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 
 MAX_PIXELS = 200_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # MPO, the JPEG of phones, comes with JPEG

@@ -5,41 +5,20 @@ answered at once.
 """
 
 import csv as csv_file
-import hashlib
 import os
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.data.samples import Sample, Splits, hold_out
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 NORMAL = {"good", "normal", "ok"}  # folder names and CSV labels that mean "no defect"
 NOT_IMAGES_OF_PARTS = {"ground_truth", "masks"}
 POOLS = ("all", "textures", "objects")  # in place of a category: all of them, or those of one kind
 TEXTURES = {"carpet", "grid", "leather", "tile", "wood", "weave"}  # of MVTec AD and of the demo data
-
-
-class Sample(NamedTuple):
-    """One image file on disk and what is known about it."""
-
-    path: Path
-    mask_path: Path | None  # None: no mask is stored, the image is normal or its defects were not marked
-    label: int  # 0 normal, 1 abnormal, -1 unknown
-    defect: str  # name of the folder, "good" for normal images; "<category>/<folder>" in a pool of categories
-    group: str  # images of one group (shots of one part) stay on one side of a split
-
-
-class Splits(NamedTuple):
-    """What a layout finds: normal images to learn from, labelled images to test on (maybe none)."""
-
-    train: list[Sample]
-    test: list[Sample]
 
 
 def mvtec_ad(root: str, category: str) -> Splits:
@@ -249,66 +228,6 @@ def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
         )
     group = (row.get("group") or "").strip() or str(path)
     return Sample(path, base / mask if mask else None, int(not normal), defect, group)
-
-
-def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split off about `share` of the images, whole groups at a time, at least one group on either side.
-
-    Groups are numbered as they appear: neither their names nor the place on disk change the choice.
-    """
-    groups = Counter(sample.group for sample in samples)
-    if len(groups) < 2:
-        raise UserError(
-            "expected at least 2 normal images (of 2 groups), so that one can be held out for the threshold, "
-            f"found {len(samples)}{f' at {samples[0].path}' if samples else ''}"
-        )
-    wanted = min(max(1, round(share * len(samples))), len(samples) - 1)
-    if len(groups) == len(samples):
-        held = set(random.Random(seed).sample(list(groups), wanted))
-    else:
-        held, count = set(), 0
-        for group in random.Random(seed).sample(list(groups), len(groups)):
-            if count + groups[group] <= wanted:
-                held.add(group)
-                count += groups[group]
-        held = held or {min(groups, key=lambda group: groups[group])}
-    kept = [sample for sample in samples if sample.group not in held]
-    return kept, [sample for sample in samples if sample.group in held]
-
-
-def fingerprint(splits: Splits) -> str:
-    """Hash of everything the data can change in a result: contents, labels and names, not the place on disk."""
-
-    def content(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    samples = [*splits.train, *splits.test]
-    files = [path for sample in samples for path in (sample.path, sample.mask_path) if path]
-    with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter
-        digests = dict(zip(files, pool.map(content, files), strict=True))
-    total = hashlib.sha256(str(len(splits.train)).encode())
-    groups = {group: number for number, group in enumerate(dict.fromkeys(sample.group for sample in samples))}
-    for sample in samples:
-        mask = digests[sample.mask_path] if sample.mask_path else ""
-        row = (sample.path.name, digests[sample.path], mask, sample.label, sample.defect, groups[sample.group])
-        total.update(repr(row).encode())
-    return total.hexdigest()
-
-
-def file_names(samples: list[Sample]) -> list[str]:
-    """A name for each image's results: its stem, with its number where two images of a defect share the stem."""
-    seen = Counter((sample.defect, sample.path.stem) for sample in samples)
-    return [
-        sample.path.stem if seen[sample.defect, sample.path.stem] == 1 else f"{sample.path.stem}-{number}"
-        for number, sample in enumerate(samples)
-    ]
-
-
-def nearest(found: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest right name, where there is one."""
-    match = get_close_matches(found, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def subfolders(path: Path) -> list[Path]:

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.augmentation import Augmentation
-from anomaly_lab.errors import UserError
 
 Side = TypeVar("Side", int, np.ndarray)
 Kind = Literal["texture", "object"]

@@ -1,13 +1,11 @@
 """Every training image decoded once: kept as one uint8 tensor in memory, in a file or on the accelerator."""
 
 import json
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,17 +14,15 @@ from jaxtyping import Int, UInt8
 from rich.progress import track
 from torch import Tensor
 
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.parallel import ahead
 from anomaly_lab.data import cache
 from anomaly_lab.data.images import Decoding
-from anomaly_lab.data.layouts import Sample
-from anomaly_lab.errors import UserError
+from anomaly_lab.data.samples import Sample
 
 Cache = Literal["auto", "disk", "device", "memory", "none"]
 Images = UInt8[Tensor, "image channel side side"]
 Box = tuple[int, int, int, int]
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @runtime_checkable
@@ -227,26 +223,3 @@ def tell_skipped(unreadable: list[str], count: int) -> None:
     """Name what `data.on_error=skip` left out."""
     if unreadable:
         print(f"data.on_error=skip: {len(unreadable)} of {count} images left out: {'; '.join(unreadable)}", flush=True)
-
-
-def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
-    """Like `map`, with `workers` threads a few items ahead: order kept, memory bounded, exceptions passed on.
-
-    Threads suffice: decoding and resizing release the interpreter. Close it (`contextlib.closing`) where the loop over
-    it may end early: left to the garbage collector, a thread of the pool might be told to wait for itself.
-    """
-    if workers == 0:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from anomaly_lab.data.images import Box
+from anomaly_lab.core.types import Box
 
 Image = UInt8[np.ndarray, "channel height width"]
 Defect = Literal["patch", "scar", "blob"]

@@ -18,11 +18,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly_lab.console import duration
-from anomaly_lab.data.layouts import Splits
-from anomaly_lab.launch.local import visible_gpus
-from anomaly_lab.launch.sweep import Job
-from anomaly_lab.run_folder import is_finished
+from anomaly_lab.core.console import duration
+from anomaly_lab.data.samples import Splits
+from anomaly_lab.launch.jobs import Job
+from anomaly_lab.launch.machine import visible_gpus
+from anomaly_lab.runs.folder import is_finished
 
 START = 6.0  # seconds from a command to its first step, on a CPU: experiments/speed/data_path.csv, rows `first`
 LOOKED_AT = 30  # finished runs of a method, the newest ones
@@ -120,8 +120,8 @@ def step(config: dict[str, Any], gpu: bool) -> float:
     """Seconds a patch of a learning step of an untrained network on noise, with one CPU thread."""
     import torch
 
-    from anomaly_lab.callbacks.progress import step_cost
-    from anomaly_lab.run import build_method
+    from anomaly_lab.methods.base.build import build_method
+    from anomaly_lab.training.cost import step_cost
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # what a job of a sweep has

@@ -20,12 +20,13 @@ from omegaconf import DictConfig, open_dict
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from anomaly_lab.errors import UserError
-from anomaly_lab.launch.local import visible_gpus
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import write_csv
+from anomaly_lab.launch.jobs import Words
+from anomaly_lab.launch.machine import visible_gpus
 from anomaly_lab.launch.space import ORACLE, Asked, Settings, checked, ends
 from anomaly_lab.launch.study import FILES, Study, storage
-from anomaly_lab.launch.sweep import Composer, Words, plan
-from anomaly_lab.run_folder import write_csv
+from anomaly_lab.launch.sweep import Composer, plan
 
 Planned = Callable[[list[Words]], list[Path]]  # the run folders of jobs; raises UserError for jobs that cannot be
 FIRST = 3  # trials: if all of them fail, so will the others

@@ -6,7 +6,6 @@ without that, the lock of the run folder keeps the second start waiting.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -20,16 +19,16 @@ from typing import BinaryIO, Literal, NamedTuple
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch.job import LAUNCHER
-from anomaly_lab.launch.sweep import Job, Outcome, command
+from anomaly_lab.launch.jobs import Job, Outcome, command
+from anomaly_lab.launch.machine import THREADS, cores, visible_gpus
 from anomaly_lab.launch.table import LOG, Board, lines_at_end
-from anomaly_lab.run_folder import is_finished
+from anomaly_lab.runs.folder import is_finished
 
 POLL = 0.05  # seconds between two looks at the processes
 GRACE = 60.0  # seconds to write a state and end, after ctrl-C
 TOLD = 12  # lines of a failed job
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")  # torch and BLAS read the first
 
 
 @dataclass(frozen=True)
@@ -106,18 +105,6 @@ class Gpus:
         self._free.update(names)
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them: its own, or all of this machine. Without torch."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        names = [name.strip() for name in chosen.split(",")]
-        return [name for name in names if name and name != "-1"]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
-
-
 def gpus_of(job: Job, there: int) -> int:
     """How many GPUs a job wants, of those that are there. Raises UserError where it cannot have them."""
     devices, accelerator = job.config["trainer"]["devices"], job.config["trainer"]["accelerator"]
@@ -131,11 +118,6 @@ def gpus_of(job: Job, there: int) -> int:
     if devices != "auto" and devices > there:
         raise UserError(f"trainer.devices: expected at most {there}, the GPUs that are there, found {devices}")
     return there if devices == "auto" else devices
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(job: Job, config: DictConfig, gpus: list[str], threads: int) -> Process:

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import write_json
 from anomaly_lab.launch.job import LAUNCHER
-from anomaly_lab.launch.local import THREADS, TOLD, sigterm_as_exit, why
-from anomaly_lab.launch.sweep import Job, Outcome, command
+from anomaly_lab.launch.jobs import Job, Outcome, command
+from anomaly_lab.launch.local import TOLD, sigterm_as_exit, why
+from anomaly_lab.launch.machine import THREADS
 from anomaly_lab.launch.table import LOG, Board, last_lines
-from anomaly_lab.run_folder import is_finished, write_json
+from anomaly_lab.runs.folder import is_finished
 
 if TYPE_CHECKING:
     import submitit

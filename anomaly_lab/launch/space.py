@@ -15,10 +15,9 @@ from optuna.distributions import (
 )
 from pydantic import NonNegativeInt, PositiveInt
 
-from anomaly_lab.configuration import check_node
-from anomaly_lab.data.layouts import nearest
-from anomaly_lab.errors import UserError
-from anomaly_lab.launch.sweep import Words
+from anomaly_lab.config.check import check_node
+from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.launch.jobs import Words
 
 Space = dict[str, BaseDistribution]
 SYNTHETIC = ("synthetic_pixel_aupro", "synthetic_pixel_auroc", "synthetic_image_auroc")

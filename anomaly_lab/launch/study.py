@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch.space import Asked, Settings
 
 SQLITE, JOURNAL = "study.db", "study.journal"

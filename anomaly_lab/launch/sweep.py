@@ -8,13 +8,12 @@ run is told in local.py and slurm.py. Nothing heavier than Hydra is imported her
 import copy
 import gc
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,36 +22,18 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly_lab.configuration import check, check_node, explain, is_user_mistake, refuse_unread
-from anomaly_lab.console import duration
+from anomaly_lab.config.check import check, check_node, refuse_unread
+from anomaly_lab.core.console import duration
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.data.layouts import POOLS, categories, of_pool
-from anomaly_lab.errors import UserError
+from anomaly_lab.launch.jobs import Job, Outcome, Words
 from anomaly_lab.launch.table import Board
-from anomaly_lab.run_folder import state_of
-from anomaly_lab.train import folder_of
+from anomaly_lab.runs.folder import state_of
+from anomaly_lab.runs.naming import folder_of
 
 Settings = TypeVar("Settings")
-Words = tuple[str, ...]  # the overrides of a job, as they are typed
 POOL_WORDS = {f"data.category={pool}": pool for pool in POOLS}
-OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper", "hydra.sweep.", "hydra.mode")
-
-
-class Job(NamedTuple):
-    """One run of a sweep."""
-
-    words: Words
-    label: str  # the words that tell it from the other jobs
-    folder: Path
-    config: dict[str, Any]  # resolved
-    asked: int  # which of the sweeper's jobs it belongs to: a pool of categories becomes several
-
-
-class Outcome(NamedTuple):
-    """How a job ended."""
-
-    state: str  # done or failed; waiting or running where nobody waited for the end
-    note: str = ""  # why: exit code 1, killed (signal 9)
-    last_lines: str = ""  # of what it printed
 
 
 @runtime_checkable
@@ -242,13 +223,3 @@ def metric(folder: Path, name: str) -> float:
     if not isinstance(metrics.get(name), int | float):
         raise UserError(f"hydra.launcher.objective: expected one of {', '.join(metrics)}, found {name!r}")
     return float(metrics[name])
-
-
-def command(job: Job, config: DictConfig) -> list[str]:
-    """The command line of a job: that of a single run, with Hydra's flags that the sweep was started with."""
-    sources = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
-    flags = [word for path in sources for word in ("--config-dir", path)]
-    if config.hydra.job.config_name != "train":
-        flags += ["--config-name", config.hydra.job.config_name]
-    passed_on = [word for word in config.hydra.overrides.hydra if not word.startswith(OF_THE_SWEEP)]
-    return [sys.executable, "-m", "anomaly_lab", *flags, *passed_on, *job.words]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from anomaly_lab.console import duration
+from anomaly_lab.core.console import duration
 
 LOG = "job.log"  # in the run folder: what the process printed
 SHOWN = 20  # rows

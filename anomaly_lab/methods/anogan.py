@@ -15,7 +15,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.adversarial import (
+from anomaly_lab.core.console import counted
+from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.methods.base.adversarial import (
     descend,
     look_at_gradients,
     lower_learning_rates,
@@ -23,11 +25,9 @@ from anomaly_lab.adversarial import (
     refuse_other_images,
     refuse_unlike,
 )
-from anomaly_lab.console import counted
-from anomaly_lab.methods.method import Images, Method
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.dcgan import cross_entropy
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Batch, Prediction
 
 ImageSize = Annotated[int, Field(ge=32, multiple_of=16)]
 Codes = Float[Tensor, "batch latent"]

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.methods.method import Images, Method
+from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.schedule import cosine
+from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.autoencoder import Autoencoder
-from anomaly_lab.schedule import cosine
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Batch, Prediction
 
 
 class CAE(Method):

@@ -17,12 +17,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from anomaly_lab.errors import UserError
-from anomaly_lab.methods.method import Images, StatisticsMethod
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
+from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.features import Features
-from anomaly_lab.reservoir import FOLD, Reservoir
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Prediction
 
 COPIES = 10  # of the vectors, in single precision, at the peak of the fit (tests/methods/test_cnn_dictionary.py)
 

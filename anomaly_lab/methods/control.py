@@ -14,12 +14,12 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from anomaly_lab.distributed import of_all_processes
+from anomaly_lab.core.distributed import of_all_processes
+from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.functional.ssim import ssim_map
-from anomaly_lab.methods.method import Images, StatisticsMethod
-from anomaly_lab.reservoir import FOLD, Reservoir
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Prediction
+from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
+from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.tiling import Tiling
 
 Kind = Literal["brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

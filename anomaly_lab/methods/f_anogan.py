@@ -17,16 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.adversarial import (
-    descend,
-    look_at_gradients,
-    lower_learning_rates,
-    refuse_one_image,
-    refuse_other_images,
-    refuse_unlike,
-)
-from anomaly_lab.console import duration
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.console import duration
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.anogan import (
     SAMPLES,
     TRAINING,
@@ -39,9 +32,16 @@ from anomaly_lab.methods.anogan import (
     signed,
     unsigned,
 )
-from anomaly_lab.methods.method import Images, Method
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Batch, Prediction
+from anomaly_lab.methods.base.adversarial import (
+    descend,
+    look_at_gradients,
+    lower_learning_rates,
+    refuse_one_image,
+    refuse_other_images,
+    refuse_unlike,
+)
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.tiling import Tiling
 
 ImageSize = Literal[32, 64, 128, 256]
 Features = Float[Tensor, "batch feature"]

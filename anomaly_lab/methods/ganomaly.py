@@ -22,24 +22,16 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.adversarial import (
+from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.methods.base.adversarial import (
     look_at_gradients,
     lower_learning_rates,
     refuse_one_image,
     refuse_other_images,
 )
-from anomaly_lab.methods.method import Images, Method
-from anomaly_lab.networks.dcgan import (
-    Code,
-    Decoder,
-    Encoder,
-    ImageSize,
-    batch_statistics,
-    cross_entropy,
-    initialise,
-)
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Batch, Prediction
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.tiling import Tiling
+from anomaly_lab.networks.dcgan import Code, Decoder, Encoder, ImageSize, batch_statistics, cross_entropy, initialise
 
 Optimizer = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 WON = 1e-5  # the discriminator has won where its loss is below, and starts anew

@@ -17,11 +17,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
+from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.methods.ganomaly import Adversarial, Losses, Optimizer
-from anomaly_lab.methods.method import Images
 from anomaly_lab.networks.dcgan import Code, Encoder, ImageSize, cross_entropy
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Prediction
 
 
 class UNet(nn.Module):

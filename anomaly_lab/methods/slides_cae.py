@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.errors import UserError
-from anomaly_lab.methods.method import Images, Method
-from anomaly_lab.schedule import cosine
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Batch, Prediction
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.schedule import cosine
+from anomaly_lab.methods.base.tiling import Tiling
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of red, green, blue
 

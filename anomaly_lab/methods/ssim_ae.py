@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from anomaly_lab.core.types import Images
 from anomaly_lab.functional.ssim import LIBRARY_CONSTANTS, PAPER_CONSTANTS, Window, ssim_map
+from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.methods.cae import CAE
-from anomaly_lab.methods.method import Images
 from anomaly_lab.networks.autoencoder import Autoencoder
-from anomaly_lab.tiling import Tiling
 
 
 class SSIMAE(CAE):

@@ -25,11 +25,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from anomaly_lab.errors import UserError
-from anomaly_lab.methods.method import Images, StatisticsMethod
-from anomaly_lab.reservoir import FOLD, Reservoir
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Prediction
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
+from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.tiling import Tiling
 
 RIDGE = 1e-4  # of the mean variance of the vectors, added to every variance
 LEAST_RIDGE = 1e-8  # of vectors that hardly vary; what rounding to 256 gray levels leaves at the fourth level is 2e-8

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.functional.alignment import IDENTITY, Aligner, Gray, Matrix, back, background, bring, foreground
-from anomaly_lab.methods.method import Images, StatisticsMethod
-from anomaly_lab.reservoir import FOLD, Reservoir
-from anomaly_lab.tiling import Tiling
-from anomaly_lab.types import Prediction
+from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
+from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.tiling import Tiling
 
 NOT_ALIGNED = "not aligned"
 PASSES = 2  # onto the first image, then onto the mean of what came out

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 
 FILE = "model.safetensors"  # what timm calls the weights of a model on its hub
 TIMEOUT = 10  # seconds until a hub that does not answer counts as out of reach

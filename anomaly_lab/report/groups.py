@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from anomaly_lab.report import settings
-from anomaly_lab.report.collect import Run
-from anomaly_lab.report.measures import BY_KEY
+from anomaly_lab.runs import settings
+from anomaly_lab.runs.collect import Run
+from anomaly_lab.runs.measures import BY_KEY
 
 UNKNOWN = {"settings": "unknown"}
 

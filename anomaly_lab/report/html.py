@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_lab import __version__
-from anomaly_lab.report import settings
-from anomaly_lab.report.collect import Run, collect
+from anomaly_lab.core.files import write_whole
 from anomaly_lab.report.groups import Groups, group
 from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
-from anomaly_lab.report.measures import is_loss
 from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
-from anomaly_lab.run_folder import write_whole
+from anomaly_lab.runs import settings
+from anomaly_lab.runs.collect import Run, collect
+from anomaly_lab.runs.measures import is_loss
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("base.js", "charts.js", "matrix.js", "detail.js", "main.js")

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anomaly_lab.report.collect import Run
 from anomaly_lab.report.groups import Column, Groups, Row
-from anomaly_lab.report.measures import EITHER_WAY, MEASURES, Measure
 from anomaly_lab.report.noise import auroc_difference, t_interval
+from anomaly_lab.runs.collect import Run
+from anomaly_lab.runs.measures import EITHER_WAY, MEASURES, Measure
 
 CONFIDENCE = 0.95
 SEEDS = 3  # common seeds, or categories, from which on their differences say something

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from anomaly_lab.report.groups import Column, Groups
 from anomaly_lab.report.matrix import Cell, Matrix
-from anomaly_lab.report.measures import Measure
+from anomaly_lab.runs.measures import Measure
 
 FLAG = "▽"  # does not exceed the strongest control of its own runs
 LEGEND = (

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import cv2
 
-from anomaly_lab.report.collect import Run
+from anomaly_lab.runs.collect import Run
 
 WIDTH = 640  # px of a strip of tiles that had to be made smaller
 Entry = tuple[Path, int, str, tuple[str, ...]]  # file, place in the run's images, kind, tiles

@@ -10,9 +10,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomaly_lab.callbacks.checkpoint import load_checkpoint
 from anomaly_lab.methods.anogan import signed
-from anomaly_lab.run import build_method
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.runs.checkpoint import load_checkpoint
 
 run = Path(sys.argv[1])
 config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)

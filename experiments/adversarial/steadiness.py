@@ -17,10 +17,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
-from anomaly_lab.callbacks.checkpoint import load_checkpoint
-from anomaly_lab.methods.method import content, default_score
+from anomaly_lab.functional.scores import content, default_score
+from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.run import build_method
+from anomaly_lab.runs.checkpoint import load_checkpoint
 
 LAST = 4
 KINDS = ("covid", "viral_pneumonia")  # of abnormal X-rays, told apart; other data: all defects

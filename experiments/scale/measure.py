@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from wandb.proto import wandb_internal_pb2
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.run import build_method
+from anomaly_lab.methods.base.build import build_method
 
 METHODS = ("cae", "ssim_ae", "anogan", "f_anogan", "ganomaly", "skip_ganomaly")
 KINDS = {"texture": "carpet", "object": "screw"}

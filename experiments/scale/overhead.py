@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # started by its path, a script sees only its own folder
 
-from anomaly_lab.run_folder import RESULT_VERSION
+from anomaly_lab.runs.folder import RESULT_VERSION
 
 ROOT = Path(__file__).parents[2]
 SEEDS, AT_A_TIME = range(8), 2

@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator
-from anomaly_lab.tiling import WholeImage
+from anomaly_lab.methods.base.tiling import WholeImage
 
 STEPS, ROUNDS, BATCHES, SIDE = 5, 5, (1, 4, 16), 2048
 torch.manual_seed(0)

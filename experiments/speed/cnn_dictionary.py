@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import torch
 
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.cnn_dictionary import CNNDictionary
 from anomaly_lab.networks.features import Features
-from anomaly_lab.tiling import WholeImage
 
 BATCH = 256
 torch.set_num_threads(1)

@@ -33,20 +33,20 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[2]))  # started by its path, a script sees only its own folder
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.callbacks.controls import Controls
-from anomaly_lab.callbacks.evaluation import Evaluation
-from anomaly_lab.callbacks.throughput import Throughput
-from anomaly_lab.configuration import check
+from anomaly_lab.config.check import check
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
-from anomaly_lab.data.layouts import Sample
 from anomaly_lab.data.patches import PatchPlan, draw_plan, render
+from anomaly_lab.data.samples import Sample
 from anomaly_lab.data.store import open_store
-from anomaly_lab.methods.method import Method
+from anomaly_lab.evaluation.controls import Controls
+from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.method import Method
 from anomaly_lab.networks.autoencoder import Autoencoder
-from anomaly_lab.precision import choose
-from anomaly_lab.run import build_method
+from anomaly_lab.training.precision import choose
+from anomaly_lab.training.throughput import Throughput
 
 ROUNDS = 5
 BLOCK, BLOCKS = 10, 16  # steps of a turn, turns: 160 steps of the trainer and of the bare loop, in turns
@@ -177,7 +177,7 @@ def grid_sample(store: torch.Tensor, plan: PatchPlan) -> torch.Tensor:
 
 
 def build(folder: Path, *overrides: str) -> tuple[DataModule, Method, pl.Trainer]:
-    """What `anomaly_lab.run` makes of a configuration."""
+    """What `anomaly_lab.training.run` makes of a configuration."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["logger=none", "trainer.accelerator=cpu", f"run_folder={folder}", *overrides])
     OmegaConf.update(config, "hydra", None, force_add=True)

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-from anomaly_lab.callbacks.finite_loss import FiniteLoss
-from anomaly_lab.callbacks.seed import SeedEveryStep
-from anomaly_lab.callbacks.throughput import Throughput
+from anomaly_lab.core.types import Batch
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.ganomaly import GANomaly
-from anomaly_lab.tiling import WholeImage
-from anomaly_lab.types import Batch
+from anomaly_lab.training.finite_loss import FiniteLoss
+from anomaly_lab.training.seed import SeedEveryStep
+from anomaly_lab.training.throughput import Throughput
 
 SIZE, BATCH, TURNS = 128, 32, 5
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.texture_inspection import TextureInspection
-from anomaly_lab.tiling import WholeImage
 
 SIDE = 400
 

@@ -11,9 +11,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomaly_lab.callbacks.evaluation import Localisation
 from anomaly_lab.data.datamodule import ImageLoader
-from anomaly_lab.detector import load
+from anomaly_lab.evaluation.maps import Localisation
+from anomaly_lab.inference.detector import load
 
 run = Path(sys.argv[1])
 detector = load(run)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import cache
-from anomaly_lab.errors import UserError
 
 
 def test_an_entry_appears_when_it_is_whole(tmp_path):

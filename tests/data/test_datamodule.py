@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule, ImageLoader
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
-from anomaly_lab.errors import UserError
 
 
 def datamodule(parts, **changes):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from anomaly_lab.data.demo import CATEGORIES, TEST_GOOD, TEST_PER_DEFECT, TRAIN, demo
-from anomaly_lab.data.layouts import fingerprint
+from anomaly_lab.data.samples import fingerprint
 from anomaly_lab.metrics.ranking import rank
 
 

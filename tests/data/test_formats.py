@@ -12,9 +12,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import formats
 from anomaly_lab.data.formats import read_alpha, read_photo, read_pixels, say_once, to_gray
-from anomaly_lab.errors import UserError
 
 RANDOM = np.random.default_rng(0)
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)

@@ -8,8 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from anomaly_lab.data.images import Decoding, Placement, fit, place, read_mask, to_photo
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Placement
+from anomaly_lab.data.images import Decoding, read_mask
+from anomaly_lab.data.placement import fit, place, to_photo
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
 

@@ -6,20 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_lab.data.layouts import (
-    POOLS,
-    Sample,
-    categories,
-    csv,
-    file_names,
-    fingerprint,
-    folder,
-    hold_out,
-    mvtec_ad,
-    of_pool,
-    pooled,
-)
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.layouts import POOLS, categories, csv, folder, mvtec_ad, of_pool, pooled
+from anomaly_lab.data.samples import Sample, file_names, fingerprint, hold_out
 
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
 

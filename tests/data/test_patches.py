@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import patches as renderers
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.patches import PatchLoader, PatchPlan, draw_plan, render
-from anomaly_lab.errors import UserError
 
 ANY = Augmentation(rotation=180, horizontal_flip=True, vertical_flip=True)
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.parallel import ahead
 from anomaly_lab.data import cache, store
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
-from anomaly_lab.data.store import Undecoded, ahead, open_store
-from anomaly_lab.errors import UserError
+from anomaly_lab.data.store import Undecoded, open_store
 
 DECODING = Decoding(64, 3)
 

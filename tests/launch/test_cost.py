@@ -10,11 +10,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.configuration import check
+from anomaly_lab.config.check import check
+from anomaly_lab.core.files import write_json
 from anomaly_lab.launch import cost
 from anomaly_lab.launch.cost import START, Rate, counts, estimate, likeness, rate_of, seconds_of, step
-from anomaly_lab.launch.sweep import Job
-from anomaly_lab.run_folder import RESULT_VERSION, write_job, write_json
+from anomaly_lab.launch.jobs import Job
+from anomaly_lab.runs.folder import RESULT_VERSION, write_job
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_step_is_one_of_patches_of_the_size_of_the_job(configured, monkeypatch
         seen.append((type(method).__name__, tuple(draw().shape), torch.get_num_threads()))
         return 2.0 * share, 0.0
 
-    monkeypatch.setattr("anomaly_lab.callbacks.progress.step_cost", step_cost)
+    monkeypatch.setattr("anomaly_lab.training.cost.step_cost", step_cost)
     config, threads = check(configured("method=ssim_ae", "data.image_size=256")), torch.get_num_threads()
     before = deepcopy(config)
     assert step(config, gpu=False) == 2.0

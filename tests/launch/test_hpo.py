@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch.hpo import check_values, dry_run, mean, run, tell_best, trials_at_a_time, write_trials
 from anomaly_lab.launch.space import Asked, Settings
 from anomaly_lab.launch.study import Study
-from anomaly_lab.train import run_directory
+from anomaly_lab.runs.naming import run_directory
 from hydra_plugins.anomaly_lab_hpo import SearchSweeper
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_lab.launch.job import LAUNCHER, LOCK, alone, follow, step
-from anomaly_lab.run_folder import RESULT_VERSION, write_job, write_json
+from anomaly_lab.core.files import write_json
+from anomaly_lab.launch.job import LAUNCHER
+from anomaly_lab.runs.folder import RESULT_VERSION, write_job
+from anomaly_lab.runs.lock import LOCK, alone, follow, step
 
 HOLD = """
 import sys, time

@@ -12,12 +12,13 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch import local
-from anomaly_lab.launch.local import Gpus, Local, visible_gpus
-from anomaly_lab.launch.sweep import Job
+from anomaly_lab.launch.jobs import Job
+from anomaly_lab.launch.local import Gpus, Local
+from anomaly_lab.launch.machine import visible_gpus
 from anomaly_lab.launch.table import Board
-from anomaly_lab.run_folder import RESULT_VERSION
+from anomaly_lab.runs.folder import RESULT_VERSION
 from tests.launch.test_job import is_running, wait_until
 
 DONE = f"""

@@ -11,10 +11,10 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch import slurm
+from anomaly_lab.launch.jobs import Job
 from anomaly_lab.launch.slurm import RECORD, Slurm, attached, queue
-from anomaly_lab.launch.sweep import Job
 from anomaly_lab.launch.table import Board
 from tests.conftest import need
 from tests.launch.test_faults import results

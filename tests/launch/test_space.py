@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch.space import ORACLE, SYNTHETIC, Asked, Settings, checked, ends
 
 DEFAULT = Settings()

@@ -14,12 +14,14 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import write_json
+from anomaly_lab.launch.jobs import Outcome, command
 from anomaly_lab.launch.local import Local
 from anomaly_lab.launch.slurm import Slurm
-from anomaly_lab.launch.sweep import Composer, Outcome, checked, command, expanded, labels, launch, plan
-from anomaly_lab.run_folder import RESULT_VERSION, write_job, write_json
-from anomaly_lab.train import run_directory
+from anomaly_lab.launch.sweep import Composer, checked, expanded, labels, launch, plan
+from anomaly_lab.runs.folder import RESULT_VERSION, write_job
+from anomaly_lab.runs.naming import run_directory
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.configuration import check
-from anomaly_lab.errors import UserError
+from anomaly_lab.config.check import check
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.anogan import SEARCH, AnoGAN, Discriminator, Generator, generator_at, residual_map, unsigned
+from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.networks.dcgan import cross_entropy
-from anomaly_lab.tiling import SlidingWindow, WholeImage
 from tests.adversarial import (
     Bars,
     Losses,

@@ -6,10 +6,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from anomaly_lab.core.types import Batch
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.cae import CAE
 from anomaly_lab.networks.autoencoder import Autoencoder
-from anomaly_lab.tiling import WholeImage
-from anomaly_lab.types import Batch
 
 
 def cae(**changes):

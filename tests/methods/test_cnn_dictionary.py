@@ -8,10 +8,10 @@ import torch
 from sklearn.decomposition import PCA
 from torch.nn import functional
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.cnn_dictionary import COPIES, CNNDictionary, build_dictionary
 from anomaly_lab.networks.features import Features
-from anomaly_lab.tiling import WholeImage
 
 SETTINGS = {
     "image_size": 64, "evaluation": "patchwise", "pooling": "mean", "entries": "medoid", "clusters": 4, "restarts": 2,

@@ -10,11 +10,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.callbacks.curves import embedded
-from anomaly_lab.callbacks.seed import SeedEveryStep
-from anomaly_lab.configuration import check
-from anomaly_lab.methods.method import StatisticsMethod
-from anomaly_lab.run import build_method
+from anomaly_lab.config.check import check
+from anomaly_lab.evaluation.curves import embedded
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.training.seed import SeedEveryStep
 from tests.golden import golden_losses
 
 METHODS = sorted(path.relative_to(CONF / "method").with_suffix("").as_posix() for path in CONF.glob("method/**/*.yaml"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.control import KINDS, Control
-from anomaly_lab.tiling import WholeImage
 
 
 def fitted(images, kind="brightness"):

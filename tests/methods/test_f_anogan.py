@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.callbacks.progress import EpochLines
-from anomaly_lab.configuration import check
-from anomaly_lab.errors import UserError
+from anomaly_lab.config.check import check
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.f_anogan import Critic, Encoder, FAnoGAN, Generator, ResidualBlock, batch_norm, layer_norm
-from anomaly_lab.tiling import WholeImage
+from anomaly_lab.training.progress import EpochLines
 from tests.adversarial import (
     Losses,
     Patches,

@@ -14,15 +14,16 @@ from torch.nn.functional import binary_cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.callbacks.seed import SeedEveryStep
-from anomaly_lab.configuration import check
-from anomaly_lab.errors import UserError
+from anomaly_lab.config.check import check
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods import ganomaly as module
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.methods.ganomaly import GANomaly
 from anomaly_lab.methods.skip_ganomaly import SkipGANomaly
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.run import build_method, check_manual_optimisation
-from anomaly_lab.tiling import SlidingWindow, WholeImage
+from anomaly_lab.training.checks import check_manual_optimisation
+from anomaly_lab.training.seed import SeedEveryStep
 from tests.adversarial import Patches, broken_off, fit, scaled, state_of, two_processes, without_batch_norm
 
 ADAM = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.999))

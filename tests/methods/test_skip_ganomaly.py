@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy
 
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.skip_ganomaly import Discriminator, SkipGANomaly, UNet
-from anomaly_lab.tiling import WholeImage
 from tests.adversarial import Bars, acquainted, auroc_of_bars, fit
 
 ADAM = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.999))

@@ -12,14 +12,14 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from anomaly_lab.__main__ import CONF
-from anomaly_lab.configuration import check
+from anomaly_lab.config.check import check
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
-from anomaly_lab.errors import UserError
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.slides_cae import IMAGENET, SlidesAutoencoder, SlidesCAE, channel_statistics
-from anomaly_lab.tiling import WholeImage
 
 
 def slides_cae(image_size=64, channels=3, **changes):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from anomaly_lab.functional.ssim import PAPER_CONSTANTS, ssim_map
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.ssim_ae import SSIMAE
 from anomaly_lab.networks.autoencoder import Autoencoder
-from anomaly_lab.tiling import WholeImage
 
 
 def ssim_ae(**changes):

@@ -11,8 +11,9 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods import texture_inspection
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.texture_inspection import (
     LEAST_RIDGE,
     RIDGE,
@@ -22,7 +23,6 @@ from anomaly_lab.methods.texture_inspection import (
     pyramid,
     split,
 )
-from anomaly_lab.tiling import WholeImage
 
 SMALL = {"images": 4, "novelty_images": 3, "levels": 3, "components": 3, "vectors": 2000}
 

@@ -7,8 +7,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.variation_model import NOT_ALIGNED, VariationModel, statistics
-from anomaly_lab.tiling import WholeImage
 from tests.conftest import stand_in
 from tests.functional.test_alignment import part
 

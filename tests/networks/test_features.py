@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.networks import features
 from anomaly_lab.networks.features import Features
 

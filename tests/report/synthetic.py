@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import yaml
 
+from anomaly_lab.core.files import write_csv
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
-from anomaly_lab.run_folder import RESULT_VERSION, write_csv
+from anomaly_lab.runs.folder import RESULT_VERSION
 
 CONTROLS = ("brightness", "sharpness", "mean_image", "pca")
 
@@ -19,7 +20,7 @@ def config(method: str, dataset: str, category: str, seed: int, name: str, **cha
     """A configuration with the references of a real one; `changes` are dotted keys with `__` for the dot."""
     made: dict[str, Any] = {
         "seed": seed, "name": name, "runs_dir": "/home/somebody/runs", "rerun": False, "controls": True,
-        "logger": {"_target_": "anomaly_lab.loggers.wandb_logger", "api_key": "0123secret"},
+        "logger": {"_target_": "anomaly_lab.tracking.loggers.wandb_logger", "api_key": "0123secret"},
         "data": {
             "name": dataset, "category": category, "root": "/home/somebody/photos", "image_size": 256,
             "patches": 100000, "settings": "${data.categories.${data.category}}", "cache_dir": "/home/somebody/cache",

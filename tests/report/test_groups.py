@@ -1,7 +1,7 @@
 """Which runs share a cell: never two that differ in more than the seed."""
 
-from anomaly_lab.report.collect import collect
 from anomaly_lab.report.groups import Row, group
+from anomaly_lab.runs.collect import collect
 from tests.report.synthetic import write_run
 
 

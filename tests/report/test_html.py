@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from anomaly_lab.report.collect import collect
 from anomaly_lab.report.groups import group
 from anomaly_lab.report.html import PAGE, SCRIPTS, in_script, page, published, title_of, write_report
 from anomaly_lab.report.matrix import matrices
-from anomaly_lab.report.measures import BY_KEY
+from anomaly_lab.runs.collect import collect
+from anomaly_lab.runs.measures import BY_KEY
 from tests.conftest import METHODS
 from tests.report.synthetic import read_metrics, write_run, write_sweep
 

@@ -5,9 +5,9 @@ from statistics import stdev
 
 import pytest
 
-from anomaly_lab.report.collect import collect
 from anomaly_lab.report.groups import group
 from anomaly_lab.report.matrix import matrices
+from anomaly_lab.runs.collect import collect
 from tests.report.synthetic import read_metrics, write_run
 
 

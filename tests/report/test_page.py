@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_lab.report.collect import collect
 from anomaly_lab.report.groups import group
 from anomaly_lab.report.html import page, write_report
 from anomaly_lab.report.matrix import matrices
+from anomaly_lab.runs.collect import collect
 from tests.conftest import need
 from tests.report.synthetic import read_metrics, write_run
 

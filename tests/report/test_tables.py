@@ -6,11 +6,11 @@ import io
 import pytest
 from rich.console import Console
 
-from anomaly_lab.report.collect import collect
 from anomaly_lab.report.groups import group
 from anomaly_lab.report.matrix import Cell, matrices
-from anomaly_lab.report.measures import BY_KEY
 from anomaly_lab.report.tables import as_csv, as_latex, as_markdown, figure, number, sheet, terminal
+from anomaly_lab.runs.collect import collect
+from anomaly_lab.runs.measures import BY_KEY
 from tests.report.synthetic import read_metrics, write_run
 
 

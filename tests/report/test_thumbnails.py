@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomaly_lab.report.collect import collect
 from anomaly_lab.report.thumbnails import thumbnails
+from anomaly_lab.runs.collect import collect
 from tests.report.synthetic import read_rows, write_run
 
 

@@ -1,0 +1,47 @@
+"""`python -m anomaly_lab data cache [clear]`: show and clear the cache of decoded images."""
+
+import shutil
+from pathlib import Path
+
+from filelock import Timeout
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.cache import LOCK, default_folder, lock, size
+
+USAGE = "python -m anomaly_lab data cache [clear] [data.cache_dir=FOLDER]"
+
+
+def main(arguments: list[str]) -> None:
+    """Show what is kept, or clear it; entries that are being written are left alone."""
+    if {"--help", "-h"} & set(arguments) or not arguments:
+        print(f"usage: {USAGE}")
+        return
+    folder = default_folder()
+    if arguments[-1].startswith("data.cache_dir="):
+        folder = Path(arguments[-1].partition("=")[2]).expanduser()
+        arguments = arguments[:-1]
+    if arguments not in (["cache"], ["cache", "clear"]):
+        raise UserError(f"data: expected {USAGE}, found {' '.join(arguments)!r}")
+    entries = [path for path in sorted(folder.glob("*")) if path.is_dir()]
+    total = sum(size(path) for path in entries)
+    if arguments == ["cache"]:
+        for path in entries:
+            print(f"{size(path) / 2**20:10.1f} MB  {path}")
+        print(f"{total / 2**20:10.1f} MB  in {len(entries)} entries of {folder}")
+        return
+    cleared = sum(_clear(path) for path in entries)
+    for file in folder.glob(f"*{LOCK}"):
+        file.unlink()
+    print(f"cleared {cleared / 2**20:.1f} of {total / 2**20:.1f} MB in {folder}")
+
+
+def _clear(path: Path) -> int:
+    """Remove an entry, or what a killed process left of one, unless it is being written; bytes that came free."""
+    name = path.name.removeprefix(".").partition(".")[0]
+    try:
+        with lock(path.with_name(name)).acquire(timeout=0):
+            freed = size(path)
+            shutil.rmtree(path)
+            return freed
+    except Timeout:
+        return 0

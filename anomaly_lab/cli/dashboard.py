@@ -1,0 +1,173 @@
+"""`python -m anomaly_lab dashboard`: save a workspace in W&B that puts the runs of a project side by side.
+
+W&B has no panel for a table of two keys. The nearest thing is what is made here: runs grouped by method, then by
+category, with the means of their metrics as columns, and a bar for each of these groups. `compare` draws the matrix.
+"""
+
+from typing import TYPE_CHECKING
+
+from anomaly_lab.cli.options import Options, parse
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.tracking.service import obstacle, remedy
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+USAGE = "dashboard entity=NAME project=NAME [name=TITLE]"
+NAME = "Which method wins"
+KNOWN: Options = {
+    "entity": "user or team in W&B",
+    "project": "where the runs are: `logger.project` of the runs, anomaly_lab if it was not set",
+    "name": f"title of the workspace (default: {NAME}); every call saves a new one",
+}
+METHOD, CATEGORY = "method.name", "data.category"  # in the configuration of a run
+METRICS = {"image AUROC": "image_auroc", "AU-PRO": "pixel_aupro"}
+LOSSES = {
+    "training": ("train/loss_epoch",),
+    "validation: held-out normal images": ("validation/loss", "validation/latent"),
+    "generator": ("generator/adversarial", "generator/contextual", "generator/encoder"),
+    "discriminator": ("discriminator/real", "discriminator/fake", "discriminator/gradient_penalty"),
+    "encoder of f_anogan": ("encoder/latent", "encoder/image", "encoder/features"),
+    "what is drawn differs, 1: as much as the data": ("samples/diversity",),
+}
+MAPS = {
+    "worst misses": "gallery/miss", "worst false alarms": "gallery/false_alarm", "at random": "gallery/random"
+}  # fmt: skip
+CURVES = {
+    "image_roc": ("false_positive_rate", "true_positive_rate"),
+    "image_pr": ("recall", "precision"),
+    "pixel_roc": ("false_positive_rate", "true_positive_rate"),
+    "pixel_pr": ("recall", "precision"),
+    "pixel_pro": ("false_positive_rate", "overlap"),
+}
+RUNS = 100  # in a panel, at most
+
+
+def main(arguments: list[str]) -> None:
+    """Save the workspace and print its address.
+
+    Raises UserError: options that are not right, no wandb-workspaces, no key, or what the service said.
+    """
+    options = parse(arguments, USAGE, KNOWN, needed=("entity", "project"))
+    if options is None:
+        return
+    try:
+        made = workspace(options["entity"], options["project"], options.get("name", NAME))
+    except ImportError:
+        raise UserError(
+            "dashboard: expected wandb-workspaces, found none; pip install 'anomaly_lab[dashboard]'"
+        ) from None
+    if reason := obstacle():
+        raise UserError(f"dashboard: nothing saved: {reason}{remedy(reason)}")
+    try:
+        made.save()
+    except Exception as error:  # of wandb, of its client, or of what the answer lacks
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"dashboard: expected a project of W&B that may be changed, found {made.entity}/{made.project} "
+            f"({type(error).__name__}: {said:.200})"
+        ) from error
+    print(f"dashboard: {made.url}")
+
+
+def workspace(entity: str, project: str, name: str) -> "Workspace":
+    """The workspace, not saved yet. Raises UserError for a name that W&B would refuse."""
+    from wandb_workspaces import expr
+    from wandb_workspaces.workspaces import RunsetSettings, Workspace, WorkspaceSettings
+
+    columns = [f"summary:test/{prefix}{key}" for key in METRICS.values() for prefix in ("", "control_")]
+    try:
+        return Workspace(
+            entity=entity,
+            project=project,
+            name=name,
+            sections=[which_method_wins(), losses(), maps(), curves()],
+            settings=WorkspaceSettings(x_axis="epoch", max_runs=RUNS),
+            runset_settings=RunsetSettings(
+                groupby=[expr.Config(METHOD), expr.Config(CATEGORY)], pinned_columns=columns
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"name: expected a title without emoji, found {name!r}") from error
+
+
+def which_method_wins() -> "Section":
+    """A bar for each method and category; then one for each method, over its categories, beside the best control."""
+    from wandb_workspaces.reports.v2 import BarPlot, Config
+    from wandb_workspaces.workspaces import Section
+
+    cells = [  # not grouped by themselves: W&B draws the groups of the runs
+        BarPlot(title=f"{name}: method x category", metrics=[f"test/{key}"], max_bars_to_show=RUNS)
+        for name, key in METRICS.items()
+    ]
+    rows = [
+        BarPlot(
+            title=f"{name}: mean over the categories, and that of the best control",
+            metrics=[f"test/{key}", f"test/control_{key}"],
+            groupby=Config(METHOD),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        )
+        for name, key in METRICS.items()
+    ]
+    return Section(name=NAME, panels=[*cells, *rows], is_open=True, pinned=True)
+
+
+def losses() -> "Section":
+    """Losses over epochs: the mean of a method's runs, and how far they lie apart."""
+    from wandb_workspaces.reports.v2 import Config, LinePlot
+    from wandb_workspaces.workspaces import Section, SectionPanelSettings
+
+    return Section(
+        name="Losses",
+        panels=[
+            LinePlot(
+                title=title,
+                x="epoch",
+                y=list(names),
+                groupby=Config(METHOD),
+                groupby_aggfunc="mean",
+                groupby_rangefunc="minmax",
+                max_runs_to_show=RUNS,
+            )
+            for title, names in LOSSES.items()
+        ],
+        is_open=True,
+        panel_settings=SectionPanelSettings(x_axis="epoch"),
+    )
+
+
+def maps() -> "Section":
+    """Image, reconstruction, map and mask: a row for each run."""
+    from wandb_workspaces.reports.v2 import MediaBrowser
+    from wandb_workspaces.workspaces import Section, SectionLayoutSettings
+
+    return Section(
+        name="Maps",
+        panels=[
+            MediaBrowser(title=title, media_keys=[key], mode="grid", grid_x_axis="index", grid_y_axis="run")
+            for title, key in MAPS.items()
+        ],
+        is_open=True,
+        layout_settings=SectionLayoutSettings(columns=1, rows=len(MAPS)),
+    )
+
+
+def curves() -> "Section":
+    """The curves of the runs over each other; box plots, histograms and features as pictures."""
+    from wandb_workspaces.reports.v2 import CustomChart, MediaBrowser
+    from wandb_workspaces.workspaces import Section
+
+    lines = [
+        CustomChart(
+            query={"summaryTable": {"tableKey": f"Custom Chart Tables/plots/{name}_table"}},  # as wandb.plot names it
+            chart_name="wandb/line/v0",
+            chart_fields={"x": x, "y": y},
+            chart_strings={"title": name.replace("_", " ")},
+        )
+        for name, (x, y) in CURVES.items()
+    ]
+    pictures = [
+        MediaBrowser(title=title, media_keys=[key])
+        for title, key in (("scores by kind", "curves/scores"), ("features", "curves/features"))
+    ]
+    return Section(name="Curves", panels=[*lines, *pictures])

@@ -1,0 +1,37 @@
+"""The `key=value` options of the commands that need no Hydra."""
+
+from collections.abc import Sequence
+
+from anomaly_lab.core.errors import UserError, nearest
+
+Options = dict[str, str]  # name -> what it is
+
+
+def parse(arguments: list[str], usage: str, known: Options, needed: Sequence[str]) -> dict[str, str] | None:
+    """The options of a command; None when only help was wanted.
+
+    A name with a dot belongs to the known option before the dot: `threshold.rate=0.05`. Raises UserError.
+    """
+    command, usage = usage.split()[0], f"python -m anomaly_lab {usage}"
+    if {"--help", "-h"} & set(arguments):
+        print(f"usage: {usage}", *(f"  {name}: {text}" for name, text in known.items()), sep="\n")
+        return None
+    options = {}
+    for argument in arguments:
+        name, equals, options[name] = argument.partition("=")
+        if not equals or not options[name]:
+            raise UserError(f"{command}: expected {usage}, found {argument!r} without a value")
+        if name.partition(".")[0] not in known:
+            raise UserError(f"{command}: expected {usage}, found {name!r}{nearest(name, known)}")
+    for name in needed:
+        if name not in options:
+            raise UserError(f"{command}: expected {usage}, found no {name}=")
+    return options
+
+
+def switch(options: dict[str, str], name: str, default: bool) -> bool:
+    """An option that is true or false. Raises UserError."""
+    value = options.get(name, str(default)).lower()
+    if value not in {"true", "false"}:
+        raise UserError(f"{name}: expected true or false, found {options[name]!r}")
+    return value == "true"

@@ -1,0 +1,66 @@
+"""`python -m anomaly_lab predict`: judge new images with finished runs. Options first, torch when they are right."""
+
+from pathlib import Path
+
+from anomaly_lab.cli.options import Options, parse, switch
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.inference.sources import base_of, find, new_folder
+from anomaly_lab.runs import settings
+from anomaly_lab.runs.collect import finished_runs, key_of
+
+OPTIONS: Options = {
+    "run": "the folder of a finished run; several (commas, wildcards, or a folder above them) are put side by side",
+    "source": "a file, folder or glob of images",
+    "out": "result folder; default: in predictions/ of the run, for several runs in predictions/ here",
+    "maps": "true: anomaly maps too, float32 TIFF of the size of the photo",
+    "pictures": "false: no pictures",
+}
+USAGE = "predict run=DIR[,DIR...] source=FILE|FOLDER|GLOB [out=DIR] [maps=true] [pictures=false]"
+
+
+def main(arguments: list[str]) -> None:
+    """Write scores.csv, a picture an image and maps; unreadable files are told at the end, with exit code 1."""
+    options = parse(arguments, USAGE, OPTIONS, needed=("run", "source"))
+    if options is None:
+        return
+    maps, pictures = switch(options, "maps", False), switch(options, "pictures", True)
+    runs = finished_runs(options["run"])
+    source = str(Path(options["source"]).expanduser())
+    default = runs[0] / "predictions" if len(runs) == 1 else Path("predictions")
+    out = Path(options["out"]).expanduser() if "out" in options else new_folder(default, source)
+    if file := next((path for path in (out, *out.parents) if path.is_file()), None):
+        raise UserError(f"out: expected a folder, found the file {file}")
+    base, unlisted = base_of(source), list[OSError]()
+    photos = find(source, out, unlisted.append)
+
+    from anomaly_lab.inference.detector import Detector
+    from anomaly_lab.inference.results import write_results
+
+    names = short_names(runs)
+    if len(runs) > 1:
+        print(f"{len(runs)} runs: {', '.join(f'{name} ({run})' for name, run in zip(names, runs, strict=True))}")
+    detectors = {name: Detector.load(run) for name, run in zip(names, runs, strict=True)}
+    write_results(detectors, photos, base, out, maps, pictures, unlisted)
+
+
+def short_names(runs: list[Path]) -> list[str]:
+    """What runs are called in tables, folders and pictures: the method and, where several share it, what else differs.
+
+    That is the first of category, data, seed, name and hash that tell them apart, else their number.
+    """
+    keys = [key_of(run, settings.read(run / ".hydra" / "config.yaml")) for run in runs]
+    columns = [
+        [key.category for key in keys],
+        [key.dataset for key in keys],
+        [f"seed={key.seed}" for key in keys],
+        [key.name for key in keys],
+        [run.resolve().name for run in runs],
+        [str(number) for number in range(1, len(runs) + 1)],
+    ]
+    names = [key.method for key in keys]
+    for column in columns:
+        if len(set(names)) == len(names):
+            break
+        if len(set(column)) > 1:
+            names = [f"{name}-{value}" for name, value in zip(names, column, strict=True)]
+    return [name.replace("/", "-") for name in names]

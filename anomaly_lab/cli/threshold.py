@@ -1,0 +1,85 @@
+"""`python -m anomaly_lab threshold`: draw a finished run's line again from other normal images, without training."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from anomaly_lab.cli.options import Options, parse
+from anomaly_lab.config.check import check_node
+from anomaly_lab.core.console import tracked
+from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.data.layouts import images_in
+from anomaly_lab.runs.collect import finished_run
+
+OPTIONS: Options = {
+    "run": "the folder of a finished run",
+    "normals": "a folder of normal images that were not trained on",
+    "threshold": "area, max, quantile, sigma, false_alarms or train_percentile, and its keys (threshold.rate=0.05); "
+    "else the run's",
+}
+USAGE = "threshold run=DIR normals=FOLDER [threshold=NAME] [threshold.KEY=VALUE ...]"
+
+
+def main(arguments: list[str], conf: Path) -> None:
+    """Add a threshold to the run's `threshold.json`: it counts from now on, the earlier ones stay there."""
+    options = parse(arguments, USAGE, OPTIONS, needed=("run", "normals"))
+    if options is None:
+        return
+    run = finished_run(options["run"])
+    folder = Path(options["normals"]).expanduser()
+    paths = images_in(folder) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
+    draw(run, paths, strategy_config(run, options, conf))
+
+
+def strategy_config(run: Path, options: dict[str, str], conf: Path) -> dict[str, Any]:
+    """The checked configuration of the strategy: the run's own or the one that was asked for, with changed keys."""
+    if name := options.get("threshold"):
+        known = sorted(path.stem for path in (conf / "threshold").glob("*.yaml"))
+        if name not in known:
+            raise UserError(f"threshold: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
+        config = OmegaConf.load(conf / "threshold" / f"{name}.yaml")
+    else:
+        config = OmegaConf.load(run / ".hydra" / "config.yaml").threshold
+    changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]
+    try:
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
+    except Exception as error:  # of the YAML parser: its classes are not ours to name
+        raise UserError(f"threshold: expected KEY=VALUE, found {' '.join(changes)}") from error
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if "images" in resolved and "threshold.images" not in options:
+        resolved["images"] = "held_out"  # these are new ones, whatever the run was asked to look at
+    check_node("threshold", resolved)
+    return resolved
+
+
+def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
+    """Ask the run about the images, draw the line, write it."""
+    from hydra.utils import instantiate
+
+    from anomaly_lab.inference.detector import Detector, judge
+    from anomaly_lab.runs.folder import write_threshold
+
+    detector, strategy = Detector.load(run), instantiate(config)
+    unreadable: list[str] = []
+    with closing(tracked(judge([detector], paths), "judging", total=len(paths))) as answers:
+        for _, (answer,) in answers:
+            if isinstance(answer, UserError):
+                unreadable.append(str(answer))
+            else:
+                strategy.update(answer.inner_map(), answer.score)
+    if unreadable:
+        raise UserError(
+            f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}"
+        )
+    old, new = detector.threshold, strategy.compute()
+    write_threshold(run, new._asdict())
+    print(
+        f"threshold: {old.image:.6g} ({old.strategy}, {old.normals} images) -> {new.image:.6g} ({new.strategy}, "
+        f"{new.normals} images); `predict` uses it, metrics.json keeps the figures of the one it was tested with"
+    )
+    if new.note:
+        print(f"threshold: {new.note}")

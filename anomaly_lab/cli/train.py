@@ -1,0 +1,97 @@
+"""`python -m anomaly_lab key=value ...`: compose, check, name the run folder, train. Imports Hydra, nothing heavier."""
+
+import gc
+import os
+import re
+import sys
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from anomaly_lab.config.check import check, refuse_unread
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.messages import explain, is_user_mistake
+from anomaly_lab.launch.job import end_with_launcher
+from anomaly_lab.runs.folder import is_finished, state_of
+from anomaly_lab.runs.lock import alone
+from anomaly_lab.runs.naming import folder_of, run_directory
+
+if yaml.__with_libyaml__:
+    yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads with the former: a third of the time of an answer
+
+
+def main(conf: Path) -> None:
+    """Compose and check once before Hydra does it twice, then let Hydra run the job or the sweep."""
+    end_with_launcher()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
+    OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
+    sys.argv[1:] = overrides = as_people_write(sys.argv[1:])
+    if not any(argument.startswith("-") for argument in overrides):
+        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+            resolved = check(compose(overrides))
+        folder = folder_of(resolved)
+        if resolved["dry_run"]:
+            print(f"{state_of(folder, resolved['rerun'])}: {folder}")
+            return
+        if is_finished(folder) and not resolved["rerun"]:  # before Hydra writes there and before torch is imported
+            print(f"already done, skipped: {folder} (rerun=true does it again)")
+            return
+    hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
+
+
+LISTS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
+
+
+def as_people_write(arguments: list[str]) -> list[str]:
+    """Flags anywhere, where Hydra wants them first; `data.region=1,2,3,4`, which Hydra would take for a sweep."""
+    flags = {"-m", "--multirun"}
+    first = [word for word in arguments if word in flags]
+    return first + [LISTS.sub(r"\1=[\2]", word) for word in arguments if word not in flags]
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose the configuration; `group=null`, which Hydra meets with a ValueError, is the user's mistake."""
+    try:
+        config = hydra.compose("train", overrides)
+    except ValueError as error:
+        if is_user_mistake(error):  # told well enough already
+            raise
+        group = next((override for override in overrides if override.endswith("=null")), " ".join(overrides))
+        raise UserError(f"{group}: expected one of the group's options, found null") from error
+    refuse_unread(overrides, config)
+    return config
+
+
+def job(config: DictConfig) -> None:
+    """Train and test one configuration."""
+    gc.enable()
+    about = HydraConfig.get()
+    folder = Path(about.runtime.output_dir)
+    try:
+        if about.mode == RunMode.MULTIRUN and is_several(config.trainer):  # in a process that has a sweep to do
+            launcher = about.launcher["_target_"].rpartition(".")[2]
+            raise UserError(
+                "hydra/launcher: expected local or slurm for several processes a run (trainer.devices), because other "
+                f"launchers repeat the whole sweep in each of them, found {launcher}"
+            )
+        with alone(folder):  # before torch is imported: to wait costs nothing
+            from anomaly_lab.training.lifecycle import run
+
+            run(config, folder)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoint")
+    except Exception as error:  # here, because Hydra would add a line of its own
+        if not is_user_mistake(error):
+            raise
+        sys.exit(f"error: {explain(error)}")
+
+
+def is_several(trainer: DictConfig) -> bool:
+    """Whether a run has several processes, as far as its configuration says."""
+    devices = len(trainer.devices) if isinstance(trainer.devices, ListConfig) else trainer.devices
+    return devices not in {1, "auto"} or trainer.get("num_nodes", 1) > 1

@@ -1,0 +1,89 @@
+"""Constructors as schema: parameters, types and ranges, read from the source by `ast` without importing it."""
+
+import ast
+import builtins
+import typing
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from anomaly_lab.core.errors import UserError
+
+OBJECT = dict  # what another constructor builds
+
+
+@cache
+def signature(target: str) -> dict[str, Any]:
+    """Parameter names and types of a class or function of ours, from its source; Any where a type needs torch."""
+    module, _, name = target.rpartition(".")
+    tree = _source_tree(module)
+    aliases = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    imported = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anomaly_lab")
+        for alias in node.names
+    }
+    found = next((node for node in tree.body if getattr(node, "name", None) == name), None)
+    if isinstance(found, ast.FunctionDef):
+        return {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(found)}
+    if not isinstance(found, ast.ClassDef):
+        raise UserError(f"_target_: expected a class or function of {module}, found {name!r}")
+    constructor = next((node for node in found.body if getattr(node, "name", None) == "__init__"), None)
+    if isinstance(constructor, ast.FunctionDef):
+        return {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(constructor)[1:]}
+    if any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list):
+        fields = [node for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+        return {field.target.id: _type(field.annotation, aliases, imported) for field in fields}  # type: ignore[union-attr]
+    return {}
+
+
+@cache
+def _source_tree(module: str) -> ast.Module:
+    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:]).with_suffix(".py")
+    if not path.is_file():
+        raise UserError(f"_target_: expected a module of anomaly_lab, found {module!r}")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _arguments(function: ast.FunctionDef) -> list[ast.arg]:
+    return [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+
+
+def _type(annotation: ast.expr | None, aliases: dict[str, ast.expr], imported: dict[str, tuple[str, str]]) -> Any:
+    """Evaluate an annotation made of built-in types, typing and pydantic; aliases are followed, the rest is Any."""
+    if annotation is None:
+        return Any
+    if isinstance(annotation, ast.Name):
+        if annotation.id in aliases:
+            return _type(aliases[annotation.id], {}, imported)
+        if annotation.id in imported:
+            module, name = imported[annotation.id]
+            return _alias(module, name)
+    if ast.unparse(annotation).startswith("Callable["):
+        return OBJECT
+    names = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
+    try:
+        return eval(ast.unparse(annotation), {"__builtins__": {}}, names)
+    except (NameError, AttributeError, TypeError):
+        return Any
+
+
+PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
+
+
+@cache
+def _alias(module: str, name: str) -> Any:
+    """A type alias such as `Resize = Literal[...]` in another module of ours."""
+    for node in _source_tree(module).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return _type(node.value, {}, {})
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return OBJECT
+    return Any

@@ -1,0 +1,74 @@
+"""What long work tells people beside Lightning's own bars. Imports nothing heavy: a sweep tells its time too."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import pytorch_lightning
+    from rich.progress import Progress
+Item = TypeVar("Item")
+_shown: ContextVar["Progress | None"] = ContextVar("_shown", default=None)  # the bar of a command without a trainer
+
+
+def tracked(items: Generator[Item, None, None], what: str, total: int | None = None) -> Generator[Item, None, None]:
+    """Pass items on under a bar: how many, how many a second; without a `total` it has no end.
+
+    What takes `counted` steps for an item shows them below it. Close it where the loop over it may end early.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(show_speed=True),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console()
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with closing(items), bar as progress:
+        token = _shown.set(progress)
+        try:
+            yield from progress.track(items, total=total, description=what)
+        finally:
+            _shown.reset(token)
+
+
+def counted(trainer: "pytorch_lightning.Trainer | None", steps: int, what: str) -> Iterator[int]:
+    """Count the steps of something long inside a batch, with a second bar below that of the batches if one is drawn."""
+    from pytorch_lightning.callbacks import RichProgressBar
+
+    bar = trainer.progress_bar_callback if trainer else None
+    progress = bar.progress if isinstance(bar, RichProgressBar) else None if trainer else _shown.get()
+    if progress is None or not progress.live.is_started:
+        yield from range(steps)
+        return
+    task = progress.add_task(what, total=steps, inside=True)
+    try:
+        for step in range(steps):
+            yield step
+            progress.advance(task)
+            if refresh := getattr(progress, "soft_refresh", None):  # Lightning's does not refresh by itself
+                refresh()
+    finally:
+        progress.remove_task(task)
+
+
+def printable(text: str) -> str:
+    """A text in one line that any terminal can show: names of files may hold line breaks, escapes and broken UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

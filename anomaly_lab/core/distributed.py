@@ -1,0 +1,26 @@
+"""Several processes: which is the first, and items gathered from all."""
+
+import os
+from typing import Any, TypeVar
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run's files: the only one, or rank 0 of several."""
+    return os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+Item = TypeVar("Item")
+
+
+def of_all_processes(items: list[Item]) -> list[Item]:
+    """The items of every process, in the order of the processes; alone, the items themselves.
+
+    Collective: all processes must call it, the same number of times.
+    """
+    import torch  # here: the first process is asked for before torch is there
+
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return items
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

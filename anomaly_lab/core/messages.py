@@ -1,0 +1,69 @@
+"""One line for every mistake of a user, whatever exception carries it."""
+
+import re
+
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from anomaly_lab.core.errors import UserError, full_disk, nearest
+
+
+def explain(error: BaseException) -> UserError:
+    """Turn what Hydra and OmegaConf say of a mistake into one line."""
+    cause: BaseException | None = error
+    while cause is not None:  # our own message is the best one, wherever Hydra wrapped it
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    if no_room := full_disk(error):
+        return no_room
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, wanted = error.missing_cfg_file.rpartition("/")
+        options = sorted(option for option in error.options or [] if not option.startswith("_"))
+        if options:
+            return UserError(
+                f"{group}: expected one of {', '.join(options)}, found {wanted!r}{nearest(wanted, options)}"
+            )
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # what Lightning or torch refused
+        full_key = re.search(r"full_key: (\S+)", str(error))
+        told = " ".join(str(error.__cause__).split())
+        return UserError(f"{full_key[1]}: {told}" if full_key else told)
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    parent, found = getattr(cause, "parent_node", None), getattr(cause, "key", None)
+    if isinstance(parent, DictConfig) and found is not None and found not in parent:
+        known, where = [str(key) for key in parent], str(getattr(cause, "full_key", "") or found)
+        under = f" under {where.rpartition('.')[0]}" if "." in where else ""
+        names = ", ".join(key for key in known if not key.startswith("_"))
+        if where.startswith("data.settings."):
+            return UserError(f"{where}: expected no key, categories are a table; set augmentation.{found}=...")
+        hint = nearest(str(found), known)
+        return UserError(f"{where}: expected one of the keys{under} ({names}), found {str(found)!r}{hint}")
+    if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in str(cause):
+        key = str(cause).split("Missing mandatory value: ")[-1].split()[0]
+        return UserError(f"{key}: expected a value, found none; set {key}=...")
+    if isinstance(error, OverrideParseException):
+        return UserError(
+            f"{error.override}: expected key=value; a value with spaces, commas, = or ~ needs quotes inside quotes: "
+            "'data.root=\"my photos\"'"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return UserError(" ".join(lines[:2]) or type(error).__name__)
+
+
+def is_user_mistake(error: BaseException) -> bool:
+    """Whether an exception tells of a mistake in the configuration or the data rather than in the program."""
+    if isinstance(error, HydraException | OmegaConfBaseException) or full_disk(error):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return True
+        cause = cause.__cause__ or (cause.__context__ if isinstance(cause, InterpolationResolutionError) else None)
+    return False

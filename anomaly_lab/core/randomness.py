@@ -1,0 +1,11 @@
+"""Random draws that follow from their place in the run."""
+
+import numpy as np
+import torch
+
+VALIDATION, TEST, PREDICTION = range(3)
+
+
+def seed(*where: int) -> None:
+    """Seed torch's global generators by numbers that name a place in the run."""
+    torch.manual_seed(int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0]))

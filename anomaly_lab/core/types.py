@@ -1,0 +1,51 @@
+"""The values that travel from the disk to the metrics: Placement, Batch, Prediction (and Sample, in data/samples.py).
+
+Each is made once and never changed.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Images = Float[Tensor, "batch channel height width"]
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+class Placement(NamedTuple):
+    """How a photo of any shape was put into the square working image."""
+
+    photo: tuple[int, int]  # height and width of the photo
+    source: Box  # the part of the photo that is shown
+    target: Box  # where this part lies in the working image; the rest is padding
+    region: Box | None = None  # the part of the photo that is inspected at all; None: all of it
+    white: np.ndarray | None = None  # bool, of the region's size: its pixels that are inspected; None: all of them
+    valid: np.ndarray | None = None  # bool, of the working image's size: pixels that show white ones
+
+    def shown(self) -> np.ndarray | None:
+        """`white` within `source`."""
+        if self.white is None or self.region is None:
+            return None
+        top, left, height, width = self.source
+        top, left = top - self.region[0], left - self.region[1]
+        return self.white[top : top + height, left : left + width]
+
+
+class Batch(NamedTuple):
+    """Images on their way through a method; never changed after they reached the device."""
+
+    image: Float[Tensor, "batch channel height width"]  # in [0, 1], at the working size
+    mask: tuple[Bool[Tensor, "1 photo_height photo_width"], ...]  # at each photo's own size; () in training
+    label: Int[Tensor, " batch"]  # 0 normal, 1 abnormal, -1 unknown
+    index: Int[Tensor, " batch"]  # type: ignore[assignment]  # into the split's list of samples; hides tuple.index
+    placement: tuple[Placement, ...]  # where each photo lies in its working image; () in training
+
+
+class Prediction(NamedTuple):
+    """What a method says about a batch of images."""
+
+    anomaly_map: Float[Tensor, "batch 1 height width"]  # larger = more abnormal; no fixed range, never rescaled
+    score: Float[Tensor, " batch"] | None  # larger = more abnormal; None: the default score of the map is meant
+    reconstruction: Float[Tensor, "batch channel height width"] | None  # in [0, 1], for pictures
+    remarks: tuple[str, ...] = ()  # what people should know of single images, one text each, "": nothing; (): of none

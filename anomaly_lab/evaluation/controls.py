@@ -1,0 +1,101 @@
+"""Trivial detectors beside every result: a method that does not beat them has shown nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+
+from anomaly_lab.core.distributed import of_all_processes
+from anomaly_lab.core.files import write_csv
+from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.evaluation.maps import Localisation
+from anomaly_lab.functional.scores import content, default_score
+from anomaly_lab.methods.base.tiling import WholeImage, enlarge
+from anomaly_lab.methods.control import KINDS, OF_THE_IMAGE, Control, Kind
+from anomaly_lab.metrics.ranking import rank
+
+LOCAL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in OF_THE_IMAGE)
+COMPARED = (
+    "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro",
+    "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed",
+)  # fmt: skip
+
+
+class Controls(pl.Callback):
+    """Ask every `Control` about the same test images, write controls.csv, and say which metrics one of them reaches.
+
+    A score of the image counts in either direction: good images that are darker are told as easily as brighter ones.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.found: dict[str, dict[str, float]] = {}
+        self.beaten_by: dict[str, tuple[str, float]] = {}
+        self._control: Control | None = None
+        self._scores: dict[Kind, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
+        self._maps = {kind: Localisation() for kind in LOCAL}
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the statistics of the training images."""
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
+        for batch in data.whole_training_images(trainer.global_rank, trainer.world_size):
+            self._control.update(batch.image, batch.index)
+        self._control.fit()
+        self._control.to(pl_module.device)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
+    ) -> None:
+        """Ask all kinds about a batch."""
+        assert self._control is not None
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        valid = content(batch.placement, batch.image)
+        for kind in KINDS:
+            anomaly_map = enlarge(self._control.answer(kind, batch.image), batch.image)
+            scores = default_score(anomaly_map, valid).tolist()
+            self._scores[kind] += zip(batch.index.tolist(), scores, strict=True)
+            if kind in LOCAL:
+                self._maps[kind].update(Prediction(anomaly_map, None, None), batch, samples)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compute, compare, write; `Evaluation` comes first in the list of callbacks and has its metrics."""
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        for kind in KINDS:
+            rows = sorted(of_all_processes(self._scores[kind]))
+            label, score = np.array([samples[index].label for index, _ in rows]), np.array([score for _, score in rows])
+            metrics = self._maps[kind].compute(samples) if kind in LOCAL else {}
+            if (label == 0).any() and (label == 1).any():
+                metrics["image_auroc"] = rank(score[label == 0], score[label == 1]).auroc().value
+            self.found[kind] = metrics
+        self.beaten_by = not_beaten(self.evaluation.metrics, self.found)
+        if trainer.is_global_zero:
+            rows_of_file = [[kind, *(values.get(name, "") for name in COMPARED)] for kind, values in self.found.items()]
+            write_csv(Path(trainer.default_root_dir) / "controls.csv", ("control", *COMPARED), rows_of_file)
+            for name, (control, value) in self.beaten_by.items():
+                print(f"{name} {self.evaluation.metrics[name]:.3f} does not beat the control {control}, {value:.3f}")
+
+    def metrics(self) -> dict[str, float]:
+        """The best control of each metric, `control_<metric>`."""
+        best = {name: strongest(name, self.found)[1] for name in COMPARED if name in self.evaluation.metrics}
+        return {f"control_{name}": value for name, value in best.items()}
+
+
+def not_beaten(metrics: dict[str, float], found: dict[str, dict[str, float]]) -> dict[str, tuple[str, float]]:
+    """The metrics that a control reaches: name -> the strongest control and its value."""
+    strongest_ones = {name: strongest(name, found) for name in COMPARED if name in metrics}
+    return {name: best for name, best in strongest_ones.items() if not metrics[name] > best[1]}
+
+
+def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float]:
+    """The control with the largest value of a metric."""
+    values = []
+    for kind, metrics in found.items():
+        if name in metrics:
+            values.append((metrics[name], kind))
+            if kind in OF_THE_IMAGE:
+                values.append((1 - metrics[name], f"low {kind}"))
+    value, kind = max(values)
+    return kind, value

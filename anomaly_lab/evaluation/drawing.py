@@ -1,0 +1,113 @@
+"""Pictures of images and anomaly maps: panels, heat maps, outlines, captions."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tifffile
+from torch import Tensor
+
+from anomaly_lab.core.files import write_whole
+from anomaly_lab.core.types import Batch, Prediction
+
+
+class Panel(NamedTuple):
+    """One test image with everything a person wants to see of it, at the working size."""
+
+    name: str
+    image: np.ndarray  # uint8 RGB, height x width x 3, as all pictures here
+    reconstruction: np.ndarray | None
+    anomaly_map: np.ndarray  # float32, height x width
+    mask: np.ndarray | None  # bool, height x width; None: not known
+
+    def draw(self, low: float, high: float) -> np.ndarray:
+        """The panel's pictures side by side; the map coloured from `low` (dark) to `high` (yellow)."""
+        outlined = overlay(self.image, self.anomaly_map, low, high) if self.mask is None else outline(self)
+        pictures = [self.image, self.reconstruction, heat(self.anomaly_map, low, high), outlined]
+        return np.concatenate([picture for picture in pictures if picture is not None], axis=1)
+
+
+def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask: Tensor | None) -> Panel:
+    """Panel of image `i` of a batch, `side` px along its longer side, without padding."""
+    place = batch.placement[i]
+    top, left, height, width = place.target
+    size = (max(1, side * width // max(height, width)), max(1, side * height // max(height, width)))
+
+    def shown(image: np.ndarray) -> np.ndarray:
+        inner = image[..., top : top + height, left : left + width].transpose(1, 2, 0)
+        rgb = np.repeat(inner, 3, axis=2) if inner.shape[2] == 1 else inner
+        return cv2.resize((rgb * 255).round().astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+
+    inner_map = outputs.anomaly_map[i, 0].cpu().numpy()[top : top + height, left : left + width]
+    part = None
+    if mask is not None:
+        top_, left_, height_, width_ = place.source
+        full = mask[0].cpu().numpy()[top_ : top_ + height_, left_ : left_ + width_]
+        part = cv2.resize(full.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return Panel(
+        name,
+        shown(batch.image[i].cpu().numpy()),
+        None if outputs.reconstruction is None else shown(outputs.reconstruction[i].cpu().numpy()),
+        cv2.resize(inner_map, size, interpolation=cv2.INTER_LINEAR),
+        part,
+    )
+
+
+def stack(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures below each other, black to the right of narrower ones."""
+    width = max(picture.shape[1] for picture in pictures)
+    return np.concatenate([np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0))) for picture in pictures])
+
+
+def beside(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures side by side, black below lower ones."""
+    height = max(picture.shape[0] for picture in pictures)
+    padded = [np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0))) for picture in pictures]
+    return np.concatenate(padded, axis=1)
+
+
+def captioned(picture: np.ndarray, lines: list[str], width: int, color: tuple[int, int, int]) -> np.ndarray:
+    """A picture of at least `width` px with lines of text above it, long ones without their middle."""
+    picture = np.pad(picture, ((0, 0), (0, max(0, width - picture.shape[1])), (0, 0)))
+    strip = np.zeros((8 + 18 * len(lines), picture.shape[1], 3), np.uint8)
+    most = (picture.shape[1] - 8) // 8  # letters, about 8 px each at this size
+    for number, line in enumerate(lines):
+        text = line if len(line) <= most else f"{line[: most // 2 - 1]}...{line[2 - most // 2 :]}"
+        cv2.putText(strip, text, (4, 18 + 18 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
+    return np.concatenate([strip, picture])
+
+
+def color_range(maps: list[np.ndarray]) -> tuple[float, float]:
+    """The scores that are drawn darkest and brightest: the least, and the top of all but the highest 0.1 %."""
+    values = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
+    return float(values.min()), float(np.quantile(values, 0.999))
+
+
+def heat(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Colour a map: black, violet, orange, yellow."""
+    level = np.clip((anomaly_map - low) / max(high - low, 1e-30), 0, 1)
+    return cv2.cvtColor(cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The image under its coloured map."""
+    return cv2.addWeighted(image, 0.5, heat(anomaly_map, low, high), 0.5, 0)
+
+
+def outline(panel: Panel) -> np.ndarray:
+    """The image with its defects outlined in green."""
+    assert panel.mask is not None
+    contours, _ = cv2.findContours(panel.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(panel.image.copy(), contours, -1, (0, 255, 0), 1)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture as PNG, whole or not at all."""
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+    write_whole(path, lambda part: part.write_bytes(encoded.tobytes()))
+
+
+def write_map(path: Path, anomaly_map: np.ndarray) -> None:
+    """Write a map as TIFF, whole or not at all."""
+    write_whole(path, lambda part: tifffile.imwrite(part, anomaly_map))

@@ -1,0 +1,153 @@
+"""Scores, threshold and metrics of a test, from predictions and batches alone."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+
+from anomaly_lab.core.distributed import of_all_processes
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import write_csv
+from anomaly_lab.core.remarks import Remark, Tally
+from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.samples import Sample
+from anomaly_lab.evaluation.maps import Localisation, counted, inner_map, inner_valid, masked
+from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
+from anomaly_lab.metrics.pixel_decisions import PixelDecisions
+from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.metrics.thresholds import Strategy, Threshold
+from anomaly_lab.runs.folder import write_threshold
+
+SCORES = ("path", "defect", "label", "score", "mean", "scaled", "decision_score", "threshold", "decision")
+DEFECTS = ("defect", "images", "accuracy", "auroc", "auroc_low", "auroc_high")
+
+
+class Row(NamedTuple):
+    """What is known of a test image after the method has seen it."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    score: float
+    mean: float  # of the map
+    decision_score: float
+
+
+class Evaluation(pl.Callback):
+    """Threshold from normal images (predict), then scores.csv, defects.csv and metrics from the test.
+
+    Image metrics: `image_*` of the score and `image_auroc_mean` of the mean of the map; pixel metrics as in
+    `Localisation`, and `pixel_*` at the threshold. Several processes share the images and have the same metrics.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.threshold: Threshold | None = None
+        self.metrics: dict[str, float] = {}
+        self.rows: list[Row] = []  # after the test those of all processes, in the order of the images
+        self.localisation = Localisation()
+        self._decisions: PixelDecisions | None = None
+        self._remarks: list[Remark] = []
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
+    ) -> None:
+        """Show the strategy the normal images that it asked for."""
+        assert outputs.score is not None
+        for i, score in enumerate(outputs.score.tolist()):
+            if math.isnan(score):
+                name = type(pl_module).__name__
+                raise UserError(
+                    f"{name}: expected numbers as scores of held-out images, found NaN; try lower learning rates"
+                )
+            self.strategy.update(inner_map(outputs, batch, i), score)
+        if outputs.remarks:
+            loader = trainer.predict_dataloaders
+            assert loader is not None
+            self._remarks += remarks_of(outputs, batch, loader.samples)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the line."""
+        self.threshold = self.strategy.compute()
+        self._decisions = PixelDecisions(self.threshold.pixel)
+        self.metrics = {"threshold": self.threshold.image, "pixel_threshold": self.threshold.pixel}
+        if trainer.is_global_zero:
+            write_threshold(Path(trainer.default_root_dir), self.threshold._asdict())
+            if self.threshold.note:
+                print(f"threshold: {self.threshold.note}")
+            tell(self._remarks, "of the images that set the threshold, ")
+        self._remarks = []  # every process has seen all of these images
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
+    ) -> None:
+        """Add a batch; memory does not grow with the pixels."""
+        assert outputs.score is not None
+        assert self.threshold is not None
+        assert self._decisions is not None
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        for i, index in enumerate(batch.index.tolist()):
+            anomaly_map, score = inner_map(outputs, batch, i), outputs.score[i].item()
+            decision_score = self.threshold.decides(anomaly_map, score)
+            valid = inner_valid(batch, i)
+            mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
+            self.rows.append(Row(index, score, float(mean), decision_score))
+        self._remarks += remarks_of(outputs, batch, samples)
+        self.localisation.update(outputs, batch, samples)
+        for i in masked(batch, samples):
+            anomaly_map, mask = outputs.anomaly_map[i, 0].cpu().numpy(), batch.mask[i][0].cpu().numpy()
+            for part, defect in zip(*counted(anomaly_map, mask, batch.placement[i]), strict=True):
+                self._decisions.update(part, defect)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring together what the processes saw, compute the metrics and write the tables."""
+        assert self.threshold is not None
+        assert self._decisions is not None
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        self.rows = rows = sorted(of_all_processes(self.rows))
+        remarks = sorted(of_all_processes(self._remarks))
+        score, mean, decision_score = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
+        label = np.array([samples[row.index].label for row in rows])
+        abnormal = decision_score >= self.threshold.image
+        if (label == 0).any() and (label == 1).any():
+            self.metrics |= {f"image_{name}": value for name, value in ranking_metrics(score, label).items()}
+            self.metrics["image_auroc_mean"] = rank(mean[label == 0], mean[label == 1]).auroc().value
+        self.metrics |= {f"image_{name}": value for name, value in decision_metrics(abnormal, label).items()}
+        if localisation := self.localisation.compute(samples):
+            at_threshold = {f"pixel_{name}": value for name, value in self._decisions.compute().items()}
+            self.metrics |= localisation | at_threshold
+        if trainer.is_global_zero:
+            folder, tested = Path(trainer.default_root_dir), [samples[row.index] for row in rows]
+            write_csv(folder / "scores.csv", SCORES, table(rows, tested, abnormal, self.threshold.image))
+            found = by_defect(score, abnormal, label, [sample.defect for sample in tested])
+            lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in found.items()]
+            write_csv(folder / "defects.csv", DEFECTS, lines)
+            tell(remarks, "of the test images, ")
+
+
+def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:
+    """What the method remarks on the images of a batch."""
+    said = zip(batch.index.tolist(), prediction.remarks, strict=False)  # a method that never remarks has ()
+    return [Remark(str(samples[index].path), text) for index, text in said if text]
+
+
+def tell(remarks: list[Remark], whose: str = "") -> None:
+    """Print a line for each text: how many images it holds for, and the names of the first of them."""
+    tally = Tally()
+    for remark in remarks:
+        tally.add(remark.text, Path(remark.path))
+    for line in tally.lines():
+        print(f"{whose}{line}")
+
+
+def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:
+    """The rows of scores.csv. `scaled` lies between the least and the largest score of the test: it decides nothing."""
+    scores = [row.score for row in rows]
+    low, span = min(scores), (max(scores) - min(scores)) or 1.0
+    return [
+        (
+            sample.path, sample.defect, sample.label, row.score, row.mean, (row.score - low) / span,
+            row.decision_score, threshold, "abnormal" if beyond else "normal",
+        )
+        for row, sample, beyond in zip(rows, samples, abnormal, strict=True)
+    ]  # fmt: skip

@@ -1,0 +1,123 @@
+"""The images that a person wants to see first: the worst misses, the worst false alarms, and some at random."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+from pydantic import NonNegativeInt, PositiveInt
+
+from anomaly_lab.core.distributed import of_all_processes
+from anomaly_lab.core.files import write_csv, write_whole
+from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.evaluation.drawing import Panel, color_range, heat, overlay, panel
+from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.tracking.loggers import log_pictures
+
+Kind = Literal["miss", "false_alarm", "random"]
+KINDS: tuple[Kind, ...] = ("miss", "false_alarm", "random")
+HEADER = ("file", "kind", "path", "defect", "label", "decision_score", "tiles")
+
+
+class Shot(NamedTuple):
+    """An image that is kept, and what decides whether it stays: the lower, the longer."""
+
+    order: float
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    decision_score: float
+    panel: Panel
+
+
+class Gallery(pl.Callback):
+    """Write `gallery/`: `count` abnormal images with the lowest scores, as many normal ones with the highest, `random`.
+
+    A WebP an image, tiles of `side` px: image, reconstruction where there is one, map over the image, mask where it is
+    known; `index.csv` says what is what. Memory does not grow with the test. Several processes keep what one would.
+    """
+
+    def __init__(self, count: PositiveInt = 6, random: NonNegativeInt = 6, side: PositiveInt = 160) -> None:
+        self.count = count
+        self.random = random
+        self.side = side
+        self._kept: dict[Kind, list[Shot]] = {kind: [] for kind in KINDS}
+        self._chance = np.zeros(0, dtype=int)  # a place in a random order for each image
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
+    ) -> None:
+        """Look at a batch; `Evaluation` comes first in the list of callbacks and has judged it."""
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        rows = _evaluation(trainer).rows[-len(batch.index) :]
+        if len(self._chance) != len(samples):
+            self._chance = np.random.default_rng(0).permutation(len(samples))
+        for i, row in enumerate(rows):
+            sample = samples[row.index]
+            orders: dict[Kind, float] = {"random": float(self._chance[row.index])}
+            if sample.label in (0, 1):
+                kind: Kind = "miss" if sample.label else "false_alarm"
+                orders[kind] = row.decision_score if sample.label else -row.decision_score
+            shot: Panel | None = None
+            for kind, order in orders.items():
+                if not self._stays(kind, order, row.index):
+                    continue
+                mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
+                shot = shot or panel("", i, outputs, batch, self.side, mask)
+                self._kept[kind].append(Shot(order, row.index, row.decision_score, shot))
+                self._kept[kind] = self._first(kind, self._kept[kind])
+
+    def _most(self, kind: Kind) -> int:
+        return self.random if kind == "random" else self.count
+
+    def _stays(self, kind: Kind, order: float, index: int) -> bool:
+        kept = self._kept[kind]
+        if len(kept) < self._most(kind):
+            return True
+        return bool(kept) and (order, index) < (kept[-1].order, kept[-1].index)
+
+    def _first(self, kind: Kind, shots: list[Shot]) -> list[Shot]:
+        return sorted(shots, key=lambda shot: (shot.order, shot.index))[: self._most(kind)]
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, write and log what all processes have kept."""
+        kept = {kind: self._first(kind, of_all_processes(self._kept[kind])) for kind in KINDS}
+        self._kept = {kind: [] for kind in KINDS}
+        shots = [shot for kind in KINDS for shot in kept[kind]]
+        if not trainer.is_global_zero or not shots:
+            return
+        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        folder = Path(trainer.default_root_dir) / "gallery"
+        low, high = color_range([shot.panel.anomaly_map for shot in shots])
+        rows = []
+        panels: dict[str, dict[str, np.ndarray]] = {}
+        for kind in KINDS:
+            for number, shot in enumerate(kept[kind]):
+                tiles = tiles_of(shot.panel, low, high)
+                name, picture = f"{kind}_{number:02d}.webp", np.concatenate(list(tiles.values()), axis=1)
+                _write_webp(folder / name, picture)
+                sample = samples[shot.index]
+                rows.append(
+                    (name, kind, sample.path, sample.defect, sample.label, shot.decision_score, " ".join(tiles))
+                )
+                caption = f"{sample.defect} {sample.path.name}, score {shot.decision_score:.4g}: {' | '.join(tiles)}"
+                panels.setdefault(f"gallery/{kind}", {})[caption] = picture
+        log_pictures(trainer.loggers, panels)
+        write_csv(folder / "index.csv", HEADER, rows)
+
+
+def tiles_of(shown: Panel, low: float, high: float) -> dict[str, np.ndarray]:
+    """The tiles of an image by name, RGB; maps coloured from `low` to `high`."""
+    tiles = {"image": shown.image, "reconstruction": shown.reconstruction}
+    tiles |= {"map": heat(shown.anomaly_map, low, high), "overlay": overlay(shown.image, shown.anomaly_map, low, high)}
+    if shown.mask is not None:
+        tiles["mask"] = np.repeat(shown.mask[..., None], 3, axis=2).astype(np.uint8) * 255
+    return {name: tile for name, tile in tiles.items() if tile is not None}
+
+
+def _evaluation(trainer: pl.Trainer) -> Evaluation:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
+
+
+def _write_webp(path: Path, picture: np.ndarray) -> None:
+    encoded = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 80])[1]
+    write_whole(path, lambda part: part.write_bytes(encoded.tobytes()))

@@ -1,0 +1,89 @@
+"""Anomaly maps at the size of the photo, and the pixels that are judged."""
+
+import cv2
+import numpy as np
+
+from anomaly_lab.core.types import Batch, Placement, Prediction
+from anomaly_lab.data.placement import to_photo
+from anomaly_lab.data.samples import Sample
+from anomaly_lab.functional.scores import content, smooth
+from anomaly_lab.metrics.pixel_metrics import PixelMetrics
+
+PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")
+
+
+class Localisation:
+    """Pixel metrics of the maps as they are and smoothed by the Gaussian of the default score.
+
+    Maps are compared at the size of the photos. Abnormal images without a mask do not count, nor does anything
+    outside the region that is inspected (`counted`).
+    """
+
+    def __init__(self) -> None:
+        self.raw = PixelMetrics()
+        self.smoothed = PixelMetrics()
+
+    def update(self, prediction: Prediction, batch: Batch, samples: list[Sample]) -> None:
+        """Add a batch."""
+        smoothed = smooth(prediction.anomaly_map, content(batch.placement, batch.image))
+        for i in masked(batch, samples):
+            mask = batch.mask[i][0].cpu().numpy()
+            for metrics, maps in ((self.raw, prediction.anomaly_map), (self.smoothed, smoothed)):
+                metrics.update(*counted(maps[i, 0].cpu().numpy(), mask, batch.placement[i]))
+
+    def compute(self, samples: list[Sample]) -> dict[str, float]:
+        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; nothing where no defect is marked."""
+        if not any(sample.mask_path for sample in samples):
+            return {}
+        metrics: dict[str, float] = {}
+        for pixels, suffix in ((self.raw, ""), (self.smoothed, "_smoothed")):
+            values = pixels.compute()
+            metrics |= {f"pixel_{name}{suffix}": values[name] for name in PIXEL_NAMES}
+        return metrics
+
+
+def masked(batch: Batch, samples: list[Sample]) -> list[int]:
+    """The places in the batch of the images of which every pixel is known to be normal or defective."""
+    known = [samples[index].label == 0 or samples[index].mask_path is not None for index in batch.index.tolist()]
+    return [i for i, yes in enumerate(known) if yes]
+
+
+def inner_map(prediction: Prediction, batch: Batch, i: int) -> np.ndarray:
+    """The map of image `i` at the working size, float32 (height, width), without padding.
+
+    Pixels within it that a mask image leaves out have the lowest value of the others: no region reaches into them.
+    """
+    top, left, height, width = batch.placement[i].target
+    inner = prediction.anomaly_map[i, 0, top : top + height, left : left + width].float().cpu().numpy()
+    valid = inner_valid(batch, i)
+    return inner if valid is None else np.where(valid, inner, inner[valid].min())
+
+
+def inner_valid(batch: Batch, i: int) -> np.ndarray | None:
+    """Which pixels of `inner_map` are inspected, bool; None: all of them."""
+    place = batch.placement[i]
+    top, left, height, width = place.target
+    return None if place.valid is None else place.valid[top : top + height, left : left + width]
+
+
+def counted(anomaly_map: np.ndarray, mask: np.ndarray, place: Placement) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What of a map (working size) and its mask (size of the photo) counts in pixel metrics: maps, and their masks.
+
+    Without a region that is the whole photo, what `crop` cut away included: a defect there is missed. With one it is
+    the region's box. Of a mask image it is the white pixels and nothing else: in a strip one pixel high for those that
+    are normal, and one for each defect, so that it is a region still.
+    """
+    at_photo = to_photo(anomaly_map, place)
+    if place.region is None:
+        return [at_photo], [mask]
+    top, left, height, width = place.region
+    at_photo, mask = (values[top : top + height, left : left + width] for values in (at_photo, mask))
+    if place.white is None:
+        return [at_photo], [np.ascontiguousarray(mask)]
+    defect = mask & place.white
+    count, region = cv2.connectedComponents(defect.view(np.uint8), connectivity=8)
+    number = region[defect]
+    defects = np.split(at_photo[defect][number.argsort(kind="stable")], np.bincount(number, minlength=count).cumsum())
+    strips = [at_photo[place.white & ~mask], *defects]
+    labels = [np.full((1, len(strip)), row > 0) for row, strip in enumerate(strips) if len(strip)]
+    return [strip[None] for strip in strips if len(strip)], labels

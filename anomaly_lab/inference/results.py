@@ -1,0 +1,147 @@
+"""What `predict` writes about each photo: a row in a table, a picture, a map. Nothing grows with their number."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from anomaly_lab.core.console import printable, tracked
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import growing_csv
+from anomaly_lab.core.remarks import NAMED, Tally
+from anomaly_lab.evaluation.drawing import beside, captioned, overlay, panel, write_map, write_picture
+from anomaly_lab.inference.detector import Decision, Detector, Judged, judge
+from anomaly_lab.inference.sources import result
+
+SCORES = ("path", "run", "score", "decision_score", "threshold", "decision", "remark")
+UNREADABLE = ("path", "run", "reason")
+SIDE = 256  # px of a picture along its longer side
+WHITE, ORANGE = (255, 255, 255), (255, 170, 60)
+
+
+class Verdict(NamedTuple):
+    """What a run's method says about a photo, and what follows from it."""
+
+    judged: Judged
+    decision: Decision
+
+
+class Summary:
+    """What is told at the end of millions of photos: counts, and the first of what went wrong."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs = runs
+        self.seen = 0
+        self.judged = 0  # by one run at least
+        self.failed = 0  # for one run at least
+        self.abnormal: Counter[str] = Counter()  # by run
+        self.remarks = Tally()
+        self.reasons: list[str] = []
+
+    def add(self, path: Path, verdicts: Mapping[str, Verdict], errors: Mapping[str, str]) -> None:
+        """Count a photo."""
+        self.seen += 1
+        self.judged += bool(verdicts)
+        self.failed += bool(errors)
+        for run, verdict in verdicts.items():
+            self.abnormal[run] += verdict.decision.is_abnormal
+            if remark := verdict.judged.remark:
+                self.remarks.add(remark if self.runs == 1 else f"{remark} ({run})", path)
+        self.note(*errors.values())
+
+    def note(self, *reasons: str) -> None:
+        """Keep the first few reasons."""
+        new = [printable(reason) for reason in dict.fromkeys(reasons)]
+        self.reasons = (self.reasons + [reason for reason in new if reason not in self.reasons])[:NAMED]
+
+
+def write_results(
+    detectors: dict[str, Detector],
+    photos: Iterable[Path],
+    base: Path,
+    out: Path,
+    maps: bool,
+    pictures: bool,
+    unlisted: Sequence[OSError] = (),
+) -> None:
+    """Judge the photos by every run, by name, and write what the runs say below `out`, at the place below `base`.
+
+    `scores.csv` has a row a photo and run, `unreadable.csv`, if there is one, those that a run cannot read; until all
+    is done both are called `.part`, and stay so where it ends early. Raises UserError at the end where photos could not
+    be read, or folders not be listed (`unlisted`, which grows while `photos` are found).
+    """
+    summary = Summary(len(detectors))
+    scores, unreadable = out / "scores.csv", out / "unreadable.csv"
+    try:
+        with (
+            growing_csv(scores, SCORES) as add,
+            growing_csv(unreadable, UNREADABLE) as add_unreadable,
+            closing(tracked(judge(list(detectors.values()), photos), "judging")) as answers,
+        ):
+            for path, answer in answers:
+                said = list(zip(detectors, answer, strict=True))
+                errors = {run: str(one) for run, one in said if isinstance(one, UserError)}
+                judged = {run: one for run, one in said if isinstance(one, Judged)}
+                verdicts = {run: Verdict(one, detectors[run].decide(one)) for run, one in judged.items()}
+                for run, reason in errors.items():
+                    add_unreadable((path, run, reason))
+                for run, (one, decision) in verdicts.items():
+                    word = "abnormal" if decision.is_abnormal else "normal"
+                    line = detectors[run].threshold.image
+                    add((path, run, decision.score, decision.decision_score, line, word, one.remark))
+                    if maps:
+                        folder = out / "maps" / run if len(detectors) > 1 else out / "maps"
+                        write_map(result(folder, path, base, ".tiff"), one.photo_map())
+                if pictures and verdicts:
+                    write_picture(result(out / "pictures", path, base, ".png"), picture(path.name, detectors, verdicts))
+                summary.add(path, verdicts, errors)
+            for error in unlisted:
+                reason = f"expected a folder that can be read, found: {error.strerror}"
+                add_unreadable((error.filename, "", reason))
+                summary.note(f"{error.filename}: {reason}")
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: {summary.judged} images judged, see {scores}.part; the same command begins again")
+    by_run = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]
+    shown = summary.judged > 0
+    written = ["scores", *["pictures"] * (pictures and shown), *["maps"] * (maps and shown)]
+    print(f"{summary.judged} images judged, {', '.join(by_run)}; {' and '.join(written)}: {out}")
+    for told in summary.remarks.lines():
+        print(told)
+    if not summary.reasons:
+        unreadable.unlink()
+        return
+    folders = f" and {len(unlisted)} folders" if unlisted else ""
+    raise UserError(
+        f"{summary.failed} of {summary.seen} files{folders} could not be read, see {unreadable}: "
+        f"{'; '.join(summary.reasons)}"
+    )
+
+
+def picture(name: str, detectors: Mapping[str, Detector], verdicts: Mapping[str, Verdict]) -> np.ndarray:
+    """What the runs say about a photo, RGB. One run: photo, reconstruction, map, map over the photo.
+
+    Several: the photo, then for each run its map over what it saw of the photo, its name, score, threshold and
+    decision. Colours span 0 to twice the threshold of the run, whose line is in the middle.
+    """
+    panels = {run: panel(name, 0, *verdict.judged, side=SIDE, mask=None) for run, verdict in verdicts.items()}
+    if len(detectors) == 1:
+        ((run, only),) = panels.items()
+        return only.draw(0.0, 2 * detectors[run].threshold.pixel)
+    in_colour = max(verdicts, key=lambda run: verdicts[run].judged.batch.image.shape[1])  # or the first
+    photo = panels[in_colour].image
+    tiles = [captioned(photo, [printable(name), "", ""], SIDE, WHITE)]
+    for run, detector in detectors.items():
+        line = detector.threshold
+        if run in verdicts:
+            score, decision_score, is_abnormal = verdicts[run].decision
+            decision = f">= {line.image:.4g}: abnormal" if is_abnormal else f"< {line.image:.4g}: normal"
+            lines = [run, f"score {score:.4g}", f"{decision_score:.4g} {decision}"]
+            drawn = overlay(panels[run].image, panels[run].anomaly_map, 0.0, 2 * line.pixel)
+            tiles.append(captioned(drawn, lines, SIDE, ORANGE if is_abnormal else WHITE))
+        else:
+            tiles.append(captioned(np.zeros_like(photo), [run, "cannot read this photo", ""], SIDE, WHITE))
+    return beside(tiles)

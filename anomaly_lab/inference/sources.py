@@ -1,0 +1,83 @@
+"""Where the photos are that someone wants judged, and where what is said of each goes. No image is opened."""
+
+import glob
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from itertools import chain, count
+from pathlib import Path
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.layouts import walk
+
+LONGEST = 230  # bytes of a file name; disks take 255, and a name that is being written is longer
+
+
+def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The images that a file, a folder or a glob names, a folder at a time, each sorted; what lies in `out` is none.
+
+    A million of them are never in memory at once. Folders that cannot be listed are told to `unlisted`. Raises
+    UserError where there is no image.
+    """
+    if Path(source).is_dir():
+        paths = walk(Path(source), unlisted)
+    elif Path(source).is_file():
+        paths = iter([Path(source)])
+    else:
+        paths = expand(source)
+    results = out.resolve()
+    if results == Path(source).resolve():
+        raise UserError(f"out: expected another folder than the photos, found {out}; what lies in it is not judged")
+    photos = (path for path in paths if results not in path.resolve().parents)
+    first = next(photos, None)
+    if first is None:
+        raise UserError(f"source: expected an image file, a folder or a glob of images, found none at {source}")
+    return chain([first], photos)
+
+
+def expand(pattern: str) -> Iterator[Path]:
+    """The files that `glob.glob` finds, but folder by folder, each sorted."""
+    head, tail = os.path.split(pattern if Path(pattern).is_absolute() else f"./{pattern}")
+    if tail == "**":
+        head, tail = f"{head}/**", "*"
+    for folder in sorted(set(glob.glob(f"{head.rstrip('/')}/", recursive=True))):
+        for name in sorted(glob.glob(glob.escape(folder) + tail)):
+            if Path(name).is_file():
+                yield Path(name)
+
+
+def base_of(source: str) -> Path:
+    """The folder whose tree the results repeat: the source itself, that of a file, that before the first wildcard.
+
+    Raises UserError for `..` behind a wildcard: results would leave their folder.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return path.parent
+    parts = path.parts
+    first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    if ".." in parts[first:]:
+        raise UserError(f"source: expected no .. behind the first wildcard, found {source}")
+    return Path(*parts[:first])
+
+
+def result(folder: Path, photo: Path, base: Path, suffix: str) -> Path:
+    """Where the result for a photo goes: its place below `base`, its whole name, a suffix.
+
+    Names that would be too long are cut, and told apart by a digest.
+    """
+    relative = photo.relative_to(base)
+    name = os.fsencode(relative.name)
+    if len(name) + len(suffix) > LONGEST:
+        cut = name[: LONGEST - 20 - len(suffix)].decode(errors="ignore")
+        return folder / relative.with_name(f"{cut}-{hashlib.sha256(name).hexdigest()[:10]}{suffix}")
+    return folder / relative.with_name(f"{relative.name}{suffix}")
+
+
+def new_folder(parent: Path, source: str) -> Path:
+    """A folder named after the source that is not there yet: nothing that was judged before is overwritten."""
+    stem = Path(source).stem.strip("*?[]. ") or "images"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    return next(parent / name for name in names if not (parent / name).exists())

@@ -1,0 +1,319 @@
+"""Read the folders of runs: what is there, finished or not, whole or damaged."""
+
+import csv
+import glob
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.runs import settings
+from anomaly_lab.runs.folder import RESULT_VERSION, is_finished
+from anomaly_lab.runs.lock import is_left
+from anomaly_lab.runs.measures import BY_KEY
+
+
+def finished_runs(folders: str) -> list[Path]:
+    """The finished runs that a text names, each once: folders with commas between them, or with wildcards.
+
+    A folder that is no run stands for the finished runs below it. Raises UserError where one stands for none.
+    """
+    runs: dict[Path, Path] = {}
+    for name in [folders] if Path(folders).expanduser().is_dir() else folders.split(","):
+        folder = Path(name).expanduser()
+        matches = [folder] if folder.is_dir() else sorted(map(Path, glob.glob(str(folder), recursive=True)))
+        found = [run for match in matches if name and match.is_dir() for run in find(match) if is_finished(run)]
+        for run in found or [finished_run(name)]:
+            runs.setdefault(run.resolve(), run)
+    return list(runs.values())
+
+
+def finished_run(folder: str) -> Path:
+    """The folder of a finished run, or a UserError."""
+    run = Path(folder).expanduser()
+    if not is_finished(run):
+        raise UserError(
+            "run: expected the folder of a finished run of this version (metrics.json, and job.json with state done), "
+            f"found {run}"
+        )
+    return run
+
+
+MARKS = ("job.json", "metrics.json")  # what makes a folder that of a run
+ROUNDING = 1e-6  # by which a rate may lie beyond 0 or 1
+STATES = ("done", "running", "interrupted", "failed", "unreadable")
+Table = list[dict[str, str]]
+
+
+class Key(NamedTuple):
+    """Which run it is; the parts of its folder."""
+
+    name: str
+    method: str
+    dataset: str
+    category: str
+    seed: str
+
+
+class Image(NamedTuple):
+    """A tested image."""
+
+    name: str  # relative to the folder that all images of the test share
+    defect: str
+    label: int  # 0 normal, 1 abnormal
+
+
+@dataclass
+class Run:
+    """A run as its folder tells of it. What is missing or damaged is empty."""
+
+    folder: Path
+    shown: str  # the folder, relative to the one that was asked for
+    key: Key
+    state: str  # one of STATES
+    trouble: str = ""  # why it failed, or what could not be read
+    metrics: dict[str, float] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    images: list[Image] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)  # of the images, as the run knew them; for no page
+    scores: list[float] = field(default_factory=list)  # of the images, in their order
+    decision_scores: list[float] = field(default_factory=list)
+    threshold: float = math.nan
+    controls: dict[str, dict[str, float]] = field(default_factory=dict)
+    defects: Table = field(default_factory=list)
+    thresholds: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    result_version: int = RESULT_VERSION
+    precision: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has a result."""
+        return self.state == "done"
+
+    @property
+    def test_set(self) -> str:
+        """The same for two runs exactly when they were tested on images of the same names and labels."""
+        text = json.dumps(self.images)
+        return hashlib.sha256(text.encode()).hexdigest()[:10] if self.images else ""
+
+
+def collect(folders: list[Path]) -> list[Run]:
+    """All runs below some folders, in the order of their names.
+
+    Raises UserError where there is none: it says what was looked for.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            there = "the file" if folder.exists() else "no"
+            raise UserError(f"compare: expected a folder of runs, found {there} {folder}")
+    runs, seen = [], set()
+    for prefix, folder in zip(prefixes(folders), folders, strict=True):
+        found = [run for run in find(folder.resolve()) if run not in seen]
+        runs += [read(run, folder.resolve(), prefix) for run in found]
+        seen |= set(found)
+    if not runs:
+        names = " and ".join(str(folder) for folder in folders)
+        raise UserError(
+            f"compare: expected runs, folders with a {' or a '.join(MARKS)}, found none below {names}; "
+            "`python -m anomaly_lab ...` writes them to runs/"
+        )
+    return runs
+
+
+def prefixes(folders: list[Path]) -> list[str]:
+    """What tells the runs of several folders apart: their names, numbered where equal; never where they lie."""
+    names = [folder.resolve().name for folder in folders]
+    again = [names[:i].count(name) for i, name in enumerate(names)]
+    numbered = (f"{name}-{count + 1}/" if count else f"{name}/" for name, count in zip(names, again, strict=True))
+    return [""] if len(folders) == 1 else list(numbered)
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """The folders of runs at and below a folder; what lies inside a run is not searched."""
+    seen: set[str] = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(path)
+        if set(MARKS) & set(files) or here in seen:  # links may lead in a circle
+            folders.clear()
+        else:
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if set(MARKS) & set(files) and here not in seen:
+            yield Path(path)
+        seen.add(here)
+
+
+def read(folder: Path, root: Path, prefix: str = "") -> Run:
+    """A run, whatever state it is in; never raises for what a damaged file holds."""
+    shown = folder.relative_to(root).as_posix()
+    trouble: list[str] = []
+    job = _object(folder / "job.json", trouble)
+    config = _config(folder, trouble)
+    key = key_of(folder, config)
+    shown = prefix + ("/".join([*key, folder.name]) if shown == "." else shown)
+    run = Run(folder, shown, key, state="", config=config)
+    state = str(job.get("state") or ("done" if (folder / "metrics.json").is_file() else "unreadable"))
+    if state == "running" and is_left(folder):
+        state = "interrupted"
+        trouble.append("its process has ended; the same command goes on from the last checkpoint")
+    run.state = state if state in STATES else "unreadable"
+    if run.done:
+        metrics = _object(folder / "metrics.json", trouble)
+        run.metrics = _metrics(metrics, trouble)
+        run.precision = str(metrics.get("precision", ""))
+        run.result_version = metrics.get("result_version", RESULT_VERSION)
+        run.environment = _object(folder / "environment.json", trouble, needed=False)
+        run.thresholds = _list(folder / "threshold.json", trouble)
+        _read_scores(run, trouble)
+        run.controls = {
+            row.get("control", ""): {name: _number(value) for name, value in row.items() if name != "control" and value}
+            for row in _table(folder / "controls.csv", trouble)
+        }
+        run.defects = _table(folder / "defects.csv", trouble)
+        if not run.metrics:
+            run.state = "unreadable"
+    elif error := job.get("error"):
+        trouble.append(str(error))
+    elif run.state == "unreadable" and not trouble:
+        trouble.append(f"job.json: expected a state, one of {', '.join(STATES[:-1])}, found {state!r}")
+    run.trouble = settings.public("; ".join(trouble))
+    return run
+
+
+def _metrics(found: dict[str, Any], trouble: list[str]) -> dict[str, float]:
+    """The numbers of metrics.json; a known measure that cannot be what it says is left out and told, null is not told.
+
+    The figures of the controls and the ends of intervals are held to the same.
+    """
+    metrics = {}
+    for name, value in found.items():
+        number = _number(value)
+        measure = BY_KEY.get(name.removeprefix("control_").removesuffix("_low").removesuffix("_high"))
+        if measure is None or value is None:
+            possible, expected = not math.isnan(number), ""
+        elif measure.level == "cost":
+            possible, expected = number >= 0, "of 0 or more"
+        else:
+            possible, expected = -ROUNDING <= number <= 1 + ROUNDING, "from 0 to 1"
+        if possible and name != "result_version":
+            metrics[name] = number
+        elif expected:
+            trouble.append(f"metrics.json: expected {name} {expected}, found {json.dumps(value)[:40]}")
+    return metrics
+
+
+def key_of(folder: Path, config: dict[str, Any]) -> Key:
+    """From the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else from the configuration."""
+    parts = folder.resolve().parts
+    if len(parts) > 6 and parts[-2].startswith("seed="):
+        name, method_name, dataset, category, seed = parts[-6:-1]
+        return Key(name, method_name, dataset, category, seed.removeprefix("seed="))
+    data, method = config.get("data"), config.get("method")
+    data, method = (node if isinstance(node, dict) else {} for node in (data, method))
+    found = (config.get("name"), method.get("name"), data.get("name"), data.get("category"), config.get("seed"))
+    name, method_name, dataset, category, seed = (
+        "unknown" if value is None else settings.public(str(value)) for value in found
+    )
+    return Key(name, method_name, dataset, category, seed)
+
+
+def _read_scores(run: Run, trouble: list[str]) -> None:
+    """The images and their scores, by name; an old table without `decision_score` decides by the score."""
+    before = len(trouble)
+    rows = _table(run.folder / "scores.csv", trouble)
+    if not rows and len(trouble) == before:
+        trouble.append("scores.csv: expected a row an image, found none")
+    try:
+        read = sorted(
+            (
+                Image(name, row["defect"], int(row["label"])), float(row["score"]),
+                float(row.get("decision_score") or row["score"]), float(row["threshold"]), row["path"],
+            )
+            for row, name in zip(rows, names_of([row["path"] for row in rows]), strict=True)
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError) as error:
+        trouble.append(f"scores.csv: expected path, defect, label, score and threshold in every row, found {error}")
+        return
+    run.images, run.paths = [row[0] for row in read], [row[4] for row in read]
+    run.scores, run.decision_scores = [row[1] for row in read], [row[2] for row in read]
+    if read:
+        run.threshold = read[0][3]
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """Images by their paths relative to the folder that they share; that of images in one folder is the one above it.
+
+    Where they share nothing but the root of the disk, the last folder and the name are left. Raises ValueError for
+    paths of which some are absolute and others are not.
+    """
+    folders = {Path(path).parent for path in paths}
+    common = Path(os.path.commonpath(folders)) if folders else Path()
+    if len(folders) == 1:
+        common = common.parent  # the name of the defect's folder stays
+    if common.is_absolute() and common == Path(common.anchor):
+        return [Path(*Path(path).parts[-2:]).as_posix() for path in paths]
+    return [Path(path).relative_to(common).as_posix() for path in paths]
+
+
+def _config(folder: Path, trouble: list[str]) -> dict[str, Any]:
+    try:
+        return settings.read(folder / ".hydra" / "config.yaml")
+    except FileNotFoundError:
+        trouble.append(".hydra/config.yaml: not there, settings unknown")
+    except (OSError, ValueError) as error:
+        trouble.append(f".hydra/config.yaml: cannot be read, settings unknown ({error})")
+    return {}
+
+
+def _object(path: Path, trouble: list[str], needed: bool = True) -> dict[str, Any]:
+    """A JSON object; empty, with a line in `trouble`, where it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if needed:
+            trouble.append(f"{path.name}: not there")
+        return {}
+    except (OSError, ValueError) as error:
+        trouble.append(f"{path.name}: expected JSON, cannot be read ({error})")
+        return {}
+    if not isinstance(value, dict):
+        trouble.append(f"{path.name}: expected a JSON object, found {type(value).__name__}")
+        return {}
+    return value
+
+
+def _list(path: Path, trouble: list[str]) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return [entry for entry in value if isinstance(entry, dict)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        trouble.append(f"{path.name}: cannot be read ({error})")
+        return []
+
+
+def _table(path: Path, trouble: list[str]) -> Table:
+    """The rows of a CSV file; none, with a line in `trouble`, where it cannot be read, none where it is missing."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        trouble.append(f"{path.name}: cannot be read ({error})")
+        return []
+
+
+def _number(value: Any) -> float:
+    """A finite number, else NaN: `precision` is a text, what does not exist is null."""
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan

@@ -1,0 +1,127 @@
+"""The configuration of a run as people compare it: flat, without places and secrets, references followed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anomaly_lab.runs.naming import NO_RESULT
+
+Settings = dict[str, Any]  # "method.network.latent_size" -> 100
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, and not everywhere
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+SECRET = re.compile(r"(api_?key|token|password|secret|credential|entity)", re.IGNORECASE)
+# An absolute path: after nothing that belongs to a word, `/a/`, `~/` or `C:\`, up to its last part, which stays.
+PLACE = re.compile(r"(?<![\w.:/\\}<])(?:~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
+# Which data, not how they are learnt: these may differ between categories without making another method.
+OF_THE_DATA = (
+    "data.kind", "data.image_size", "data.patch_size", "data.stride", "data.channels", "data.resize",
+    "data.value_range", "data.region", "data.max_pixels", "data.on_error", "data.settings", "data.test_batch_size",
+    "augmentation", "input", "tiling", "tilings",
+)  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A configuration as Hydra wrote it, its references as they stand. Raises OSError or ValueError."""
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if not isinstance(config, dict):
+        raise ValueError(f"expected a mapping, found {type(config).__name__}")
+    return config
+
+
+def chosen(config: dict[str, Any]) -> Settings:
+    """What can change a result, seeds apart, as it was written: `${data.image_size}` stays a reference.
+
+    So a setting that follows from the category or from the seed is the same in all of them.
+    """
+    kept = {key: value for key, value in config.items() if key not in NO_RESULT[""] | {"seed", "callbacks", "controls"}}
+    for section in ("data", "trainer"):
+        if isinstance(kept.get(section), dict):
+            kept[section] = {key: value for key, value in kept[section].items() if key not in NO_RESULT[section]}
+    if isinstance(kept.get("data"), dict):
+        kept["data"].pop("datamodule", None)  # repeats the keys above
+    if isinstance(kept.get("method"), dict):
+        kept["method"] = {key: value for key, value in kept["method"].items() if key != "name"}
+    return {key: value for key, value in _flat(kept).items() if not SECRET.search(key)}
+
+
+def told(config: dict[str, Any]) -> Settings:
+    """The same with plain references followed and with no place, environment variable or secret of the machine."""
+    places = {**config, "data": {**config["data"], "root": None}} if isinstance(config.get("data"), dict) else config
+    settings = {"seed": config.get("seed")}
+    for key, value in chosen(config).items():
+        settings |= {name: public(found) for name, found in _resolved(key, value, places).items()}
+    return settings
+
+
+def of_the_data(key: str) -> bool:
+    """Whether a setting describes the data rather than the method."""
+    return any(key == name or key.startswith(f"{name}.") for name in OF_THE_DATA)
+
+
+def public(value: Any) -> Any:
+    """A value without the folders of this machine: of an absolute path the last part stays; secrets are left out."""
+    if isinstance(value, dict):
+        return {key: public(child) for key, child in value.items() if not SECRET.search(str(key))}
+    if isinstance(value, list):
+        return [public(child) for child in value]
+    if not isinstance(value, str):
+        return value
+    return PLACE.sub("…/", value.replace(str(Path.home()), "~"))  # a home may have spaces in its name
+
+
+def short(key: str) -> str:
+    """A key as people say it: the wiring of the configuration left out."""
+    return key.removesuffix("._target_").removeprefix("method.")
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> Settings:
+    flat: Settings = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _resolved(key: str, value: Any, config: dict[str, Any], left: int = 3) -> Settings:
+    """A setting with its references followed; one that stands for a whole section becomes that section's settings.
+
+    `left` ends sections that hold themselves.
+    """
+    value = _follow(value, config)
+    reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    section = _at(reference[1], config, left) if reference and left else None
+    if not isinstance(section, dict):
+        return {key: value}
+    inner = {name: child for name, child in _flat(section, f"{key}.").items() if not SECRET.search(name)}
+    return {name: found for child in inner for name, found in _resolved(child, inner[child], config, left - 1).items()}
+
+
+def _follow(value: Any, config: dict[str, Any], left: int = 10) -> Any:
+    """Follow `${a.b}`, also where it is part of a name; resolvers, and with them the environment, are never asked.
+
+    A reference to a whole section stays as it is; `left` ends circles.
+    """
+    if isinstance(value, list):
+        return [_follow(child, config, left) for child in value]
+    found = REFERENCE.search(value) if isinstance(value, str) else None
+    target = _at(found[1], config, left - 1) if found and left else None
+    if found is None or target is None or isinstance(target, dict):
+        return value
+    return _follow(target if found[0] == value else value.replace(found[0], str(target)), config, left - 1)
+
+
+def _at(path: str, config: dict[str, Any], left: int) -> Any:
+    """What lies at a dotted path; a section on the way may be a reference to another one. None: nothing."""
+    node: Any = config
+    for part in path.split("."):
+        if isinstance(node, str):  # `data.settings: ${data.categories.${data.category}}`
+            whole = _follow(node, config, left)
+            reference = REFERENCE.fullmatch(whole) if isinstance(whole, str) else None
+            node = _at(reference[1], config, left - 1) if reference and left > 0 else None
+        node = node.get(part) if isinstance(node, dict) else None
+    return node

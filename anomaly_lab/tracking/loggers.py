@@ -1,0 +1,203 @@
+"""The default logger: W&B, online where a key is configured, else offline with one line that says so; what it shows.
+
+Everything that a logger gets is in the run folder too, under the same names.
+"""
+
+import csv
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import wandb
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from anomaly_lab.core.distributed import is_first_process
+from anomaly_lab.runs.collect import names_of
+from anomaly_lab.runs.settings import public
+from anomaly_lab.tracking.service import obstacle
+
+INIT_SECONDS = 8.0  # beside the seconds of `obstacle`: a run is offline 20 s after its start, or sooner
+FINISH_SECONDS = 60.0  # for what is not uploaded when a run ends
+LATER = "upload later: python -m anomaly_lab sync"
+TABLE_ROWS = 10_000  # W&B shows no more of a table
+TEXTS = {"path", "defect", "decision"}  # columns of scores.csv that are no numbers
+LOST = (OSError, wandb.Error)  # what wandb raises where its own background process has ended
+
+
+class SteadyWandbLogger(WandbLogger):
+    """Logs to W&B; where W&B breaks down, it says so once and training goes on."""
+
+    broken = False
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration."""
+        with self._steady():
+            super().log_hyperparams(params)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log metrics, or pictures and tables, which come here too."""
+        if "epoch" in metrics:  # counted from 1, as in losses.csv; Lightning counts from 0
+            metrics = {**metrics, "epoch": metrics["epoch"] + 1}
+        with self._steady():
+            super().log_metrics(metrics, step)
+
+    @contextmanager
+    def _steady(self) -> Iterator[None]:
+        try:
+            yield
+        except LOST as error:
+            if not self.broken:
+                print(f"W&B: logging has ended ({type(error).__name__}: {error}), the run goes on without it")
+            self.broken = True
+
+
+def wandb_logger(
+    save_dir: str,
+    project: str,
+    name: str,
+    group: str,
+    tags: list[str],
+    job_type: str = "train",
+    console: bool = False,
+) -> WandbLogger:
+    """A W&B run in the run folder.
+
+    Without a key, or where the service does not answer, the run is recorded offline: logging must not cost a run.
+    What W&B collects by itself and what holds paths stays here: command line, folders, git remote, and, unless
+    `console`, what the run prints.
+    """
+    if not is_first_process():
+        return WandbLogger(save_dir=save_dir)  # never opens a run: rank 0 records for all
+    session = wandb.setup(wandb.Settings(silent=True)).settings
+    mode = session.mode
+    if mode == "online" and (reason := obstacle(session)):
+        mode = "offline"
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to the same service: 12 s more at the very end
+        print(f"W&B: {reason}, logging offline; {LATER}")
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_DATA_DIR", f"{save_dir}/wandb")  # where tables wait for their upload; else: the home
+    settings = wandb.Settings(
+        init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True, x_disable_meta=True, disable_git=True,
+        console="auto" if console else "off",
+    )  # fmt: skip
+    about: dict[str, Any] = {
+        "project": project, "name": name, "group": group, "tags": tags,
+        "job_type": job_type, "dir": save_dir, "settings": settings,
+    }  # fmt: skip
+    try:
+        run = wandb.init(mode=mode, **about)  # type: ignore[arg-type]
+    except (wandb.Error, TimeoutError) as error:
+        said = " ".join(str(error).split())
+        print(f"W&B: the service cannot be used ({type(error).__name__}: {said:.100}), logging offline; {LATER}")
+        run = wandb.init(mode="offline", **about)
+    run.define_metric("*", step_metric="epoch")
+    run.define_metric("train/loss_step", step_metric="trainer/global_step")
+    return SteadyWandbLogger(experiment=run, save_dir=save_dir)
+
+
+def told(config: DictConfig) -> dict[str, Any]:
+    """What a logger shows of a configuration: what was chosen, resolved, without tables and wiring.
+
+    Of an absolute path the last part stays; secrets are left out, and of the environment only the names of variables
+    are told.
+    """
+    written, resolved = (cast(dict[str, Any], OmegaConf.to_container(config, resolve=yes)) for yes in (False, True))
+    shown = {
+        key: value for key, value in resolved.items() if key not in {"logger", "run_folder", "tilings", "callbacks"}
+    }
+    data = {key: value for key, value in resolved["data"].items() if key not in {"categories", "layout", "datamodule"}}
+    return public(_without_environment({**shown, "data": data}, written))
+
+
+def _without_environment(resolved: Any, written: Any) -> Any:
+    if isinstance(resolved, dict) and isinstance(written, dict):
+        return {key: _without_environment(value, written.get(key)) for key, value in resolved.items()}
+    return written if isinstance(written, str) and "oc.env:" in written else resolved
+
+
+def log_pictures(
+    loggers: Iterable[Logger], panels: Mapping[str, Mapping[str, np.ndarray]], epoch: int | None = None
+) -> None:
+    """Show RGB pictures, by panel and caption, on the loggers that show pictures; `epoch` counts from 1.
+
+    W&B wants the pictures of a panel to be equally large: smaller ones get black margins there.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            shown: dict[str, Any] = {
+                key: [
+                    wandb.Image(picture, caption=caption or None)
+                    for caption, picture in _equally_large(pictures).items()
+                ]
+                for key, pictures in panels.items()
+            }
+            logger.log_metrics(shown if epoch is None else {**shown, "epoch": epoch - 1})
+        elif isinstance(logger, TensorBoardLogger):
+            for key, pictures in panels.items():
+                for caption, picture in pictures.items():
+                    name = f"{key}/{caption}" if caption else key
+                    logger.experiment.add_image(name, picture, epoch, dataformats="HWC")
+
+
+def _equally_large(pictures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    height, width = np.max([picture.shape[:2] for picture in pictures.values()], axis=0)
+    return {
+        caption: np.pad(picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)))
+        for caption, picture in pictures.items()
+    }
+
+
+def log_tables(logger: WandbLogger, folder: Path) -> None:
+    """Log scores.csv of a run folder as a table, and its curves as plots, which W&B lays over those of other runs.
+
+    Of more than `TABLE_ROWS` images, as many that are evenly drawn; a line says so.
+    """
+    tables: dict[str, Any] = {}
+    if (folder / "scores.csv").is_file():
+        header, *rows = _read(folder / "scores.csv")
+        place = header.index("path")
+        names = names_of([row[place] for row in rows])
+        rows = [[*row[:place], name, *row[place + 1 :]] for row, name in zip(rows, names, strict=True)]
+        if len(rows) > TABLE_ROWS:
+            print(f"W&B: its table shows {TABLE_ROWS} of {len(rows)} images, evenly drawn; scores.csv has all")
+            rows = [rows[i] for i in np.linspace(0, len(rows) - 1, TABLE_ROWS).astype(int)]
+        typed = [
+            [value if column in TEXTS else float(value) for column, value in zip(header, row, strict=True)]
+            for row in rows
+        ]
+        tables["tables/scores"] = wandb.Table(columns=header, data=typed)
+    for path in sorted((folder / "curves").glob("*.csv")):
+        header, *rows = _read(path)
+        if header[2:] == ["threshold"]:
+            points = wandb.Table(columns=header[:2], data=[[float(x), float(y)] for x, y, _ in rows])
+            title = path.stem.replace("_", " ")
+            tables[f"plots/{path.stem}"] = wandb.plot.line(points, header[0], header[1], title=title, split_table=True)
+    if tables:
+        logger.log_metrics(tables)
+
+
+def _read(path: Path) -> list[list[Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def finish(run: wandb.Run) -> None:
+    """End a W&B run after at most FINISH_SECONDS.
+
+    Where that was not enough, the service was lost: the run becomes an offline run, which `sync` finds.
+    """
+    folder = Path(run.settings.sync_dir)
+    began = time.monotonic()
+    try:
+        run.finish()
+        lost = time.monotonic() - began >= FINISH_SECONDS
+    except LOST:
+        lost = True
+    if lost and folder.name.startswith("run-") and folder.is_dir():
+        folder.rename(folder.with_name(f"offline-{folder.name}"))
+        print(f"W&B: the service was lost, the run is kept offline; {LATER}")

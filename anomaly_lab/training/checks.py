@@ -1,0 +1,58 @@
+"""Settings of the trainer that do not fit the method or the machine."""
+
+import os
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.training.strategy import DDP
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Refuse to train with other processes than the devices: under SLURM a run would be smaller without a word."""
+    devices, nodes = trainer.num_devices, trainer.num_nodes
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # what srun started
+    if trainer.world_size != devices * nodes or tasks > trainer.world_size:
+        raise UserError(
+            f"trainer.devices: expected a process for each of {devices} devices on {nodes} nodes, found "
+            f"{max(trainer.world_size, tasks)}; in SLURM hydra/launcher=slurm starts them (or srun --nodes={nodes} "
+            f"--ntasks-per-node={devices}), elsewhere trainer=ddp"
+        )
+
+
+def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
+    """Refuse what the trainer cannot do for a method that steps its optimizers itself, or that has none."""
+    if method.automatic_optimization:
+        return
+    name, clip = type(method).__name__, trainer.get("gradient_clip_val")
+    if (batches := trainer.get("accumulate_grad_batches", 1)) != 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches: expected 1, because {name} learns from every batch by itself, found "
+            f"{batches}; set data.batch_size"
+        )
+    if clip is not None:
+        instead = "; set method.gradient_clip" if hasattr(method, "gradient_clip") else ""
+        raise UserError(
+            f"trainer.gradient_clip_val: expected null, because {name} learns from every batch by itself, found "
+            f"{clip}{instead}"
+        )
+
+
+def check_batch_norm(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
+    """Refuse batch norm over processes where there is no GPU: PyTorch's SyncBatchNorm would end in a traceback."""
+    device = trainer.strategy.root_device.type
+    if settings.get("sync_batchnorm") and device != "cuda":
+        raise UserError(f"trainer.sync_batchnorm: expected false, because it needs GPUs, found true on {device}")
+
+
+def check_strategy(method: Method, trainer: pl.Trainer) -> None:
+    """Refuse Lightning's own strategy for several processes where a method steps its optimizers itself."""
+    strategy = trainer.strategy
+    if not method.automatic_optimization and isinstance(strategy, DDPStrategy) and not isinstance(strategy, DDP):
+        raise UserError(
+            f"trainer.strategy: expected that of trainer=ddp, because {type(method).__name__} steps its optimizers "
+            f"itself, found {type(strategy).__name__}; set trainer=ddp"
+        )

@@ -1,0 +1,74 @@
+"""Seconds and memory that a training will take, measured on a few steps."""
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomaly_lab.methods.base.method import Method
+
+
+def step_cost(method: Method, draw: Callable[[], Tensor], count: int, share: int) -> tuple[float, float]:
+    """Seconds a step and bytes in all, from `count` patches that `draw` gives, scaled to a batch of `share`."""
+    saved = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    times = []
+    with as_in_the_test(method):
+        for _ in range(3):  # the first one warms up
+            saved, start = 0, time.perf_counter()
+            images = draw()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+                answer = method.rehearse(images)
+            if answer.requires_grad:
+                answer.backward()
+            answer.item()  # waits for the accelerator
+            times.append(time.perf_counter() - start)
+    method.zero_grad()
+    to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
+    memory = peak_memory(method.device) + to_come + saved / count * (share - count)
+    return min(times) / count * share, memory
+
+
+def search_cost(method: Method, images: Tensor) -> float:
+    """Seconds that the search of a method takes for some images of the working size, from one cut to two steps."""
+    short: Any = copy.copy(method)
+    steps = 2
+    whole, short.search_steps = short.search_steps, steps
+    with as_in_the_test(method):
+        times = []
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            short(images).anomaly_map.sum().item()  # waits for the accelerator
+            times.append(time.perf_counter() - start)
+    return min(times) / steps * whole
+
+
+@contextmanager
+def as_in_the_test(method: Method) -> Iterator[None]:
+    """Batch norm and the like as in the test; afterwards all as it was, also a part that was frozen."""
+    modes = [(module, module.training) for module in method.modules()]
+    method.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: of the accelerator where the work is done on one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,115 @@
+"""The life of a run: start, resume, fail, finish."""
+
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from anomaly_lab.core.distributed import is_first_process
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import write_json
+from anomaly_lab.core.messages import is_user_mistake
+from anomaly_lab.report.html import write_report
+from anomaly_lab.runs.checkpoint import load_checkpoint
+from anomaly_lab.runs.folder import checkpoint_to_resume, is_finished, read_job, write_job
+from anomaly_lab.training.run import _fit_and_test
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Train and test one configuration in its folder, unless its result is there already."""
+    if is_finished(folder) and not config.rerun:
+        print(f"already done, skipped: {folder} (rerun=true does it again)")
+        return
+    resume = checkpoint_to_resume(folder)
+    if resume is None and is_first_process():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of another version: must not be taken over later
+    if resume and not is_whole(resume):
+        print(f"{resume}: expected a whole checkpoint, found a damaged one; starting from the beginning")
+        resume = None
+    resume = None if config.rerun else resume
+    before, checkpoint = read_job(folder), _identity(folder / "checkpoints" / "last.ckpt")
+    first = is_first_process()
+    if first:
+        write_job(folder, "running", started=time.time())
+        for part in folder.rglob(".*.ckpt.*"):  # of a process that was killed while it wrote
+            part.unlink()
+    try:
+        metrics = _fit_and_test(config, folder, resume)
+    except BaseException as error:
+        terminated = isinstance(error, SystemExit) and not error.code  # SIGTERM, as Lightning tells it
+        interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+        if first and checkpoint == _identity(folder / "checkpoints" / "last.ckpt") and before.get("state") == "done":
+            write_json(folder / "job.json", before)  # the earlier result is whole and still there
+        elif first and is_user_mistake(error) and not checkpoint_to_resume(folder):
+            remove(folder, Path(config.runs_dir).absolute())  # nothing came of it
+        elif first:
+            state = "interrupted" if interrupted or terminated else "failed"
+            with suppress(UserError):  # a full disk takes no state either
+                write_job(folder, state, error=f"{type(error).__name__}: {error}")
+        if interrupted:  # Lightning makes a SystemExit of it
+            raise KeyboardInterrupt from error
+        if terminated:
+            raise SystemExit(128 + signal.SIGTERM) from error
+        raise
+    if first:
+        write_json(folder / "metrics.json", metrics)
+        write_job(folder, "done", finished=time.time())
+        write_page(folder)
+        show(metrics, folder)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be read."""
+    try:
+        load_checkpoint(checkpoint)
+    except UserError:
+        return False
+    return True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None without one."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def remove(folder: Path, upto: Path) -> None:
+    """Remove a folder and those above it that are empty then, `upto` included."""
+    shutil.rmtree(folder, ignore_errors=True)  # on a network drive an open log stays until it is closed
+    for parent in folder.parents:
+        if any(parent.iterdir()):
+            return
+        parent.rmdir()
+        if parent == upto:
+            return
+
+
+def write_page(folder: Path) -> None:
+    """Write report.html; a mistake there must not cost a result that took hours."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        print(f"report.html: left out ({type(error).__name__}: {error}); python -m anomaly_lab compare {folder}")
+
+
+def show(metrics: dict[str, Any], folder: Path) -> None:
+    """Print the metrics and say where the pictures lie."""
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        if name != "result_version":
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    console = Console()
+    console.print(table)
+    for name, what in (
+        ("pictures", "pictures"),
+        ("scores.csv", "scores"),
+        ("metrics.json", "metrics"),
+        ("report.html", "report"),
+    ):
+        if (folder / name).exists():
+            print(f"{what}: {folder / name}")

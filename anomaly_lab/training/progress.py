@@ -1,0 +1,117 @@
+"""What is going on: the expected cost before training, then a bar with images a second and the time left."""
+
+import time
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+
+from anomaly_lab.core.console import duration
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.tracking.logged import logged_since
+from anomaly_lab.training.cost import search_cost, step_cost
+
+
+class Budget(pl.Callback):
+    """Say before training how much there is to do, about how long it will take and how much memory it needs.
+
+    The time comes from one real forward and backward pass over a few patches; the weights are left alone. Of a method
+    that searches (`search_steps`) the test is told too, from two steps on an image: it can take longer than training.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """Print the line."""
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        counts = (
+            f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
+            f"{len(data.test_samples)} test images"
+        )
+        if data.images_once:  # nothing to estimate: one pass, no gradient
+            if trainer.is_global_zero:
+                print(f"{counts} · every training image once, whole", flush=True)
+            return
+        epochs = (trainer.max_epochs or 1) - trainer.current_epoch
+        steps = int(trainer.num_training_batches) * epochs
+        share = batch_size(trainer) // trainer.world_size
+        count = min(share, 8)
+        rows = data.plan(0).take(slice(0, count))
+        seconds, memory = step_cost(pl_module, lambda: data.on_after_batch_transfer(rows, 0).image, count, share)
+        parts = [
+            counts,
+            f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
+            f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
+        ]
+        if hasattr(pl_module, "search_steps"):
+            size = (1, data.decoding.channels, data.decoding.image_size, data.decoding.image_size)
+            search = search_cost(pl_module, torch.rand(size, device=pl_module.device))
+            parts.append(f"the search in the test about {duration(search * len(data.test_samples))}")
+        if pl_module.device.type == "cpu":
+            parts.append("shorter: experiment=quick, or a smaller data.patches")
+        if trainer.is_global_zero:
+            print(" · ".join(parts), flush=True)
+
+
+class Progress(RichProgressBar):
+    """Lightning's rich bar with images instead of batches a second."""
+
+    def configure_columns(self, trainer: pl.Trainer) -> list:
+        """Description, bar, batches, elapsed and remaining time, images a second."""
+        columns = super().configure_columns(trainer)
+        return [*columns[:-1], ImagesPerSecond(trainer)]
+
+
+class ImagesPerSecond(ProgressColumn):
+    """Speed of a bar in images, whatever the batch."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def render(self, task: Task) -> Text:
+        """`123 images/s`, empty before the first batch."""
+        if task.fields.get("inside"):
+            return Text()  # steps inside a batch
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = batch_size(self.trainer) if self.trainer.training else data.test_batch_size
+        return Text(f"{task.speed * batch:.0f} images/s" if task.speed else "", style="progress.data.speed")
+
+
+class EpochLines(pl.Callback):
+    """A line an epoch where there is no terminal to draw a bar in: batch jobs, logs, CI."""
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._first_epoch = 0
+        self._before: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start, self._first_epoch = time.perf_counter(), trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what was logged before: Lightning keeps it, and of an earlier stage it is no news."""
+        self._before = dict(trainer.callback_metrics)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Epoch, losses, images a second, time left."""
+        if not trainer.is_global_zero or Console().is_terminal:
+            return
+        done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        here = done - self._first_epoch
+        seconds = time.perf_counter() - self._start
+        images = here * int(trainer.num_training_batches) * batch_size(trainer)
+        losses = logged_since(self._before, trainer.callback_metrics)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        told = f"{told}; " if told else ""
+        left = duration(seconds / here * (epochs - done))
+        print(f"epoch {done}/{epochs}: {told}{images / seconds:.0f} images/s, {left} left", flush=True)
+
+
+def batch_size(trainer: pl.Trainer) -> int:
+    """Patches a step, over all ranks; fewer than asked for where there are not as many."""
+    assert trainer.train_dataloader is not None
+    return trainer.train_dataloader.batch_size

@@ -1,0 +1,87 @@
+"""A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import WandbLogger
+
+from anomaly_lab.core.files import write_json
+from anomaly_lab.evaluation.controls import Controls
+from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.runs.checkpoint import WholeFile
+from anomaly_lab.runs.folder import RESULT_VERSION
+from anomaly_lab.tracking.loggers import finish, log_tables, told
+from anomaly_lab.training.checks import check_batch_norm, check_manual_optimisation, check_processes, check_strategy
+from anomaly_lab.training.environment import environment
+from anomaly_lab.training.precision import choose
+from anomaly_lab.training.throughput import Throughput
+
+
+def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # of short runs, which are meant to be
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # check_processes sees what is wrong there
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen networks: on purpose
+    settings = cast(DictConfig, OmegaConf.merge(config, {"run_folder": str(folder)}))
+    resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+    pl.seed_everything(resolved["seed"], verbose=False)
+
+    datamodule = instantiate(resolved["data"]["datamodule"])
+    method = build_method(resolved)
+    check_manual_optimisation(method, resolved["trainer"])
+    callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
+    evaluation, throughput = Evaluation(instantiate(resolved["threshold"])), Throughput()
+    controls = Controls(evaluation) if resolved["controls"] else None
+    method.prepare_data()  # weights of a pretrained network
+    datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
+    logger = instantiate(resolved["logger"]) if resolved["logger"] else None
+    precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
+    if isinstance(method, StatisticsMethod):  # they do without autocast
+        precision = "32-true"
+    trainer = instantiate(
+        {**resolved["trainer"], "precision": precision},
+        callbacks=[evaluation, *([controls] if controls else []), throughput, *callbacks],
+        logger=logger or False,
+        plugins=[WholeFile()],
+        default_root_dir=str(folder),
+        _convert_="all",
+    )
+    check_strategy(method, trainer)
+    check_batch_norm(trainer, resolved["trainer"])
+    check_processes(trainer)
+    about = environment(trainer)
+    write_json(folder / "environment.json", about)
+    if logger:
+        logger.log_hyperparams({**told(settings), "environment": about})
+
+    trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    trainer.predict(method, datamodule, return_predictions=False)  # normal images: sets the threshold
+    if datamodule.test_samples:
+        trainer.test(method, datamodule, verbose=False)
+    else:
+        print("no labelled test images: metrics left out")
+    held_out = {
+        name: value
+        for callback in callbacks
+        if isinstance(callback, SyntheticDefects)
+        for name, value in callback.metrics.items()
+    }
+    metrics: dict[str, Any] = {**evaluation.metrics, **(controls.metrics() if controls else {}), **throughput.costs}
+    if logger:
+        logged = {f"test/{name}": value for name, value in metrics.items()}
+        logger.log_metrics(logged | {f"held_out/{name}": value for name, value in held_out.items()})
+        logger.finalize("success")
+    if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+        log_tables(logger, folder)
+        finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
+    return {**metrics, **held_out, "precision": trainer.precision, "result_version": RESULT_VERSION}

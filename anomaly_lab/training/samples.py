@@ -1,0 +1,82 @@
+"""What a generative method draws while it learns, and whether it has begun to draw the same again and again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor
+
+from anomaly_lab.core.types import Batch, Images
+from anomaly_lab.evaluation.drawing import write_picture
+from anomaly_lab.tracking.loggers import log_pictures
+
+
+class Samples(pl.Callback):
+    """Every `every_epochs` epochs and after the last one: `samples/epoch_<n>.png`, and `samples/diversity`.
+
+    A method offers `samples(images)`, as many images in [0, 1] as these training patches: those that draw from noise
+    ignore the patches, those that reconstruct reproduce them. `samples/diversity` is the mean pairwise distance (L1)
+    of the samples divided by that of the patches: near 1 where they differ as much as those, near 0 after a mode
+    collapse. A method without `samples` is left alone.
+    """
+
+    def __init__(self, every_epochs: PositiveInt = 1, count: PositiveInt = 16) -> None:
+        self.every_epochs = every_epochs
+        self.count = count
+        self._patches: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Keep the patches of the last step of an epoch."""
+        if trainer.is_last_batch and trainer.is_global_zero and hasattr(pl_module, "samples"):
+            self._patches = batch.image[: self.count]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, write, log."""
+        epoch = trainer.current_epoch + 1
+        patches, self._patches = self._patches, None
+        if patches is None or (epoch % self.every_epochs and epoch != trainer.max_epochs):
+            return
+        samples = drawn(pl_module, patches)
+        if len(patches) > 1:
+            pl_module.log("samples/diversity", diversity(samples, patches), batch_size=1, rank_zero_only=True)
+        picture = grid(samples)
+        write_picture(Path(trainer.default_root_dir) / "samples" / f"epoch_{epoch:04d}.png", picture)
+        log_pictures(trainer.loggers, {"samples/drawn": {"": picture}}, epoch)
+
+
+def drawn(method: pl.LightningModule, patches: Images) -> Images:
+    """The samples of a method as it is at test time; it trains on as before."""
+    modes = [(module, module.training) for module in method.modules()]
+    method.eval()
+    with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
+        samples = method.samples(patches)  # type: ignore[operator]
+    for module, training in modes:  # not .train(): a frozen part must stay frozen
+        module.training = training
+    return samples
+
+
+def diversity(samples: Images, patches: Images) -> float:
+    """Mean pairwise L1 distance of samples in units of that of patches; of patches that are all alike, of 1e-6."""
+    return mean_distance(samples) / max(mean_distance(patches), 1e-6)
+
+
+def mean_distance(images: Images) -> float:
+    """Mean absolute difference of two of the images, over all pairs."""
+    rows = images.flatten(1).float()
+    return torch.pdist(rows, p=1).mean().item() / rows.shape[1]
+
+
+def grid(images: Float[Tensor, "image channel height width"]) -> np.ndarray:
+    """The images side by side in rows of equal length, as one RGB picture; black where a row is not full."""
+    columns = int(np.ceil(len(images) ** 0.5))
+    pixels = (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).cpu().numpy()
+    empty = np.zeros((-len(pixels) % columns, *pixels.shape[1:]), np.uint8)
+    cells = np.concatenate([pixels, empty]).transpose(0, 2, 3, 1)
+    rows = [np.concatenate(list(row), axis=1) for row in np.split(cells, len(cells) // columns)]
+    return np.concatenate(rows, axis=0)

@@ -1,0 +1,40 @@
+"""Every random draw of a step follows from (seed, epoch, batch, rank), of an image from (seed, image)."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pydantic import NonNegativeInt
+
+from anomaly_lab.core.randomness import PREDICTION, TEST, VALIDATION, seed
+from anomaly_lab.core.types import Batch
+
+
+class SeedEveryStep(pl.Callback):
+    """Seed torch's generators before each batch, so that a resumed run draws what it would have drawn.
+
+    Nothing about randomness has to be saved: a generator state in the checkpoint would be rank 0's only. Whole images
+    are seeded by their numbers, so that methods which draw while they inspect say the same on any rank.
+    """
+
+    def __init__(self, seed: NonNegativeInt) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed this step of this rank."""
+        seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: int
+    ) -> None:
+        """Seed these images."""
+        seed(self.seed, VALIDATION, int(batch.index[0]))
+
+    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: int) -> None:
+        """Seed these images."""
+        seed(self.seed, TEST, int(batch.index[0]))
+
+    def on_predict_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: int) -> None:
+        """Seed these images."""
+        seed(self.seed, PREDICTION, int(batch.index[0]))

@@ -1,0 +1,115 @@
+"""The command from the outside: tables, files, states, mistakes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from anomaly_lab.cli.compare import one_line, parse
+from anomaly_lab.core.errors import UserError
+from tests.conftest import ROOT
+from tests.report.synthetic import read_metrics, write_run
+
+
+def compare(tmp_path, *arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "anomaly_lab", "compare", *arguments], cwd=tmp_path, capture_output=True, text=True,
+        check=False, env={"COLUMNS": "160", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_one_call_prints_the_matrix_and_writes_page_and_tables(tmp_path):
+    folder = write_run(tmp_path / "runs", aupro=0.8)
+    write_run(tmp_path / "runs", seed=1, state="failed", error="ValueError: no\nluck")
+    write_run(tmp_path / "runs", seed=2, state="running")
+    (write_run(tmp_path / "runs", seed=3) / "metrics.json").write_text("{")
+    said = compare(tmp_path, "runs", "--out", "a.html", "--out=b.csv", "out=c.md", "--out", "sub/d.tex")
+    auroc = f"{read_metrics(folder)['image_auroc']:.3f}".removeprefix("0")
+    assert auroc in said
+    assert ".800" in said
+    assert "failed: sweep/cae/mvtec_ad/screw/seed=1/0123456789 (ValueError: no luck)" in said
+    assert "running: sweep/cae/mvtec_ad/screw/seed=2" in said
+    assert "unreadable: sweep/cae/mvtec_ad/screw/seed=3/0123456789 (metrics.json: expected JSON" in said
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    for name in ("b.csv", "c.md", "sub/d.tex"):
+        text = (tmp_path / name).read_text()
+        assert "cae" in text
+        assert ".8" in text
+    assert not list(tmp_path.rglob(".*.html.*"))
+
+
+def test_without_a_file_the_page_lies_in_the_first_folder(tmp_path):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "two", method="ganomaly")
+    said = compare(tmp_path, "one", "two", "--metric", "image_aupr")
+    assert "report: one/report.html" in said
+    assert (tmp_path / "one" / "report.html").is_file()
+    assert not (tmp_path / "two" / "report.html").exists()
+    assert "image AUPR" in said
+    assert "image AUROC" not in said
+    assert "ganomaly" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "found no folder"),
+        (("nowhere",), "expected a folder of runs, found no nowhere"),
+        (("empty",), "expected runs, folders with a job.json or a metrics.json, found none below empty"),
+        (("runs", "--out"), "without a value"),
+        (("runs", "--oot=x.html"), "found '--oot=x.html'; did you mean 'out'?"),
+        (("runs", "--out", "x.pdf"), "expected a name that ends in .html, .csv, .md, .tex, found x.pdf"),
+        (("runs", "--out", "empty.html"), "found the folder empty.html"),
+        (("runs", "--out", "file/x.html"), "expected a folder to write to, found the file file"),
+        (("runs", "--metric", "image_auroq"), "did you mean 'image_auroc'?"),
+        (("runs", "--metric", "pixel_aupro"), "expected one that some run has"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(tmp_path, arguments, told):
+    write_run(tmp_path / "runs")
+    for name in ("empty", "empty.html"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    said = compare(tmp_path, *arguments, code=1)
+    assert told in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_where_nothing_can_be_written_the_table_is_printed_and_the_last_line_says_so(tmp_path):
+    write_run(tmp_path / "runs")
+    said = compare(tmp_path, "runs", "--out", "/proc/report.html", code=1)
+    assert "image AUROC" in said
+    assert said.splitlines()[-1].startswith("error: --out: expected a place to write to, found /proc/report.html (")
+
+
+def test_help(tmp_path):
+    assert "usage: python -m anomaly_lab compare FOLDER" in compare(tmp_path, "--help")
+
+
+def test_neither_torch_nor_lightning_is_loaded(tmp_path):
+    write_run(tmp_path / "runs", pictures=1)
+    code = (
+        "import sys; from anomaly_lab.cli.compare import main; main(['runs']); "
+        "sys.exit(bool({'torch', 'pytorch_lightning', 'matplotlib', 'hydra'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0
+
+
+def test_options_in_any_order():
+    folders, outs, wanted = parse(["--metric=image_auroc,image_f1", "a", "out=x.md", "b"])
+    assert [str(path) for path in folders + outs] == ["a", "b", "x.md"]
+    assert wanted == ["image_auroc", "image_f1"]
+    with pytest.raises(UserError, match="found '-x'"):
+        parse(["a", "-x"])
+
+
+def test_a_long_reason_is_cut():
+    assert one_line("a\n  b") == "a b"
+    assert len(one_line("x" * 999)) == 200

@@ -1,0 +1,98 @@
+"""Mistakes in the configuration: one line that says what was expected and what was found."""
+
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from anomaly_lab.__main__ import CONF
+from anomaly_lab.config.check import check
+from anomaly_lab.config.schema import signature
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.messages import explain
+from tests.conftest import METHODS
+
+
+def message(*overrides):
+    """What a user reads for these overrides."""
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises((UserError, HydraException)) as caught:
+        check(compose("train", list(overrides)))
+    text = str(explain(caught.value))
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.categry=screw", r"data.categry: expected one of the keys .*; did you mean 'category'?"),
+        ("data.category=scrw", "data.category: expected one of carpet, .*, found 'scrw'; did you mean 'screw'?"),
+        ("data.category=", "data.category: expected one of carpet, .*, found ''; for other data: .*"),
+        ("metod=cae", "metod: expected .*, found 'metod'; did you mean 'method'?"),
+        ("method=cea", f"method: expected one of {', '.join(METHODS)}, found 'cea'; did you mean 'cae'?"),
+        ("logger=wandbb", "logger: expected one of csv, none, .*; did you mean 'wandb'?"),
+        ("data.patches=0", "data.patches: expected a number greater than 0, found 0"),
+        ("data.patches=many", "data.patches: expected integer, found 'many'"),
+        ("data.patches=1.5", "data.patches: expected integer, found 1.5"),
+        ("data.image_size=-1", "data.image_size: expected a number greater than 0, found -1"),
+        ("data.held_out=1", "data.held_out: expected a number less than 1, found 1"),
+        ("data.kind=textur", "data.kind: .*'texture' or 'object'.*"),
+        ("data.resize=padd", "data.resize: expected 'pad', 'stretch' or 'crop', found 'padd'; did you mean 'pad'?"),
+        ("trainer.max_epochs=-1", "trainer.max_epochs: expected a number greater than 0, found -1"),
+        ("trainer.precision=float", "trainer.precision: expected .*'32-true'.* found 'float'"),
+        ("trainer.devices=none", "trainer.devices: expected .* found 'none'"),
+        ("data.image_size=200", "data.image_size: expected 128, 256, 512 or 1024, found 200"),
+        ("data.patch_size=128", "data.patch_size: expected the image size, 256, because objects are shown whole.*"),
+        ("data.root=", "data.root: expected a folder or file, found nothing; set data.root=..."),
+        ("data.category=[screw,bottle]", r"data.category: expected one of carpet, .*"),
+        ("data.channels=2", "data.channels: expected 1 or 3, found 2"),
+        ("trainer.precision=64-true", "trainer.precision: expected .* found '64-true'.*"),
+        ("seed=4294967296", "seed: expected a number less than or equal to 4294967295, found 4294967296"),
+        ("name=..", "name: expected letters, digits .* found '..'"),
+        ("data.settings.rotation=3", "data.settings.rotation: expected no key, .*; set augmentation.rotation=..."),
+        ("seed=-1", "seed: expected a number greater than or equal to 0, found -1"),
+        ("name=a/b", "name: expected letters, digits .* found 'a/b'"),
+        ("rerun=maybe", "rerun: expected boolean, found 'maybe'"),
+        ("method.network.latent_size=0", "method.network.latent_size: expected a number greater than 0, found 0"),
+        ("method.network.output=sigmod", "method.network.output: expected 'linear' or 'sigmoid', found 'sigmod'.*"),
+        ("method.network.latent=3", "method.network.latent: expected one of the keys under method.network .*"),
+        ("method.schedule=cos", "method.schedule: expected 'constant' or 'cosine', found 'cos'.*"),
+        ("method.optimizer.lr=0", "method.optimizer.lr: expected a number greater than 0, found 0"),
+        ("method.optimizer.weight_decay=-1", "method.optimizer.weight_decay: expected a number greater than or .*"),
+        ("method.optimizer.lr=inf", "method.optimizer.lr: expected a finite number, found inf"),
+        ("+method.optimizer.betas=[0.5]", r"method.optimizer.betas: expected at least 2 items, found \[0.5\]"),
+        ("callbacks.pictures.per_defect=0", "callbacks.pictures.per_defect: expected a number greater than 0, found 0"),
+        ("+method.bottlneck=3", "method.bottlneck: expected one of network, optimizer, .*, found 'bottlneck'"),
+        ("augmentation.rotation=200", "augmentation.rotation: expected a number less than or equal to 180, found 200"),
+        ("~threshold", "threshold: expected one of the options of conf/threshold, found none"),
+        ("+foo=3", "foo: expected one of augmentation, .*, found 'foo'"),
+        ("callbacks.pictures=3", "callbacks.pictures: expected its keys below it or null to leave it out, found 3"),
+        ("checkpoint.every_batches=two", "checkpoint.every_batches: expected integer.* found 'two'"),
+        ("checkpoint.every_batches=0", "checkpoint.every_batches: expected a number greater than 0.*, found 0"),
+        ("+trainer.strategy=dpp", "trainer.strategy: expected 'auto', 'ddp' .*found 'dpp'; did you mean 'ddp'?"),
+        ("+trainer.gradient_clip=1", "trainer.gradient_clip: expected one of .*; did you mean 'gradient_clip_val'?"),
+        ("+trainer.gradient_clip_val=-3", "trainer.gradient_clip_val: expected .*greater than 0.*found -3"),
+        ("~trainer.max_epochs", "trainer.max_epochs: expected a number, found none"),
+        ("method.network=null", "method.network: expected its keys below it .*, found None"),
+        ("method.tiling=3", "method.tiling: expected its keys below it .*, found 3"),
+        ("threshold=are", "threshold: expected one of area, .*; did you mean 'area'?"),
+        ("threshold.rate=2", "threshold.rate: expected a number less than 1, found 2"),
+        ("data=folder", "data.root: expected a folder or file, found nothing; set data.root=..."),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line(override, expected):
+    assert re.fullmatch(expected.replace("(.*)", r"\(.*\)").replace("?", r"\?"), message(override))
+
+
+def test_a_mistake_inside_another_exception_is_still_told():
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = UserError("the sentence")
+    assert str(explain(wrapped)) == "the sentence"
+
+
+def test_a_target_that_is_not_there_is_told():
+    with pytest.raises(UserError, match="expected a module of anomaly_lab, found 'anomaly_lab.methods.none'"):
+        signature("anomaly_lab.methods.none.None")
+    with pytest.raises(UserError, match="expected a class or function of anomaly_lab.methods.cae, found 'CEA'"):
+        signature("anomaly_lab.methods.cae.CEA")

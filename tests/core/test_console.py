@@ -1,0 +1,87 @@
+"""Durations as people say them, and the bar of what is long inside a batch."""
+
+import io
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import Progress
+
+from anomaly_lab.core.console import counted, duration, printable, tracked
+from tests.conftest import stand_in
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3 s"), (89, "89 s"), (100, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
+)
+def test_durations_as_a_person_says_them(seconds, text):
+    assert duration(seconds) == text
+
+
+def with_bar(progress):
+    class Drawn(Progress):
+        def soft_refresh(self):
+            self.refresh()
+
+    drawn = Drawn(console=progress)
+    bar = stand_in(RichProgressBar, progress=drawn)
+    return drawn, stand_in(pl.Trainer, progress_bar_callback=bar)
+
+
+def test_steps_inside_a_batch_have_a_bar_of_their_own_that_goes_away():
+    written = io.StringIO()
+    progress, trainer = with_bar(Console(file=written, force_terminal=True, width=80))
+    seen = []
+    with progress:
+        progress.add_task("Testing", total=2)
+        for step in counted(trainer, 5, "latent search"):
+            (task,) = (task for task in progress.tasks if task.description == "latent search")
+            seen.append((step, task.completed, task.total))
+        assert [task.description for task in progress.tasks] == ["Testing"]
+    assert seen == [(step, step, 5) for step in range(5)]
+    assert "latent search" in written.getvalue()
+
+
+def test_without_a_bar_steps_are_only_counted():
+    progress, trainer = with_bar(Console(file=io.StringIO()))
+    assert list(counted(trainer, 3, "latent search")) == [0, 1, 2]  # not started
+    assert not progress.tasks
+    assert list(counted(None, 3, "latent search")) == [0, 1, 2]
+    assert list(counted(stand_in(pl.Trainer, progress_bar_callback=SimpleNamespace()), 2, "")) == [0, 1]
+
+
+def test_what_is_tracked_passes_under_a_bar_and_so_do_steps_inside(monkeypatch, capsys):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # what rich asks before it draws
+    monkeypatch.setenv("COLUMNS", "120")
+    closed = []
+
+    def photos():
+        try:
+            for photo in "abc":
+                assert list(counted(None, 2, "latent search")) == [0, 1]
+                yield photo
+        finally:
+            closed.append(True)
+
+    assert list(tracked(photos(), "judging")) == ["a", "b", "c"]
+    assert "judging" in (drawn := capsys.readouterr().out)
+    assert "latent search" in drawn
+    with closing(tracked(photos(), "judging", total=3)) as early:
+        next(early)
+    assert closed == [True, True]
+    assert list(counted(None, 2, "latent search")) == [0, 1]
+    assert "latent search" not in capsys.readouterr().out.rpartition("judging")[2]
+
+
+def test_without_a_terminal_nothing_is_drawn(monkeypatch, capsys):
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    assert list(tracked((letter for letter in "ab"), "judging")) == ["a", "b"]
+    assert capsys.readouterr().out == ""
+
+
+def test_names_are_shown_in_one_line_whatever_they_hold():
+    assert printable("größe, 2 µm.png") == "größe, 2 µm.png"
+    assert printable("a\nb\x1b[31m\udcff\t.png") == r"a\nb\x1b[31m\udcff\t.png"

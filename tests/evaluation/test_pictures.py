@@ -1,0 +1,60 @@
+"""Pictures: what they show, one colour range, any shape."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.placement import place
+from anomaly_lab.evaluation.drawing import Panel, color_range, heat, outline, panel, stack, write_picture
+
+
+def test_a_panel_shows_image_reconstruction_map_and_outline_without_padding():
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, 0, 16:48] = 1  # the photo is red, the padding black
+    anomaly_map = torch.zeros(1, 1, 64, 64)
+    anomaly_map[..., 20:30, 20:30] = 1
+    mask = torch.zeros(1, 32, 64, dtype=torch.bool)
+    mask[:, 4:14, 20:30] = True
+    batch = Batch(image, (mask,), torch.tensor([1]), torch.tensor([0]), (place(32, 64, 64, "pad"),))
+    shown = panel("a", 0, Prediction(anomaly_map, None, 1 - image), batch, 64, mask)
+    picture = shown.draw(0.0, 1.0)
+    assert picture.shape == (32, 4 * 64, 3)
+    assert (picture[:, :64] == (255, 0, 0)).all()
+    assert (picture[:, 64:128] == (0, 255, 255)).all()
+    assert picture[9, 128 + 25].sum() > picture[28, 128 + 5].sum()
+    assert (picture[:, 192:] == (0, 255, 0)).all(axis=2).sum() == 4 * 9  # the outline of a 10 x 10 square
+
+
+def test_without_a_mask_the_map_is_laid_over_the_image():
+    gray = np.full((8, 8, 3), 100, np.uint8)
+    picture = Panel("a", gray, None, np.zeros((8, 8), np.float32), None).draw(0, 1)
+    assert picture.shape == (8, 3 * 8, 3)
+    assert (picture[:, 16:] < 100).all()
+
+
+def test_colours_rise_with_the_score_and_ignore_a_few_extremes():
+    levels = np.linspace(0, 1, 64, dtype=np.float32)[None]
+    assert (np.diff(heat(levels, 0, 1).astype(int).sum(axis=2)[0]) >= -8).all()
+    maps = [np.zeros((100, 100), np.float32), np.ones((100, 100), np.float32)]
+    maps[0][0, 0] = 1e9
+    assert color_range(maps) == (0.0, 1.0)
+
+
+def test_pictures_of_differing_widths_are_stacked():
+    assert stack([np.ones((2, 3, 3), np.uint8), np.ones((4, 5, 3), np.uint8)]).shape == (6, 5, 3)
+
+
+def test_colours_survive_the_file(tmp_path):
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 0] = 255
+    write_picture(tmp_path / "red.png", red)
+    assert (cv2.imread(str(tmp_path / "red.png")) == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_outline_leaves_the_image_alone(value):
+    image = np.zeros((8, 8, 3), np.uint8)
+    outline(Panel("a", image, None, np.zeros((8, 8), np.float32), np.full((8, 8), value)))
+    assert not image.any()

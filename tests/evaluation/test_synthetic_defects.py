@@ -1,0 +1,131 @@
+"""The objective of a search: from held-out normal images alone, and beside all other metrics."""
+
+import json
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from anomaly_lab.core.types import Prediction
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.placement import place
+from anomaly_lab.data.samples import Sample
+from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects, at_working_size
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.tiling import WholeImage
+from tests.conftest import stand_in, write_image
+
+SIDE = 32
+
+
+class Difference(Method):
+    """Knows what is normal: a constant gray. Or says noise, or the opposite."""
+
+    def __init__(self, sign=1.0, noise=0.0):
+        super().__init__(WholeImage())
+        self.sign, self.noise, self.seen = sign, noise, []
+
+    def training_step(self, batch, batch_idx):
+        """Nothing."""
+
+    def inspect(self, images):
+        self.seen.append(images.clone())
+        away = (images - 100 / 255).abs().amax(dim=1, keepdim=True)
+        return Prediction(self.sign * away + self.noise * torch.rand_like(away), None, None)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four wide gray photos held out; whoever asks for the test images or the training images fails."""
+    paths = [write_image(tmp_path / f"{i}.png", np.full((16, 32, 3), 100, np.uint8)) for i in range(4)]
+    samples = [Sample(path, None, 0, "good", str(path)) for path in paths]
+    module = stand_in(
+        DataModule, held_out_samples=samples, decoding=Decoding(SIDE, 3), test_batch_size=3, workers=0
+    )  # fmt: skip
+    assert not hasattr(module, "test_samples")
+    assert not hasattr(module, "train_samples")
+    return module
+
+
+def judge(data, method, callback):
+    callback.on_predict_end(stand_in(pl.Trainer, datamodule=data), method)
+    return callback.metrics
+
+
+def test_a_method_that_knows_what_is_normal_finds_all_defects(data):
+    metrics = judge(data, Difference(), SyntheticDefects())
+    assert metrics == {"synthetic_image_auroc": 1.0, "synthetic_pixel_auroc": 1.0, "synthetic_pixel_aupro": 1.0}
+    assert judge(data, Difference(-1.0), SyntheticDefects())["synthetic_pixel_auroc"] == 0.0
+    assert judge(data, Difference(0.0), SyntheticDefects())["synthetic_image_auroc"] == 0.5
+
+
+def test_the_masks_are_those_pixels_of_the_photos_that_differ(data):
+    clean = None
+    kinds = []
+    for batch in SyntheticDefects(copies=3).batches(data):
+        assert [place.target for place in batch.placement] == [(8, 0, 16, 32)] * len(batch.image)
+        if not batch.label.any():
+            clean = batch.image
+            assert not any(mask.any() for mask in batch.mask)
+            continue
+        differs = (batch.image != clean).any(dim=1)
+        for i in range(len(batch.image)):
+            assert torch.equal(batch.mask[i][0], differs[i])
+            assert differs[i, 8:24].any()
+            assert not differs[i, :8].any()
+            assert not differs[i, 24:].any()
+        kinds.append(batch.label.sum().item())
+    assert kinds == [3, 3, 3, 1, 1, 1]
+
+
+def test_the_same_defects_in_every_run_and_others_for_another_seed(data):
+    first, again, other = Difference(), Difference(), Difference()
+    torch.manual_seed(1)
+    judge(data, first, SyntheticDefects())
+    torch.manual_seed(2)
+    judge(data, again, SyntheticDefects())
+    judge(data, other, SyntheticDefects(defect_seed=1))
+    assert len(first.seen) == 8
+    assert all(torch.equal(one, two) for one, two in zip(first.seen, again.seen, strict=True))
+    assert not torch.equal(first.seen[1], other.seen[1])
+
+
+def test_what_a_method_draws_is_seeded_and_leaves_no_trace(data):
+    torch.manual_seed(3)
+    expected = torch.rand(5)
+    torch.manual_seed(3)
+    one = judge(data, Difference(0.0, 1.0), SyntheticDefects())
+    assert torch.equal(torch.rand(5), expected)
+    assert judge(data, Difference(0.0, 1.0), SyntheticDefects()) == one
+    assert 0.3 < one["synthetic_pixel_auroc"] < 0.7
+
+
+def test_only_the_inspected_part_counts():
+    whole = at_working_size(place(100, 50, SIDE, "pad"), SIDE)
+    assert whole.photo == (SIDE, SIDE)
+    assert whole.source == whole.target == whole.region == (0, 8, 32, 16)
+    valid = np.zeros((SIDE, SIDE), bool)
+    valid[4:8, 10:12] = True
+    part = at_working_size(place(100, 50, SIDE, "pad")._replace(valid=valid), SIDE)
+    assert part.white is not None
+    assert part.white.shape == (32, 16)
+    assert part.white.sum() == 8
+
+
+@pytest.mark.slow
+def test_a_run_has_these_metrics_beside_unchanged_others(lab, tiny, parts, tmp_path):
+    arguments = ("data=folder", f"data.root={parts}", *(word for word in tiny if "epochs" not in word))
+    arguments = (*arguments, "method=control", "method.kind=mean_image", "data.held_out=0.3")
+    found = []
+    for name, words in (("plain", ()), ("with", ("callbacks=synthetic",))):
+        lab(*arguments, f"name={name}", *words)
+        (path,) = (tmp_path / "runs" / name).rglob("metrics.json")
+        found.append(json.loads(path.read_text()))
+    costs = {name for name in found[0] if name.endswith(("_seconds", "per_second", "_mb"))}
+    plain, beside = ({name: value for name, value in each.items() if name not in costs} for each in found)
+    added = {name: beside.pop(name) for name in list(beside) if name.startswith("synthetic")}
+    assert plain == beside
+    assert list(added) == ["synthetic_image_auroc", "synthetic_pixel_auroc", "synthetic_pixel_aupro"]
+    assert 0.5 < added["synthetic_pixel_auroc"] < 1

@@ -1,0 +1,196 @@
+"""`Detector.load(run).predict(image)` says what the run's own test said, whichever way the photo comes."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from operator import attrgetter
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+import anomaly_lab
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.inference.detector import Detector, PhotoPrediction
+from tests.conftest import ROOT
+from tests.inference.test_results import detector
+
+RANDOM = np.random.default_rng(0)
+COLOURS = RANDOM.integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def as_array(path):
+    """A file as an array, read by other libraries than ours."""
+    if path.suffix == ".tif":
+        return tifffile.imread(path)
+    image = Image.open(path)
+    return np.asarray(image if image.mode != "P" else image.convert("RGB"))
+
+
+def test_path_pillow_and_array_say_what_the_test_said(lab, tiny, parts, tmp_path, write, monkeypatch):
+    good = parts / "test/good"
+    wide = RANDOM.integers(0, 65536, (90, 150), np.uint16)
+    write(good / "gray16.png", wide)
+    tifffile.imwrite(good / "colour16.tif", RANDOM.integers(0, 65536, (70, 80, 3), np.uint16), photometric="rgb")
+    tifffile.imwrite(good / "float.tif", RANDOM.random((60, 50), np.float32))
+    Image.fromarray(np.dstack([COLOURS, COLOURS[:, :, 0]])).save(good / "alpha.png")
+    Image.fromarray(COLOURS).quantize(16).save(good / "palette.png")
+    Image.fromarray(COLOURS).save(good / "photo.jpg", quality=80)
+    once = [option for option in tiny[1:] if "epochs" not in option]
+    lab("data=folder", f"data.root={parts}", "method=control", "method.kind=mean_image", "threshold=area", *once,
+        "data.region=[5,3,40,30]")  # fmt: skip
+    (run,) = (path.parent for path in (tmp_path / "runs").rglob("metrics.json"))
+    with (run / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+
+    judge = Detector.load(run, device="cpu")
+    paths = [good.parent / row["path"].split("/test/")[1] for row in rows]
+    for row, path, whole in zip(rows, paths, judge.predict(paths), strict=True):
+        ways = [whole, judge.predict(str(path)), judge.predict(as_array(path))]
+        if path.name != "colour16.tif":  # of which Pillow reads nothing
+            ways.append(judge.predict(Image.open(path)))
+        stored = run / "maps/bar/test" / path.parent.name / f"{path.stem}.tiff"
+        for said in ways:
+            assert said.score == pytest.approx(float(row["score"]), abs=1e-6)
+            assert said.decision_score == pytest.approx(float(row["decision_score"]), abs=1e-6)
+            assert said.threshold == float(row["threshold"])
+            assert said.is_abnormal == (row["decision"] == "abnormal") == (said.decision_score >= said.threshold)
+            assert said.anomaly_map.dtype == np.float32
+            assert said.anomaly_map == pytest.approx(tifffile.imread(stored), abs=1e-6)
+            assert said.remark == ""
+    assert {row["decision"] for row in rows} == {"normal", "abnormal"}
+
+    # The example of the README, as it stands, beside such a run.
+    section = (ROOT / "README.md").read_text().partition("## Judge photos from Python")[2]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    named = re.search(r'Detector\.load\("(.+?)"\)', code)[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / named).parent.mkdir(parents=True)
+    shutil.copytree(run, tmp_path / named)
+    for photo in ("part.png", "left.png", "right.png"):
+        write(tmp_path / "new_photos" / photo, RANDOM.integers(0, 255, (80, 60, 3), np.uint8))
+    scope = {}
+    exec(code, scope)
+    assert isinstance(scope["prediction"], PhotoPrediction)
+    assert scope["defect"].shape == (80, 60)
+    assert [said.is_abnormal for said in scope["predictions"]] == [True, True]
+
+    # Weights of another method.
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["state_dict"] = {"network.weight": torch.zeros(1)}
+    torch.save(checkpoint, run / "checkpoints/last.ckpt")
+    with pytest.raises(
+        UserError, match="last.ckpt: expected the weights of the Control that .* found others; .*rerun="
+    ):
+        Detector.load(run, device="cpu")
+
+
+def test_a_photo_is_left_as_it_is_and_lists_are_answered_in_order():
+    judge = detector(batch_size=2, workers=2)
+    photos = [np.full((8, 8 + number), 40 * number, np.uint8) for number in range(5)]
+    kept = [photo.copy() for photo in photos]
+    said = judge.predict(photos)
+    assert [round(one.score, 4) for one in said] == [round(40 * number / 255, 4) for number in range(5)]
+    assert [one.anomaly_map.shape for one in said] == [photo.shape for photo in photos]
+    assert [one.is_abnormal for one in said] == [False, False, False, False, True]
+    assert [one.remark for one in said] == ["dark", "dark", "", "", ""]
+    assert all(np.array_equal(photo, before) for photo, before in zip(photos, kept, strict=True))
+    assert judge.predict(tuple(photos))[3].score == said[3].score
+    assert judge.predict([]) == []
+    image = Image.fromarray(COLOURS)
+    alike = judge.predict([image, COLOURS, image.convert("RGBA"), np.dstack([COLOURS, COLOURS[:, :, 0]])])
+    assert len({one.score for one in alike}) == 1
+    turned = image.copy()
+    turned.getexif()[0x0112] = 6
+    assert judge.predict(turned).anomaly_map.shape == (60, 40)
+    assert turned.getexif()[0x0112] == 6
+
+
+def test_one_file_twice_may_be_opened_once(tmp_path, write):
+    image = Image.open(write(tmp_path / "a.png", RANDOM.integers(0, 255, (200, 200, 3), np.uint8)))
+    said = detector(workers=4).predict([image] * 8)
+    assert len({one.score for one in said}) == 1
+
+
+def test_the_reconstruction_has_the_size_of_the_inspected_part():
+    judge = detector()
+    method = judge.method
+
+    def forward(images, placement=()):
+        return type(method).forward(method, images, placement)._replace(reconstruction=images)
+
+    photo = RANDOM.integers(0, 256, (16, 32), np.uint8)
+    assert judge.predict(photo).reconstruction is None
+    method.forward = forward
+    said = judge.predict(photo).reconstruction
+    assert said[:, :, 0] == pytest.approx(photo / 255, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (7, "image: expected a path, a Pillow image, a NumPy array, or a list of these, found int"),
+        (None, "found NoneType"),
+        (np.zeros((8, 8), np.int64), "image: expected an array of uint8, uint16, int16 or floating point, found int64"),
+        (np.zeros((8, 8), bool), "found bool"),
+        (
+            np.zeros((3, 8, 8), np.uint8),
+            r"expected an array \(height, width\) or .* 1 to 4 channels, found \(3, 8, 8\)",
+        ),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"found \(2, 8, 8, 3\)"),
+        (np.zeros((0, 8), np.uint8), r"found \(0, 8\)"),
+        (np.full((8, 8), np.nan, np.float32), "image: expected values that are numbers, found NaN or infinity"),
+        ("nowhere.png", "nowhere.png: expected an image, found no such file"),
+        ([np.zeros((8, 8), np.uint8), "nowhere.png"], "photo 2 of 2: nowhere.png: expected an image"),
+        ([np.zeros((8, 8), np.uint8), [1]], "found list"),
+    ],
+)
+def test_what_is_no_photo_is_told_in_a_line(image, message):
+    with pytest.raises(UserError, match=message) as error:
+        detector().predict(image)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_file_in_pillow_is_told(tmp_path, write):
+    path = write(tmp_path / "cut.png", RANDOM.integers(0, 255, (64, 64, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[:2000])
+    truncated = "cut.png: expected a readable image, found: image file is truncated"
+    with Image.open(path) as image, pytest.raises(UserError, match=truncated):
+        detector().predict(image)
+    path.write_bytes(cv2.imencode(".png", np.zeros((64, 64), np.uint8))[1].tobytes())
+    small = detector(max_pixels=1000)
+    for photo in (path, Image.fromarray(np.zeros((64, 64), np.uint8)), np.zeros((64, 64), np.uint8)):
+        with pytest.raises(UserError, match="expected at most 1000 pixels"):
+            small.predict(photo)
+
+
+def test_a_region_that_does_not_fit_is_told():
+    judge = detector(region=[0, 0, 20, 20])
+    with pytest.raises(UserError, match=r"image: expected data.region .* inside the photo of 10 x 10 px"):
+        judge.predict(np.zeros((10, 10), np.uint8))
+    assert judge.decoding == Decoding(32, 1, region=[0, 0, 20, 20])
+
+
+def test_what_is_no_run_and_no_device_is_told(tmp_path):
+    with pytest.raises(UserError, match="run: expected the folder of a finished run"):
+        Detector.load(tmp_path)
+
+
+def test_the_package_stays_light_until_something_is_judged():
+    script = (
+        "import sys, anomaly_lab\n"
+        "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "from anomaly_lab import Detector\n"
+        "assert 'torch' in sys.modules\n"
+        "assert Detector.__module__ == 'anomaly_lab.inference.detector'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    with pytest.raises(AttributeError, match="module 'anomaly_lab' has no attribute 'Detectr'"):
+        attrgetter("Detectr")(anomaly_lab)

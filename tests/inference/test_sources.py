@@ -1,0 +1,115 @@
+"""Which photos are found, in which order, and where what is said of them goes."""
+
+import glob
+import os
+from pathlib import Path
+
+import pytest
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.inference.sources import base_of, expand, find, new_folder, result
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A tree of empty files; nothing opens them here."""
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "x/2.tif", "x/10.tif", "x/y/z.webp", "masks/m.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    return tmp_path / "photos"
+
+
+def names(source, folder, out=Path("elsewhere")):
+    return [path.relative_to(folder).as_posix() for path in find(str(source), out)]
+
+
+def test_a_folder_is_walked_folder_by_folder_each_sorted(photos):
+    assert names(photos, photos) == ["a.JPG", "b.png", "x/10.tif", "x/2.tif", "x/y/z.webp"]
+    assert names(photos, photos, out=photos / "x") == ["a.JPG", "b.png"]  # what an earlier call wrote is no source
+    assert names(photos / "x/2.tif", photos) == ["x/2.tif"]
+
+
+def test_results_beside_the_photos_are_refused(photos):
+    with pytest.raises(UserError, match="out: expected another folder than the photos, found .*photos"):
+        find(str(photos), photos / "x/..")
+
+
+def test_nothing_is_looked_for_before_it_is_wanted(photos):
+    found = find(str(photos), Path("elsewhere"))
+    next(found)
+    (photos / "x/2.tif").unlink()
+    (photos / "x/later.tif").touch()
+    assert [path.name for path in found] == ["b.png", "10.tif", "later.tif", "z.webp"]
+
+
+def test_links_to_folders_are_not_followed_and_dead_links_are_no_photos(photos):
+    (photos / "x/again").symlink_to(photos)
+    (photos / "dead.png").symlink_to(photos / "nowhere.png")
+    (photos / "link.png").symlink_to(photos / "b.png")
+    assert names(photos, photos) == ["a.JPG", "b.png", "link.png", "x/10.tif", "x/2.tif", "x/y/z.webp"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(photos, monkeypatch):
+    real, told = os.scandir, []
+
+    def scandir(path):
+        if Path(path).name == "x":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [path.name for path in find(str(photos), Path("elsewhere"), told.append)] == ["a.JPG", "b.png"]
+    assert [error.filename for error in told] == [str(photos / "x")]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.png", "*", "**", "**/*.tif", "*/*", "**/*", "[ab]*", "x/**/*.webp", "none*", "x/"]
+)
+def test_expand_finds_what_glob_finds(photos, pattern, monkeypatch):
+    for at in (str(photos / pattern), pattern):
+        monkeypatch.chdir(photos)
+        found = [str(path) for path in expand(at)]
+        assert sorted(found) == sorted({path for path in glob.glob(at, recursive=True) if Path(path).is_file()})
+    assert len(found) == {"*.png": 1, "**": 7, "**/*.tif": 2, "none*": 0, "x/": 0}.get(pattern, len(found))
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_wildcards(tmp_path):
+    (tmp_path / "lot [7]").mkdir()
+    (tmp_path / "lot [7]/a.png").touch()
+    assert names(tmp_path / "lot [7]", tmp_path) == ["lot [7]/a.png"]
+    assert names(tmp_path / "*/*.png", tmp_path) == ["lot [7]/a.png"]
+
+
+def test_no_image_is_an_error(photos):
+    for source in (photos / "none*", photos / "*/*.gif", photos / "nowhere"):
+        with pytest.raises(UserError, match="source: expected an image file, a folder or a glob of images, found none"):
+            find(str(source), Path("elsewhere"))
+
+
+def test_results_repeat_the_tree_of_the_source(photos):
+    assert base_of(str(photos)) == photos
+    assert base_of(str(photos / "x/2.tif")) == photos / "x"
+    assert base_of(str(photos / "*/2.tif")) == photos
+    assert base_of("*.png") == Path()
+    for source in (str(photos / "*/../x/*.tif"), str(photos / "x*/../../*.png")):
+        with pytest.raises(UserError, match=r"source: expected no \.\. behind the first wildcard"):
+            base_of(source)
+    assert result(Path("out"), photos / "x/2.tif", photos, ".png") == Path("out/x/2.tif.png")
+    assert result(Path("out"), Path("a.png"), base_of("*.png"), ".tiff") == Path("out/a.png.tiff")
+
+
+def test_long_names_are_cut_and_told_apart(tmp_path):
+    long = [tmp_path / f"{'ö' * 120}{last}.png" for last in "ab"]
+    targets = [result(tmp_path / "out", path, tmp_path, ".tiff") for path in long]
+    assert len(set(targets)) == 2
+    assert all(len(os.fsencode(target.name)) <= 230 for target in targets)
+    assert all(target.name.startswith("ö" * 90) and target.suffix == ".tiff" for target in targets)
+    assert result(tmp_path, tmp_path / ("x" * 225), tmp_path, ".tiff").name == f"{'x' * 225}.tiff"
+
+
+def test_results_get_a_folder_of_their_own(tmp_path):
+    assert new_folder(tmp_path, "photos/*.png") == tmp_path / "images"
+    assert new_folder(tmp_path, "..") == tmp_path / "images"
+    assert new_folder(tmp_path, "photos") == tmp_path / "photos"
+    (tmp_path / "photos").mkdir()
+    assert new_folder(tmp_path, "a/photos") == tmp_path / "photos-2"

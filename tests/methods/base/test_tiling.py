@@ -1,0 +1,108 @@
+"""Cutting and stitching: identities, coverage, errors."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Prediction
+from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
+
+
+def identity(images):
+    """Answers with the first channel as map and the image as reconstruction."""
+    return Prediction(images[:, :1], None, images)
+
+
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (100, 131), (64, 64)])
+@pytest.mark.parametrize("stride", [7, 30, 64])
+def test_stitching_the_identity_returns_the_image(height, width, stride):
+    images = torch.rand(2, 3, height, width)
+    prediction = SlidingWindow(64, stride, batch_size=10)(identity, images)
+    torch.testing.assert_close(prediction.anomaly_map, images[:, :1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(prediction.reconstruction, images, rtol=1e-6, atol=0)
+
+
+def test_stitching_a_constant_returns_exactly_it():
+    def constant(images):
+        return Prediction(torch.full_like(images[:, :1], 0.1), None, None)
+
+    prediction = SlidingWindow(128, 30)(constant, torch.zeros(1, 3, 512, 512))
+    assert (prediction.anomaly_map == torch.tensor(0.1)).all()
+
+
+def test_published_protocol_has_14_offsets_and_known_coverage():
+    window = SlidingWindow(128, 30)
+    assert window.offsets(512) == [*range(0, 361, 30), 384]
+    coverage = window._coverage(512)
+    assert coverage[[0, 29, 30, 255, 511]].tolist() == [1, 1, 2, 4, 1]
+    assert coverage.min() == 1
+    assert coverage.max() == 5
+
+
+def test_answers_do_not_depend_on_the_batch_of_tiles():
+    images = torch.rand(3, 1, 70, 90)
+
+    def blurred(tiles):
+        return Prediction(tiles - tiles.mean(dim=(2, 3), keepdim=True), None, None)
+
+    once = SlidingWindow(32, 11, batch_size=1000)(blurred, images).anomaly_map
+    small = SlidingWindow(32, 11, batch_size=7)(blurred, images).anomaly_map
+    torch.testing.assert_close(once, small, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width", "stride"), [(100, 131, 11), (64, 64, 5), (96, 32, 32)])
+@pytest.mark.parametrize("reduction", ["max", "mean"])
+def test_one_pass_says_the_same_as_window_by_window(height, width, stride, reduction):
+    images = torch.rand(3, 2, height, width)
+
+    def inspect(tiles):
+        coarse = functional.avg_pool2d(tiles - tiles.mean(dim=(2, 3), keepdim=True), 4)
+        return Prediction(coarse[:, :1], tiles[:, 1].amax(dim=(1, 2)) * tiles[:, 0, 0, 0], tiles)
+
+    for tiling in (SlidingWindow(32, stride, batch_size=7, score=reduction), WholeImage()):
+        expected, found = tiling(inspect, images), tiling.in_one_pass(inspect, images)
+        torch.testing.assert_close(found.anomaly_map, expected.anomaly_map, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found.score, expected.score, rtol=1e-6, atol=0)
+
+    def without_score(tiles):
+        return inspect(tiles)._replace(score=None)
+
+    assert SlidingWindow(32, stride).in_one_pass(without_score, images).score is None
+
+
+@pytest.mark.parametrize(("reduction", "expected"), [("max", [3.0, 7.0]), ("mean", [1.5, 5.5])])
+def test_scores_of_windows_become_the_score_of_the_image(reduction, expected):
+    scores = torch.arange(8.0)
+
+    def scored(tiles):
+        return Prediction(tiles[:, :1], scores[: len(tiles)], None)
+
+    prediction = SlidingWindow(8, 8, score=reduction)(scored, torch.zeros(2, 1, 16, 16))
+    assert prediction.score.tolist() == expected
+
+
+def test_coarse_maps_are_enlarged():
+    def coarse(images):
+        return Prediction(torch.ones(len(images), 1, 4, 4), None, None)
+
+    for tiling in (WholeImage(), SlidingWindow(32, 16)):
+        assert tiling(coarse, torch.zeros(2, 3, 64, 48)).anomaly_map.shape == (2, 1, 64, 48)
+
+
+def test_training_like_windows_do_not_overlap():
+    images = torch.rand(2, 3, 100, 64)
+    tiles = SlidingWindow(32, 10).training_like(images)
+    assert tiles.shape == (2 * 3 * 2, 3, 32, 32)
+    assert torch.equal(tiles[:2], images[:, :, :32, :32])
+    assert WholeImage().training_like(images) is images
+
+
+def test_a_gap_between_windows_is_refused():
+    with pytest.raises(UserError, match=r"expected 1 to 16 px .* found 20"):
+        SlidingWindow(16, 20)
+
+
+def test_an_image_smaller_than_the_window_is_refused():
+    with pytest.raises(UserError, match=r"at least 128 px .* found an image side of 100"):
+        SlidingWindow(128, 30)(identity, torch.zeros(1, 3, 128, 100))

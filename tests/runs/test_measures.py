@@ -1,0 +1,30 @@
+"""Names of measures: they are those of metrics.json."""
+
+from anomaly_lab.evaluation.controls import COMPARED
+from anomaly_lab.methods.control import OF_THE_IMAGE
+from anomaly_lab.runs.measures import BY_KEY, EITHER_WAY, is_loss
+from tests.training.test_run import NAMES
+
+NOT_SHOWN = {"threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "precision", "result_version"}
+
+
+def test_every_metric_of_a_run_has_a_name_and_no_other_is_there():
+    shown = {name for name in NAMES if not name.startswith("control_")} - NOT_SHOWN
+    assert set(BY_KEY) == shown
+    assert set(COMPARED) < set(BY_KEY)
+
+
+def test_the_controls_that_count_in_either_direction_are_those_of_a_run():
+    assert set(OF_THE_IMAGE) == EITHER_WAY
+
+
+def test_what_is_no_loss():
+    names = (
+        "epoch",
+        "train/loss",
+        "generator/encoder",
+        "samples/diversity",
+        "seconds/encoder",
+        "generator/gradient_norm",
+    )
+    assert [is_loss(name) for name in names] == [False, True, True, False, False, False]

@@ -1,0 +1,154 @@
+"""The first loss that is no number, or out of proportion, stops the run at the next look; its step is named exactly."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.training.finite_loss import FiniteLoss
+from tests.conftest import stand_in
+
+
+def feed(callback, losses, device, automatic=True, folder="nowhere"):
+    """Return how many batches passed before the stop."""
+    module = stand_in(pl.LightningModule, device=torch.device(device), automatic_optimization=automatic)
+    for i, loss in enumerate(losses):
+        trainer = stand_in(
+            pl.Trainer,
+            callback_metrics={"train/loss": torch.tensor(loss), "train/loss_epoch": torch.tensor(float("nan"))},
+            is_last_batch=i == len(losses) - 1, current_epoch=3, default_root_dir=str(folder),
+        )  # fmt: skip
+        try:
+            callback.on_train_batch_end(trainer, module, None, None, i)
+        except UserError as error:
+            return i, str(error)
+    return len(losses), ""
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_on_a_cpu_at_once(bad):
+    seen, message = feed(FiniteLoss(), [1.0] * 7 + [bad] + [1.0] * 50, "cpu")
+    assert seen == 7
+    assert f"the loss is {bad} at batch 7 of epoch 4" in message
+
+
+def test_on_an_accelerator_every_few_batches_but_with_the_right_step():
+    seen, message = feed(FiniteLoss(every_batches=10), [1.0] * 7 + [float("nan")] + [1.0] * 50, "cuda")
+    assert seen == 9
+    assert "at batch 7 of epoch 4" in message
+
+
+def test_of_what_a_step_returns():
+    callback, module = FiniteLoss(), stand_in(pl.LightningModule, device=torch.device("cpu"))
+    trainer = stand_in(
+        pl.Trainer, callback_metrics={"train/loss": torch.tensor(1.0)}, is_last_batch=False, current_epoch=0,
+        default_root_dir="nowhere",
+    )  # fmt: skip
+    callback.on_train_batch_end(trainer, module, {"discriminator": torch.tensor(2.0)}, None, 0)
+    with pytest.raises(UserError, match="the loss is nan at batch 1 of epoch 1"):
+        callback.on_train_batch_end(trainer, module, {"discriminator": torch.tensor(float("nan"))}, None, 1)
+
+
+@pytest.mark.parametrize("outputs", [None, {}])
+def test_a_step_that_returns_nothing(outputs):
+    callback, module = FiniteLoss(), stand_in(pl.LightningModule, device=torch.device("cpu"))
+    trainer = stand_in(
+        pl.Trainer, callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
+        default_root_dir="nowhere",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="the loss is nan at batch 0 of epoch 1"):
+        callback.on_train_batch_end(trainer, module, outputs, None, 0)
+
+
+def test_at_the_last_batch_before_the_checkpoint():
+    seen, message = feed(FiniteLoss(every_batches=100), [1.0, float("nan"), 1.0], "cuda")
+    assert seen == 2
+    assert "at batch 1" in message
+
+
+def test_weights_that_the_last_step_spoilt_are_not_saved():
+    trainer = stand_in(
+        pl.Trainer, callback_metrics={"validation/loss": torch.tensor(float("nan"))}, current_epoch=2,
+        default_root_dir="nowhere",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="the loss is nan after the last batch of epoch 3"):
+        FiniteLoss().on_train_epoch_end(trainer, stand_in(pl.LightningModule))
+
+
+def test_finite_losses_pass():
+    assert feed(FiniteLoss(), [1e30, -1e30, 0.0], "cpu") == (3, "")
+
+
+STEADY = [2.0, 1.0, 1.0, 3.0] * 25  # median 1.5
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cpu", 101), ("cuda", 103)])
+def test_two_networks_whose_loss_leaves_all_proportion(tmp_path, device, seen):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    losses = [*STEADY, 1.4e4, 1.6e4, 1.0, 1.0]
+    batches, message = feed(FiniteLoss(every_batches=52), losses, device, automatic=False, folder=tmp_path)
+    assert batches == seen
+    assert "the loss is 1.1e+04 times its median over the last 100 steps at batch 101 of epoch 4" in message
+    assert f"the last good checkpoint is {tmp_path / 'checkpoints/last.ckpt'}" in message
+
+
+def test_large_losses_that_are_no_sign_of_it():
+    for losses, automatic in (
+        ([*STEADY, 1e9], True),  # one network and its loss
+        ([*STEADY[:9], 1e9], False),  # too early to say
+        ([*[0.0] * 100, 1.0], False),  # no proportion to nothing
+        ([*[-1.0] * 100, -9e3, 9e3], False),  # of a critic, whatever its sign
+    ):
+        assert feed(FiniteLoss(), losses, "cpu", automatic) == (len(losses), "")
+    assert "no checkpoint was written before" in feed(FiniteLoss(), [*[-1.0] * 100, -2e4], "cpu", False)[1]
+    assert "median over the last 11 steps at batch 11" in feed(FiniteLoss(), [*[-1.0] * 11, -2e4], "cpu", False)[1]
+
+
+def test_what_is_usual_in_one_stage_says_nothing_about_the_next():
+    callback, trainer = FiniteLoss(), stand_in(pl.Trainer)
+    feed(callback, STEADY, "cpu", False)
+    for stage, refused in ((1, False), (1, True)):  # the second time it goes on in the same stage
+        callback.on_train_epoch_start(trainer, stand_in(pl.LightningModule, stage=stage))
+        losses = [2e4] if not refused else [*STEADY, 2e4]
+        assert bool(feed(callback, losses, "cpu", False)[1]) == refused
+
+
+def test_nothing_that_was_not_looked_at_is_saved():
+    callback = FiniteLoss(every_batches=100)
+    module = stand_in(pl.LightningModule, device=torch.device("cuda"), automatic_optimization=False)
+    trainer = stand_in(
+        pl.Trainer, callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
+        default_root_dir="nowhere",
+    )  # fmt: skip
+    callback.on_train_batch_end(trainer, module, None, None, 4)
+    with pytest.raises(UserError, match="the loss is nan at batch 4 of epoch 1"):
+        callback.on_save_checkpoint(trainer, module, {})
+
+
+def test_held_out_images_tell_of_a_game_that_is_lost_before_its_checkpoint_is_written():
+    callback = FiniteLoss()
+    feed(callback, STEADY, "cpu", False)
+    module = stand_in(pl.LightningModule, device=torch.device("cpu"), automatic_optimization=False)
+    trainer = stand_in(pl.Trainer, current_epoch=2, default_root_dir="nowhere")
+    trainer.callback_metrics = {"validation/loss": torch.tensor(1e4)}
+    callback.on_train_epoch_end(trainer, module)
+    trainer.callback_metrics = {"validation/loss": torch.tensor(2e4)}
+    with pytest.raises(UserError, match=r"times its median over the last 100 steps after the last batch of epoch 3"):
+        callback.on_train_epoch_end(trainer, module)
+    callback = FiniteLoss()
+    feed(callback, [1e-6] * 100, "cpu", False)  # of a generator that has won
+    trainer.callback_metrics = {"validation/loss": torch.tensor(9.0)}
+    callback.on_train_epoch_end(trainer, module)
+
+
+def test_weights_that_are_no_numbers_are_not_saved():
+    module = pl.LightningModule()
+    module.layer, module.optimizer, module.encoder_optimizer = torch.nn.Linear(2, 2), None, None
+    module.register_buffer("unknown", torch.tensor(torch.inf))
+    trainer = stand_in(pl.Trainer, current_epoch=0, default_root_dir="nowhere", precision="bf16-mixed")
+    FiniteLoss().on_save_checkpoint(trainer, module, {})
+    torch.nn.init.constant_(module.layer.bias, torch.inf)
+    advice = "method.optimizer.lr, method.encoder_optimizer.lr. or trainer.precision=32-true"
+    with pytest.raises(UserError, match=f"layer.bias is NaN or infinite in epoch 1: .*{advice}"):
+        FiniteLoss().on_save_checkpoint(trainer, module, {})

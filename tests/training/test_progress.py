@@ -1,0 +1,66 @@
+"""What is said before and during training."""
+
+from types import SimpleNamespace
+
+import pytorch_lightning as pl
+import torch
+from rich.progress import Task
+
+from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator
+from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
+from anomaly_lab.training import progress
+from anomaly_lab.training.progress import ImagesPerSecond
+from tests.conftest import stand_in
+
+
+def test_speed_is_told_in_images():
+    data, loader = SimpleNamespace(test_batch_size=8), SimpleNamespace(batch_size=16)
+    column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, train_dataloader=loader, training=True))
+    assert column.render(stand_in(Task, speed=2.0, fields={})).plain == "32 images/s"
+    assert column.render(stand_in(Task, speed=None, fields={})).plain == ""
+    column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, training=False))
+    assert column.render(stand_in(Task, speed=2.0, fields={})).plain == "16 images/s"
+
+
+def test_cost_and_epochs_are_told_without_a_terminal(lab, tiny, parts):
+    lines = lab("data=folder", f"data.root={parts}", *tiny).stdout
+    assert "128 patches of 128 px in 2 epochs · about" in lines
+    assert "on cpu, about" in lines
+    for epoch in (1, 2):
+        (line,) = [line for line in lines.splitlines() if line.startswith(f"epoch {epoch}/2:")]
+        assert "validation/loss" in line
+        assert "train/loss" in line
+        assert "images/s" in line
+        assert line.endswith("left")
+
+
+def test_the_cost_of_a_search_is_that_of_two_steps_times_what_was_cut(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+
+    class Searches(AnoGAN):
+        def search(self, photos):
+            clock[0] += 0.5 * self.search_steps * len(photos)
+            return super().search(photos)
+
+    networks = Generator(32, 3, 8, 4), Discriminator(32, 3, 4)
+    method = Searches(*networks, torch.optim.Adam, SlidingWindow(32, 16), search_steps=300)
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    assert progress.search_cost(method, torch.rand(1, 3, 64, 64)) == 300 * 0.5 * 9  # nine windows
+    assert all(torch.equal(value, state[name]) for name, value in method.state_dict().items())
+    assert method.search_steps == 300
+
+
+def test_modes_are_put_back():
+    method = AnoGAN(Generator(32, 3, 8, 4), Discriminator(32, 3, 4), torch.optim.Adam, WholeImage(), search_steps=3)
+    method.generator.eval()
+    progress.search_cost(method, torch.rand(1, 3, 32, 32))
+    assert method.discriminator.training
+    assert not method.generator.training
+
+
+def test_a_long_training_on_a_processor_names_the_shorter_one(lab, tiny, parts):
+    """Asked for 2 million patches; stopped by the loss, so that the test does not train them."""
+    long = [argument for argument in tiny if not argument.startswith(("data.patches", "trainer.max"))]
+    done = lab("data=folder", f"data.root={parts}", *long, "method.optimizer.lr=1e30", code=1)
+    assert "experiment=quick" in done.stdout
