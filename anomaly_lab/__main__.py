@@ -6,13 +6,15 @@ imports what it needs when it is called, so that help and mistakes are answered 
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from pathlib import Path
+from importlib import import_module
 
-HERE = Path(__file__).resolve().parent
-CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
+from anomaly_lab.config.files import CONF
+from anomaly_lab.core.console import print_messages
+
+COMMANDS = ("predict", "threshold", "export", "compare", "data", "sync", "dashboard")  # modules of cli/
 HELP = """\
 anomaly_lab: which unsupervised detector finds the defects on your parts
 
@@ -54,13 +56,17 @@ More
 
 def main() -> None:
     """Run the program; a user's mistake ends in one line and exit code 1."""
+    print_messages()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in {"--help", "-h"}:
         print(HELP.format(groups=groups()), end="")
     elif not first or first.startswith("-") or set("=~") & set(first):
-        train()
+        gc.disable()  # composing makes many small objects; collecting them is a sixth of an answer's time
+        with mistakes_in_one_line():
+            import_module("anomaly_lab.cli.train").main()
     elif first in COMMANDS:
-        COMMANDS[first](sys.argv[2:])
+        with mistakes_in_one_line():
+            import_module(f"anomaly_lab.cli.{first}").main(sys.argv[2:])
     else:
         near = get_close_matches(first, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -74,77 +80,6 @@ def groups() -> str:
         options = sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
         lines.append(f"  {folder.relative_to(CONF).as_posix()}: {', '.join(options)}")
     return "\n".join(lines)
-
-
-def train() -> None:
-    """Train and test the configuration that the command line describes."""
-    gc.disable()  # composing makes many small objects; collecting them is a sixth of an answer's time
-    from anomaly_lab.cli import train as command
-
-    with mistakes_in_one_line():
-        command.main(CONF)
-
-
-def predict(arguments: list[str]) -> None:
-    """Judge new images with a finished run."""
-    from anomaly_lab.cli import predict as command
-
-    with mistakes_in_one_line():
-        command.main(arguments)
-
-
-def threshold(arguments: list[str]) -> None:
-    """Draw the line of a finished run again."""
-    from anomaly_lab.cli import threshold as command
-
-    with mistakes_in_one_line():
-        command.main(arguments, CONF)
-
-
-def export(arguments: list[str]) -> None:
-    """Write a finished run as one file for the line."""
-    from anomaly_lab.cli import export as command
-
-    with mistakes_in_one_line():
-        command.main(arguments)
-
-
-def compare(arguments: list[str]) -> None:
-    """Put finished runs side by side."""
-    from anomaly_lab.cli import compare as command
-
-    with mistakes_in_one_line():
-        command.main(arguments)
-
-
-def data(arguments: list[str]) -> None:
-    """Show or clear the cache of decoded images."""
-    from anomaly_lab.cli import cache as command
-
-    with mistakes_in_one_line():
-        command.main(arguments)
-
-
-def sync(arguments: list[str]) -> None:
-    """Upload offline W&B runs."""
-    from anomaly_lab.cli import sync as command
-
-    with mistakes_in_one_line():
-        command.main(arguments)
-
-
-def dashboard(arguments: list[str]) -> None:
-    """Save a workspace in W&B."""
-    from anomaly_lab.cli import dashboard as command
-
-    with mistakes_in_one_line():
-        command.main(arguments)
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "predict": predict, "threshold": threshold, "export": export, "compare": compare, "data": data, "sync": sync,
-    "dashboard": dashboard,
-}  # fmt: skip
 
 
 @contextmanager

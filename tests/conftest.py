@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from anomaly_lab.core.console import print_messages
 from tests.warm import WarmProgram
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,12 @@ def need(what: str, there: bool, reason: str) -> None:
     if what in REQUIRED:
         pytest.fail(f"ANOMALY_LAB_REQUIRE={what}, but {reason}")
     pytest.skip(f"{what}: {reason}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def messages() -> None:
+    """Messages are printed, as on the command line."""
+    print_messages()
 
 
 @pytest.fixture

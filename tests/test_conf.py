@@ -8,11 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
+from anomaly_lab.cli.train import run_directory
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import signature
 from anomaly_lab.data.layouts import POOLS, TEXTURES
-from anomaly_lab.runs.naming import run_directory
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
 ROOT = CONF.parent
@@ -85,7 +85,8 @@ def test_every_module_has_its_test():
 TESTED_ELSEWHERE = {
     "__main__.py": "test_command_line.py",
     "cli/train.py": "test_command_line.py",
-    "cli/cache.py": "data/test_cache.py",
+    "cli/data.py": "data/test_cache.py",
+    "config/files.py": "test_wheel.py",
     "config/schema.py": "config/test_check.py",
     "core/errors.py": "config/test_check.py",
     "core/types.py": "methods/test_contract.py",

@@ -18,12 +18,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
+from anomaly_lab.cli.train import run_directory
+from anomaly_lab.config.files import CONF
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.launch.hpo import check_values
-from anomaly_lab.launch.space import SYNTHETIC, Asked, Settings
+from anomaly_lab.launch.space import SYNTHETIC, SearchRequest, Settings
 from anomaly_lab.launch.sweep import Composer, plan
-from anomaly_lab.runs.naming import run_directory
 from tests.conftest import METHODS, ROOT
 from tests.evaluation.test_synthetic_defects import Difference, data, judge  # noqa: F401  # a fixture
 
@@ -129,7 +129,9 @@ def test_the_search_is_one_that_the_sweeper_can_do(commands, jobs, tmp_path):
     hydra = GlobalHydra.instance().hydra
     config = hydra.compose_config("train", [], RunMode.MULTIRUN, with_log_configuration=False)
     parser = OverridesParser.create(config_loader=hydra.config_loader)
-    asked = Asked.of(parser.parse_overrides([word for word in words if not word.startswith(SEARCHES)]), Settings())
+    asked = SearchRequest.of(
+        parser.parse_overrides([word for word in words if not word.startswith(SEARCHES)]), Settings()
+    )
     assert list(asked.space) == ["budget.learning_rate", "data.batch_size", "method.window"]
     check_values(hydra.config_loader, config, asked)
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from anomaly_lab.cli.dashboard import CURVES, LOSSES, MAPS, METRICS
 from anomaly_lab.runs.measures import is_loss
 from anomaly_lab.tracking import loggers
-from anomaly_lab.tracking.loggers import SteadyWandbLogger, log_pictures, log_tables, told
+from anomaly_lab.tracking.loggers import FailSafeWandbLogger, hyperparameters, log_pictures, log_tables
 from tests.conftest import TINY, make_parts, stand_in
 from tests.wandb_record import Record, read
 
@@ -211,7 +211,7 @@ def test_two_processes_leave_one_run(tmp_path):
 # Without a run
 
 
-class Kept(SteadyWandbLogger):
+class Kept(FailSafeWandbLogger):
     """Keeps what it is asked to log."""
 
     def __init__(self):
@@ -231,7 +231,7 @@ def test_secrets_places_and_wiring_are_left_out_of_the_configuration(monkeypatch
             "method": {"token": SECRET, "weights": "~/w.pt", "note": "${oc.env:MINE}", "sizes": [1, "/x/y"]},
         }
     )  # fmt: skip
-    assert told(config) == {
+    assert hyperparameters(config) == {
         "seed": 1,
         "data": {"root": "…/photos", "n": 1},
         "method": {"weights": "…/w.pt", "note": "${oc.env:MINE}", "sizes": [1, "…/y"]},

@@ -140,7 +140,7 @@ def describe(detector: "Detector", name: str, git: str | None) -> dict[str, Any]
         "preprocessing": {**asdict(decoding), "region": region(decoding), "steps": steps(decoding)},
         "tiling": {"kind": type(tiling).__name__} | {key: vars(tiling)[key] for key in TILING if key in vars(tiling)},
         "threshold": threshold._asdict(),
-        "decision": DECISIONS[threshold.rule],
+        "decision": DECISIONS[threshold.decided_by],
         "tolerance": TOLERANCE,
     }
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from anomaly_lab.cli.options import Options, parse
 from anomaly_lab.config.check import check_node
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.layouts import images_in
@@ -22,7 +23,7 @@ OPTIONS: Options = {
 USAGE = "threshold run=DIR normals=FOLDER [threshold=NAME] [threshold.KEY=VALUE ...]"
 
 
-def main(arguments: list[str], conf: Path) -> None:
+def main(arguments: list[str]) -> None:
     """Add a threshold to the run's `threshold.json`: it counts from now on, the earlier ones stay there."""
     options = parse(arguments, USAGE, OPTIONS, needed=("run", "normals"))
     if options is None:
@@ -32,16 +33,16 @@ def main(arguments: list[str], conf: Path) -> None:
     paths = images_in(folder) if folder.is_dir() else []
     if not paths:
         raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
-    draw(run, paths, strategy_config(run, options, conf))
+    draw(run, paths, rule_config(run, options))
 
 
-def strategy_config(run: Path, options: dict[str, str], conf: Path) -> dict[str, Any]:
+def rule_config(run: Path, options: dict[str, str]) -> dict[str, Any]:
     """The checked configuration of the strategy: the run's own or the one that was asked for, with changed keys."""
     if name := options.get("threshold"):
-        known = sorted(path.stem for path in (conf / "threshold").glob("*.yaml"))
+        known = sorted(path.stem for path in (CONF / "threshold").glob("*.yaml"))
         if name not in known:
             raise UserError(f"threshold: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
-        config = OmegaConf.load(conf / "threshold" / f"{name}.yaml")
+        config = OmegaConf.load(CONF / "threshold" / f"{name}.yaml")
     else:
         config = OmegaConf.load(run / ".hydra" / "config.yaml").threshold
     changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]
@@ -60,12 +61,12 @@ def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
     """Ask the run about the images, draw the line, write it."""
     from hydra.utils import instantiate
 
-    from anomaly_lab.inference.detector import Detector, judge
+    from anomaly_lab.inference.detector import Detector, iter_predictions
     from anomaly_lab.runs.folder import write_threshold
 
     detector, strategy = Detector.load(run), instantiate(config)
     unreadable: list[str] = []
-    with closing(tracked(judge([detector], paths), "judging", total=len(paths))) as answers:
+    with closing(tracked(iter_predictions([detector], paths), "judging", total=len(paths))) as answers:
         for _, (answer,) in answers:
             if isinstance(answer, UserError):
                 unreadable.append(str(answer))
@@ -78,7 +79,7 @@ def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
     old, new = detector.threshold, strategy.compute()
     write_threshold(run, new._asdict())
     print(
-        f"threshold: {old.image:.6g} ({old.strategy}, {old.normals} images) -> {new.image:.6g} ({new.strategy}, "
+        f"threshold: {old.image:.6g} ({old.name}, {old.normals} images) -> {new.image:.6g} ({new.name}, "
         f"{new.normals} images); `predict` uses it, metrics.json keeps the figures of the one it was tested with"
     )
     if new.note:

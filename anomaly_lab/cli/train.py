@@ -13,26 +13,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomaly_lab.config.check import check, refuse_unread
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.launch.job import end_with_launcher
 from anomaly_lab.runs.folder import is_finished, state_of
-from anomaly_lab.runs.lock import alone
-from anomaly_lab.runs.naming import folder_of, run_directory
-
-if yaml.__with_libyaml__:
-    yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads with the former: a third of the time of an answer
+from anomaly_lab.runs.lock import exclusive
+from anomaly_lab.runs.naming import folder_of
 
 
-def main(conf: Path) -> None:
+def main() -> None:
     """Compose and check once before Hydra does it twice, then let Hydra run the job or the sweep."""
     end_with_launcher()
+    if yaml.__with_libyaml__:
+        yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads with the former: a third of the time of an answer
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
     sys.argv[1:] = overrides = as_people_write(sys.argv[1:])
     if not any(argument.startswith("-") for argument in overrides):
-        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             resolved = check(compose(overrides))
         folder = folder_of(resolved)
         if resolved["dry_run"]:
@@ -41,7 +41,7 @@ def main(conf: Path) -> None:
         if is_finished(folder) and not resolved["rerun"]:  # before Hydra writes there and before torch is imported
             print(f"already done, skipped: {folder} (rerun=true does it again)")
             return
-    hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(job)()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
 
 
 LISTS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
@@ -79,7 +79,7 @@ def job(config: DictConfig) -> None:
                 "hydra/launcher: expected local or slurm for several processes a run (trainer.devices), because other "
                 f"launchers repeat the whole sweep in each of them, found {launcher}"
             )
-        with alone(folder):  # before torch is imported: to wait costs nothing
+        with exclusive(folder):  # before torch is imported: to wait costs nothing
             from anomaly_lab.training.lifecycle import run
 
             run(config, folder)
@@ -95,3 +95,9 @@ def is_several(trainer: DictConfig) -> bool:
     """Whether a run has several processes, as far as its configuration says."""
     devices = len(trainer.devices) if isinstance(trainer.devices, ListConfig) else trainer.devices
     return devices not in {1, "auto"} or trainer.get("num_nodes", 1) > 1
+
+
+def run_directory(*, _root_: DictConfig) -> str:
+    """The folder of the run that a configuration describes, checked first: a mistake leaves nothing behind."""
+    config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    return str(folder_of(check(config)))

@@ -1,5 +1,6 @@
 """What long work tells people beside Lightning's own bars. Imports nothing heavy: a sweep tells its time too."""
 
+import logging
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from contextvars import ContextVar
@@ -10,6 +11,27 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 Item = TypeVar("Item")
 _shown: ContextVar["Progress | None"] = ContextVar("_shown", default=None)  # the bar of a command without a trainer
+
+
+LOGGER = logging.getLogger("anomaly_lab")
+
+
+class _ToStandardOutput(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)  # into whatever sys.stdout is now
+
+
+def say(text: str) -> None:
+    """Log a message for people at level INFO, under the name `anomaly_lab`; the command line prints it as it is."""
+    LOGGER.info("%s", text)
+
+
+def print_messages() -> None:
+    """Print what `say` logs to standard output: for the command line, which owns its process."""
+    if not any(isinstance(handler, _ToStandardOutput) for handler in LOGGER.handlers):
+        LOGGER.addHandler(_ToStandardOutput())
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
 
 
 def tracked(items: Generator[Item, None, None], what: str, total: int | None = None) -> Generator[Item, None, None]:

@@ -57,8 +57,8 @@ def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequenc
         try:
             rows.writerow(row)
         except OSError as error:
-            if told := full_disk(error, part):
-                raise told from error
+            if mistake := full_disk(error, part):
+                raise mistake from error
             raise
 
     with part.open("w", newline="", buffering=1, **CSV) as file:  # a line at a time: killed, nothing is lost
@@ -76,8 +76,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         write(part)
         part.replace(path)
     except Exception as error:  # torch reports a full disk as an error of its own format
-        if told := full_disk(error, path):
-            raise told from error
+        if mistake := full_disk(error, path):
+            raise mistake from error
         raise
     finally:
         part.unlink(missing_ok=True)

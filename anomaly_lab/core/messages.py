@@ -33,8 +33,8 @@ def explain(error: BaseException) -> UserError:
             )
     if isinstance(error, InstantiationException) and error.__cause__ is not None:  # what Lightning or torch refused
         full_key = re.search(r"full_key: (\S+)", str(error))
-        told = " ".join(str(error.__cause__).split())
-        return UserError(f"{full_key[1]}: {told}" if full_key else told)
+        reason = " ".join(str(error.__cause__).split())
+        return UserError(f"{full_key[1]}: {reason}" if full_key else reason)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     parent, found = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, DictConfig) and found is not None and found not in parent:

@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
+def prefetch(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """Like `map`, with `workers` threads a few items ahead: order kept, memory bounded, exceptions passed on.
 
     Threads suffice: decoding and resizing release the interpreter. Close it (`contextlib.closing`) where the loop over

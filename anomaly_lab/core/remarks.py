@@ -16,7 +16,7 @@ class Remark(NamedTuple):
     text: str
 
 
-class Tally:
+class RemarkCounter:
     """How many images a remark holds for, and the names of the first of them: all that is kept of a million."""
 
     def __init__(self) -> None:

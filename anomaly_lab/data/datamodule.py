@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from rich.progress import track
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.parallel import ahead
+from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.cache import default_folder
@@ -29,7 +29,7 @@ from anomaly_lab.data.patches import (
     render,
 )
 from anomaly_lab.data.samples import Sample, Splits, hold_out
-from anomaly_lab.data.store import Cache, Store, open_store, tell_skipped
+from anomaly_lab.data.store import Cache, Store, open_store, report_skipped
 
 
 class ImageLoader:
@@ -60,7 +60,7 @@ class ImageLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        with closing(ahead(self._read, chain.from_iterable(self._batches), self.workers)) as images:
+        with closing(prefetch(self._read, chain.from_iterable(self._batches), self.workers)) as images:
             for batch in self._batches:
                 yield collate(list(islice(images, len(batch))))
 
@@ -154,13 +154,13 @@ class DataModule(pl.LightningDataModule):
                 return error
             return None
 
-        with closing(ahead(trouble, samples, self.workers)) as answers:
-            told = list(track(answers, "checking", len(samples), transient=True))
-        errors = [error for error in told if error is not None]
+        with closing(prefetch(trouble, samples, self.workers)) as answers:
+            found = list(track(answers, "checking", len(samples), transient=True))
+        errors = [error for error in found if error is not None]
         if errors and self.on_error == "stop":
             raise errors[0]
-        tell_skipped([str(error) for error in errors], len(samples))
-        return [sample for sample, error in zip(samples, told, strict=True) if error is None]
+        report_skipped([str(error) for error in errors], len(samples))
+        return [sample for sample, error in zip(samples, found, strict=True) if error is None]
 
     def plan(self, epoch: int) -> PatchPlan:
         """The patches of an epoch: they follow from the seed and, unless `redraw` is off, from the epoch."""

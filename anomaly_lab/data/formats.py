@@ -10,6 +10,9 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -28,14 +31,13 @@ ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4}  # of a TIFF, without alpha
 BLOCK = 2**18  # values that are scaled at once: no float copy of a photo is ever made
 
-Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the limit: Pillow's own would warn and refuse before it
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by our error
-
 Photo = Path | Image.Image | np.ndarray  # a file, or an image that somebody has decoded already
 
 _said: set[str] = set()
 _saying = threading.Lock()
 _loading = threading.Lock()
+_opening = threading.Lock()
+_decoding = ContextVar("_decoding", default=False)
 
 
 class Pixels(NamedTuple):
@@ -133,6 +135,34 @@ def to_gray(colour: np.ndarray) -> np.ndarray:
     return colour @ np.array([0.299, 0.587, 0.114])
 
 
+@contextmanager
+def _opened(file: Path | BinaryIO, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """Open an image without Pillow's limit of pixels, which would come before `max_pixels`; the header only is read."""
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
+
+
+@contextmanager
+def _silent_tifffile() -> Iterator[None]:
+    """Silence tifffile in this thread: our error says once what is wrong with a file."""
+    logging.getLogger("tifffile").addFilter(_is_foreign)
+    token = _decoding.set(True)
+    try:
+        yield
+    finally:
+        _decoding.reset(token)
+
+
+def _is_foreign(record: logging.LogRecord) -> bool:
+    return not _decoding.get()
+
+
 def say_once(what: str, text: str) -> None:
     """Warn, unless this was said already in this run."""
     with _saying:
@@ -145,7 +175,7 @@ def say_once(what: str, text: str) -> None:
 def read_alpha(path: Path) -> np.ndarray | None:
     """The alpha channel of a file, uint8 (height, width), upright; None where it has none or Pillow cannot read it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path, FORMATS) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(image.convert("RGBA"))[:, :, 3] if image.has_transparency_data else None
     except (OSError, ValueError):
@@ -168,7 +198,7 @@ def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
     file.seek(0)
     if magic in TIFF:
         return _decode_tiff(path, file, max_pixels)
-    with Image.open(file, formats=FORMATS) as image:  # reads the header only
+    with _opened(file, FORMATS) as image:  # reads the header only
         _check_size(path, *image.size, max_pixels)
         values = None
         if image.format in {"PNG", "JPEG", "MPO"} and image.mode != "CMYK":
@@ -202,8 +232,10 @@ def _with_opencv(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
         return None
     if wide and values.ndim == 3:
         values = values[:, :, 2::-1]  # from BGR or BGRA
-    told = {"exif", "Raw profile type exif", "xmp"} & set(image.info) or any(kind == b"eXIf" for kind, _, _ in chunks)
-    return _upright(values, image.getexif().get(ORIENTATION, 1) if told else 1)
+    declared = {"exif", "Raw profile type exif", "xmp"} & set(image.info) or any(
+        kind == b"eXIf" for kind, _, _ in chunks
+    )
+    return _upright(values, image.getexif().get(ORIENTATION, 1) if declared else 1)
 
 
 def _flags(image: Image.Image) -> int:
@@ -263,7 +295,7 @@ def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
 
     What tifffile cannot decompress is left to OpenCV and Pillow, but only where they keep the values.
     """
-    with tifffile.TiffFile(file) as tiff:
+    with _silent_tifffile(), tifffile.TiffFile(file) as tiff:
         pages = len(tiff.pages)
         if pages > 1:
             pages = sum(not getattr(page, "is_reduced", False) for page in tiff.pages)  # a preview is no page
@@ -281,7 +313,7 @@ def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
 def _tiff_of_8_bits(file: BinaryIO) -> np.ndarray | None:
     file.seek(0)
     try:
-        with Image.open(file, formats=("TIFF",)) as image:
+        with _opened(file, ("TIFF",)) as image:
             return _with_pillow(image)
     except UnidentifiedImageError:
         return None
@@ -328,7 +360,7 @@ def _decompressed(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.nda
             return values
     if page.samplesperpixel == 1 and page.dtype in (np.uint16, np.int16, np.float32):
         file.seek(0)
-        with Image.open(file, formats=("TIFF",)) as image:
+        with _opened(file, ("TIFF",)) as image:
             values = _with_pillow(image)
         if values.ndim == 2:
             return values.astype(page.dtype)

@@ -14,8 +14,9 @@ from jaxtyping import Int, UInt8
 from rich.progress import track
 from torch import Tensor
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.parallel import ahead
+from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data import cache
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.samples import Sample
@@ -56,7 +57,7 @@ class Decoded(NamedTuple):
         return self.images, index
 
 
-class Undecoded(NamedTuple):
+class OnDemandStore(NamedTuple):
     """No image is kept: each is decoded whenever it is asked for. Slow, and nothing but a batch is ever in memory."""
 
     decoding: Decoding
@@ -68,7 +69,7 @@ class Undecoded(NamedTuple):
         """Those of the rows, decoded."""
         wanted, rows = index.unique(return_inverse=True)
         paths = [self.samples[i].path for i in wanted.tolist()]
-        with closing(ahead(self.decoding.read, paths, self.workers)) as decoded:
+        with closing(prefetch(self.decoding.read, paths, self.workers)) as decoded:
             images = [torch.from_numpy(image) for image, _ in decoded]
         return torch.stack(images), rows
 
@@ -92,13 +93,13 @@ def open_store(
     """
     if kept == "none":
         read = _read_all(samples, decoding, workers, on_error, keep=lambda row, image: None)
-        return Undecoded(decoding, workers, *read)
+        return OnDemandStore(decoding, workers, *read)
     store = _in_memory(samples, decoding, workers, on_error) if kept == "memory" else None
     if store is None:
         try:
             store = _on_disk(samples, decoding, workers, on_error, folder)
         except OSError as error:
-            print(f"cache: {folder} cannot be used ({error}); going on without it, images stay in memory")
+            say(f"cache: {folder} cannot be used ({error}); going on without it, images stay in memory")
             store = _in_memory(samples, decoding, workers, on_error)
     where = "in memory" if kept == "memory" else f"in {folder}"
     if device is not None and device.type == "cuda" and kept in {"device", "auto"}:
@@ -109,7 +110,7 @@ def open_store(
                 f"data.cache: expected the images ({store.images.nbytes / 2**30:.1f} GB) to fit half of the free "
                 f"memory of {device}; set data.cache=disk"
             )
-    print(f"{len(store.samples)} decoded training images, {store.images.nbytes / 2**20:.0f} MB {where}", flush=True)
+    say(f"{len(store.samples)} decoded training images, {store.images.nbytes / 2**20:.0f} MB {where}")
     return store
 
 
@@ -128,7 +129,7 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
     try:
         guard.acquire(timeout=0)
     except Timeout:
-        print("cache: another process is decoding these images, waiting for it", flush=True)
+        say("cache: another process is decoding these images, waiting for it")
         guard.acquire()
     try:
         if not _is_whole(path):
@@ -203,7 +204,7 @@ def _read_all(
             )
         return image, placement.target
 
-    with closing(ahead(read, samples, workers)) as answers:
+    with closing(prefetch(read, samples, workers)) as answers:
         for sample, answer in zip(samples, track(answers, "decoding", len(samples), transient=True), strict=True):
             if isinstance(answer, UserError):
                 if on_error == "stop":
@@ -213,13 +214,13 @@ def _read_all(
             keep(len(good), answer[0])
             good.append(sample)
             boxes.append(answer[1])
-    tell_skipped(unreadable, len(samples))
+    report_skipped(unreadable, len(samples))
     if not good:
         raise UserError(f"expected training images, found none that can be read: {unreadable[0]}")
     return good, boxes
 
 
-def tell_skipped(unreadable: list[str], count: int) -> None:
+def report_skipped(unreadable: list[str], count: int) -> None:
     """Name what `data.on_error=skip` left out."""
     if unreadable:
-        print(f"data.on_error=skip: {len(unreadable)} of {count} images left out: {'; '.join(unreadable)}", flush=True)
+        say(f"data.on_error=skip: {len(unreadable)} of {count} images left out: {'; '.join(unreadable)}")

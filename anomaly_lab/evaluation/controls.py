@@ -5,18 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.evaluation.evaluation import Evaluation
-from anomaly_lab.evaluation.maps import Localisation
+from anomaly_lab.evaluation.maps import PixelEvaluation
 from anomaly_lab.functional.scores import content, default_score
 from anomaly_lab.methods.base.tiling import WholeImage, enlarge
-from anomaly_lab.methods.control import KINDS, OF_THE_IMAGE, Control, Kind
+from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS, KINDS, Control, Kind
 from anomaly_lab.metrics.ranking import rank
 
-LOCAL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in OF_THE_IMAGE)
+LOCAL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in IMAGE_LEVEL_CONTROLS)
 COMPARED = (
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro",
     "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed",
@@ -35,7 +36,7 @@ class Controls(pl.Callback):
         self.beaten_by: dict[str, tuple[str, float]] = {}
         self._control: Control | None = None
         self._scores: dict[Kind, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
-        self._maps = {kind: Localisation() for kind in LOCAL}
+        self._maps = {kind: PixelEvaluation() for kind in LOCAL}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the statistics of the training images."""
@@ -75,7 +76,7 @@ class Controls(pl.Callback):
             rows_of_file = [[kind, *(values.get(name, "") for name in COMPARED)] for kind, values in self.found.items()]
             write_csv(Path(trainer.default_root_dir) / "controls.csv", ("control", *COMPARED), rows_of_file)
             for name, (control, value) in self.beaten_by.items():
-                print(f"{name} {self.evaluation.metrics[name]:.3f} does not beat the control {control}, {value:.3f}")
+                say(f"{name} {self.evaluation.metrics[name]:.3f} does not beat the control {control}, {value:.3f}")
 
     def metrics(self) -> dict[str, float]:
         """The best control of each metric, `control_<metric>`."""
@@ -95,7 +96,7 @@ def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float
     for kind, metrics in found.items():
         if name in metrics:
             values.append((metrics[name], kind))
-            if kind in OF_THE_IMAGE:
+            if kind in IMAGE_LEVEL_CONTROLS:
                 values.append((1 - metrics[name], f"low {kind}"))
     value, kind = max(values)
     return kind, value

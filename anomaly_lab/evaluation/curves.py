@@ -151,8 +151,8 @@ class Curves(pl.Callback):
             write_csv(folder / f"{name}.csv", (*axes, "threshold"), rows)
             limit = LIMIT if name == "pixel_pro" else 1.0
             title = f"{name.replace('_', ' ')}, {metric} {metrics[metric]:.4f}"
-            told = (axes[0].replace("_", " "), axes[1].replace("_", " "))
-            pictures[name] = figures.curve(curve.x, curve.y, title, told, limit, chance=metric.endswith("auroc"))
+            labels = (axes[0].replace("_", " "), axes[1].replace("_", " "))
+            pictures[name] = figures.curve(curve.x, curve.y, title, labels, limit, chance=metric.endswith("auroc"))
         return pictures
 
     def _draw_features(self, folder: Path, vectors: list[tuple[int, np.ndarray]], samples: list[Sample]) -> np.ndarray:

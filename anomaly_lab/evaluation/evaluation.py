@@ -7,17 +7,18 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv
-from anomaly_lab.core.remarks import Remark, Tally
+from anomaly_lab.core.remarks import Remark, RemarkCounter
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.samples import Sample
-from anomaly_lab.evaluation.maps import Localisation, counted, inner_map, inner_valid, masked
+from anomaly_lab.evaluation.maps import PixelEvaluation, counted, inner_map, inner_valid, masked
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
 from anomaly_lab.metrics.pixel_decisions import PixelDecisions
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.metrics.thresholds import Strategy, Threshold
+from anomaly_lab.metrics.thresholds import Threshold, ThresholdRule
 from anomaly_lab.runs.folder import write_threshold
 
 SCORES = ("path", "defect", "label", "score", "mean", "scaled", "decision_score", "threshold", "decision")
@@ -37,22 +38,22 @@ class Evaluation(pl.Callback):
     """Threshold from normal images (predict), then scores.csv, defects.csv and metrics from the test.
 
     Image metrics: `image_*` of the score and `image_auroc_mean` of the mean of the map; pixel metrics as in
-    `Localisation`, and `pixel_*` at the threshold. Several processes share the images and have the same metrics.
+    `PixelEvaluation`, and `pixel_*` at the threshold. Several processes share the images and have the same metrics.
     """
 
-    def __init__(self, strategy: Strategy) -> None:
-        self.strategy = strategy
+    def __init__(self, rule: ThresholdRule) -> None:
+        self.rule = rule
         self.threshold: Threshold | None = None
         self.metrics: dict[str, float] = {}
         self.rows: list[Row] = []  # after the test those of all processes, in the order of the images
-        self.localisation = Localisation()
+        self.localisation = PixelEvaluation()
         self._decisions: PixelDecisions | None = None
         self._remarks: list[Remark] = []
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Show the strategy the normal images that it asked for."""
+        """Show the threshold rule the normal images that it asked for."""
         assert outputs.score is not None
         for i, score in enumerate(outputs.score.tolist()):
             if math.isnan(score):
@@ -60,22 +61,22 @@ class Evaluation(pl.Callback):
                 raise UserError(
                     f"{name}: expected numbers as scores of held-out images, found NaN; try lower learning rates"
                 )
-            self.strategy.update(inner_map(outputs, batch, i), score)
+            self.rule.update(inner_map(outputs, batch, i), score)
         if outputs.remarks:
             loader = trainer.predict_dataloaders
             assert loader is not None
             self._remarks += remarks_of(outputs, batch, loader.samples)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the line."""
-        self.threshold = self.strategy.compute()
+        """Set the threshold."""
+        self.threshold = self.rule.compute()
         self._decisions = PixelDecisions(self.threshold.pixel)
         self.metrics = {"threshold": self.threshold.image, "pixel_threshold": self.threshold.pixel}
         if trainer.is_global_zero:
             write_threshold(Path(trainer.default_root_dir), self.threshold._asdict())
             if self.threshold.note:
-                print(f"threshold: {self.threshold.note}")
-            tell(self._remarks, "of the images that set the threshold, ")
+                say(f"threshold: {self.threshold.note}")
+            report_remarks(self._remarks, "of the images that set the threshold, ")
         self._remarks = []  # every process has seen all of these images
 
     def on_test_batch_end(
@@ -88,7 +89,7 @@ class Evaluation(pl.Callback):
         samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
         for i, index in enumerate(batch.index.tolist()):
             anomaly_map, score = inner_map(outputs, batch, i), outputs.score[i].item()
-            decision_score = self.threshold.decides(anomaly_map, score)
+            decision_score = self.threshold.decision_score(anomaly_map, score)
             valid = inner_valid(batch, i)
             mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
             self.rows.append(Row(index, score, float(mean), decision_score))
@@ -122,7 +123,7 @@ class Evaluation(pl.Callback):
             found = by_defect(score, abnormal, label, [sample.defect for sample in tested])
             lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in found.items()]
             write_csv(folder / "defects.csv", DEFECTS, lines)
-            tell(remarks, "of the test images, ")
+            report_remarks(remarks, "of the test images, ")
 
 
 def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:
@@ -131,13 +132,13 @@ def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> l
     return [Remark(str(samples[index].path), text) for index, text in said if text]
 
 
-def tell(remarks: list[Remark], whose: str = "") -> None:
+def report_remarks(remarks: list[Remark], whose: str = "") -> None:
     """Print a line for each text: how many images it holds for, and the names of the first of them."""
-    tally = Tally()
+    tally = RemarkCounter()
     for remark in remarks:
         tally.add(remark.text, Path(remark.path))
     for line in tally.lines():
-        print(f"{whose}{line}")
+        say(f"{whose}{line}")
 
 
 def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:

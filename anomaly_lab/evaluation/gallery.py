@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("miss", "false_alarm", "random")
 HEADER = ("file", "kind", "path", "defect", "label", "decision_score", "tiles")
 
 
-class Shot(NamedTuple):
+class GalleryItem(NamedTuple):
     """An image that is kept, and what decides whether it stays: the lower, the longer."""
 
     order: float
@@ -40,7 +40,7 @@ class Gallery(pl.Callback):
         self.count = count
         self.random = random
         self.side = side
-        self._kept: dict[Kind, list[Shot]] = {kind: [] for kind in KINDS}
+        self._kept: dict[Kind, list[GalleryItem]] = {kind: [] for kind in KINDS}
         self._chance = np.zeros(0, dtype=int)  # a place in a random order for each image
 
     def on_test_batch_end(
@@ -63,7 +63,7 @@ class Gallery(pl.Callback):
                     continue
                 mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
                 shot = shot or panel("", i, outputs, batch, self.side, mask)
-                self._kept[kind].append(Shot(order, row.index, row.decision_score, shot))
+                self._kept[kind].append(GalleryItem(order, row.index, row.decision_score, shot))
                 self._kept[kind] = self._first(kind, self._kept[kind])
 
     def _most(self, kind: Kind) -> int:
@@ -75,7 +75,7 @@ class Gallery(pl.Callback):
             return True
         return bool(kept) and (order, index) < (kept[-1].order, kept[-1].index)
 
-    def _first(self, kind: Kind, shots: list[Shot]) -> list[Shot]:
+    def _first(self, kind: Kind, shots: list[GalleryItem]) -> list[GalleryItem]:
         return sorted(shots, key=lambda shot: (shot.order, shot.index))[: self._most(kind)]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -12,7 +12,7 @@ from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")
 
 
-class Localisation:
+class PixelEvaluation:
     """Pixel metrics of the maps as they are and smoothed by the Gaussian of the default score.
 
     Maps are compared at the size of the photos. Abnormal images without a mask do not count, nor does anything

@@ -28,8 +28,8 @@ Mistakes raise `anomaly_lab.core.errors.UserError` (a ValueError) with one line:
 a folder of a million photos, TIFF maps and pictures there is the command `python -m anomaly_lab predict`. The same
 stream from Python, a photo at a time, with any number of detectors that share the reading, and errors as values:
 
-    for path, (answer,) in judge([detector], paths):
-        said = answer if isinstance(answer, UserError) else detector.tell(answer)
+    for path, (answer,) in iter_predictions([detector], paths):
+        said = answer if isinstance(answer, UserError) else detector.photo_prediction(answer)
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -38,17 +38,16 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float32
 from omegaconf import OmegaConf
 from PIL import Image
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.parallel import ahead
+from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import collate
 from anomaly_lab.data.formats import Photo
@@ -62,7 +61,7 @@ from anomaly_lab.runs.checkpoint import load_checkpoint
 from anomaly_lab.runs.collect import finished_run
 from anomaly_lab.runs.folder import read_thresholds
 
-__all__ = ["Decision", "Detector", "Judged", "PhotoPrediction", "judge"]
+__all__ = ["Decision", "Detector", "ImageResult", "PhotoPrediction", "iter_predictions"]
 Given = TypeVar("Given", bound=Photo)
 
 
@@ -101,7 +100,7 @@ class Decision(NamedTuple):
     is_abnormal: bool
 
 
-class Judged(NamedTuple):
+class ImageResult(NamedTuple):
     """What the method of a run says about one photo, at the working size, on the host."""
 
     prediction: Prediction  # of a batch of one
@@ -155,7 +154,8 @@ class Detector:
         folder = finished_run(str(run))
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")
         checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-        decoding = instantiate(OmegaConf.to_container(config.data.decoding, resolve=True), _convert_="all")
+        settings = cast(dict[str, Any], OmegaConf.to_container(config.data.decoding, resolve=True))
+        decoding = Decoding(**{key: value for key, value in settings.items() if key != "_target_"})
         method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
         try:
             method.load_state_dict(checkpoint["state_dict"])
@@ -193,27 +193,27 @@ class Detector:
         several = isinstance(image, list | tuple)
         photos = [_photo(one) for one in (image if several else [image])]
         predictions = []
-        with closing(judge([self], photos)) as answers:
+        with closing(iter_predictions([self], photos)) as answers:
             for number, (_, (answer,)) in enumerate(answers, start=1):
                 if isinstance(answer, UserError):
                     raise UserError(f"photo {number} of {len(photos)}: {answer}") if several else answer
-                predictions.append(self.tell(answer))
+                predictions.append(self.photo_prediction(answer))
         return predictions if several else predictions[0]
 
-    def tell(self, judged: Judged) -> PhotoPrediction:
+    def photo_prediction(self, result: ImageResult) -> PhotoPrediction:
         """What the method says, held against the threshold and brought to the photo."""
-        score, decision_score, is_abnormal = self.decide(judged)
+        score, decision_score, is_abnormal = self.decision(result)
         return PhotoPrediction(
-            judged.photo_map(), score, decision_score, self.threshold.image, is_abnormal, judged.reconstruction(),
-            judged.remark,
+            result.photo_map(), score, decision_score, self.threshold.image, is_abnormal, result.reconstruction(),
+            result.remark,
         )  # fmt: skip
 
-    def decide(self, judged: Judged) -> Decision:
+    def decision(self, result: ImageResult) -> Decision:
         """Hold what the method says against the threshold."""
-        decision_score = self.threshold.decides(judged.inner_map(), judged.score)
-        return Decision(judged.score, decision_score, decision_score >= self.threshold.image)
+        decision_score = self.threshold.decision_score(result.inner_map(), result.score)
+        return Decision(result.score, decision_score, decision_score >= self.threshold.image)
 
-    def _ask(self, images: list[Batch | UserError]) -> list[Judged | UserError]:
+    def _ask(self, images: list[Batch | UserError]) -> list[ImageResult | UserError]:
         """What the method says about those that could be read, as one batch."""
         batches = [image for image in images if isinstance(image, Batch)]
         if not batches:
@@ -225,7 +225,7 @@ class Detector:
         maps, scores = prediction.anomaly_map.float().cpu(), prediction.score.cpu()
         drawn = None if prediction.reconstruction is None else prediction.reconstruction.float().cpu()
         answers = iter(
-            Judged(
+            ImageResult(
                 Prediction(
                     maps[i : i + 1],
                     scores[i : i + 1],
@@ -239,9 +239,9 @@ class Detector:
         return [next(answers) if isinstance(image, Batch) else image for image in images]
 
 
-def judge(
+def iter_predictions(
     detectors: Sequence[Detector], photos: Iterable[Given]
-) -> Generator[tuple[Given, tuple[Judged | UserError, ...]], None, None]:
+) -> Generator[tuple[Given, tuple[ImageResult | UserError, ...]], None, None]:
     """Every photo with what each run's method says about it, or why that run cannot read it.
 
     A photo is decoded once for each different decoding, by threads a few photos ahead; no more than a batch is in
@@ -257,7 +257,7 @@ def judge(
         return photo, [_read(photo, decoding) for decoding in decodings]
 
     size = min(detector.batch_size for detector in detectors)
-    with closing(ahead(read, photos, max(detector.workers for detector in detectors))) as images:
+    with closing(prefetch(read, photos, max(detector.workers for detector in detectors))) as images:
         while chunk := list(islice(images, size)):
             said = [
                 detector._ask([answers[place] for _, answers in chunk])

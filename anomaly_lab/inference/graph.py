@@ -39,7 +39,7 @@ class OnePass(nn.Module):
 
     def forward(self, image: Images, valid: Valid) -> tuple[Maps, Float[Tensor, " batch"]]:
         """Map and score, as `Method.forward` gives them up to rounding."""
-        anomaly_map, score, *_ = self.method.tiling.in_one_pass(self.method.inspect, image)
+        anomaly_map, score, *_ = self.method.tiling.in_one_pass(self.method.predict, image)
         if score is None:
             score = default_score(anomaly_map, valid)
         return lowest_outside(anomaly_map, valid), score

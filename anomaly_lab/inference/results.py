@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anomaly_lab.core.console import printable, tracked
+from anomaly_lab.core.console import printable, say, tracked
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import growing_csv
-from anomaly_lab.core.remarks import NAMED, Tally
+from anomaly_lab.core.remarks import NAMED, RemarkCounter
 from anomaly_lab.evaluation.drawing import beside, captioned, overlay, panel, write_map, write_picture
-from anomaly_lab.inference.detector import Decision, Detector, Judged, judge
+from anomaly_lab.inference.detector import Decision, Detector, ImageResult, iter_predictions
 from anomaly_lab.inference.sources import result
 
 SCORES = ("path", "run", "score", "decision_score", "threshold", "decision", "remark")
@@ -23,10 +23,10 @@ SIDE = 256  # px of a picture along its longer side
 WHITE, ORANGE = (255, 255, 255), (255, 170, 60)
 
 
-class Verdict(NamedTuple):
+class RunResult(NamedTuple):
     """What a run's method says about a photo, and what follows from it."""
 
-    judged: Judged
+    judged: ImageResult
     decision: Decision
 
 
@@ -39,10 +39,10 @@ class Summary:
         self.judged = 0  # by one run at least
         self.failed = 0  # for one run at least
         self.abnormal: Counter[str] = Counter()  # by run
-        self.remarks = Tally()
+        self.remarks = RemarkCounter()
         self.reasons: list[str] = []
 
-    def add(self, path: Path, verdicts: Mapping[str, Verdict], errors: Mapping[str, str]) -> None:
+    def add(self, path: Path, verdicts: Mapping[str, RunResult], errors: Mapping[str, str]) -> None:
         """Count a photo."""
         self.seen += 1
         self.judged += bool(verdicts)
@@ -80,13 +80,13 @@ def write_results(
         with (
             growing_csv(scores, SCORES) as add,
             growing_csv(unreadable, UNREADABLE) as add_unreadable,
-            closing(tracked(judge(list(detectors.values()), photos), "judging")) as answers,
+            closing(tracked(iter_predictions(list(detectors.values()), photos), "judging")) as answers,
         ):
             for path, answer in answers:
                 said = list(zip(detectors, answer, strict=True))
                 errors = {run: str(one) for run, one in said if isinstance(one, UserError)}
-                judged = {run: one for run, one in said if isinstance(one, Judged)}
-                verdicts = {run: Verdict(one, detectors[run].decide(one)) for run, one in judged.items()}
+                judged = {run: one for run, one in said if isinstance(one, ImageResult)}
+                verdicts = {run: RunResult(one, detectors[run].decision(one)) for run, one in judged.items()}
                 for run, reason in errors.items():
                     add_unreadable((path, run, reason))
                 for run, (one, decision) in verdicts.items():
@@ -108,9 +108,9 @@ def write_results(
     by_run = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]
     shown = summary.judged > 0
     written = ["scores", *["pictures"] * (pictures and shown), *["maps"] * (maps and shown)]
-    print(f"{summary.judged} images judged, {', '.join(by_run)}; {' and '.join(written)}: {out}")
-    for told in summary.remarks.lines():
-        print(told)
+    say(f"{summary.judged} images judged, {', '.join(by_run)}; {' and '.join(written)}: {out}")
+    for remark in summary.remarks.lines():
+        say(remark)
     if not summary.reasons:
         unreadable.unlink()
         return
@@ -121,7 +121,7 @@ def write_results(
     )
 
 
-def picture(name: str, detectors: Mapping[str, Detector], verdicts: Mapping[str, Verdict]) -> np.ndarray:
+def picture(name: str, detectors: Mapping[str, Detector], verdicts: Mapping[str, RunResult]) -> np.ndarray:
     """What the runs say about a photo, RGB. One run: photo, reconstruction, map, map over the photo.
 
     Several: the photo, then for each run its map over what it saw of the photo, its name, score, threshold and

@@ -20,11 +20,12 @@ from omegaconf import DictConfig, open_dict
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.launch.jobs import Words
 from anomaly_lab.launch.machine import visible_gpus
-from anomaly_lab.launch.space import ORACLE, Asked, Settings, checked, ends
+from anomaly_lab.launch.space import ORACLE, SearchRequest, Settings, checked, ends
 from anomaly_lab.launch.study import FILES, Study, storage
 from anomaly_lab.launch.sweep import Composer, plan
 
@@ -51,7 +52,7 @@ def search(
     settings = checked(keys)
     parser = OverridesParser.create(config_loader=context.config_loader)
     in_file = [f"{key}={value}" for key, value in (settings.params or {}).items()]
-    asked = Asked.of(parser.parse_overrides([*in_file, *arguments]), settings)
+    asked = SearchRequest.of(parser.parse_overrides([*in_file, *arguments]), settings)
     with open_dict(config.hydra.launcher):
         config.hydra.launcher.objective = settings.metric
     if config.hydra.launcher.get("wait", True) is False:
@@ -60,7 +61,7 @@ def search(
     folder = Path(config.hydra.sweep.dir)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     if settings.objective in ORACLE:
-        print(
+        say(
             f"{settings.objective}: hyperparameters are chosen on the test set, so the test figures of the best trial "
             "say nothing about new images"
         )
@@ -75,12 +76,12 @@ def search(
 
     failed = run(study, launcher, trials_at_a_time(settings, config.hydra.launcher, len(asked.repeats)), planned)
     write_trials(study, planned)
-    tell_best(study, planned)
+    print_best(study, planned)
     if failed:
         raise UserError(f"{failed} trials failed; the same command tries them again")
 
 
-def check_values(loader: ConfigLoader, config: DictConfig, asked: Asked) -> None:
+def check_values(loader: ConfigLoader, config: DictConfig, asked: SearchRequest) -> None:
     """Refuse a value that fits neither the first nor the last values of the other keys, before anything starts."""
     compose = Composer(loader, config)
     first, last = ({key: ends(each)[at] for key, each in asked.space.items()} for at in (0, -1))
@@ -130,23 +131,23 @@ def evaluate(
         try:
             planned(study.asked.jobs(params))
         except UserError as error:
-            print(f"trial {number}: {error}")
+            say(f"trial {number}: {error}")
         else:
             jobs += [(number, words) for words in study.asked.jobs(params)]
     if not jobs:
         return {}
-    told = f"trials {', '.join(map(str, trials))}" if len(trials) > 1 else f"trial {next(iter(trials))}"
-    print(f"{told} of {study.settings.n_trials}", flush=True)
+    names = f"trials {', '.join(map(str, trials))}" if len(trials) > 1 else f"trial {next(iter(trials))}"
+    say(f"{names} of {study.settings.n_trials}")
     answers = launcher.launch([words for _, words in jobs], initial_job_idx=0)
     found: dict[int, list[float | None]] = {}
     for (number, _), answer in zip(jobs, answers, strict=True):
         value = answer._return_value if answer.status == JobStatus.COMPLETED else None
         if value is None:
-            print(f"trial {number}: {answer._return_value}")
+            say(f"trial {number}: {answer._return_value}")
         found.setdefault(number, []).append(value)
     values = {number: mean(each) for number, each in found.items()}
     for number, value in values.items():
-        print(f"trial {number}: {'failed' if value is None else f'{study.settings.objective} {value:.4f}'}", flush=True)
+        say(f"trial {number}: {'failed' if value is None else f'{study.settings.objective} {value:.4f}'}")
     return values
 
 
@@ -173,22 +174,22 @@ def write_trials(study: Study, planned: Planned) -> None:
     write_csv(study.folder / "trials.csv", header, rows)
 
 
-def tell_best(study: Study, planned: Planned) -> None:
+def print_best(study: Study, planned: Planned) -> None:
     """Print the best trial and how to repeat it. Raises UserError where none is complete."""
     best, counts = study.best(), study.counts()
     if best is None:
         raise UserError("no trial of the search is complete")
     elsewhere = counts[TrialState.RUNNING] + counts[TrialState.WAITING]
     of_others = f", {elsewhere} run in another launcher" if elsewhere else ""
-    print(f"\n{counts[TrialState.COMPLETE]} of {study.settings.n_trials} trials complete{of_others}")
-    print(f"best: trial {best.number}, {study.settings.objective} {best.values[0]:.4f}")
+    say(f"\n{counts[TrialState.COMPLETE]} of {study.settings.n_trials} trials complete{of_others}")
+    say(f"best: trial {best.number}, {study.settings.objective} {best.values[0]:.4f}")
     jobs = study.asked.jobs(best.params)
     for words, folder in zip(jobs, planned(jobs), strict=False):
-        print(f"  python -m anomaly_lab {shlex.join(words)}\n    {folder}")
-    print(f"all trials: {study.folder / 'trials.csv'}")
+        say(f"  python -m anomaly_lab {shlex.join(words)}\n    {folder}")
+    say(f"all trials: {study.folder / 'trials.csv'}")
 
 
-def dry_run(launcher: Launch, asked: Asked, settings: Settings, folder: Path) -> None:
+def dry_run(launcher: Launch, asked: SearchRequest, settings: Settings, folder: Path) -> None:
     """Say what would be searched and how many trials are left, and show the jobs of a first trial. Writes nothing."""
     complete = 0
     if settings.storage in FILES and (folder / FILES[settings.storage]).is_file():
@@ -196,8 +197,8 @@ def dry_run(launcher: Launch, asked: Asked, settings: Settings, folder: Path) ->
         complete = sum(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False))
     for key, each in asked.space.items():
         values = each.choices if isinstance(each, CategoricalDistribution) else f"{each}"
-        print(f"searched: {key}: {values}")
+        say(f"searched: {key}: {values}")
     left = max(0, settings.n_trials - complete)
-    print(f"{settings.n_trials} trials, {complete} complete, {left} to do, with jobs such as these:")
+    say(f"{settings.n_trials} trials, {complete} complete, {left} to do, with jobs such as these:")
     launcher.launch(asked.jobs({key: ends(each)[0] for key, each in asked.space.items()}), initial_job_idx=0)
-    print(f"the search: {left} times that")
+    say(f"the search: {left} times that")

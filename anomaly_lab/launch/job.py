@@ -13,7 +13,7 @@ def end_with_launcher() -> None:
     if launcher is None or sys.platform != "linux":
         return
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's word to all processes; submitit answers it
-    import ctypes  # for this alone
+    import ctypes  # for this exclusive
 
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if os.getppid() != int(launcher):  # it went before the kernel was asked

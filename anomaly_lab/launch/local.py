@@ -19,11 +19,12 @@ from typing import BinaryIO, Literal, NamedTuple
 from omegaconf import DictConfig
 from pydantic import PositiveInt
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch.job import LAUNCHER
 from anomaly_lab.launch.jobs import Job, Outcome, command
 from anomaly_lab.launch.machine import THREADS, cores, visible_gpus
-from anomaly_lab.launch.table import LOG, Board, lines_at_end
+from anomaly_lab.launch.table import LOG, JobTable, lines_at_end
 from anomaly_lab.runs.folder import is_finished
 
 POLL = 0.05  # seconds between two looks at the processes
@@ -40,7 +41,7 @@ class Local:
     threads: PositiveInt | Literal["auto"] = "auto"
     objective: str | None = None
 
-    def execute(self, jobs: list[Job], config: DictConfig, board: Board) -> dict[Path, Outcome]:
+    def execute(self, jobs: list[Job], config: DictConfig, board: JobTable) -> dict[Path, Outcome]:
         """Run the jobs. Ctrl-C and SIGTERM stop them, resumable, and are passed on.
 
         Raises UserError before the first job starts, where one wants other GPUs than there are.
@@ -146,7 +147,7 @@ def ended(process: Process) -> Outcome:
         lines = lines_at_end(process.log.fileno(), TOLD, process.begin)
     if code == 0 and is_finished(process.job.folder):
         return Outcome("done")
-    tell([process], signal.SIGKILL)  # other processes of the run, which wait for the one that is gone
+    send([process], signal.SIGKILL)  # other processes of the run, which wait for the one that is gone
     return Outcome("failed", why(code), lines)
 
 
@@ -162,8 +163,8 @@ def why(code: int) -> str:
 def stop(running: list[Process]) -> None:
     """Let the jobs write their state and end; after GRACE seconds, or at a second ctrl-C, kill them."""
     if running:
-        print(f"\nstopping {len(running)} jobs; ctrl-C again kills them", flush=True)
-    tell(running, signal.SIGINT)
+        say(f"\nstopping {len(running)} jobs; ctrl-C again kills them")
+    send(running, signal.SIGINT)
     end = time.monotonic() + GRACE
     try:
         while any(process.process.poll() is None for process in running) and time.monotonic() < end:
@@ -171,13 +172,13 @@ def stop(running: list[Process]) -> None:
     except BaseException:  # the second ctrl-C, or SIGTERM after it: what is killed is resumable too
         pass
     finally:
-        tell(running, signal.SIGKILL)
+        send(running, signal.SIGKILL)
         for process in running:
             process.process.wait()
             process.log.close()
 
 
-def tell(running: list[Process], what: signal.Signals) -> None:
+def send(running: list[Process], what: signal.Signals) -> None:
     """Send a signal to the jobs and to all that they started."""
     for process in running:
         with suppress(ProcessLookupError):

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.launch.job import LAUNCHER
 from anomaly_lab.launch.jobs import Job, Outcome, command
 from anomaly_lab.launch.local import TOLD, sigterm_as_exit, why
 from anomaly_lab.launch.machine import THREADS
-from anomaly_lab.launch.table import LOG, Board, last_lines
+from anomaly_lab.launch.table import LOG, JobTable, last_lines
 from anomaly_lab.runs.folder import is_finished
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Slurm:
     poll: PositiveFloat = 5.0
     objective: str | None = None
 
-    def execute(self, jobs: list[Job], config: DictConfig, board: Board) -> dict[Path, Outcome]:
+    def execute(self, jobs: list[Job], config: DictConfig, board: JobTable) -> dict[Path, Outcome]:
         """Submit the jobs that are not in the queue, and wait for all. Ctrl-C cancels them, resumable.
 
         Raises UserError where SLURM or submitit are missing or the jobs are refused.
@@ -65,7 +66,7 @@ class Slurm:
         needs = {job.folder: self.needs(job) for job in jobs}  # refuses before anything is submitted
         ids = attached(jobs, queue() or {})
         if ids:
-            print(f"{len(ids)} jobs are in SLURM's queue already", flush=True)
+            say(f"{len(ids)} jobs are in SLURM's queue already")
         with sigterm_as_exit():
             try:
                 self.submit([job for job in jobs if job.folder not in ids], needs, config, ids)
@@ -73,13 +74,13 @@ class Slurm:
                     return self.watch(ids, board)
             except (KeyboardInterrupt, SystemExit):
                 subprocess.run(["scancel", *ids.values()], check=False)
-                print(f"\n{len(ids)} jobs of SLURM cancelled", flush=True)
+                say(f"\n{len(ids)} jobs of SLURM cancelled")
                 raise
         arrays = sorted({number.partition("_")[0] for number in ids.values()})
-        told = " ".join(arrays)
-        print(
-            f"jobs {told} of SLURM: `squeue --me` shows them, `scancel {told}` cancels them, the same command with "
-            "hydra.launcher.wait=true waits for them"
+        ids_text = " ".join(arrays)
+        say(
+            f"jobs {ids_text} of SLURM: `squeue --me` shows them, `scancel {ids_text}` cancels them, the same command "
+            "with hydra.launcher.wait=true waits for them"
         )
         return {folder: Outcome("waiting") for folder in ids}
 
@@ -143,7 +144,7 @@ class Slurm:
         )
         return executor
 
-    def watch(self, ids: Mapping[Path, str], board: Board) -> dict[Path, Outcome]:
+    def watch(self, ids: Mapping[Path, str], board: JobTable) -> dict[Path, Outcome]:
         """Read the states of jobs until all have ended."""
         board.at_a_time = min(self.jobs, len(ids))
         outcomes: dict[Path, Outcome] = {}

@@ -61,7 +61,7 @@ def checked(keys: dict[str, Any]) -> Settings:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchRequest:
     """What the words of a command line ask for."""
 
     fixed: Words  # in every job
@@ -69,7 +69,7 @@ class Asked:
     repeats: list[Words]  # a trial has a job for each, and their mean counts
 
     @staticmethod
-    def of(overrides: list[Override], settings: Settings) -> "Asked":
+    def of(overrides: list[Override], settings: Settings) -> "SearchRequest":
         """Tell what is searched from what stands. Raises UserError where nothing is searched."""
         fixed: dict[str, str] = {}
         space: Space = {}
@@ -91,14 +91,14 @@ class Asked:
             )
         if settings.metric in SYNTHETIC and "callbacks" not in fixed:
             fixed["callbacks"] = "callbacks=synthetic"
-        return Asked(tuple(fixed.values()), space, list(product(*repeats.values())))
+        return SearchRequest(tuple(fixed.values()), space, list(product(*repeats.values())))
 
     def jobs(self, params: dict[str, Any]) -> list[Words]:
         """The words of the jobs of a trial."""
         chosen = tuple(f"{key}={value}" for key, value in params.items())
         return [(*self.fixed, *repeat, *chosen) for repeat in self.repeats]
 
-    def told(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """What must not change within a study."""
         fixed = sorted(word for word in self.fixed if word.partition("=")[0] not in NO_SEARCH)
         space = {key: json.loads(distribution_to_json(each)) for key, each in sorted(self.space.items())}

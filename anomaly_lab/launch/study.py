@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.launch.space import Asked, Settings
+from anomaly_lab.launch.space import SearchRequest, Settings
 
 SQLITE, JOURNAL = "study.db", "study.journal"
 FILES = {"sqlite": SQLITE, "journal": JOURNAL}
@@ -33,7 +33,7 @@ class Study:
     Raises UserError where it was begun with another search.
     """
 
-    def __init__(self, folder: Path, asked: Asked, settings: Settings) -> None:
+    def __init__(self, folder: Path, asked: SearchRequest, settings: Settings) -> None:
         self.folder = folder
         self.asked = asked
         self.settings = settings
@@ -47,14 +47,14 @@ class Study:
                 direction="maximize",
                 load_if_exists=True,
             )
-            told = {**asked.told(), "objective": settings.objective}
-            before = self.study.user_attrs.get("search", told)
-            if different := next((key for key in told if told[key] != before[key]), None):
+            description = {**asked.description(), "objective": settings.objective}
+            before = self.study.user_attrs.get("search", description)
+            if different := next((key for key in description if description[key] != before[key]), None):
                 raise UserError(
                     f"{folder}: expected the search that was begun there, with the {different} "
-                    f"{json.dumps(before[different])}, found {json.dumps(told[different])}; set another name="
+                    f"{json.dumps(before[different])}, found {json.dumps(description[different])}; set another name="
                 )
-            self.study.set_user_attr("search", told)
+            self.study.set_user_attr("search", description)
             self._recover()
 
     def alone(self) -> FileLock:

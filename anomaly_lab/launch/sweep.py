@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.check import check, check_node, refuse_unread
-from anomaly_lab.core.console import duration
+from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.data.layouts import POOLS, categories, of_pool
 from anomaly_lab.launch.jobs import Job, Outcome, Words
-from anomaly_lab.launch.table import Board
+from anomaly_lab.launch.table import JobTable
 from anomaly_lab.runs.folder import state_of
 from anomaly_lab.runs.naming import folder_of
 
@@ -43,7 +43,7 @@ class Launcher(Protocol):
     objective: str | None
     jobs: int | str  # at a time; auto: the launcher finds out
 
-    def execute(self, jobs: list[Job], config: DictConfig, board: Board) -> dict[Path, Outcome]:
+    def execute(self, jobs: list[Job], config: DictConfig, board: JobTable) -> dict[Path, Outcome]:
         """Run the jobs of a sweep with this configuration; how each ended, by its run folder."""
         ...
 
@@ -161,21 +161,21 @@ def launch(
     runs: dict[Path, Job] = {}
     for job in jobs:
         if runs.setdefault(job.folder, job) is not job:
-            print(f"the same run twice, done once: {job.label}")
+            say(f"the same run twice, done once: {job.label}")
     states = {job.folder: state_of(job.folder, job.config["rerun"]) for job in runs.values()}
     counts = Counter(states.values())
-    print(f"{len(runs)} jobs: {', '.join(f'{count} {state}' for state, count in counts.items())}", flush=True)
+    say(f"{len(runs)} jobs: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     to_do = [job for job in runs.values() if states[job.folder] != "finished"]
     if config.dry_run:
         for job in runs.values():
-            print(f"  {states[job.folder]}: {job.label}\n    {job.folder}")
+            say(f"  {states[job.folder]}: {job.label}\n    {job.folder}")
         from anomaly_lab.launch.cost import estimate
 
-        print(*estimate(to_do, launcher.jobs if isinstance(launcher.jobs, int) else None), sep="\n")
+        say("\n".join(estimate(to_do, launcher.jobs if isinstance(launcher.jobs, int) else None)))
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in asked]
     outcomes = {folder: Outcome("done") for folder in runs}
     if to_do:
-        with Board({job.folder: job.label for job in to_do}) as board:
+        with JobTable({job.folder: job.label for job in to_do}) as board:
             outcomes |= launcher.execute(to_do, config, board)
         report(to_do, outcomes, time.monotonic() - began)
     return [
@@ -196,25 +196,25 @@ def report(jobs: list[Job], outcomes: dict[Path, Outcome], seconds: float) -> No
     for job in jobs:
         outcome = outcomes[job.folder]
         if outcome.state == "failed":
-            print(f"\nfailed: {job.label} ({outcome.note})\n  {job.folder}\n{outcome.last_lines}")
+            say(f"\nfailed: {job.label} ({outcome.note})\n  {job.folder}\n{outcome.last_lines}")
     counts = Counter(outcomes[job.folder].state for job in jobs)
-    print(f"{', '.join(f'{count} {state}' for state, count in counts.items())} after {duration(seconds)}")
+    say(f"{', '.join(f'{count} {state}' for state, count in counts.items())} after {duration(seconds)}")
 
 
 def answer(asked: Sequence[str], jobs: list[Job], outcomes: dict[Path, Outcome], objective: str | None) -> JobReturn:
     """What a sweeper gets for one job that it asked for; of a pool of categories the mean."""
-    told = JobReturn(asked, status=JobStatus.COMPLETED)
-    told.working_dir = str(jobs[0].folder) if len(jobs) == 1 else None
+    returned = JobReturn(asked, status=JobStatus.COMPLETED)
+    returned.working_dir = str(jobs[0].folder) if len(jobs) == 1 else None
     try:
         for job in jobs:
             if outcomes[job.folder].state == "failed":
                 raise UserError(f"{job.label}: {outcomes[job.folder].note}")
         if objective is not None and all(outcomes[job.folder].state == "done" for job in jobs):
             values = [metric(job.folder, objective) for job in jobs]
-            told.return_value = sum(values) / len(values)
+            returned.return_value = sum(values) / len(values)
     except UserError as error:
-        told.status, told.return_value = JobStatus.FAILED, error
-    return told
+        returned.status, returned.return_value = JobStatus.FAILED, error
+    return returned
 
 
 def metric(folder: Path, name: str) -> float:

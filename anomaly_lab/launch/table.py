@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from anomaly_lab.core.console import duration
+from anomaly_lab.core.console import duration, say
 
 LOG = "job.log"  # in the run folder: what the process printed
 SHOWN = 20  # rows
@@ -29,7 +29,7 @@ class Entry:
     seconds: float | None = None
 
 
-class Board:
+class JobTable:
     """Shows the states of jobs, which are known by their run folders."""
 
     def __init__(self, labels: Mapping[Path, str], console: Console | None = None) -> None:
@@ -38,7 +38,7 @@ class Board:
         self._console = console or Console()
         self._live = Live(get_renderable=self.table, console=self._console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "JobTable":
         """Draw the table, where there is a terminal."""
         if self._console.is_terminal:
             self._live.start()
@@ -64,7 +64,7 @@ class Board:
             counts = Counter(entry.state for entry in self.entries.values())
             ended = f"{counts['done'] + counts['failed']}/{len(self.entries)}"
             took = f" in {duration(entry.seconds)}" if state == "done" and entry.seconds else ""
-            print(f"[{ended}] {state}{took}: {entry.label}{f' ({note})' if note else ''}", flush=True)
+            say(f"[{ended}] {state}{took}: {entry.label}{f' ({note})' if note else ''}")
 
     def table(self) -> Table:
         """Running and failed jobs a row each, the others as numbers."""

@@ -249,7 +249,7 @@ class AnoGAN(Method):
         best = losses.argmin(dim=0) * count + torch.arange(count, device=losses.device)
         return codes.detach()[best], losses.flatten()[best], first[best]
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Score: the loss after the search (eq. 6). Map: squared difference from the drawing, or with `l1` its size.
 
         Both in the range of the network, [-1, 1], the map averaged over channels. The paper maps |x - G(z)|, the

@@ -54,7 +54,7 @@ class CAE(Method):
         images = self.tiling.training_like(batch.image)
         self.log("validation/loss", self.loss(images, self.network(images).float()), batch_size=len(batch.image))
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """The paper defines a map and no score."""
         reconstructions = self.network(images)
         return Prediction(self.residual(images, reconstructions), None, reconstructions.clamp(0, 1))

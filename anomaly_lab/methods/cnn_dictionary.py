@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
@@ -134,7 +135,7 @@ class CNNDictionary(StatisticsMethod):
     def _load_weights(self) -> None:
         if not self.features.sha256.any() and (unused := self.features.load()):
             above = sorted({name.split(".")[0] for name in unused})
-            print(f"{self.features.architecture}: weights above {self.features.layer} not used ({', '.join(above)})")
+            say(f"{self.features.architecture}: weights above {self.features.layer} not used ({', '.join(above)})")
 
     # The vectors of an image
 
@@ -197,7 +198,7 @@ class CNNDictionary(StatisticsMethod):
         rows = self._vectors.rows()
         self._vectors.clear()
         if self._trainer is None or self.trainer.is_global_zero:
-            print(f"cnn_dictionary: {len(rows)} vectors into {self.clusters} clusters", flush=True)
+            say(f"cnn_dictionary: {len(rows)} vectors into {self.clusters} clusters")
         with threadpool_limits(1):
             center, components, dictionary = build_dictionary(
                 rows.numpy(), self.variance, self.whiten, self.clusters, self.restarts, self.entries, self.seed
@@ -214,7 +215,7 @@ class CNNDictionary(StatisticsMethod):
 
     # The map
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """The distance of every patch from the dictionary, averaged over the patches that cover a pixel."""
         return Prediction(torch.stack([self._map(image) for image in images]), None, None)
 
@@ -256,14 +257,14 @@ def build_dictionary(
     """
     distinct = first_distinct(rows, clusters + 1)
     if len(distinct) == 1:
-        print("cnn_dictionary: all training patches are the same, other ones differ from it by their whole vector")
+        say("cnn_dictionary: all training patches are the same, other ones differ from it by their whole vector")
         return rows[0].astype(np.float64), np.eye(rows.shape[1]), distinct
     analysis = PCA(n_components=variance, whiten=whiten, svd_solver="covariance_eigh").fit(rows.astype(np.float64))
     components = analysis.components_
     if whiten:
         components = components / np.sqrt(analysis.explained_variance_)[:, None]
     if len(distinct) <= clusters:
-        print(f"cnn_dictionary: {clusters} clusters asked for, {len(distinct)} distinct patches seen: all are entries")
+        say(f"cnn_dictionary: {clusters} clusters asked for, {len(distinct)} distinct patches seen: all are entries")
         return analysis.mean_, components, distinct
     projected = analysis.transform(rows)
     means = KMeans(clusters, n_init=restarts, random_state=seed).fit(projected).cluster_centers_

@@ -23,7 +23,7 @@ from anomaly_lab.methods.base.tiling import Tiling
 
 Kind = Literal["brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-OF_THE_IMAGE = ("brightness", "sharpness")  # these kinds have a score and no map
+IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness")  # these kinds have a score and no map
 THUMBNAIL = 64  # px, at which principal components are computed
 COMPONENTS = 16
 THUMBNAILS = 1000  # at most; of more training images a sample of that size
@@ -82,7 +82,7 @@ class Control(StatisticsMethod):
         self.components[: len(directions)].copy_(directions)
         self._thumbnails.clear()
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """The map of this kind, or the one number of the image."""
         return Prediction(self.answer(self.kind, images), None, None)
 

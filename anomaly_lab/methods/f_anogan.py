@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.core.console import duration
+from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.anogan import (
@@ -338,7 +338,7 @@ class FAnoGAN(Method):
 
     # Inspection (section 2.3).
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Score: difference of the image from its drawing plus `feature_weight` times that of their features (eq. 5).
 
         Map: squared difference, or with `l1` its size, in the range of the network, [-1, 1], averaged over channels.
@@ -444,10 +444,9 @@ class FAnoGAN(Method):
         """Start the clock; say where the generator will learn nothing."""
         steps = self.ends[0] * int(self.trainer.num_training_batches)
         if steps <= self.critic_steps and self.trainer.is_global_zero:
-            print(
+            say(
                 f"the generator learns nothing: it takes a step after {self.critic_steps} of the critic "
                 f"(method.critic_steps), and the GAN is trained for {steps}; raise data.patches or budget.epochs",
-                flush=True,
             )
         self._since = time.perf_counter()
 
@@ -460,7 +459,7 @@ class FAnoGAN(Method):
         key = f"seconds/{name.replace(' ', '_')}"
         self.log(key, seconds, on_step=False, on_epoch=True, rank_zero_only=True, batch_size=1)
         if self.trainer.is_global_zero:
-            print(f"{name}: done in {duration(seconds)}", flush=True)
+            say(f"{name}: done in {duration(seconds)}")
 
     def on_train_epoch_end(self) -> None:
         """Add what is left of the epoch, its validation, to its stage."""

@@ -203,7 +203,7 @@ class Adversarial(Method):
 
     def samples(self, images: Images) -> Images:
         """What the generator makes of these images, in [0, 1]."""
-        reconstruction = self.inspect(images).reconstruction
+        reconstruction = self.predict(images).reconstruction
         assert reconstruction is not None
         return reconstruction
 
@@ -278,7 +278,7 @@ class GANomaly(Adversarial):
             },
         )  # fmt: skip
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Map: the absolute difference in [-1, 1], averaged over the channels (the paper has none).
 
         Score: the mean squared difference of the codes, or with `score=map` the default one of the map.

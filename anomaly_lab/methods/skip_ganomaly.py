@@ -132,7 +132,7 @@ class SkipGANomaly(Adversarial):
             },
         )  # fmt: skip
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Map: the absolute difference in [-1, 1], averaged over the channels (the paper has none).
 
         Score: 0.9 R + 0.1 L (paper, equation 5), R the mean squared difference of the images in [-1, 1], L that of the

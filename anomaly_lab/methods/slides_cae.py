@@ -122,7 +122,7 @@ class SlidesCAE(Method):
         targets = self.normalised(self.tiling.training_like(batch.image))
         self.log("validation/loss", self.loss(targets, self.network(targets).float()), batch_size=len(batch.image))
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Score: the loss of the image, padding included. Map: the squared difference, averaged over the channels."""
         targets = self.normalised(images)
         reconstructions = self.network(targets)

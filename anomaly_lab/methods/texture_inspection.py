@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
+from anomaly_lab.core import console
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
@@ -236,7 +237,7 @@ class TextureInspection(StatisticsMethod):
             answers.append(negative_log_likelihood(vectors, *mixture))
         return torch.cat(answers).view(1, height, width)
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Map: what the levels say together, 1 where HALCON's region would begin. The score is the default one."""
         levels = [
             (answer - self.median[level]) / self.spread[level] for level, answer in enumerate(self.novelty(images))
@@ -319,4 +320,4 @@ def check_size(side: int, levels: int, patch_size: int) -> None:
 @rank_zero_only
 def say(line: str) -> None:
     """Print a line once, however many processes there are."""
-    print(line)
+    console.say(line)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.functional.alignment import IDENTITY, Aligner, Gray, Matrix, back, background, bring, foreground
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
@@ -104,14 +105,14 @@ class VariationModel(StatisticsMethod):
             if part.any():
                 counted = counted & part
             elif self._tells:
-                print("method.region: the mean image has no foreground, the whole of it is compared")
+                say("method.region: the mean image has no foreground, the whole of it is compared")
         for buffer, values in ((self.mean, found.mean), (self.deviation, found.deviation), (self.counted, counted)):
             buffer.copy_(torch.from_numpy(values))
         self._aligner = None
         self._sample.clear()
         self._numbers.clear()
 
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Compare at the pose of the template; one pass an image, so that nothing depends on the batch."""
         if self.alignment == "none":
             return Prediction(self._compared(gray(images)), None, None)
@@ -176,7 +177,7 @@ class VariationModel(StatisticsMethod):
         if self._tells:
             images = f"{len(failed)} of {count} training images ({', '.join(names)}{more})"
             advice = "; parts that turn need method.alignment=rigid" if self.alignment == "translation" else ""
-            print(f"alignment failed for {images}: {consequence}{advice}")
+            say(f"alignment failed for {images}: {consequence}{advice}")
 
 
 def statistics(sample: UInt8[np.ndarray, "image height width"], matrices: list[Matrix | None]) -> Statistics:

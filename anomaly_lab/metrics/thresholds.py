@@ -25,23 +25,23 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Threshold(NamedTuple):
     """The line, and what lies beyond it."""
 
-    strategy: str
-    rule: Literal["component", "score"]  # what decides on an image: its largest region above the line, or its score
+    name: str  # of the rule
+    decided_by: Literal["component", "score"]  # an image: its largest region above the threshold, or its score
     image: float  # an image is abnormal where what decides >= this
     pixel: float  # a pixel is defective where the map >= this
     minimum_area: float  # of a defect, as a share of the image
     normals: int  # normal images that drew the line
     note: str = ""  # what a person should know of it
 
-    def decides(self, anomaly_map: Map, score: float) -> float:
+    def decision_score(self, anomaly_map: Map, score: float) -> float:
         """The number that is compared with `image`: the score, or the largest t at which a defect is large enough."""
-        if self.rule == "score":
+        if self.decided_by == "score":
             return score
         return component_score(anomaly_map, pixels(self.minimum_area, anomaly_map))
 
 
 @runtime_checkable
-class Strategy(Protocol):
+class ThresholdRule(Protocol):
     """A way of drawing the line."""
 
     def update(self, anomaly_map: Map, score: float) -> None:
@@ -146,7 +146,7 @@ class Sigma:
         return Threshold("sigma", "component", line, line, self.minimum_area, self._normals)
 
 
-class OfTheImage:
+class ImageScoreRule:
     """What the two rules that look at scores of whole images keep: those scores, and those of the largest regions."""
 
     def __init__(self, minimum_area: Share) -> None:
@@ -160,7 +160,7 @@ class OfTheImage:
         self._regions.append(component_score(anomaly_map, pixels(self.minimum_area, anomaly_map)))
 
 
-class FalseAlarms(OfTheImage):
+class FalseAlarms(ImageScoreRule):
     """The image score that a new normal image reaches with a probability of at most `rate`.
 
     Split conformal prediction: of n normal scores the ceil((n + 1)(1 - rate))-th smallest keeps the promise for any
@@ -187,7 +187,7 @@ class FalseAlarms(OfTheImage):
         return Threshold("false_alarms", "score", image, pixel, self.minimum_area, count, note)
 
 
-class TrainPercentile(OfTheImage):
+class TrainPercentile(ImageScoreRule):
     """A percentile, linearly interpolated, of the scores of the images that were trained on (a set of Korean slides).
 
     At the 25 of the slides three of four normal images are rejected by construction. `images` says which images the

@@ -106,10 +106,10 @@ def _rows(method: str, runs: list[Run], column_of: dict[str, Column]) -> tuple[d
         for run in kept:
             chosen[run.shown][name] = value(run)
         keys.append(name)
-    told = _fewest([[_text(chosen[run.shown].get(key)) for key in keys] for run in kept])
+    places = _fewest([[_text(chosen[run.shown].get(key)) for key in keys] for run in kept])
     rows = {}
     for run in kept:
-        values = [(settings.short(keys[i]), settings.public(_text(chosen[run.shown].get(keys[i])))) for i in told]
+        values = [(settings.short(keys[i]), settings.public(_text(chosen[run.shown].get(keys[i])))) for i in places]
         rows[run.shown] = Row(method, tuple(values))
     return rows, repeated
 

@@ -159,10 +159,10 @@ def _run(
         "repeated": repeated, "row": place[0] if place else None, "column": place[1] if place else None,
         "metrics": run.metrics, "threshold": run.threshold,
         "scores": run.scores if few else [], "decisions": run.decision_scores if few else [],
-        "thresholds": [{key: entry.get(key) for key in ("strategy", "rule", "image", "normals")}
+        "thresholds": [{key: entry.get(key) for key in ("name", "decided_by", "image", "normals")}
                        for entry in run.thresholds],
         "defects": run.defects, "environment": run.environment,
-        "settings": {**which, **settings.told(run.config)} if run.config else {},
+        "settings": {**which, **settings.shown_settings(run.config)} if run.config else {},
         "curves": {name: points for name in CURVES if (points := _points(run.folder / "curves" / f"{name}.csv"))},
         "losses": _losses(run.folder / "curves" / "losses.csv"),
         "features": features, "featuresNote": note,

@@ -23,7 +23,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected a whole checkpoint, found: {reason}") from error
 
 
-class WholeFile(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Write to a temporary name in the same folder, flush to the disk, rename: the old file is there until then."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.runs.folder import is_finished
 
@@ -17,7 +18,7 @@ POLL = 0.2  # seconds
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Hold a run folder; wait, and say for whom, while another process does.
 
     The kernel opens the lock when its holder ends, however it ends; a lock that is the existence of a file would stay
@@ -60,10 +61,10 @@ def lock(file: IO[str], folder: Path) -> None:
     except BlockingIOError:
         file.seek(0)
         holder = file.read() or "another process"
-        print(f"{folder}: {holder} is at this run; waiting until it ends", flush=True)
+        say(f"{folder}: {holder} is at this run; waiting until it ends")
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        print(f"{folder}: cannot be locked ({error}); do not start the same run twice", flush=True)
+        say(f"{folder}: cannot be locked ({error}); do not start the same run twice")
 
 
 def is_left(folder: Path) -> bool:

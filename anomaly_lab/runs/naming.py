@@ -6,10 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-
-from anomaly_lab.config.check import check
 from anomaly_lab.data.samples import fingerprint
 
 # What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
@@ -58,12 +54,6 @@ def _without(names: set[str], mapping: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in names}
 
 
-def run_directory(*, _root_: DictConfig) -> str:
-    """The folder of the run that a configuration describes, checked first: a mistake leaves nothing behind."""
-    config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    return str(folder_of(check(config)))
-
-
 def folder_of(resolved: dict[str, Any]) -> Path:
     """The run folder of a checked configuration. Raises UserError where the data cannot be found."""
     return run_folder(resolved, _fingerprint(json.dumps(resolved["data"]["layout"])))
@@ -72,4 +62,6 @@ def folder_of(resolved: dict[str, Any]) -> Path:
 @cache
 def _fingerprint(layout: str) -> str:
     """That of the data; a process reads the images once, however many jobs of a sweep share them."""
+    import hydra  # here: who only reads a run folder needs no Hydra
+
     return fingerprint(hydra.utils.instantiate(json.loads(layout)))

@@ -49,7 +49,7 @@ def chosen(config: dict[str, Any]) -> Settings:
     return {key: value for key, value in _flat(kept).items() if not SECRET.search(key)}
 
 
-def told(config: dict[str, Any]) -> Settings:
+def shown_settings(config: dict[str, Any]) -> Settings:
     """The same with plain references followed and with no place, environment variable or secret of the machine."""
     places = {**config, "data": {**config["data"], "root": None}} if isinstance(config.get("data"), dict) else config
     settings = {"seed": config.get("seed")}

@@ -16,6 +16,7 @@ import wandb
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.runs.collect import names_of
 from anomaly_lab.runs.settings import public
@@ -29,7 +30,7 @@ TEXTS = {"path", "defect", "decision"}  # columns of scores.csv that are no numb
 LOST = (OSError, wandb.Error)  # what wandb raises where its own background process has ended
 
 
-class SteadyWandbLogger(WandbLogger):
+class FailSafeWandbLogger(WandbLogger):
     """Logs to W&B; where W&B breaks down, it says so once and training goes on."""
 
     broken = False
@@ -52,7 +53,7 @@ class SteadyWandbLogger(WandbLogger):
             yield
         except LOST as error:
             if not self.broken:
-                print(f"W&B: logging has ended ({type(error).__name__}: {error}), the run goes on without it")
+                say(f"W&B: logging has ended ({type(error).__name__}: {error}), the run goes on without it")
             self.broken = True
 
 
@@ -78,7 +79,7 @@ def wandb_logger(
     if mode == "online" and (reason := obstacle(session)):
         mode = "offline"
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to the same service: 12 s more at the very end
-        print(f"W&B: {reason}, logging offline; {LATER}")
+        say(f"W&B: {reason}, logging offline; {LATER}")
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_DATA_DIR", f"{save_dir}/wandb")  # where tables wait for their upload; else: the home
     settings = wandb.Settings(
@@ -93,14 +94,14 @@ def wandb_logger(
         run = wandb.init(mode=mode, **about)  # type: ignore[arg-type]
     except (wandb.Error, TimeoutError) as error:
         said = " ".join(str(error).split())
-        print(f"W&B: the service cannot be used ({type(error).__name__}: {said:.100}), logging offline; {LATER}")
+        say(f"W&B: the service cannot be used ({type(error).__name__}: {said:.100}), logging offline; {LATER}")
         run = wandb.init(mode="offline", **about)
     run.define_metric("*", step_metric="epoch")
     run.define_metric("train/loss_step", step_metric="trainer/global_step")
-    return SteadyWandbLogger(experiment=run, save_dir=save_dir)
+    return FailSafeWandbLogger(experiment=run, save_dir=save_dir)
 
 
-def told(config: DictConfig) -> dict[str, Any]:
+def hyperparameters(config: DictConfig) -> dict[str, Any]:
     """What a logger shows of a configuration: what was chosen, resolved, without tables and wiring.
 
     Of an absolute path the last part stays; secrets are left out, and of the environment only the names of variables
@@ -164,7 +165,7 @@ def log_tables(logger: WandbLogger, folder: Path) -> None:
         names = names_of([row[place] for row in rows])
         rows = [[*row[:place], name, *row[place + 1 :]] for row, name in zip(rows, names, strict=True)]
         if len(rows) > TABLE_ROWS:
-            print(f"W&B: its table shows {TABLE_ROWS} of {len(rows)} images, evenly drawn; scores.csv has all")
+            say(f"W&B: its table shows {TABLE_ROWS} of {len(rows)} images, evenly drawn; scores.csv has all")
             rows = [rows[i] for i in np.linspace(0, len(rows) - 1, TABLE_ROWS).astype(int)]
         typed = [
             [value if column in TEXTS else float(value) for column, value in zip(header, row, strict=True)]
@@ -200,4 +201,4 @@ def finish(run: wandb.Run) -> None:
         lost = True
     if lost and folder.name.startswith("run-") and folder.is_dir():
         folder.rename(folder.with_name(f"offline-{folder.name}"))
-        print(f"W&B: the service was lost, the run is kept offline; {LATER}")
+        say(f"W&B: the service was lost, the run is kept offline; {LATER}")

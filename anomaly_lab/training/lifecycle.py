@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
@@ -24,13 +25,13 @@ from anomaly_lab.training.run import _fit_and_test
 def run(config: DictConfig, folder: Path) -> None:
     """Train and test one configuration in its folder, unless its result is there already."""
     if is_finished(folder) and not config.rerun:
-        print(f"already done, skipped: {folder} (rerun=true does it again)")
+        say(f"already done, skipped: {folder} (rerun=true does it again)")
         return
     resume = checkpoint_to_resume(folder)
     if resume is None and is_first_process():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of another version: must not be taken over later
     if resume and not is_whole(resume):
-        print(f"{resume}: expected a whole checkpoint, found a damaged one; starting from the beginning")
+        say(f"{resume}: expected a whole checkpoint, found a damaged one; starting from the beginning")
         resume = None
     resume = None if config.rerun else resume
     before, checkpoint = read_job(folder), _identity(folder / "checkpoints" / "last.ckpt")
@@ -94,7 +95,7 @@ def write_page(folder: Path) -> None:
     try:
         write_report(folder)
     except Exception as error:
-        print(f"report.html: left out ({type(error).__name__}: {error}); python -m anomaly_lab compare {folder}")
+        say(f"report.html: left out ({type(error).__name__}: {error}); python -m anomaly_lab compare {folder}")
 
 
 def show(metrics: dict[str, Any], folder: Path) -> None:
@@ -112,4 +113,4 @@ def show(metrics: dict[str, Any], folder: Path) -> None:
         ("report.html", "report"),
     ):
         if (folder / name).exists():
-            print(f"{what}: {folder / name}")
+            say(f"{what}: {folder / name}")

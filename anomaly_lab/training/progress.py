@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from anomaly_lab.core.console import duration
+from anomaly_lab.core.console import duration, say
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.tracking.logged import logged_since
@@ -32,7 +32,7 @@ class Budget(pl.Callback):
         )
         if data.images_once:  # nothing to estimate: one pass, no gradient
             if trainer.is_global_zero:
-                print(f"{counts} · every training image once, whole", flush=True)
+                say(f"{counts} · every training image once, whole")
             return
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
         steps = int(trainer.num_training_batches) * epochs
@@ -52,7 +52,7 @@ class Budget(pl.Callback):
         if pl_module.device.type == "cpu":
             parts.append("shorter: experiment=quick, or a smaller data.patches")
         if trainer.is_global_zero:
-            print(" · ".join(parts), flush=True)
+            say(" · ".join(parts))
 
 
 class Progress(RichProgressBar):
@@ -105,10 +105,10 @@ class EpochLines(pl.Callback):
         seconds = time.perf_counter() - self._start
         images = here * int(trainer.num_training_batches) * batch_size(trainer)
         losses = logged_since(self._before, trainer.callback_metrics)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        told = f"{told}; " if told else ""
+        losses_text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        losses_text = f"{losses_text}; " if losses_text else ""
         left = duration(seconds / here * (epochs - done))
-        print(f"epoch {done}/{epochs}: {told}{images / seconds:.0f} images/s, {left} left", flush=True)
+        say(f"epoch {done}/{epochs}: {losses_text}{images / seconds:.0f} images/s, {left} left")
 
 
 def batch_size(trainer: pl.Trainer) -> int:

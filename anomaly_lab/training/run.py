@@ -10,15 +10,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.files import write_json
 from anomaly_lab.evaluation.controls import Controls
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.statistics import StatisticsMethod
-from anomaly_lab.runs.checkpoint import WholeFile
+from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.runs.folder import RESULT_VERSION
-from anomaly_lab.tracking.loggers import finish, log_tables, told
+from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
 from anomaly_lab.training.checks import check_batch_norm, check_manual_optimisation, check_processes, check_strategy
 from anomaly_lab.training.environment import environment
 from anomaly_lab.training.precision import choose
@@ -51,7 +52,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         {**resolved["trainer"], "precision": precision},
         callbacks=[evaluation, *([controls] if controls else []), throughput, *callbacks],
         logger=logger or False,
-        plugins=[WholeFile()],
+        plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
         _convert_="all",
     )
@@ -61,7 +62,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     about = environment(trainer)
     write_json(folder / "environment.json", about)
     if logger:
-        logger.log_hyperparams({**told(settings), "environment": about})
+        logger.log_hyperparams({**hyperparameters(settings), "environment": about})
 
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -69,7 +70,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     if datamodule.test_samples:
         trainer.test(method, datamodule, verbose=False)
     else:
-        print("no labelled test images: metrics left out")
+        say("no labelled test images: metrics left out")
     held_out = {
         name: value
         for callback in callbacks

@@ -19,7 +19,7 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(lab, tiny, parts, tmp_p
     with (run / "scores.csv").open() as file:
         good = sorted(float(row["score"]) for row in csv.DictReader(file) if row["defect"] == "good")
     assert second["image"] == pytest.approx(just_above(good[3]), rel=1e-6)  # 4th of 5: ceil(6 * 0.6)
-    assert (first["strategy"], second["strategy"], second["normals"]) == ("false_alarms", "false_alarms", 5)
+    assert (first["name"], second["name"], second["normals"]) == ("false_alarms", "false_alarms", 5)
     assert (run / "metrics.json").read_bytes() == before
     lab("predict", f"run={run}", f"source={parts}/test/good", "out=judged")
     with (tmp_path / "judged/scores.csv").open() as file:
@@ -29,7 +29,7 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(lab, tiny, parts, tmp_p
 
     lab("threshold", f"run={run}", f"normals={parts}/test/good", "threshold=area", "threshold.minimum_area=0.002")
     third = json.loads((run / "threshold.json").read_text())[2]
-    assert (third["strategy"], third["rule"], third["minimum_area"]) == ("area", "component", 0.002)
+    assert (third["name"], third["decided_by"], third["minimum_area"]) == ("area", "component", 0.002)
     lab("predict", f"run={run}", f"source={parts}/test/good", "out=again")
     with (tmp_path / "again/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -38,7 +38,7 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(lab, tiny, parts, tmp_p
 
     done = lab("threshold", f"run={run}", f"normals={parts}/test/good", "threshold=train_percentile")
     fourth = json.loads((run / "threshold.json").read_text())[3]
-    assert (fourth["strategy"], fourth["normals"]) == ("train_percentile", 5)
+    assert (fourth["name"], fourth["normals"]) == ("train_percentile", 5)
     assert "of 5 held-out images" in fourth["note"]
     assert fourth["image"] == pytest.approx(just_above(good[1]), rel=1e-6)
     assert "about 75 % of normal images are rejected by construction" in done.stdout

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from anomaly_lab.cli import data
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import cache
 
@@ -38,19 +39,19 @@ def test_the_command_shows_and_clears_but_leaves_what_is_being_written(tmp_path,
             (part / "images").write_bytes(bytes(2**20))
     (tmp_path / ".three.123").mkdir()  # a killed process left it
     here = f"data.cache_dir={tmp_path}"
-    cache.main(["cache", here])
+    data.main(["cache", here])
     assert "2.0 MB  in 3 entries" in capsys.readouterr().out
     with cache.lock(tmp_path / "two"):
-        holder = "from anomaly_lab.data import cache; import sys; cache.main(['cache', 'clear', sys.argv[1]])"
+        holder = "from anomaly_lab.cli import data; import sys; data.main(['cache', 'clear', sys.argv[1]])"
         done = subprocess.run([sys.executable, "-c", holder, here], capture_output=True, text=True, check=True)
     assert "cleared 1.0 of 2.0 MB" in done.stdout
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["two"]
-    cache.main(["cache", "clear", here])
+    data.main(["cache", "clear", here])
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_another_word_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="data: expected .* data cache .clear.*, found 'cash'"):
-        cache.main(["cash"])
-    cache.main(["--help"])
+        data.main(["cash"])
+    data.main(["--help"])
     assert "data cache [clear]" in capsys.readouterr().out

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.parallel import ahead
+from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data import cache, store
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
-from anomaly_lab.data.store import Undecoded, open_store
+from anomaly_lab.data.store import OnDemandStore, open_store
 
 DECODING = Decoding(64, 3)
 
@@ -76,7 +76,7 @@ def test_the_second_run_decodes_nothing(samples, folder, counting):
 
 def test_without_a_cache_each_batch_is_decoded(samples, folder, counting):
     found = opened(samples, folder, "none", counting)
-    assert isinstance(found, Undecoded)
+    assert isinstance(found, OnDemandStore)
     before = len(counting.read_files)
     images, rows = found.take(torch.tensor([7, 2, 7, 7]))
     assert len(counting.read_files) == before + 2
@@ -204,14 +204,14 @@ def test_of_three_processes_on_a_cold_cache_one_decodes(samples, folder, parts):
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_order_is_kept_and_exceptions_are_passed_on(workers):
-    assert list(ahead(lambda x: x * x, range(50), workers)) == [x * x for x in range(50)]
+    assert list(prefetch(lambda x: x * x, range(50), workers)) == [x * x for x in range(50)]
 
     def fails(x):
         if x == 7:
             raise ValueError("seven")
         return x
 
-    results = ahead(fails, range(50), workers)
+    results = prefetch(fails, range(50), workers)
     assert [next(results) for _ in range(7)] == list(range(7))
     with pytest.raises(ValueError, match="seven"):
         next(results)

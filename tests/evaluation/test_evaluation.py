@@ -96,7 +96,7 @@ def test_decisions_follow_from_the_held_out_images_and_stand_in_the_table(tmp_pa
     assert [float(row["scaled"]) for row in rows] == pytest.approx([(s - 0.1) / 0.8 for s in scores], abs=1e-6)
     assert metrics["image_balanced_accuracy"] == pytest.approx(2 / 3)
     (line,) = json.loads((tmp_path / "threshold.json").read_text())
-    assert (line["strategy"], line["image"], line["normals"]) == ("false_alarms", just_above(0.5), 2)
+    assert (line["name"], line["image"], line["normals"]) == ("false_alarms", just_above(0.5), 2)
     with (tmp_path / "defects.csv").open() as file:
         good, hole = csv.DictReader(file)
     assert (good["defect"], good["images"], good["auroc"]) == ("good", "3", "")

@@ -10,8 +10,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.inference.graph import FACTS, answer_of, ask_onnx, ask_pt2, to_onnx, to_pt2, traced, valid_pixels
@@ -86,7 +86,7 @@ def count_convolutions(method, tiles):
     layers = [layer for layer in method.modules() if isinstance(layer, torch.nn.Conv2d)]
     hooks = [layer.register_forward_hook(lambda *_: calls.append(1)) for layer in layers]
     with torch.no_grad():
-        score = method.inspect(tiles).score
+        score = method.predict(tiles).score
     for hook in hooks:
         hook.remove()
     return len(calls) + (2 if score is None else 0)

@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.files import write_json
 from anomaly_lab.launch import cost
 from anomaly_lab.launch.cost import START, Rate, counts, estimate, likeness, rate_of, seconds_of, step

@@ -14,17 +14,17 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
+from anomaly_lab.cli.train import run_directory
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.launch.hpo import check_values, dry_run, mean, run, tell_best, trials_at_a_time, write_trials
-from anomaly_lab.launch.space import Asked, Settings
+from anomaly_lab.launch.hpo import check_values, dry_run, mean, print_best, run, trials_at_a_time, write_trials
+from anomaly_lab.launch.space import SearchRequest, Settings
 from anomaly_lab.launch.study import Study
-from anomaly_lab.runs.naming import run_directory
 from hydra_plugins.anomaly_lab_hpo import SearchSweeper
 
 
 def asked_for(*words):
-    return Asked.of(OverridesParser.create().parse_overrides(list(words)), Settings())
+    return SearchRequest.of(OverridesParser.create().parse_overrides(list(words)), Settings())
 
 
 class Fake:
@@ -63,7 +63,7 @@ def test_it_finds_the_largest_value_and_says_how_to_repeat_it(study, tmp_path, c
     best = search.best()
     assert abs(best.params["x"] - 0.3) < 0.1
     capsys.readouterr()
-    tell_best(search, planned)
+    print_best(search, planned)
     out = capsys.readouterr().out
     assert f"best: trial {best.number}, synthetic_pixel_aupro {best.values[0]:.4f}" in out
     command = re.search(r"python -m anomaly_lab (.*)", out)[1]
@@ -106,7 +106,7 @@ def test_it_ends_where_nothing_but_failures_comes_of_it(study):
         run(study(), launcher, 1, planned)
     assert len(launcher.batches) == 3
     with pytest.raises(UserError, match="no trial of the search is complete"):
-        tell_best(study(), planned)
+        print_best(study(), planned)
 
 
 def test_values_that_cannot_be_together_fail_without_a_job(study, capsys):

@@ -12,14 +12,14 @@ import pytest
 from anomaly_lab.core.files import write_json
 from anomaly_lab.launch.job import LAUNCHER
 from anomaly_lab.runs.folder import RESULT_VERSION, write_job
-from anomaly_lab.runs.lock import LOCK, alone, follow, step
+from anomaly_lab.runs.lock import LOCK, exclusive, follow, step
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from anomaly_lab.launch.job import alone
+from anomaly_lab.launch.job import exclusive
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
-with alone(folder):
+with exclusive(folder):
     print("in", flush=True)
     log = folder.parent / "log"
     with log.open("a") as file:
@@ -81,7 +81,7 @@ def test_a_folder_that_its_holder_removes_is_held_anew(start, tmp_path):
 
 def test_a_mistake_inside_opens_the_lock(tmp_path):
     def fail():
-        with alone(tmp_path):
+        with exclusive(tmp_path):
             raise RuntimeError((tmp_path / LOCK).read_text())
 
     for _ in range(2):
@@ -95,10 +95,10 @@ def test_other_tasks_of_slurm_wait_for_the_first(start, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     assert step() == "step 7.0.0"
     other = start(HOLD, tmp_path / "run", 0.0, SLURM_PROCID="1")
-    with alone(tmp_path / "run"):
+    with exclusive(tmp_path / "run"):
         assert other.communicate(timeout=60)[0] == "in\n"
     of_another_job = start(HOLD, tmp_path / "run", 0.0, SLURM_PROCID="1", SLURM_JOB_ID="8")
-    with alone(tmp_path / "run"):
+    with exclusive(tmp_path / "run"):
         with pytest.raises(subprocess.TimeoutExpired):
             of_another_job.wait(timeout=2)
         write_json(tmp_path / "run" / "metrics.json", {"result_version": RESULT_VERSION})
@@ -110,7 +110,7 @@ def test_processes_that_lightning_starts_do_not_wait(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     follow(tmp_path / "nowhere")
-    with alone(tmp_path / "nowhere"):
+    with exclusive(tmp_path / "nowhere"):
         assert not (tmp_path / "nowhere").exists()
 
 

@@ -17,7 +17,7 @@ from anomaly_lab.launch import local
 from anomaly_lab.launch.jobs import Job
 from anomaly_lab.launch.local import Gpus, Local
 from anomaly_lab.launch.machine import visible_gpus
-from anomaly_lab.launch.table import Board
+from anomaly_lab.launch.table import JobTable
 from anomaly_lab.runs.folder import RESULT_VERSION
 from tests.launch.test_job import is_running, wait_until
 
@@ -44,7 +44,7 @@ def run(monkeypatch):
     monkeypatch.setattr(local, "command", lambda job, config: [sys.executable, "-c", *job.words, str(job.folder)])
 
     def execute(work, **keys):
-        with Board({each.folder: each.label for each in work}) as board:
+        with JobTable({each.folder: each.label for each in work}) as board:
             return Local(**keys).execute(work, OmegaConf.create(), board)
 
     return execute
@@ -182,12 +182,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from anomaly_lab.launch import local
 from anomaly_lab.launch.sweep import Job
-from anomaly_lab.launch.table import Board
+from anomaly_lab.launch.table import JobTable
 script, root = sys.argv[1], Path(sys.argv[2])
 local.command = lambda job, config: [sys.executable, "-c", script, str(job.folder)]
 config = {"trainer": {"devices": 1, "accelerator": "cpu"}}
 jobs = [Job((), name, root / name, config, 0) for name in "abc"]
-with Board({job.folder: job.label for job in jobs}) as board:
+with JobTable({job.folder: job.label for job in jobs}) as board:
     local.Local(jobs=2).execute(jobs, OmegaConf.create(), board)
 """
 GENTLE = (

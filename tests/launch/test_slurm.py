@@ -15,7 +15,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch import slurm
 from anomaly_lab.launch.jobs import Job
 from anomaly_lab.launch.slurm import RECORD, Slurm, attached, queue
-from anomaly_lab.launch.table import Board
+from anomaly_lab.launch.table import JobTable
 from tests.conftest import need
 from tests.launch.test_faults import results
 from tests.launch.test_job import wait_until
@@ -53,7 +53,7 @@ def run(monkeypatch):
     monkeypatch.setattr(slurm, "command", lambda job, config: [sys.executable, "-c", *job.words, str(job.folder)])
 
     def execute(work, **keys):
-        with Board({each.folder: each.label for each in work}) as board:
+        with JobTable({each.folder: each.label for each in work}) as board:
             return Slurm(cpus_per_task=1, poll=0.5, **keys).execute(work, OmegaConf.create(), board)
 
     return execute
@@ -122,11 +122,11 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from anomaly_lab.launch import slurm
 from anomaly_lab.launch.sweep import Job
-from anomaly_lab.launch.table import Board
+from anomaly_lab.launch.table import JobTable
 slurm.command = lambda job, config: [sys.executable, "-c", "import time; time.sleep(600)"]
 folder = Path(sys.argv[1])
 config = {"trainer": {"devices": 1, "accelerator": "cpu"}, "name": "x", "runs_dir": str(folder.parent)}
-with Board({folder: "a"}) as board:
+with JobTable({folder: "a"}) as board:
     slurm.Slurm(cpus_per_task=1, poll=0.5).execute([Job((), "a", folder, config, 0)], OmegaConf.create(), board)
 """
 

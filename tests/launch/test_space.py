@@ -5,13 +5,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.launch.space import ORACLE, SYNTHETIC, Asked, Settings, checked, ends
+from anomaly_lab.launch.space import ORACLE, SYNTHETIC, SearchRequest, Settings, checked, ends
 
 DEFAULT = Settings()
 
 
 def asked(*words, settings=DEFAULT):
-    return Asked.of(OverridesParser.create().parse_overrides(list(words)), settings)
+    return SearchRequest.of(OverridesParser.create().parse_overrides(list(words)), settings)
 
 
 @pytest.mark.parametrize(

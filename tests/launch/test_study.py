@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.launch.space import Asked, Settings
+from anomaly_lab.launch.space import SearchRequest, Settings
 from anomaly_lab.launch.study import Study
 from tests.conftest import ROOT
 
@@ -18,7 +18,9 @@ WORDS = ("x=interval(0,1)", "y=a,b", "seed=0")
 
 def open_study(folder, *words, **keys):
     settings = Settings(**keys)
-    return Study(folder, Asked.of(OverridesParser.create().parse_overrides(list(words or WORDS)), settings), settings)
+    return Study(
+        folder, SearchRequest.of(OverridesParser.create().parse_overrides(list(words or WORDS)), settings), settings
+    )
 
 
 def value(params):

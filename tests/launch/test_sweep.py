@@ -13,7 +13,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
+from anomaly_lab.cli.train import run_directory
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.launch.jobs import Outcome, command
@@ -21,7 +22,6 @@ from anomaly_lab.launch.local import Local
 from anomaly_lab.launch.slurm import Slurm
 from anomaly_lab.launch.sweep import Composer, checked, expanded, labels, launch, plan
 from anomaly_lab.runs.folder import RESULT_VERSION, write_job
-from anomaly_lab.runs.naming import run_directory
 
 
 @pytest.fixture

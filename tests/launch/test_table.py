@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from anomaly_lab.launch.table import Board, Entry, last_lines, time_left
+from anomaly_lab.launch.table import Entry, JobTable, last_lines, time_left
 
 
 def entry(state, began=None, seconds=None):
@@ -36,7 +36,7 @@ def test_the_last_lines_of_a_log(tmp_path):
 
 def board(terminal, folders):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-    return Board({folder: folder.name for folder in folders}, console), console
+    return JobTable({folder: folder.name for folder in folders}, console), console
 
 
 def test_lines_where_there_is_no_terminal(capsys):

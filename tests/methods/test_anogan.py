@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.anogan import SEARCH, AnoGAN, Discriminator, Generator, generator_at, residual_map, unsigned
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
@@ -137,7 +137,7 @@ def test_a_photo_that_the_generator_draws_has_score_and_map_zero():
     method = anogan(search_rate=1e-30).eval()
     start = method.codes(1, generator_at(method.seed, SEARCH), alone=True)
     photo = unsigned(method.generator(start)).detach()
-    prediction = method.inspect(photo)
+    prediction = method.predict(photo)
     assert prediction.score.item() < 1e-3
     assert prediction.anomaly_map.max() < 1e-12
 
@@ -152,7 +152,7 @@ def test_without_a_weight_the_discriminator_is_not_touched():
     method = anogan(feature_weight=0.0).eval()
     del method.discriminator.features  # fails, were it asked
     images = bars(2, 0)
-    prediction = method.inspect(images)
+    prediction = method.predict(images)
     difference = (images - prediction.reconstruction).abs() * 2
     torch.testing.assert_close(prediction.score, difference.flatten(1).sum(dim=1), rtol=1e-4, atol=0)
 
@@ -180,7 +180,7 @@ def test_one_image_and_eight_start_alike(learnt):
     few, images = copy.deepcopy(learnt), bars(8, 5)
     few.search_steps = 5
     with torch.inference_mode():
-        together, alone = few.inspect(images), [few.inspect(image[None]) for image in images]
+        together, alone = few.predict(images), [few.predict(image[None]) for image in images]
     torch.testing.assert_close(together.anomaly_map, torch.cat([one.anomaly_map for one in alone]), rtol=0, atol=1e-3)
     torch.testing.assert_close(together.score, torch.cat([one.score for one in alone]), rtol=1e-4, atol=0)
 
@@ -195,10 +195,10 @@ def test_the_search_at_least_halves_its_loss_on_normal_images(learnt):
 def test_a_search_changes_neither_weights_nor_buffers_nor_gradients(learnt):
     before = copy.deepcopy(learnt.state_dict())
     with torch.inference_mode():
-        learnt.inspect(bars(2, 0))
+        learnt.predict(bars(2, 0))
     assert all(torch.equal(value, before[name]) for name, value in learnt.state_dict().items())
     learnt.zero_grad()
-    learnt.inspect(bars(2, 0))
+    learnt.predict(bars(2, 0))
     assert all(weight.grad is None for weight in learnt.parameters())
 
 
@@ -232,7 +232,7 @@ def test_weights_of_the_search_matter(learnt):
         other = copy.deepcopy(learnt)
         for name, value in changes.items():
             setattr(other, name, value)
-        answers.append(other.inspect(images))
+        answers.append(other.predict(images))
     for answer in answers[1:]:
         assert not torch.equal(answer.score, answers[0].score)
         assert not torch.equal(answer.anomaly_map, answers[0].anomaly_map)
@@ -248,7 +248,7 @@ def test_a_texture_is_searched_window_by_window():
     images = torch.rand(2, 1, 64, 96)
     prediction = method(images)
     assert prediction.anomaly_map.shape == (2, 1, 64, 96)
-    alone = method.inspect(images[1:, :, 32:, 64:])
+    alone = method.predict(images[1:, :, 32:, 64:])
     torch.testing.assert_close(prediction.anomaly_map[1:, :, 32:, 64:], alone.anomaly_map, rtol=0, atol=1e-4)
 
 

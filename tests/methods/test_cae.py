@@ -30,7 +30,7 @@ def test_the_map_of_a_perfect_reconstruction_is_exactly_zero():
 
 
 def test_it_defines_no_score_and_clips_its_reconstruction_for_pictures():
-    prediction = cae().eval().inspect(10 * torch.rand(1, 3, 128, 128))
+    prediction = cae().eval().predict(10 * torch.rand(1, 3, 128, 128))
     assert prediction.score is None
     assert prediction.reconstruction.min() >= 0
     assert prediction.reconstruction.max() <= 1

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.evaluation.curves import embedded
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.statistics import StatisticsMethod

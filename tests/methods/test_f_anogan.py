@@ -10,8 +10,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.f_anogan import Critic, Encoder, FAnoGAN, Generator, ResidualBlock, batch_norm, layer_norm
@@ -154,7 +154,7 @@ def test_a_perfect_encoder_has_score_map_and_loss_zero():
     codes = torch.randn(2, 16)
     photos = method.generator(codes).detach()
     method.encoder.forward = lambda _: codes
-    prediction = method.inspect((photos + 1) / 2)
+    prediction = method.predict((photos + 1) / 2)
     assert prediction.score.abs().max() < 1e-9
     assert prediction.anomaly_map.max() < 1e-9
     for loss in ("izi", "izi_f", "ziz"):
@@ -169,7 +169,7 @@ def test_score_and_losses_of_the_encoder_are_weighted_means():
     drawn = method.generator(method.encoder(photos))
     on_image = (photos - drawn).square().mean(dim=(1, 2, 3))
     on_features = (method.critic.features(photos) - method.critic.features(drawn)).square().mean(dim=1)
-    torch.testing.assert_close(method.inspect(images).score, on_image + 0.3 * on_features)
+    torch.testing.assert_close(method.predict(images).score, on_image + 0.3 * on_features)
     expected = {
         "izi": on_image.mean(),
         "izi_f": on_image.mean() + 0.3 * on_features.mean(),
@@ -185,7 +185,7 @@ def test_every_weight_matters(tmp_path):
     for changes in ({}, {"penalty_weight": 1.0}, {"feature_weight": 0.1}, {"encoder_loss": "izi"}, {"critic_steps": 2}):
         method = f_anogan(**changes)
         fit(method, tmp_path, patches=Patches(8))
-        answers.append(method.eval().inspect(images))
+        answers.append(method.eval().predict(images))
     for answer in answers[1:]:
         assert not torch.equal(answer.score, answers[0].score)
         assert not torch.equal(answer.anomaly_map, answers[0].anomaly_map)
@@ -303,7 +303,7 @@ def test_while_the_encoder_learns_the_samples_are_reconstructions(tmp_path):
         def on_train_epoch_end(self, trainer, method):
             method.eval()
             with torch.no_grad():
-                told.append((method.samples(images), method.inspect(images).reconstruction))
+                told.append((method.samples(images), method.predict(images).reconstruction))
             method.train()
 
     fit(method, tmp_path, 2, Patches(2), callbacks=(Look(),))

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from torch.nn.functional import binary_cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods import ganomaly as module
 from anomaly_lab.methods.base.build import build_method
@@ -114,11 +114,11 @@ def test_map_and_score_by_hand():
     method = small().eval()
     images = torch.rand(2, 3, 32, 32)
     x_hat, z, z_hat = method.generator(2 * images - 1)
-    prediction = method.inspect(images)
+    prediction = method.predict(images)
     torch.testing.assert_close(prediction.anomaly_map, (2 * images - 1 - x_hat).abs().mean(1, keepdim=True))
     torch.testing.assert_close(prediction.score, (z - z_hat).square().mean((1, 2, 3)))
     torch.testing.assert_close(prediction.reconstruction, (x_hat + 1) / 2)
-    assert small(score="map").eval().inspect(images).score is None
+    assert small(score="map").eval().predict(images).score is None
     assert small(score="map").eval()(images).score.shape == (2,)
 
 
@@ -138,8 +138,8 @@ def test_an_answer_depends_on_the_other_images_only_where_the_authors_code_is_as
     images = torch.rand(4, 3, 32, 32)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     with torch.inference_mode():
-        together, others = method.inspect(images).score, method.inspect(images[[2, 3, 0]]).score
-        turned = method.inspect(images[[3, 2, 1, 0]]).score.flip(0)
+        together, others = method.predict(images).score, method.predict(images[[2, 3, 0]]).score
+        turned = method.predict(images[[3, 2, 1, 0]]).score.flip(0)
     torch.testing.assert_close(turned, together, rtol=1e-4, atol=1e-7)
     same = torch.allclose(others, together[[2, 3, 0]], rtol=1e-4, atol=1e-7)
     assert same == (test_batchnorm == "running")
@@ -242,7 +242,7 @@ def test_every_weight_counts(kind, weight, tmp_path):
         method = small(kind, **changes)
         trainer = fit(method, tmp_path, 1, Patches(3))
         with torch.inference_mode():
-            prediction = method.eval().inspect(images)
+            prediction = method.eval().predict(images)
         return trainer.callback_metrics["train/loss"].item(), prediction.anomaly_map, prediction.score
 
     (loss, anomaly_map, score), (other_loss, other_map, other_score) = after(), after(**{weight: 7.0})
@@ -395,9 +395,9 @@ def test_two_processes_learn_what_one_does(kind, rate, won, tmp_path, monkeypatc
 def test_wrong_images(kind):
     method = small(kind)
     with pytest.raises(UserError, match="data.channels: expected 3, .* found images of 1"):
-        method.inspect(torch.rand(2, 1, 32, 32))
+        method.predict(torch.rand(2, 1, 32, 32))
     with pytest.raises(UserError, match="data.patch_size: expected 32 px, .* found 48 x 32"):
-        method.inspect(torch.rand(2, 3, 48, 32))
+        method.predict(torch.rand(2, 3, 48, 32))
 
 
 @BOTH
@@ -423,7 +423,7 @@ def test_textures_are_tiled(kind):
     with torch.inference_mode():
         prediction = method(images)
         corners = torch.stack([
-            method.inspect(images[:, :, y : y + 32, x : x + 32]).score for y in (0, 10, 18) for x in (0, 10, 18)
+            method.predict(images[:, :, y : y + 32, x : x + 32]).score for y in (0, 10, 18) for x in (0, 10, 18)
         ])  # fmt: skip
     assert prediction.anomaly_map.shape == (2, 1, 50, 50)
     torch.testing.assert_close(prediction.score, corners.amax(0))
@@ -504,6 +504,6 @@ def test_samples_are_the_reconstructions_and_a_rehearsal_costs_both_losses(kind)
     method = small(kind).eval()
     images = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(method.samples(images), method.inspect(images).reconstruction)
+        assert torch.equal(method.samples(images), method.predict(images).reconstruction)
         losses = method.losses(method.normalised(images))
         assert method.rehearse(images) == losses.generator + losses.discriminator

@@ -88,7 +88,7 @@ def test_closed_forms():
         1.386294, abs=1e-6
     )
     method.generator = torch.nn.Identity()
-    prediction = method.inspect(images)
+    prediction = method.predict(images)
     assert not prediction.score.any()
     assert not prediction.anomaly_map.any()
 
@@ -100,9 +100,9 @@ def test_map_and_score_by_hand():
     x_hat = method.generator(x)
     r = (x - x_hat).square().mean((1, 2, 3))
     latent = (method.discriminator.encoder(x) - method.discriminator.encoder(x_hat)).square().mean((1, 2, 3))
-    prediction = method.inspect(images)
+    prediction = method.predict(images)
     torch.testing.assert_close(prediction.score, 0.9 * r + 0.1 * latent)
-    torch.testing.assert_close(small(score_weight=0.2).inspect(images).score, 0.2 * r + 0.8 * latent)
+    torch.testing.assert_close(small(score_weight=0.2).predict(images).score, 0.2 * r + 0.8 * latent)
     torch.testing.assert_close(prediction.anomaly_map, (x - x_hat).abs().mean(1, keepdim=True))
 
 

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
@@ -61,7 +61,7 @@ def test_loss_map_and_score_are_the_squared_difference():
     method.network = Constant()
     images = torch.tensor([0.5, 0.75, 1.0]).view(1, 3, 1, 1).expand(2, 3, 4, 4).clone()
     images[1, :, :2] = 0.5  # the upper half of the second image is reproduced
-    prediction = method.inspect(images)
+    prediction = method.predict(images)
     difference = (0 + 0.25**2 + 0.5**2) / 3
     assert prediction.anomaly_map[0].unique().item() == pytest.approx(difference)
     assert prediction.score.tolist() == pytest.approx([difference, difference / 2])
@@ -73,10 +73,10 @@ def test_imagenet_is_the_range_of_map_and_score_and_pictures_are_undone():
     method = slides_cae(normalisation="imagenet").eval()
     method.network = Constant()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
-    prediction = method.inspect(mean.expand(1, 3, 4, 4))
+    prediction = method.predict(mean.expand(1, 3, 4, 4))
     assert prediction.score.item() == pytest.approx(0.25)
     assert torch.equal(prediction.reconstruction[0], (0.5 * std + mean).expand(3, 4, 4))
-    assert method.inspect(torch.ones(1, 3, 4, 4)).score.item() > 1  # a sigmoid does not reach white
+    assert method.predict(torch.ones(1, 3, 4, 4)).score.item() > 1  # a sigmoid does not reach white
 
 
 def test_imagenet_is_for_colour():
@@ -98,7 +98,7 @@ def test_images_of_one_colour_give_finite_numbers():
     method = slides_cae(normalisation="train").eval()
     method.mean.copy_(mean)
     method.std.copy_(std)
-    assert method.inspect(torch.full((1, 3, 64, 64), 0.3)).score.isfinite().all()
+    assert method.predict(torch.full((1, 3, 64, 64), 0.3)).score.isfinite().all()
 
 
 @pytest.mark.parametrize("normalisation", ["none", "train", "imagenet"])

@@ -71,7 +71,7 @@ def test_false_alarms_is_the_order_statistic_that_keeps_the_promise():
     threshold = drawn(FalseAlarms(0.01, 0.1), [chain()] * 99, scores)
     assert threshold.image == just_above(89)  # the 90th smallest of 99
     assert threshold.note == ""
-    assert threshold.decides(chain(), 5.0) == 5.0
+    assert threshold.decision_score(chain(), 5.0) == 5.0
 
 
 def test_false_alarms_says_how_many_images_support_the_rate():
@@ -98,8 +98,8 @@ def test_a_new_normal_image_is_a_false_alarm_no_more_often_than_promised():
 def test_train_percentile_is_interpolated_and_what_exceeds_it_is_abnormal(percentile, expected):
     threshold = drawn(TrainPercentile(0.01, percentile), [chain()] * 5, [5.0, 1.0, 4.0, 2.0, 3.0])
     assert threshold.image == just_above(expected)
-    assert (threshold.rule, threshold.normals) == ("score", 5)
-    assert threshold.decides(chain(), 7.0) == 7.0
+    assert (threshold.decided_by, threshold.normals) == ("score", 5)
+    assert threshold.decision_score(chain(), 7.0) == 7.0
     assert threshold.pixel == just_above(9)  # all regions score the same
 
 
@@ -117,8 +117,8 @@ def test_train_percentile_rejects_three_of_four_of_its_own_images_and_says_so():
 
 def test_an_image_is_abnormal_where_a_region_of_the_minimum_area_survives():
     threshold = Threshold("area", "component", 6.5, 6.5, 0.03, 1)
-    assert threshold.decides(chain(), score=0.0) == 7 >= threshold.image
-    assert Threshold("area", "component", 6.5, 6.5, 0.04, 1).decides(chain(), score=99.0) == 6 < threshold.image
+    assert threshold.decision_score(chain(), score=0.0) == 7 >= threshold.image
+    assert Threshold("area", "component", 6.5, 6.5, 0.04, 1).decision_score(chain(), score=99.0) == 6 < threshold.image
 
 
 def test_the_minimum_area_is_at_least_a_pixel():

@@ -114,7 +114,7 @@ def write_run(
                   zip(points, points ** (1 - aupro), -points, strict=True))  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
     write_csv(folder / "controls.csv", ("control", "image_auroc"), controls.items())
-    line = {"strategy": "false_alarms", "rule": "score", "image": threshold, "pixel": 2.0, "normals": 20}
+    line = {"name": "false_alarms", "decided_by": "score", "image": threshold, "pixel": 2.0, "normals": 20}
     (folder / "threshold.json").write_text(json.dumps([line]))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "git": "abc1234"}))
     losses = [(epoch, 1 / epoch, 1.1 / epoch) for epoch in range(1, 21)]

@@ -1,7 +1,7 @@
 """Names of measures: they are those of metrics.json."""
 
 from anomaly_lab.evaluation.controls import COMPARED
-from anomaly_lab.methods.control import OF_THE_IMAGE
+from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
 from anomaly_lab.runs.measures import BY_KEY, EITHER_WAY, is_loss
 from tests.training.test_run import NAMES
 
@@ -15,7 +15,7 @@ def test_every_metric_of_a_run_has_a_name_and_no_other_is_there():
 
 
 def test_the_controls_that_count_in_either_direction_are_those_of_a_run():
-    assert set(OF_THE_IMAGE) == EITHER_WAY
+    assert set(IMAGE_LEVEL_CONTROLS) == EITHER_WAY
 
 
 def test_what_is_no_loss():

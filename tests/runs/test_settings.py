@@ -10,7 +10,7 @@ from tests.report.synthetic import config
 
 def test_references_stay_where_runs_are_compared_and_are_followed_where_they_are_told():
     made = config("cae", "mvtec_ad", "screw", 3, "sweep")
-    chosen, told = settings.chosen(made), settings.told(made)
+    chosen, told = settings.chosen(made), settings.shown_settings(made)
     assert chosen["method.seed"] == "${seed}"
     assert chosen["augmentation.rotation"] == "${data.settings.rotation}"
     assert (told["method.seed"], told["seed"], told["method.size"]) == (3, 3, 256)
@@ -29,7 +29,7 @@ def test_a_seed_changes_nothing_and_a_setting_does():
 
 def test_neither_places_nor_secrets_nor_the_environment_are_told(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    told = settings.told(config("cae", "folder", "photos", 0, "sweep"))
+    told = settings.shown_settings(config("cae", "folder", "photos", 0, "sweep"))
     text = repr(told)
     assert len(told) > 10
     assert "somebody" not in text
@@ -67,14 +67,16 @@ def test_a_reference_to_a_section_becomes_the_settings_of_the_section():
         "tiling": "${tilings.object}",
         "tilings": {"object": {"size": "${data.image_size}", "token": "0123secret"}},
     }
-    told = settings.told(made)
+    told = settings.shown_settings(made)
     assert (told["data.settings.kind"], told["data.settings.rotation"], told["tiling.size"]) == ("object", 180, 256)
     assert {"data.settings", "tiling", "tiling.token"}.isdisjoint(told)
 
 
 def test_references_in_a_circle_end():
-    assert settings.told({"method": {"a": "${method.b}", "b": "${method.a}"}})["method.a"].startswith("${method.")
-    assert settings.told({"method": {"a": {"b": "${method.a}"}}}) == {
+    assert settings.shown_settings({"method": {"a": "${method.b}", "b": "${method.a}"}})["method.a"].startswith(
+        "${method."
+    )
+    assert settings.shown_settings({"method": {"a": {"b": "${method.a}"}}}) == {
         "seed": None, "method.a.b.b.b.b": "${method.a}",
     }  # fmt: skip
 

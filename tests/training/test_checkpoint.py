@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomaly_lab.runs.checkpoint import WholeFile
+from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -16,7 +16,7 @@ import os, signal, sys
 import numpy
 import pytorch_lightning as pl, torch
 from torch import nn
-from anomaly_lab.callbacks.checkpoint import LastCheckpoint, WholeFile
+from anomaly_lab.callbacks.checkpoint import LastCheckpoint, AtomicCheckpointIO
 from anomaly_lab.callbacks.seed import SeedEveryStep
 from anomaly_lab.data.patches import PatchLoader, PatchPlan
 from anomaly_lab.schedule import cosine
@@ -62,8 +62,8 @@ checkpoint = os.path.join(folder, "checkpoints", "last.ckpt")
 toy = Toy()
 trainer = pl.Trainer(
     max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-    callbacks=[SeedEveryStep(0), LastCheckpoint(every_batches=3)], plugins=[WholeFile()], default_root_dir=folder,
-    reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False,
+    callbacks=[SeedEveryStep(0), LastCheckpoint(every_batches=3)], plugins=[AtomicCheckpointIO()],
+    default_root_dir=folder, reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False,
 )
 trainer.fit(toy, Data(), ckpt_path=checkpoint if os.path.exists(checkpoint) else None, weights_only=True)
 trainer.save_checkpoint(checkpoint)
@@ -97,7 +97,7 @@ def test_killed_inside_epochs_and_started_again_it_ends_with_the_same_weights(tm
 
 
 def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
-    path, io = tmp_path / "deep" / "last.ckpt", WholeFile()
+    path, io = tmp_path / "deep" / "last.ckpt", AtomicCheckpointIO()
     io.save_checkpoint({"state_dict": {"a": torch.ones(2)}}, path)
 
     class Fails:
@@ -113,11 +113,11 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
 FULL = """
 import resource, sys, torch
 from pathlib import Path
-from anomaly_lab.callbacks.checkpoint import WholeFile
+from anomaly_lab.callbacks.checkpoint import AtomicCheckpointIO
 from anomaly_lab.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    WholeFile().save_checkpoint({"a": torch.zeros(100_000)}, Path(sys.argv[1]))
+    AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(100_000)}, Path(sys.argv[1]))
 except UserError as error:
     print(error)
 """
@@ -126,7 +126,7 @@ except UserError as error:
 def test_on_a_full_disk_the_old_file_stays_and_one_line_says_so(tmp_path):
     """A limit on the size of files stands for the disk; torch wraps the error in one about its own format."""
     path = tmp_path / "last.ckpt"
-    WholeFile().save_checkpoint({"a": torch.ones(2)}, path)
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(2)}, path)
     done = subprocess.run([sys.executable, "-c", FULL, path], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == (
         f"{path}: expected room on the disk, found none (File too large); earlier files are unchanged, with more room "

@@ -60,7 +60,7 @@ def test_modes_are_put_back():
 
 
 def test_a_long_training_on_a_processor_names_the_shorter_one(lab, tiny, parts):
-    """Asked for 2 million patches; stopped by the loss, so that the test does not train them."""
+    """SearchRequest for 2 million patches; stopped by the loss, so that the test does not train them."""
     long = [argument for argument in tiny if not argument.startswith(("data.patches", "trainer.max"))]
     done = lab("data=folder", f"data.root={parts}", *long, "method.optimizer.lr=1e30", code=1)
     assert "experiment=quick" in done.stdout

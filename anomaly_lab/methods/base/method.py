@@ -14,7 +14,7 @@ from anomaly_lab.methods.base.tiling import Tiling
 
 
 class Method(pl.LightningModule, ABC):
-    """One paper: `training_step` tells how it learns, `inspect` what it says about images or tiles.
+    """One paper: `training_step` tells how it learns, `predict` what it says about images or tiles.
 
     Methods draw from torch's global generator only (it is seeded at every step) and never see a file, a mask or
     a metric. Tiling, scores, thresholds, metrics and pictures are outside and know only `forward`.
@@ -26,7 +26,7 @@ class Method(pl.LightningModule, ABC):
 
     @property
     def export_obstacle(self) -> str | None:
-        """Why `export` cannot write `inspect` as one forward pass over any number of images; None: it can."""
+        """Why `export` cannot write `predict` as one forward pass over any number of images; None: it can."""
         return None
 
     @abstractmethod
@@ -34,19 +34,19 @@ class Method(pl.LightningModule, ABC):
         """Learn from a batch of normal patches."""
 
     @abstractmethod
-    def inspect(self, images: Images) -> Prediction:
+    def predict(self, images: Images) -> Prediction:
         """Map, score (None: the default score is meant) and reconstruction of images or tiles, in one forward pass."""
 
     def forward(self, images: Images, placement: tuple[Placement, ...] = ()) -> Prediction:
-        """Inspect images of any size; padding does not count in a score of the map nor, later, in the metrics."""
-        prediction = self.tiling(self.inspect, images)
+        """Predict images of any size; padding does not count in a score of the map nor, later, in the metrics."""
+        prediction = self.tiling(self.predict, images)
         if prediction.score is not None:
             return prediction
         return prediction._replace(score=default_score(prediction.anomaly_map, content(placement, images)))
 
     def rehearse(self, images: Images) -> Float[Tensor, ""]:
         """What costs about as much as a training step, for the estimate before a training: its loss, or a look."""
-        return self.inspect(images).anomaly_map.mean()
+        return self.predict(images).anomaly_map.mean()
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Answer in float32 whatever the precision of training, so that a score does not depend on its batch."""

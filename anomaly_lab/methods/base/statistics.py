@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import Tiling
@@ -30,7 +31,7 @@ class StatisticsMethod(Method):
         images = len(self.trainer.datamodule.train_samples)  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             kept = self.memory(images) / 2**20
-            print(f"{type(self).__name__}: takes up to {kept:.0f} MiB of memory for {images} training images")
+            say(f"{type(self).__name__}: takes up to {kept:.0f} MiB of memory for {images} training images")
 
     @abstractmethod
     def memory(self, images: int) -> int:

@@ -14,19 +14,19 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Prediction
 
 Images = Float[Tensor, "batch channel height width"]
-Inspect = Callable[[Images], Prediction]
+Predict = Callable[[Images], Prediction]
 
 
 @runtime_checkable
 class Tiling(Protocol):
     """How a method that answers for images of one size answers for any image."""
 
-    def __call__(self, inspect: Inspect, images: Images) -> Prediction:
-        """Inspect whole images; the map has the size of the images."""
+    def __call__(self, predict: Predict, images: Images) -> Prediction:
+        """Predict whole images; the map has the size of the images."""
         ...
 
-    def in_one_pass(self, inspect: Inspect, images: Images) -> Prediction:
-        """The same map and score up to rounding, as one call of `inspect` without a loop: a graph for any batch."""
+    def in_one_pass(self, predict: Predict, images: Images) -> Prediction:
+        """The same map and score up to rounding, as one call of `predict` without a loop: a graph for any batch."""
         ...
 
     def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
@@ -37,14 +37,14 @@ class Tiling(Protocol):
 class WholeImage:
     """Objects: the image is asked about as it is."""
 
-    def __call__(self, inspect: Inspect, images: Images) -> Prediction:
-        """Inspect the images; a coarse map is enlarged to the size of the images."""
-        prediction = inspect(images)
+    def __call__(self, predict: Predict, images: Images) -> Prediction:
+        """Predict the images; a coarse map is enlarged to the size of the images."""
+        prediction = predict(images)
         return prediction._replace(anomaly_map=enlarge(prediction.anomaly_map, images))
 
-    def in_one_pass(self, inspect: Inspect, images: Images) -> Prediction:
+    def in_one_pass(self, predict: Predict, images: Images) -> Prediction:
         """The same."""
-        return self(inspect, images)
+        return self(predict, images)
 
     def training_like(self, images: Images) -> Float[Tensor, "tile channel tile_height tile_width"]:
         """The images themselves."""
@@ -75,8 +75,8 @@ class SlidingWindow:
         self.batch_size = batch_size
         self.score = score
 
-    def __call__(self, inspect: Inspect, images: Images) -> Prediction:
-        """Inspect every window, `batch_size` at a time across images, and stitch the answers.
+    def __call__(self, predict: Predict, images: Images) -> Prediction:
+        """Predict every window, `batch_size` at a time across images, and stitch the answers.
 
         Sums are float64: the average of equal values is exactly that value, in whatever order they are added.
         """
@@ -88,7 +88,7 @@ class SlidingWindow:
         for start in range(0, len(windows), self.batch_size):
             chunk = windows[start : start + self.batch_size]
             tiles = torch.stack([images[i, :, y : y + self.size, x : x + self.size] for i, y, x in chunk])
-            prediction = inspect(tiles)
+            prediction = predict(tiles)
             answer = enlarge(prediction.anomaly_map, tiles)
             if prediction.reconstruction is not None:
                 answer = torch.cat([answer, prediction.reconstruction], dim=1)
@@ -107,7 +107,7 @@ class SlidingWindow:
             score = score.amax(dim=1) if self.score == "max" else score.mean(dim=1)
         return Prediction(answer[:, :1], score, answer[:, 1:] if answer.shape[1] > 1 else None)
 
-    def in_one_pass(self, inspect: Inspect, images: Images) -> Prediction:
+    def in_one_pass(self, predict: Predict, images: Images) -> Prediction:
         """Map and score of all windows of all images at once, all of them in memory; no reconstruction.
 
         Rows and columns of windows are cut by two gathers and added up one after the other, in float32: few operations
@@ -118,7 +118,7 @@ class SlidingWindow:
         grid = (-1, images.shape[1], len(rows), self.size, len(columns), self.size)
         cut = images[:, :, self._pixels(rows)][:, :, :, self._pixels(columns)].reshape(grid)
         tiles = cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, images.shape[1], self.size, self.size)
-        prediction = inspect(tiles)
+        prediction = predict(tiles)
         answer = enlarge(prediction.anomaly_map, tiles)
         answer = answer.reshape(-1, len(rows), len(columns), self.size, self.size)
         strips = averaged(answer.permute(0, 2, 4, 1, 3), rows, height)  # upright, one a column of windows

@@ -85,9 +85,9 @@ function decisions(run, images) {
   const node = el("div", {},
     el("h3", {}, "Where the line is drawn"),
     el("p", { class: "quiet" }, `An image is called abnormal where its score reaches the threshold. The run's own, ${score(own)}, comes from held-out good images`,
-      run.thresholds.length ? ` (${run.thresholds[0].strategy}, ${run.thresholds[0].normals} images)` : "", "; moving it here is hindsight.",
+      run.thresholds.length ? ` (${run.thresholds[0].name}, ${run.thresholds[0].normals} images)` : "", "; moving it here is hindsight.",
       run.thresholds.length > 1 ? ` It was drawn again later (${run.thresholds.slice(1).map((line) =>
-        `${line.strategy} ${score(line.image)}`).join(", ")}); these figures are those of the test.` : ""),
+        `${line.name} ${score(line.image)}`).join(", ")}); these figures are those of the test.` : ""),
     el("div", { class: "threshold" }, slider, exact, back), figures,
     el("div", { class: "charts" },
       figure("Every image.", el("span", { class: "key" }, el("span", {}, el("i", { style: "background:var(--normal)" }), "decided rightly"),

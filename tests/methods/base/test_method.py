@@ -17,14 +17,14 @@ class Brightness(Method):
     def training_step(self, batch, batch_idx):
         raise NotImplementedError
 
-    def inspect(self, images):
+    def predict(self, images):
         return Prediction(images[:, :1], None, None)
 
 
 class Scored(Brightness):
     """Defines a score of its own."""
 
-    def inspect(self, images):
+    def predict(self, images):
         return Prediction(images[:, :1], images.mean(dim=(1, 2, 3)), None)
 
 

@@ -56,17 +56,17 @@ def test_answers_do_not_depend_on_the_batch_of_tiles():
 def test_one_pass_says_the_same_as_window_by_window(height, width, stride, reduction):
     images = torch.rand(3, 2, height, width)
 
-    def inspect(tiles):
+    def predict(tiles):
         coarse = functional.avg_pool2d(tiles - tiles.mean(dim=(2, 3), keepdim=True), 4)
         return Prediction(coarse[:, :1], tiles[:, 1].amax(dim=(1, 2)) * tiles[:, 0, 0, 0], tiles)
 
     for tiling in (SlidingWindow(32, stride, batch_size=7, score=reduction), WholeImage()):
-        expected, found = tiling(inspect, images), tiling.in_one_pass(inspect, images)
+        expected, found = tiling(predict, images), tiling.in_one_pass(predict, images)
         torch.testing.assert_close(found.anomaly_map, expected.anomaly_map, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(found.score, expected.score, rtol=1e-6, atol=0)
 
     def without_score(tiles):
-        return inspect(tiles)._replace(score=None)
+        return predict(tiles)._replace(score=None)
 
     assert SlidingWindow(32, stride).in_one_pass(without_score, images).score is None
 
