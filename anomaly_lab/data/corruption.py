@@ -1,11 +1,7 @@
 """Synthetic defects, rendered for a whole batch on the device: `perlin`, `patch`, `scar` and `blob`.
 
-Every random number follows from (seed, epoch, row number) through a counter-based hash, and every operation treats each
-row alone. A row therefore gets the same defect, bit for bit, whatever batch it is in and however many processes share
-the batch; nothing has to be saved for a resumed run, and nothing waits for the device.
-
-Sine and cosine are read from a table and sums over pixels are avoided: both depend on the length of the tensor in their
-last bit.
+All random numbers follow from (seed, epoch, row number), and no operation mixes rows: a row gets the same defect, bit
+for bit, in any batch and with any number of processes (`noise.py`). Nothing waits for the device.
 """
 
 import math
@@ -14,26 +10,35 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from anomaly_lab.errors import UserError
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Images
+from anomaly_lab.data.noise import (
+    CELLS,
+    Keys,
+    Scalars,
+    blend,
+    derive,
+    direction,
+    offsets,
+    perlin_noise,
+    procedural_texture,
+    scalars,
+    smooth_step,
+    uniform,
+)
 
-Images = Float[Tensor, "batch channel height width"]
 Masks = Bool[Tensor, "batch 1 height width"]
-Keys = Int[Tensor, " batch"]
-Plane = Float[Tensor, "batch height width"]
-Column = Float[Tensor, "batch 1 1"]
 Kind = Literal["perlin", "patch", "scar", "blob"]
+Textures = Callable[[Keys, int, int, int], Images]  # from keys, channels, height and width
 
+KINDS: tuple[Kind, ...] = ("perlin", "patch", "scar", "blob")
 VISIBLE = 0.5 / 255  # half a gray level: a smaller change is lost in 8 bits
 REFERENCE = 256  # px: the side for which the sizes of scars are published
-CIRCLE = 4096  # angles in the table of sines
-LATTICE = 34  # points a side of the largest Perlin lattice: 32 cells, and one point beyond the last
-GOLDEN = -0x61C8864680B583EB  # 2**64 divided by the golden ratio, as a signed number
-STAFFORD = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15))  # shifts and factors of SplitMix64's hash
 
 
 class Corrupted(NamedTuple):
@@ -53,122 +58,272 @@ class Corruption(Protocol):
         ...
 
     def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
-        """Corrupt images in [0, 1], gray or colour, by random numbers that follow from `keys`.
+        """Copies of gray or colour images in [0, 1] with one defect each, and the masks of the defects.
 
-        Args:
-            images: Left as they are.
-            keys: One per image, from `row_keys`.
-            inside: Pixels that may change; None: all of them. Sizes are relative to its bounding box.
-
-        Returns:
-            Copies and the masks of their defects, which may be empty.
+        `keys` come from `row_keys`, one per image. Only pixels `inside` change (None: any), and positions and sizes are
+        relative to the bounding box of these pixels. A mask is empty where the defect happens to be invisible.
         """
         ...
 
 
-def row_keys(seed: int, epoch: int, rows: Int[Tensor, " batch"]) -> Keys:
-    """A 64-bit key per row, from which all its random numbers follow."""
-    return derive(derive(torch.zeros_like(rows) + seed % 2**63, epoch), rows)
+class Region(NamedTuple):
+    """The pixels of each image that may change, and their bounding boxes in pixels."""
+
+    inside: Masks
+    top: Scalars
+    left: Scalars
+    height: Scalars
+    width: Scalars
 
 
-def derive(keys: Keys, number: int | Keys) -> Keys:
-    """Keys of another stream of random numbers."""
-    return _hash(_hash(keys) + number)
+def _region(images: Images, inside: Masks | None) -> Region:
+    inside = torch.ones_like(images[:, :1], dtype=torch.bool) if inside is None else inside
+    (top, height), (left, width) = _extent(inside.any(3)), _extent(inside.any(2))
+    return Region(inside, top, left, height, width)
 
 
-def uniform(keys: Keys, count: int) -> Float[Tensor, "batch {count}"]:
-    """Random numbers in [0, 1), multiples of 2**-24: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) as a counter."""
-    counter = torch.arange(1, count + 1, device=keys.device) * GOLDEN
-    return (_hash(keys[:, None] + counter) >> 40 & 0xFFFFFF).float() / 2**24
-
-
-def _hash(number: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """The finaliser of SplitMix64. Products wrap around; the masks make torch's shifts those of unsigned numbers."""
-    for shift, factor in STAFFORD:
-        number = (number ^ (number >> shift & 2 ** (64 - shift) - 1)) * factor
-    return number ^ (number >> 31 & 2**33 - 1)
-
-
-def _direction(turns: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Cosine and sine of an angle in turns, rounded to a 4096th."""
-    angles = torch.arange(CIRCLE, device=turns.device) * (2 * math.pi / CIRCLE)
-    index = (turns * CIRCLE).floor().long() % CIRCLE
-    return angles.cos()[index], angles.sin()[index]
-
-
-def _everywhere(images: Images, inside: Masks | None) -> Masks:
-    return torch.ones_like(images[:, :1], dtype=torch.bool) if inside is None else inside
-
-
-def _box(inside: Masks) -> tuple[Column, Column, Column, Column]:
-    """The bounding box of each mask: top, left, height, width in pixels."""
-    sides = []
-    for line in (inside.any(3), inside.any(2)):
-        first, beyond = line.int().argmax(2), line.shape[2] - line.flip(2).int().argmax(2)
-        sides.append((first, beyond - first))
-    (top, height), (left, width) = sides
-    return tuple(side[:, :, None].float() for side in (top, left, height, width))  # type: ignore[return-value]
-
-
-def _offsets(images: Images, y: Column, x: Column, turns: Column) -> tuple[Plane, Plane]:
-    """The way (down, right) from a place, in pixels, to the middle of every pixel, in axes that are turned."""
-    height, width = images.shape[-2:]
-    down = torch.arange(height, device=images.device)[:, None] + 0.5 - y
-    right = torch.arange(width, device=images.device) + 0.5 - x
-    cos, sin = _direction(turns)
-    return cos * down + sin * right, cos * right - sin * down
-
-
-def _smooth(step: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """From 0 at 0 to 1 at 1, with first and second derivatives that are 0 at both."""
-    return step * step * step * (step * (step * 6 - 15) + 10)
+def _extent(line: Bool[Tensor, "batch 1 length"]) -> tuple[Scalars, Scalars]:
+    """Start and length of the shortest part of a line that holds all its true places."""
+    start, end = line.int().argmax(2), line.shape[2] - line.flip(2).int().argmax(2)
+    return start[..., None].float(), (end - start)[..., None].float()
 
 
 def _visible(images: Images, corrupted: Images, covered: Masks) -> Corrupted:
-    """Keep the changes of the covered pixels that show."""
-    corrupted = corrupted.clamp(0, 1)
-    defect = covered & ((corrupted - images).abs().amax(1, keepdim=True) >= VISIBLE)
+    """Change only covered pixels, and of these only those whose change shows; `corrupted` is overwritten."""
+    corrupted = corrupted.clamp_(0, 1)
+    defect = covered & ((corrupted - images).abs_().amax(1, keepdim=True) >= VISIBLE)
     return Corrupted(torch.where(defect, corrupted, images), defect)
 
 
-def perlin(keys: Keys, y: Plane, x: Plane) -> Plane:
-    """Gradient noise (Perlin, SIGGRAPH 2002) at places in units of lattice cells, from 0 to 32.
+@dataclass(frozen=True)
+class PerlinTexture:
+    """DRAEM's defect (Zavrtanik et al., ICCV 2021, section 3.3): a texture where rotated Perlin noise is above 0.5.
 
-    Values lie in [-1, 1], their standard deviation is 0.305; at lattice points they are 0.
+    The noise has 1 to 32 cells a side, a power of two that is independent per axis, and is turned by up to 90 degrees;
+    the texture has an opacity of 0.2 to 1, as in the authors' code (in the paper 0.1 to 1). One mask in twenty is
+    empty. Differences: the textures are procedural unless `textures` brings others (DRAEM: photographs of the DTD
+    data), and the mask leaves out pixels where texture and image agree within half a gray level.
     """
-    gradient_x, gradient_y = _direction(uniform(keys, LATTICE * LATTICE))
-    top, left = y.floor(), x.floor()
-    down, right = y - top, x - left
-    point = (top * LATTICE + left).long().flatten(1)
-    ramps = [
-        gradient_y.gather(1, point + (LATTICE * i + j)).view_as(y) * (down - i)
-        + gradient_x.gather(1, point + (LATTICE * i + j)).view_as(x) * (right - j)
-        for i in (0, 1)
-        for j in (0, 1)
-    ]
-    across = _smooth(right)
-    upper, lower = ramps[0] + across * (ramps[1] - ramps[0]), ramps[2] + across * (ramps[3] - ramps[2])
-    return math.sqrt(2) * (upper + _smooth(down) * (lower - upper))
+
+    textures: Textures = procedural_texture
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"perlin"})
+
+    def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
+        """Defects and their masks, as `Corruption` describes them."""
+        keys, region = derive(keys, KINDS.index("perlin")), _region(images, inside)
+        cells_y, cells_x, turns, opacity = scalars(keys, 4)
+        middle = region.top + region.height / 2, region.left + region.width / 2
+        down, right = offsets(images.shape[2], images.shape[3], *middle, turns / 2 - 0.25)
+        y, x = down / region.height + 0.5, right / region.width + 0.5
+        within = (y >= 0) & (y <= 1) & (x >= 0) & (x <= 1)
+        y, x = y.clamp(0, 1) * (1 << (6 * cells_y).long()), x.clamp(0, 1) * (1 << (6 * cells_x).long())
+        covered = within & (perlin_noise(derive(keys, 0), y, x) > 0.5)
+        texture = self.textures(derive(keys, 1), images.shape[1], images.shape[2], images.shape[3])
+        blended = blend(images, texture, 1 - 0.8 * opacity[:, None])
+        return _visible(images, blended, region.inside & covered[:, None])
 
 
-def procedural_texture(keys: Keys, channels: int, height: int, width: int) -> Images:
-    """Random textures in [0, 1]: noise of six octaves (2 to 64 cells a side), three in ten with oblique stripes.
+@dataclass(frozen=True)
+class Patch:
+    """CutPaste's patch (Li et al., CVPR 2021, appendix A.2): a rectangle of the image, pasted elsewhere.
 
-    From texture to texture vary the mean colour, the contrast, the weight of the finer octaves, the share of the noise
-    that is the same in all channels, and the period and direction of the stripes.
+    Its area is 2 to 15 % of the image; the aspect ratio lies in (0.3, 1) or in (1, 3.3), either with probability 1/2.
     """
-    draws = uniform(keys, 7 + channels)[..., None, None]
-    roughness, gray, gain, striped, periods, turns, phase = draws[:, :7].unbind(1)
-    roughness, gain = 0.4 + 0.6 * roughness, 0.05 + 0.25 * gain
-    noise, weight, power = torch.zeros_like(draws[:, :1]), torch.ones_like(roughness), torch.zeros_like(roughness)
-    for octave in range(1, 7):
-        shape = (len(keys), channels + 1, 2**octave, 2**octave)
-        white = 2 * uniform(derive(keys, octave), math.prod(shape[1:])).view(shape) - 1
-        noise = functional.interpolate(noise, shape[2:], mode="bicubic") + weight[:, None] * white
-        weight, power = weight * roughness, power + weight * weight
-    noise = functional.interpolate(noise, (height, width), mode="bicubic") / (power[:, None] / 4).sqrt()
-    along, _ = _offsets(noise, 0 * phase, 0 * phase, turns)
-    wave = 2 * (along * ((2 + 30 * periods) / max(height, width)) + phase).frac().abs() - 1
-    stripes = torch.where(striped < 0.3, 1.5 * wave * (1.5 - 0.5 * wave * wave), 0)[:, None]
-    pattern = noise[:, 1:] + gray[:, None] * (noise[:, :1] - noise[:, 1:]) + stripes
-    return (draws[:, 7:] .squeeze(-1)[..., None] + gain[:, None] * pattern).clamp(0, 1)
+
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of brightness, contrast, saturation and hue
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"patch"})
+
+    def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
+        """Defects and their masks, as `Corruption` describes them."""
+        keys, region = derive(keys, KINDS.index("patch")), _region(images, inside)
+        share, aspect, tall = scalars(keys, 3)
+        area = (0.02 + 0.13 * share) * region.height * region.width
+        aspect = torch.where(tall < 0.5, 0.3 + 0.7 * aspect, 1 + 2.3 * aspect)
+        size = (area / aspect).sqrt(), (area * aspect).sqrt()
+        return _paste(images, derive(keys, 0), region, size, torch.zeros_like(area), self.jitter, "nearest")
+
+
+@dataclass(frozen=True)
+class Scar:
+    """CutPaste's scar (Li et al., CVPR 2021, appendix A.2): a thin rectangle of the image, turned and pasted elsewhere.
+
+    At 256 px it is 10 to 25 px long and 2 to 16 px wide, at other sizes in proportion; it is turned by up to 45
+    degrees.
+    """
+
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of brightness, contrast, saturation and hue
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"scar"})
+
+    def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
+        """Defects and their masks, as `Corruption` describes them."""
+        keys, region = derive(keys, KINDS.index("scar")), _region(images, inside)
+        length, width, turns = scalars(keys, 3)
+        scale = torch.maximum(region.height, region.width) / REFERENCE
+        size = (10 + 15 * length) * scale, (2 + 14 * width) * scale
+        return _paste(images, derive(keys, 0), region, size, turns / 4 - 0.125, self.jitter, "bilinear")
+
+
+def _paste(
+    images: Images,
+    keys: Keys,
+    region: Region,
+    size: tuple[Scalars, Scalars],
+    turns: Scalars,
+    jitter: float,
+    mode: Literal["nearest", "bilinear"],
+) -> Corrupted:
+    """Cut a rectangle out of each image, change its colours, turn it about its middle and paste it elsewhere.
+
+    Source and target, before it is turned, lie on whole pixels of the bounding box of the region.
+    """
+    from_y, from_x, to_y, to_x = scalars(derive(keys, 0), 4)
+    high = torch.minimum(size[0].round().clamp(min=1), region.height)
+    wide = torch.minimum(size[1].round().clamp(min=1), region.width)
+    from_y, to_y = (region.top + (place * (region.height - high + 1)).floor() for place in (from_y, to_y))
+    from_x, to_x = (region.left + (place * (region.width - wide + 1)).floor() for place in (from_x, to_x))
+    down, right = offsets(images.shape[2], images.shape[3], to_y + high / 2, to_x + wide / 2, turns)
+    covered = (down.abs() < high / 2) & (right.abs() < wide / 2)
+    piece = _sample(images, from_y + high / 2 + down, from_x + wide / 2 + right, mode)
+    eighths = (torch.arange(8, device=images.device) + 0.5) / 8
+    mean = _sample(images, from_y + eighths[:, None] * high, from_x + eighths * wide, "nearest").flatten(2)
+    while mean.shape[2] > 1:  # in a fixed order: torch does not promise that of a mean
+        mean = (mean[..., ::2] + mean[..., 1::2]) / 2
+    return _visible(
+        images, _jittered(piece, mean[..., None], derive(keys, 1), jitter), region.inside & covered[:, None]
+    )
+
+
+def _sample(
+    images: Images, y: Float[Tensor, "batch rows _"], x: Float[Tensor, "batch _ columns"], mode: str
+) -> Float[Tensor, "batch channel rows columns"]:
+    """Colours at points in pixels; pixel i covers i to i + 1."""
+    y, x = torch.broadcast_tensors(y, x)
+    grid = torch.stack([2 * x / images.shape[3] - 1, 2 * y / images.shape[2] - 1], dim=-1)
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def _jittered(
+    piece: Images, mean: Float[Tensor, "batch channel 1 1"], keys: Keys, jitter: float
+) -> Float[Tensor, "batch channel height width"]:
+    """Change contrast, brightness and saturation by factors in 1 +- jitter, and hue by up to `jitter` turns.
+
+    Hue is turned about the gray axis of the colour cube; a gray image has none, and no saturation. A jitter of 0
+    changes no bit.
+    """
+    contrast, brightness, saturation, hue = (jitter * (2 * draw[:, None] - 1) for draw in scalars(keys, 4))
+    piece = (piece - mean).mul_(contrast).add_(piece).mul_(1 + brightness)
+    second, third = piece.roll(-1, 1), piece.roll(-2, 1)
+    color = piece - (piece + second).add_(third).div_(3)
+    cos, sin = direction(hue)
+    factor = 1 + saturation
+    piece.add_(color.mul_(factor * cos - 1))
+    return piece.add_(third.sub_(second).mul_(factor * sin / math.sqrt(3)))
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A stain: one colour over a spot with an irregular outline and a smooth edge, anywhere in the region.
+
+    The spot has about 0.5 to 5 % of the region's area and an aspect ratio of 1 to 3. At its middle its colour differs
+    from the image by at least a quarter of the range in every channel, so that it always shows, and its opacity is 0.2
+    to 1; it fades over 10 to 100 % of the radius.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"blob"})
+
+    def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
+        """Defects and their masks, as `Corruption` describes them."""
+        keys, region = derive(keys, KINDS.index("blob")), _region(images, inside)
+        share, aspect, turns, wobble, edge, opacity, where, tone, gray = scalars(keys, 9)
+        order = region.inside.flatten(1).cumsum(1)
+        count = order[:, -1:, None]
+        middle = torch.searchsorted(order, (where * count).long().flatten(1) + 1)[..., None]
+        middle = middle.clamp(max=order.shape[1] - 1)  # of a region without pixels
+        y, x = middle // images.shape[3] + 0.5, middle % images.shape[3] + 0.5
+        down, right = offsets(images.shape[2], images.shape[3], y, x, turns)
+        radius = (((0.005 + 0.045 * share) * count).clamp(min=1) / math.pi).sqrt()
+        aspect = (1 + 2 * aspect).sqrt()
+        down, right = down / (radius * aspect), right / (radius / aspect)
+        half = CELLS // 2  # a lattice point, where the noise is 0, in the middle of the spot
+        noise = perlin_noise(derive(keys, 0), (half + down).clamp(0, CELLS), (half + right).clamp(0, CELLS))
+        slope = (1 - down * down - right * right + wobble * noise) / (0.1 + 0.9 * edge)
+        shift = uniform(derive(keys, 1), images.shape[1])[..., None]
+        shift = 0.25 + 0.5 * (shift + gray * (tone - shift))
+        color = (images.flatten(2).gather(2, middle.expand(-1, images.shape[1], -1)) + shift) % 1
+        alpha = (0.2 + 0.8 * opacity) * smooth_step(slope.clamp(0, 1))
+        return _visible(images, blend(images, color[..., None], alpha[:, None]), region.inside)
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """One of several corruptions per row, all equally likely, or none."""
+
+    corruptions: Sequence[Corruption]
+    probability: Annotated[float, Field(ge=0, le=1)] = 1.0  # of a row to be corrupted; DRAEM: 0.5
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of all corruptions."""
+        return frozenset[Kind]().union(*(corruption.kinds for corruption in self.corruptions))
+
+    def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
+        """Defects and their masks, as `Corruption` describes them."""
+        chance, choice = uniform(derive(keys, len(KINDS)), 2)[..., None, None, None].unbind(1)
+        choice = (choice * len(self.corruptions)).floor()
+        image, defect = images, torch.zeros_like(images[:, :1], dtype=torch.bool)
+        for number, corruption in enumerate(self.corruptions):
+            corrupted = corruption(images, keys, inside)
+            chosen = (chance < self.probability) & (choice == number)
+            image = torch.where(chosen, corrupted.image, image)
+            defect = torch.where(chosen, corrupted.defect, defect)
+        return Corrupted(image, defect)
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A corruption repeated with other random numbers until its defect covers a least share of the region.
+
+    A row that never gets there, as a patch on an image of one colour, gets a `Blob`; where even that is too small, as
+    in a region of few pixels, all of the region turns black or white. For evaluation: it waits for the device.
+    """
+
+    corruption: Corruption
+    share: Annotated[float, Field(ge=0, le=1)] = 0.001  # of the region's pixels, at least one pixel
+    tries: Annotated[int, Field(ge=1)] = 10
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of the corruption."""
+        return self.corruption.kinds
+
+    def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
+        """Defects and their masks, as `Corruption` describes them; only a region without pixels has an empty mask."""
+        inside = _region(images, inside).inside
+        least = (self.share * inside.sum((1, 2, 3), keepdim=True)).clamp(min=1)
+        image, defect = _visible(images, (images < 0.5).to(images.dtype), inside)
+        waiting = inside.any(3, keepdim=True).any(2, keepdim=True)
+        for attempt in range(2 * self.tries):
+            if not waiting.any():
+                break
+            corruption = self.corruption if attempt < self.tries else Blob()
+            corrupted = corruption(images, derive(keys, attempt), inside)
+            enough = waiting & (corrupted.defect.sum((1, 2, 3), keepdim=True) >= least)
+            image = torch.where(enough, corrupted.image, image)
+            defect = torch.where(enough, corrupted.defect, defect)
+            waiting = waiting & ~enough
+        return Corrupted(image, defect)
+
+
+def other_corruptions(kinds: Collection[Kind]) -> tuple[Corruption, ...]:
+    """Corruptions of all other kinds, for testing a method that was trained with these kinds.
+
+    Raises UserError where no kind is left.
+    """
+    every = (PerlinTexture(), Patch(), Scar(), Blob())
+    others = tuple(corruption for corruption in every if corruption.kinds.isdisjoint(kinds))
+    if not others:
+        raise UserError(
+            "callbacks=synthetic: expected a kind of defect that is not used in training, found all of them there "
+            f"({', '.join(KINDS)}); train with fewer kinds or set callbacks=default"
+        )
+    return others

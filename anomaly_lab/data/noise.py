@@ -2,8 +2,7 @@
 
 All numbers come from a counter-based hash, and no operation mixes rows. A row gets the same numbers and the same noise,
 bit for bit, in any batch and with any number of processes; a resumed run needs no saved state, and nothing waits for
-the device. Sines are read from a table, because torch computes the last bit of `sin` differently in tensors of
-different length.
+the device. Sines come from a table: torch does not promise the same last bit of a sine in tensors of another shape.
 """
 
 import math
@@ -13,8 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from anomaly_lab.core.types import Images
+
 Keys = Int[Tensor, " batch"]
-Column = Float[Tensor, "batch 1 1"]
+Scalars = Float[Tensor, "batch 1 1"]
 Plane = Float[Tensor, "batch height width"]
 Numbers = Float[Tensor, "*shape"]
 
@@ -27,7 +28,7 @@ SPLIT_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
 def row_keys(seed: int, epoch: int, rows: Int[Tensor, " batch"]) -> Keys:
     """One 64-bit key per row, from which all its random numbers follow."""
-    return derive(derive(torch.zeros_like(rows) + seed % 2**63, epoch), rows)
+    return derive(derive(torch.zeros_like(rows, dtype=torch.long) + seed % 2**63, epoch), rows)
 
 
 def derive(keys: Keys, number: int | Keys) -> Keys:
@@ -48,7 +49,8 @@ def _hash(number: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     return number ^ (number >> 31 & 2**33 - 1)
 
 
-def columns(keys: Keys, count: int) -> tuple[Column, ...]:
+def scalars(keys: Keys, count: int) -> tuple[Scalars, ...]:
+    """Random numbers in [0, 1), in shapes that fit planes."""
     return uniform(keys, count)[..., None, None].unbind(1)
 
 
@@ -69,7 +71,7 @@ def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return (second - first).mul_(share).add_(first)
 
 
-def offsets(height: int, width: int, y: Column, x: Column, turns: Column) -> tuple[Plane, Plane]:
+def offsets(height: int, width: int, y: Scalars, x: Scalars, turns: Scalars) -> tuple[Plane, Plane]:
     """Distances (down, right) in pixels of every pixel's middle from a point, along axes that are turned."""
     down = torch.arange(height, device=y.device)[:, None] + 0.5 - y
     right = torch.arange(width, device=x.device) + 0.5 - x
@@ -98,14 +100,15 @@ def perlin_noise(keys: Keys, y: Plane, x: Plane) -> Plane:
 def procedural_texture(keys: Keys, channels: int, height: int, width: int) -> Images:
     """Random textures in [0, 1]: noise of six octaves (2 to 64 cells a side), three in ten with oblique stripes.
 
+    Octaves whose cells would be smaller than a pixel are left out.
     The mean colour, the contrast, the weight of the finer octaves, the share of the noise that all channels have in
     common, and the period and direction of the stripes vary from texture to texture.
     """
-    roughness, gray, gain, striped, periods, turns, phase = columns(derive(keys, 0), 7)
+    roughness, gray, gain, striped, periods, turns, phase = scalars(derive(keys, 0), 7)
     gain, persistence = 0.05 + 0.25 * gain, 0.4 + 0.6 * roughness[:, None]
     weight, noise = torch.ones_like(persistence), torch.zeros_like(persistence)
     power = noise
-    for octave in range(1, 7):
+    for octave in range(1, 1 + min(6, max(2, height, width).bit_length() - 1)):
         shape = (channels + 1, 2**octave, 2**octave)
         white = 2 * uniform(derive(keys, 1 + octave), math.prod(shape)).unflatten(1, shape) - 1
         noise = functional.interpolate(noise, shape[1:], mode="bicubic") + weight * white
