@@ -53,14 +53,14 @@ def threads():
 @pytest.mark.parametrize("corruption", [*EVERY, MIXTURE, AtLeast(Scar())], ids=[*KINDS, "mixture", "at_least"])
 @pytest.mark.parametrize("shape", [(3, 37, 29), (1, 24, 24)])
 def test_a_row_gets_the_same_bits_in_any_batch_on_any_number_of_processes_and_threads(corruption, shape, threads):
-    images = noisy(9, *shape)
-    rows = torch.tensor([7, 10**6, 3, 0, 12, 4, 99, 2**40, 1])
-    inside = noisy(9, 1, *shape[1:]) < 0.8
+    images = noisy(6, *shape)
+    rows = torch.tensor([7, 10**6, 3, 0, 2**40, 1])
+    inside = noisy(6, 1, *shape[1:]) < 0.8
     threads(2)
     whole = corruption(images, row_keys(2, 5, rows), inside)
     threads(1)
-    shares = [list(range(rank, 9, size)) for size in (2, 3) for rank in range(size)]
-    for part in ([4], [8, 1, 0], list(range(9)), *shares):
+    shares = [list(range(rank, 6, size)) for size in (2, 3) for rank in range(size)]
+    for part in ([4], list(range(6)), *shares):
         alone = corruption(images[part], row_keys(2, 5, rows[part]), inside[part])
         assert torch.equal(alone.image, whole.image[part])
         assert torch.equal(alone.defect, whole.defect[part])
@@ -191,12 +191,12 @@ def test_patches_lie_anywhere():
     assert torch.allclose(place.std(0), torch.tensor(1 / math.sqrt(12)), atol=0.04)
 
 
-@pytest.mark.parametrize("side", [256, 512])
-def test_scars_are_turned_bars_that_grow_with_the_image(side):
+@pytest.mark.parametrize(("side", "count"), [(256, 24), (512, 6)])
+def test_scars_are_turned_bars_that_grow_with_the_image(side, count):
     """Moments of the mask: a bar of length l and width w has the variances l^2 / 12 and w^2 / 12 along its axes."""
     ramp = torch.linspace(0, 1, side)[:, None].expand(side, side)
-    images = torch.stack([(ramp * 97) % 1, (ramp.T * 83) % 1, (ramp * 61 + ramp.T * 59) % 1]).expand(16, -1, -1, -1)
-    _, defect = Scar()(images, keys(16))
+    images = torch.stack([(ramp * 97) % 1, (ramp.T * 83) % 1, (ramp * 61 + ramp.T * 59) % 1]).expand(count, -1, -1, -1)
+    _, defect = Scar()(images, keys(count))
     scale = side / 256
     lengths = []
     for mask in defect[:, 0]:
@@ -212,8 +212,8 @@ def test_scars_are_turned_bars_that_grow_with_the_image(side):
             down, right = axes[:, 1].abs().tolist()
             assert math.degrees(math.atan2(right, down)) < 46
             lengths.append(long)
-    assert len(lengths) > 5
-    assert max(lengths) > 22
+    assert len(lengths) >= count / 6
+    assert max(lengths) > 20
 
 
 def test_jitter_of_a_gray_image_stays_within_its_range():
