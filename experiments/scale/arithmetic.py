@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from anomaly_lab.__main__ import CONF
+from anomaly_lab.config.files import CONF
 from anomaly_lab.data.layouts import TEXTURES
 
 HERE = Path(__file__).parent

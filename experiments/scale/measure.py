@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from wandb.proto import wandb_internal_pb2
 
-from anomaly_lab.__main__ import CONF
+from anomaly_lab.config.files import CONF
 from anomaly_lab.methods.base.build import build_method
 
 METHODS = ("cae", "ssim_ae", "anogan", "f_anogan", "ganomaly", "skip_ganomaly")

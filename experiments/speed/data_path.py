@@ -32,8 +32,8 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # started by its path, a script sees only its own folder
 
-from anomaly_lab.__main__ import CONF
 from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from anomaly_lab.data.datamodule import ImageLoader
-from anomaly_lab.evaluation.maps import Localisation
+from anomaly_lab.evaluation.maps import PixelEvaluation
 from anomaly_lab.inference.detector import load
 
 run = Path(sys.argv[1])
@@ -21,7 +21,7 @@ method = detector.method
 method._compared = lambda images: method.counted.float().expand(images.shape)
 config = OmegaConf.load(run / ".hydra" / "config.yaml")
 samples = instantiate(OmegaConf.to_container(config.data.layout, resolve=True)).test
-found = Localisation()
+found = PixelEvaluation()
 for batch in ImageLoader(samples, detector.decoding, 8, 2):
     batch = batch._replace(image=batch.image.float() / 255)
     with torch.inference_mode():

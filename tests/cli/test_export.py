@@ -27,7 +27,7 @@ from anomaly_lab.methods.variation_model import VariationModel
 from anomaly_lab.runs.folder import RESULT_VERSION, write_job
 from tests.conftest import ROOT
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "docs" / "inference.md").read_text()
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def facts_of(file):
 
 
 def decided_on_the_line(folder, photos):
-    """What the program of the README decides, in a process that has nothing of ours."""
-    snippet = re.search(r"## Take it to the line.*?```python\n(.*?)```", README, re.S)[1]
+    """What the program of the documentation decides, in a process that has nothing of ours."""
+    snippet = re.search(r"## Export\n.*?```python\n(.*?)```", README, re.S)[1]
     script = folder / "line.py"
     script.write_text(snippet + "\nassert not {'torch', 'anomaly_lab'} & set(sys.modules)\n")
     command = [sys.executable, script.name, *photos]

@@ -188,7 +188,7 @@ def test_what_another_call_holds_is_left_to_it(runs, capsys):
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(runs, tmp_path):
-    holder = "import sys, time; from pathlib import Path; from anomaly_lab import sync\n"
+    holder = "import sys, time; from pathlib import Path; from anomaly_lab.cli import sync\n"
     holder += "with sync.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holder, str(runs[0])], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"

@@ -67,8 +67,8 @@ def test_path_pillow_and_array_say_what_the_test_said(lab, tiny, parts, tmp_path
             assert said.remark == ""
     assert {row["decision"] for row in rows} == {"normal", "abnormal"}
 
-    # The example of the README, as it stands, beside such a run.
-    section = (ROOT / "README.md").read_text().partition("## Judge photos from Python")[2]
+    # The example of docs/inference.md, as it stands, beside such a run.
+    section = (ROOT / "docs" / "inference.md").read_text().partition("## Predict from Python")[2]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     named = re.search(r'Detector\.load\("(.+?)"\)', code)[1]
     monkeypatch.chdir(tmp_path)

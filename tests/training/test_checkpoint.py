@@ -16,10 +16,11 @@ import os, signal, sys
 import numpy
 import pytorch_lightning as pl, torch
 from torch import nn
-from anomaly_lab.callbacks.checkpoint import LastCheckpoint, AtomicCheckpointIO
-from anomaly_lab.callbacks.seed import SeedEveryStep
+from anomaly_lab.training.checkpoint import LastCheckpoint
+from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
+from anomaly_lab.training.seed import SeedEveryStep
 from anomaly_lab.data.patches import PatchLoader, PatchPlan
-from anomaly_lab.schedule import cosine
+from anomaly_lab.methods.base.schedule import cosine
 
 folder, manual, kill_at = sys.argv[1], sys.argv[2] == "manual", int(sys.argv[3])
 
@@ -113,8 +114,8 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
 FULL = """
 import resource, sys, torch
 from pathlib import Path
-from anomaly_lab.callbacks.checkpoint import AtomicCheckpointIO
-from anomaly_lab.errors import UserError
+from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
+from anomaly_lab.core.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(100_000)}, Path(sys.argv[1]))
