@@ -143,7 +143,7 @@ def test_the_sweep_of_wandb_composes_and_maximises_what_a_run_logs(jobs, data, t
     prefix, name = sweep["metric"]["name"].split("/")
     assert name in judge(data, Difference(), SyntheticDefects())
     assert name in SYNTHETIC
-    assert f'f"{prefix}/{{name}}"' in (ROOT / "anomaly_lab" / "run.py").read_text()
+    assert f'f"{prefix}/{{name}}"' in (ROOT / "anomaly_lab" / "training" / "run.py").read_text()
     root = make_set(tmp_path / "data", "screw")
     parameters = sweep["parameters"]
     for end in (0, -1):

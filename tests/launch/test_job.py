@@ -17,7 +17,9 @@ from anomaly_lab.runs.lock import LOCK, exclusive, follow, step
 HOLD = """
 import sys, time
 from pathlib import Path
-from anomaly_lab.launch.job import exclusive
+from anomaly_lab.core.console import print_messages
+from anomaly_lab.runs.lock import exclusive
+print_messages()
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 with exclusive(folder):
     print("in", flush=True)

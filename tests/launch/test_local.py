@@ -180,7 +180,9 @@ SWEEP = """
 import sys
 from pathlib import Path
 from omegaconf import OmegaConf
+from anomaly_lab.core.console import print_messages
 from anomaly_lab.launch import local
+print_messages()
 from anomaly_lab.launch.sweep import Job
 from anomaly_lab.launch.table import JobTable
 script, root = sys.argv[1], Path(sys.argv[2])

@@ -98,9 +98,9 @@ def test_the_keys_of_the_sweeper_are_checked(key, value):
 
 def test_what_makes_another_search():
     base = asked("n=1,2", "method=cae", "data.root=here", "data.workers=2")
-    assert base.told() == asked("method=cae", "n=1,2", "data.root=there").told()
+    assert base.description() == asked("method=cae", "n=1,2", "data.root=there").description()
     for other in (("n=1,3", "method=cae"), ("n=1,2", "method=ssim_ae"), ("n=1,2", "method=cae", "seed=1,2")):
-        assert asked(*other).told() != base.told()
+        assert asked(*other).description() != base.description()
 
 
 def test_both_ends_or_every_choice():

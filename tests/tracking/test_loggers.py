@@ -12,12 +12,15 @@ import wandb
 from anomaly_lab.cli import sync
 from anomaly_lab.tracking import loggers
 from anomaly_lab.tracking.loggers import wandb_logger
+from anomaly_lab.tracking.service import answers
 from tests.cli.test_sync import KEY, Service
 
 ABOUT = {"project": "p", "name": "n", "group": "g", "tags": ["a:b"]}
 RUN = """
 import sys, time
-from anomaly_lab import loggers
+from anomaly_lab.core.console import print_messages
+from anomaly_lab.tracking import loggers
+print_messages()
 loggers.FINISH_SECONDS = 2.0
 began = time.monotonic()
 logger = loggers.wandb_logger(sys.argv[1], "p", "n", "g", ["a:b"])
@@ -110,13 +113,13 @@ def black_hole():
 
 def test_what_counts_as_an_answer(black_hole):
     with Service() as service:
-        assert sync.answers(service.url)
-        assert sync.answers(f"{service.url}/nothing-here")  # 404
+        assert answers(service.url)
+        assert answers(f"{service.url}/nothing-here")  # 404
     began = time.monotonic()
-    assert not sync.answers("http://127.0.0.1:9")
-    assert not sync.answers(service.url)
-    assert not sync.answers("no address")
-    assert not sync.answers(black_hole, seconds=0.5)
+    assert not answers("http://127.0.0.1:9")
+    assert not answers(service.url)
+    assert not answers("no address")
+    assert not answers(black_hole, seconds=0.5)
     assert time.monotonic() - began < 20  # s: all that a dead network may cost
 
 
