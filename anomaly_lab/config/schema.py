@@ -16,7 +16,10 @@ OBJECT = dict  # what another constructor builds
 
 @cache
 def signature(target: str) -> dict[str, Any]:
-    """Parameter names and types of a class or function of ours, from its source; Any where a type needs torch."""
+    """Parameter names and types of a class or function of ours, from its source; Any where a type needs torch.
+
+    A constructor that takes `**rest` has the parameters of its base class as well.
+    """
     module, _, name = target.rpartition(".")
     tree = _source_tree(module)
     aliases = {
@@ -37,7 +40,10 @@ def signature(target: str) -> dict[str, Any]:
         raise UserError(f"_target_: expected a class or function of {module}, found {name!r}")
     constructor = next((node for node in found.body if getattr(node, "name", None) == "__init__"), None)
     if isinstance(constructor, ast.FunctionDef):
-        return {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(constructor)[1:]}
+        own = {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(constructor)[1:]}
+        if constructor.args.kwarg and isinstance(base := found.bases[0], ast.Name):  # `**rest` goes to the base class
+            own = signature(".".join(imported.get(base.id, (module, base.id)))) | own
+        return own
     if any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list):
         fields = [node for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
         return {field.target.id: _type(field.annotation, aliases, imported) for field in fields}  # type: ignore[union-attr]

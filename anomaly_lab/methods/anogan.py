@@ -1,42 +1,39 @@
-"""AnoGAN: search the picture that a generator of normal images can draw most like the photo.
+"""AnoGAN: search the latent space of a GAN of normal images for the image most like the photo.
 
 Schlegl, Seeböck, Waldstein, Schmidt-Erfurth, Langs: Unsupervised Anomaly Detection with Generative Adversarial Networks
 to Guide Marker Discovery, IPMI 2017. Networks, order of the steps and defaults follow the public implementation with
 which the MVTec AD paper (CVPR 2019) ran it: images of 128 px, 64 latent numbers, 300 steps of the search.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.console import counted
-from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.adversarial import (
-    descend,
-    look_at_gradients,
-    lower_learning_rates,
-    refuse_one_image,
-    refuse_other_images,
+    AdversarialMethod,
+    Codes,
+    PerImage,
+    Residual,
+    Scalar,
+    Turn,
     refuse_unlike,
+    residual_map,
+    unsigned,
 )
-from anomaly_lab.methods.base.method import Method
-from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.dcgan import cross_entropy
 
 ImageSize = Annotated[int, Field(ge=32, multiple_of=16)]
-Codes = Float[Tensor, "batch latent"]
-TRAINING, VALIDATION, SEARCH, SAMPLES = 1, 2, 3, 4  # what random codes are for: no two of them share any
-PerImage = Float[Tensor, " batch"]
+Features = Float[Tensor, "batch feature _ _"]
 
 
 class Generator(nn.Module):
-    """Draw images in (-1, 1) from codes: a linear layer, then four transposed 5 x 5 convolutions that double the side.
+    """Codes to images in (-1, 1): a linear layer, then four transposed 5 x 5 convolutions that double the side.
 
     DCGAN with 8, 4, 2 and 1 times `width` channels. 6 437 891 weights at 128 px, 64 latent numbers and 3 channels.
     """
@@ -58,12 +55,12 @@ class Generator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, codes: Codes) -> Images:
-        """Draw one image a code."""
+        """One image per code."""
         return self.network(codes)
 
 
 class Discriminator(nn.Module):
-    """Tell photos from drawn images in [-1, 1]: four 5 x 5 convolutions that halve the side, then a linear layer.
+    """Tell photos from generated images in [-1, 1]: four 5 x 5 convolutions that halve the side, then a linear layer.
 
     4 341 121 weights at 128 px and 3 channels.
     """
@@ -82,7 +79,7 @@ class Discriminator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Images) -> PerImage:
-        """Logits: large for what looks like a photo."""
+        """Logits of being a photo."""
         return self.decision(self.features(images).flatten(1))[:, 0]
 
 
@@ -106,162 +103,114 @@ def _initialise(module: nn.Module) -> None:
     nn.init.zeros_(module.bias)
 
 
-class AnoGAN(Method):
-    """Learn to draw normal images; what the best drawing of a photo lacks is abnormal.
+class AnoGAN(AdversarialMethod):
+    """A GAN of normal images; the difference between a photo and its best generated counterpart is abnormal.
 
-    Codes are uniform in [-1, 1]; a search may leave that cube, as published. Every draw follows from `seed` and the
-    number of the step, and processes take rows of one draw, so that their number changes nothing.
+    Codes are uniform in [-1, 1]; a search may leave that cube, as published.
     """
 
     def __init__(
         self,
         generator: Generator,
         discriminator: Discriminator,
-        optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
-        tiling: Tiling,
         generator_steps: PositiveInt = 2,
         feature_weight: Annotated[float, Field(ge=0, le=1)] = 0.1,
         search_steps: PositiveInt = 300,
         search_rate: PositiveFloat = 0.02,
         restarts: PositiveInt = 1,
-        residual: Literal["l2", "l1"] = "l2",
-        schedule: Literal["constant", "cosine"] = "constant",
-        gradient_clip: PositiveFloat | None = None,
-        log_gradient_norms: bool = False,
-        seed: NonNegativeInt = 0,
+        residual: Residual = "l2",
+        **training: Any,
     ) -> None:
-        super().__init__(tiling)
+        super().__init__(**training)
         refuse_unlike(generator=generator, discriminator=discriminator)
-        self.automatic_optimization = False
+        self.image_size, self.channels = generator.image_size, generator.channels
         self.generator = generator
         self.discriminator = discriminator
-        self.optimizer = optimizer
         self.generator_steps = generator_steps
         self.feature_weight = feature_weight
         self.search_steps = search_steps
         self.search_rate = search_rate
         self.restarts = restarts
         self.residual = residual
-        self.schedule = schedule
-        self.gradient_clip = gradient_clip
-        self.log_gradient_norms = log_gradient_norms
-        self.seed = seed
 
     # Training (section 2.1): a generator and a discriminator of normal images.
 
-    def discriminator_losses(self, real: Images, drawn: Images) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Cross entropy of calling photos photos, and of calling drawn images drawn."""
-        return cross_entropy(self.discriminator(real), True), cross_entropy(self.discriminator(drawn), False)
+    def turns(self, images: Images, stage: int, step: int, random: torch.Generator) -> Iterator[Turn]:
+        """One step of the discriminator, then `generator_steps` of the generator with the same codes."""
+        codes = self.codes(len(images), random)
+        with torch.no_grad():
+            generated = self.generator(codes)
+        on_real, on_fake = self.discriminator_losses(images, generated)
+        yield Turn("discriminator", on_real + on_fake, {"real": on_real, "fake": on_fake})
+        for _ in range(self.generator_steps):
+            adversarial = self.generator_loss(codes)
+            yield Turn("generator", adversarial, {"adversarial": adversarial})
 
-    def generator_loss(self, codes: Codes) -> Float[Tensor, ""]:
-        """Cross entropy of having drawn images called photos (the form that does not saturate)."""
+    def discriminator_losses(self, photos: Images, generated: Images) -> tuple[Scalar, Scalar]:
+        """Cross entropy of calling photos photos, and of calling generated images generated."""
+        return cross_entropy(self.discriminator(photos), True), cross_entropy(self.discriminator(generated), False)
+
+    def generator_loss(self, codes: Codes) -> Scalar:
+        """Cross entropy of having generated images called photos (the form that does not saturate)."""
         return cross_entropy(self.discriminator(self.generator(codes)), True)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of the discriminator, then `generator_steps` of the generator with the same codes."""
-        refuse_one_image(batch.image, self)
-        refuse_other_images(batch.image, self.generator.channels, self.generator.image_size)
-        discriminator_optimizer, generator_optimizer = two(self.optimizers())
-        codes = self.codes(len(batch.image), generator_at(self.seed, TRAINING, self.current_epoch, batch_idx))
+    def validation_losses(self, images: Images, stage: int, random: torch.Generator) -> dict[str, Scalar]:
+        """The loss of the discriminator: it rises when training images are learnt by heart."""
+        generated = self.generator(self.codes(len(images), random, alone=True))
+        on_real, on_fake = self.discriminator_losses(images, generated)
+        return {"loss": on_real + on_fake}
 
-        with discriminator_optimizer.toggle_model():
-            with torch.no_grad():
-                drawn = self.generator(codes)
-            on_real, on_drawn = self.discriminator_losses(signed(batch.image), drawn)
-            descend(self, discriminator_optimizer, on_real + on_drawn)
+    # Inspection (sections 2.2 and 2.3): the code whose image is most like the photo.
 
-        for _ in range(self.generator_steps):
-            with generator_optimizer.toggle_model():
-                adversarial = self.generator_loss(codes)
-                descend(self, generator_optimizer, adversarial)
-        if self.schedule == "cosine":
-            epochs = self.current_epoch + (batch_idx + 1) / int(self.trainer.num_training_batches)
-            lower_learning_rates(self.trainer.optimizers, epochs / (self.trainer.max_epochs or 1))
-
-        losses = {"generator/adversarial": adversarial, "discriminator/real": on_real, "discriminator/fake": on_drawn}
-        self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.image))
-        self.log("train/loss", adversarial, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch.image))
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip and tell gradients: here they are unscaled, whatever the precision."""
-        of_generator = optimizer.param_groups[0]["params"][0] is next(self.generator.parameters())
-        look_at_gradients(self, optimizer, "generator" if of_generator else "discriminator")
-
-    def rehearse(self, images: Images) -> Float[Tensor, ""]:
-        """The losses of a step."""
-        codes = self.codes(len(images), generator_at(self.seed, TRAINING))
-        on_real, on_drawn = self.discriminator_losses(signed(images), self.generator(codes).detach())
-        return on_real + on_drawn + self.generator_steps * self.generator_loss(codes)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss of the discriminator on held-out photos: it rises when training images are learnt by heart."""
-        real = signed(self.tiling.training_like(batch.image))
-        drawn = self.generator(self.codes(len(real), generator_at(self.seed, VALIDATION, batch_idx), alone=True))
-        losses = self.discriminator_losses(real, drawn)
-        self.log("validation/loss", losses[0] + losses[1], batch_size=len(batch.image))
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam, 2e-4, first moment 0.5, for both."""
-        return [self.optimizer(self.discriminator.parameters()), self.optimizer(self.generator.parameters())]
-
-    # Inspection (sections 2.2 and 2.3): the code whose drawing is most like the photo.
-
-    def search_loss(
-        self, photos: Images, features: Float[Tensor, "batch feature _ _"] | None, drawn: Images
-    ) -> PerImage:
-        """(1 - w) sum |x - G(z)| + w sum |f(x) - f(G(z))| of every image (eq. 5), f: what the discriminator sees last.
+    def search_loss(self, photos: Images, features: Features | None, generated: Images) -> PerImage:
+        """(1 - w) sum |x - G(z)| + w sum |f(x) - f(G(z))| per image (eq. 5), f: last features of the discriminator.
 
         Sums, not means, in [-1, 1]: `feature_weight` w balances two sums of different length. Without a weight the
         features are None and the discriminator is left out.
         """
-        residual = (photos - drawn).abs().flatten(1).sum(dim=1)
+        residual = (photos - generated).abs().flatten(1).sum(dim=1)
         if features is None:
             return residual
-        difference = (features - self.discriminator.features(drawn)).abs().flatten(1).sum(dim=1)
+        difference = (features - self.discriminator.features(generated)).abs().flatten(1).sum(dim=1)
         return (1 - self.feature_weight) * residual + self.feature_weight * difference
 
-    def search(self, photos: Images) -> tuple[Codes, PerImage, PerImage]:
-        """The codes whose drawings are most like the photos, their loss, and the loss of the codes at the start.
+    def search(self, photos: Images) -> tuple[Codes, PerImage]:
+        """For each photo in [-1, 1] the code whose image is most like it, and its loss.
 
-        All images and restarts are searched as one batch. Adam works number by number and the loss is a sum over
-        images, so that this is the search of each image alone. Every image starts from the same random codes, one a
-        restart, so that an answer depends on its batch, and its place in it, by rounding only. Only codes are
+        All photos and restarts are searched as one batch. Adam works number by number and the loss is a sum over
+        images, so that this is the search of each photo alone. Every photo starts from the same random codes, one per
+        restart, so that a result depends on its batch, and its place in it, by rounding only. Only codes are
         differentiated.
         """
         restarts, count = self.restarts, len(photos)
         with torch.no_grad():
-            features = self.discriminator.features(photos) if self.feature_weight else None
+            features = self.discriminator.features(photos).repeat(restarts, 1, 1, 1) if self.feature_weight else None
         photos = photos.repeat(restarts, 1, 1, 1)
-        features = None if features is None else features.repeat(restarts, 1, 1, 1)
-        start = self.codes(restarts, generator_at(self.seed, SEARCH), alone=True)
+        start = self.codes(restarts, self.random_at("search"), alone=True)
         codes = start.repeat_interleave(count, dim=0).requires_grad_()
         optimizer = torch.optim.Adam([codes], lr=self.search_rate, betas=(0.5, 0.999))
-        first: Tensor | None = None
         for _ in counted(self._trainer, self.search_steps, "latent search"):
-            losses = self.search_loss(photos, features, self.generator(codes))
-            first = losses.detach() if first is None else first
-            (codes.grad,) = torch.autograd.grad(losses.sum(), [codes])
+            loss = self.search_loss(photos, features, self.generator(codes)).sum()
+            (codes.grad,) = torch.autograd.grad(loss, [codes])
             optimizer.step()
-        assert first is not None
         with torch.no_grad():
             losses = self.search_loss(photos, features, self.generator(codes)).view(restarts, count)
             losses = losses.where(losses.isfinite(), torch.inf)  # NaN would be the least
         best = losses.argmin(dim=0) * count + torch.arange(count, device=losses.device)
-        return codes.detach()[best], losses.flatten()[best], first[best]
+        return codes.detach()[best], losses.flatten()[best]
 
     def predict(self, images: Images) -> Prediction:
-        """Score: the loss after the search (eq. 6). Map: squared difference from the drawing, or with `l1` its size.
+        """Score: the loss after the search (eq. 6). Map: squared or (`l1`) absolute difference from what was generated.
 
         Both in the range of the network, [-1, 1], the map averaged over channels. The paper maps |x - G(z)|, the
         MVTec AD paper the squared difference.
         """
-        refuse_other_images(images, self.generator.channels, self.generator.image_size)
         with torch.inference_mode(False), torch.enable_grad():  # the test loop forbids gradients, the search needs them
-            photos = signed(images.clone())
-            codes, losses, _ = self.search(photos)
+            photos = self.signed(images.clone())
+            codes, losses = self.search(photos)
             with torch.no_grad():
-                drawn = self.generator(codes)
-        return Prediction(residual_map(photos, drawn, self.residual), losses, unsigned(drawn))
+                generated = self.generator(codes)
+        return Prediction(residual_map(photos, generated, self.residual), losses, unsigned(generated))
 
     @property
     def export_obstacle(self) -> str:
@@ -269,52 +218,13 @@ class AnoGAN(Method):
         return f"every image is a search of {self.search_steps} gradient steps; method=f_anogan answers without one"
 
     def samples(self, images: Images) -> Images:
-        """As many drawn images as these, in [0, 1], always from the same codes."""
-        return unsigned(self.generator(self.codes(len(images), generator_at(self.seed, SAMPLES), alone=True)))
+        """As many generated images as these, in [0, 1], always from the same codes."""
+        return unsigned(self.generator(self.codes(len(images), self.random_at("samples"), alone=True)))
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
-        """The features of the discriminator for each image, averaged over their places, for a map of them."""
-        return self.discriminator.features(signed(images)).mean(dim=(2, 3))
+        """Features of the discriminator, averaged over the pixels."""
+        return self.discriminator.features(self.signed(images)).mean(dim=(2, 3))
 
     def codes(self, count: int, random: torch.Generator, alone: bool = False) -> Codes:
-        """Uniform in [-1, 1]; unless `alone`, this process's rows of what is drawn for the whole batch."""
-        rank, world_size = (0, 1) if alone else place_of(self)
-        drawn = torch.rand((count * world_size, self.generator.latent_size), generator=random)
-        return (2 * drawn[rank::world_size] - 1).to(self.device)
-
-
-# What f-AnoGAN, by the same authors, does in the same way.
-
-
-def signed(images: Images) -> Images:
-    """From [0, 1] to the [-1, 1] of a tanh."""
-    return 2 * images - 1
-
-
-def unsigned(images: Images) -> Images:
-    """From [-1, 1] to [0, 1]."""
-    return (images.float() + 1) / 2
-
-
-def residual_map(photos: Images, drawn: Images, kind: Literal["l2", "l1"]) -> Float[Tensor, "batch 1 height width"]:
-    """Squared (`l2`) or absolute (`l1`) difference at each pixel, averaged over the channels."""
-    difference = photos - drawn
-    return (difference.square() if kind == "l2" else difference.abs()).mean(dim=1, keepdim=True)
-
-
-def generator_at(seed: int, purpose: int, *where: int) -> torch.Generator:
-    """A generator on the host whose draws follow from the seed, what they are for and the place in the run."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence((seed, purpose, *where)).generate_state(1, np.uint64)[0])
-    )
-
-
-def place_of(method: Method) -> tuple[int, int]:
-    """Rank of this process and number of processes; alone without a trainer."""
-    return (0, 1) if method._trainer is None else (method.trainer.global_rank, method.trainer.world_size)
-
-
-def two(optimizers: Any) -> tuple[Any, Any]:
-    """Lightning's list of optimizers as a pair."""
-    first, second = optimizers
-    return first, second
+        """Uniform in [-1, 1]; with `alone` the same in every process."""
+        return 2 * self.random_rows(torch.rand, count, self.generator.latent_size, random=random, alone=alone) - 1

@@ -5,48 +5,34 @@ adversarial networks, Medical Image Analysis 2019; layers, initialisation and op
 images have 64 px (`experiment=f_anogan_paper`: patches of that size); at 128 px the networks have one block more.
 """
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parameter import Parameter
 
-from anomaly_lab.core.console import duration, say
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.methods.anogan import (
-    SAMPLES,
-    TRAINING,
-    VALIDATION,
+from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.methods.base.adversarial import (
+    AdversarialMethod,
     Codes,
+    OptimizerFactory,
     PerImage,
-    generator_at,
-    place_of,
+    Residual,
+    Scalar,
+    Turn,
+    refuse_unlike,
     residual_map,
-    signed,
     unsigned,
 )
-from anomaly_lab.methods.base.adversarial import (
-    descend,
-    look_at_gradients,
-    lower_learning_rates,
-    refuse_one_image,
-    refuse_other_images,
-    refuse_unlike,
-)
-from anomaly_lab.methods.base.method import Method
-from anomaly_lab.methods.base.tiling import Tiling
 
 ImageSize = Literal[32, 64, 128, 256]
-Features = Float[Tensor, "batch feature"]
-Scalar = Float[Tensor, ""]
-STAGES = ("adversarial training", "encoder training")
+Mixture = Float[Tensor, "batch 1 1 1"]
 
 
 class ResidualBlock(nn.Module):
@@ -72,15 +58,13 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
         self.shortcut = nn.Sequential(before, after, _uniform(nn.Conv2d(inputs, outputs, 1), 2))
 
-    def forward(
-        self, images: Float[Tensor, "batch inputs height width"]
-    ) -> Float[Tensor, "batch outputs new_height new_width"]:
+    def forward(self, images: Images) -> Float[Tensor, "batch outputs _ _"]:
         """Add both branches."""
         return self.shortcut(images) + self.residual(images)
 
 
 class Generator(nn.Module):
-    """Draw images in (-1, 1) from codes: a linear layer to 4 x 4 px, then one block a doubling of the side.
+    """Codes to images in (-1, 1): a linear layer to 4 x 4 px, then one block per doubling of the side.
 
     Channels: 8 times `width` up to an eighth of the full side, then halved by each block. 8 540 483 weights at 64 px,
     128 latent numbers and 3 channels.
@@ -92,21 +76,20 @@ class Generator(nn.Module):
         super().__init__()
         self.image_size, self.channels, self.latent_size = image_size, channels, latent_size
         widths = _widths(image_size, width)[::-1]
-        blocks = pairwise(widths)
         self.network = nn.Sequential(
             _glorot(nn.Linear(latent_size, widths[0] * 4 * 4)), nn.Unflatten(1, (widths[0], 4, 4)),
-            *[ResidualBlock(inputs, outputs, "up", batch_norm) for inputs, outputs in blocks],
+            *[ResidualBlock(inputs, outputs, "up", batch_norm) for inputs, outputs in pairwise(widths)],
             batch_norm(width), nn.ReLU(inplace=True),
             _uniform(nn.Conv2d(width, channels, 3, padding=1), 4), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, codes: Codes) -> Images:
-        """Draw one image a code."""
+        """One image per code."""
         return self.network(codes)
 
 
 class Critic(nn.Module):
-    """Rate how much an image in [-1, 1] looks like a photo; layer norm, because the penalty looks at single images.
+    """Rate how much an image in [-1, 1] looks like a photo; layer norm, because the penalty is of single images.
 
     7 491 841 weights at 64 px and 3 channels.
     """
@@ -123,7 +106,7 @@ class Critic(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Find the code of an image in [-1, 1]; codes end in a tanh, although those of the generator are normal.
+    """Images in [-1, 1] to codes that end in a tanh, although those of the generator are normal.
 
     8 532 352 weights at 64 px, 128 latent numbers and 3 channels.
     """
@@ -139,7 +122,7 @@ class Encoder(nn.Module):
         )  # fmt: skip
 
     def forward(self, images: Images) -> Codes:
-        """One code an image, in (-1, 1)."""
+        """One code per image, in (-1, 1)."""
         return self.network(images)
 
 
@@ -160,11 +143,9 @@ def _widths(image_size: int, width: int) -> list[int]:
 
 
 def _trunk(image_size: int, channels: int, width: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
-    widths = _widths(image_size, width)
-    blocks = pairwise(widths)
     return nn.Sequential(
         _uniform(nn.Conv2d(channels, width, 3, padding=1), 2),
-        *[ResidualBlock(inputs, outputs, "down", norm) for inputs, outputs in blocks],
+        *[ResidualBlock(inputs, outputs, "down", norm) for inputs, outputs in pairwise(_widths(image_size, width))],
         nn.Flatten(),
     )
 
@@ -185,206 +166,156 @@ def _glorot(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-class FAnoGAN(Method):
-    """Learn to draw normal images, then to find their codes; what the drawing of an image's code lacks is abnormal.
+class FAnoGAN(AdversarialMethod):
+    """A GAN of normal images, then an encoder for it; what differs in the image of a photo's code is abnormal.
 
     One run, two stages: the last `encoder_epochs` epochs (None: half of them) train the encoder, those before generator
-    and critic. Every draw follows from `seed` and the number of the step, and processes take rows of one draw.
+    and critic.
     """
+
+    rates: ClassVar = ("optimizer", "encoder_optimizer")
+    stages: ClassVar = ("adversarial training", "encoder training")
+    leaders: ClassVar = ("discriminator", "encoder")
 
     def __init__(
         self,
         generator: Generator,
         critic: Critic,
         encoder: Encoder,
-        optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
-        encoder_optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
-        tiling: Tiling,
+        encoder_optimizer: OptimizerFactory,
         encoder_epochs: PositiveInt | None = None,
         critic_steps: PositiveInt = 5,
         penalty_weight: NonNegativeFloat = 10.0,
         encoder_loss: Literal["izi_f", "izi", "ziz"] = "izi_f",
         feature_weight: NonNegativeFloat = 1.0,
-        residual: Literal["l2", "l1"] = "l2",
-        schedule: Literal["constant", "cosine"] = "constant",
-        gradient_clip: PositiveFloat | None = None,
-        log_gradient_norms: bool = False,
-        seed: NonNegativeInt = 0,
+        residual: Residual = "l2",
+        **training: Any,
     ) -> None:
-        super().__init__(tiling)
+        super().__init__(**training)
         refuse_unlike(generator=generator, critic=critic, encoder=encoder)
-        self.automatic_optimization = False
-        self.generator = generator
-        self.critic = critic
-        self.encoder = encoder
-        self.optimizer = optimizer
-        self.encoder_optimizer = encoder_optimizer
-        self.encoder_epochs = encoder_epochs
+        self.image_size, self.channels = generator.image_size, generator.channels
+        self.generator, self.critic, self.encoder = generator, critic, encoder
+        self.encoder_optimizer, self.encoder_epochs = encoder_optimizer, encoder_epochs
         self.critic_steps = critic_steps
         self.penalty_weight = penalty_weight
         self.encoder_loss = encoder_loss
         self.feature_weight = feature_weight
         self.residual = residual
-        self.schedule = schedule
-        self.gradient_clip = gradient_clip
-        self.log_gradient_norms = log_gradient_norms
-        self.seed = seed
-        self._seconds = [0.0, 0.0]  # of each stage, up to the last checkpoint or epoch
-        self._since = 0.0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """A step of the stage that the epoch belongs to."""
-        refuse_one_image(batch.image, self)
-        refuse_other_images(batch.image, self.generator.channels, self.generator.image_size)
-        photos = signed(batch.image)
-        step = self._adversarial_step if self.stage == 0 else self._encoder_step
-        if self.schedule == "cosine":  # once in each stage
-            lower_learning_rates(self.trainer.optimizers, self._share_of_stage(batch_idx))
-        loss = step(photos, batch_idx)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(photos))
+    def networks(self) -> dict[str, nn.Module]:
+        """The critic logs as the discriminator that it replaces."""
+        return {"discriminator": self.critic, "generator": self.generator, "encoder": self.encoder}
+
+    def turns(self, images: Images, stage: int, step: int, random: torch.Generator) -> Iterator[Turn]:
+        """Critic and generator, later the encoder."""
+        return self.encoder_turn(images, random) if stage else self.adversarial_turns(images, step)
 
     # Stage 1 (section 2.1): a Wasserstein GAN with gradient penalty.
 
-    def critic_losses(self, photos: Images, drawn: Images, mix: Float[Tensor, "batch 1 1 1"]) -> tuple[Scalar, ...]:
-        """Mean rating of photos, mean rating of drawn images, and the penalty on mixtures of both."""
-        rating = self.critic(torch.cat([photos, drawn])).float()  # it looks at images one by one: once over both
-        on_photos, on_drawn = rating.split(len(photos))
-        return on_photos.mean(), on_drawn.mean(), self.gradient_penalty(photos, drawn, mix)
-
-    def gradient_penalty(self, photos: Images, drawn: Images, mix: Float[Tensor, "batch 1 1 1"]) -> Scalar:
-        """Mean of (|gradient of the rating by the image| - 1)^2 at photo + mix (drawn - photo), in float32.
-
-        The gradient is part of the graph, so that a single backward pass of the whole loss suffices.
-        """
-        between = (photos + mix * (drawn.to(photos) - photos)).detach().requires_grad_()
-        with torch.enable_grad(), torch.autocast(between.device.type, enabled=False):
-            (gradient,) = torch.autograd.grad(self.critic(between).sum(), [between], create_graph=True)
-        return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
-
-    def critic_loss(self, on_photos: Scalar, on_drawn: Scalar, penalty: Scalar) -> Scalar:
-        """Minus the estimated Wasserstein distance, plus the penalty."""
-        return on_drawn - on_photos + self.penalty_weight * penalty
-
-    def _adversarial_step(self, photos: Images, batch_idx: int) -> Scalar:
+    def adversarial_turns(self, photos: Images, step: int) -> Iterator[Turn]:
         """One step of the critic on new images; in steps 5, 10, ... (of 0, 1, ...) one of the generator before it.
 
         That is the authors' loop, in which a step of the generator (none in the first round) is followed by five of the
         critic, each with a batch of its own.
         """
-        critic_optimizer, generator_optimizer, _ = three(self.optimizers())
-        step = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-        random = generator_at(self.seed, TRAINING, step)
+        count, random = len(photos), self.random_at("training", step)  # by the number of the step, as in our results
         if step and step % self.critic_steps == 0:
-            with generator_optimizer.toggle_model():
-                adversarial = -self.critic(self.generator(self.codes(len(photos), random))).float().mean()
-                descend(self, generator_optimizer, adversarial)
-            self.log(
-                "generator/adversarial",
-                adversarial,
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                batch_size=len(photos),
-            )
+            adversarial = -self.critic(self.generator(self.codes(count, random))).float().mean()
+            yield Turn("generator", adversarial, {"adversarial": adversarial})
+        with torch.no_grad():
+            generated = self.generator(self.codes(count, random))
+        on_photos, on_generated, penalty = self.critic_losses(photos, generated, self.mixture(count, random))
+        parts = {"real": on_photos, "fake": on_generated, "gradient_penalty": penalty}
+        yield Turn("discriminator", self.critic_loss(on_photos, on_generated, penalty), parts)
 
-        with critic_optimizer.toggle_model():
-            with torch.no_grad():
-                drawn = self.generator(self.codes(len(photos), random))
-            on_photos, on_drawn, penalty = self.critic_losses(photos, drawn, self.mixture(len(photos), random))
-            loss = self.critic_loss(on_photos, on_drawn, penalty)
-            descend(self, critic_optimizer, loss)
-        ratings = {"discriminator/real": on_photos, "discriminator/fake": on_drawn}
-        losses = {**ratings, "discriminator/gradient_penalty": penalty}
-        self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(photos))
-        return loss
+    def critic_losses(self, photos: Images, generated: Images, mix: Mixture) -> tuple[Scalar, Scalar, Scalar]:
+        """Mean rating of photos, mean rating of generated images, and the penalty on mixtures of both."""
+        rating = self.critic(torch.cat([photos, generated])).float()  # no batch norm: one pass for both
+        on_photos, on_generated = rating.split(len(photos))
+        return on_photos.mean(), on_generated.mean(), self.gradient_penalty(photos, generated, mix)
+
+    def gradient_penalty(self, photos: Images, generated: Images, mix: Mixture) -> Scalar:
+        """Mean of (|gradient of the rating by the image| - 1)^2 at photo + mix (generated - photo), in float32.
+
+        The gradient is part of the graph, so that a single backward pass of the whole loss suffices.
+        """
+        between = (photos + mix * (generated.to(photos) - photos)).detach().requires_grad_()
+        with torch.enable_grad(), torch.autocast(between.device.type, enabled=False):
+            (gradient,) = torch.autograd.grad(self.critic(between).sum(), [between], create_graph=True)
+        return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
+
+    def critic_loss(self, on_photos: Scalar, on_generated: Scalar, penalty: Scalar) -> Scalar:
+        """Minus the estimated Wasserstein distance, plus the penalty."""
+        return on_generated - on_photos + self.penalty_weight * penalty
 
     # Stage 2 (section 2.2): an encoder for the generator, which is frozen like the critic.
 
-    def encoder_losses(self, photos: Images, codes: Codes | None = None) -> dict[str, Scalar]:
+    def encoder_turn(self, photos: Images, random: torch.Generator) -> Iterator[Turn]:
+        """One step of the encoder."""
+        self.generator.eval()  # batch norm as at test time
+        self.critic.eval()
+        losses = self.encoder_losses(photos, self.codes(len(photos), random))
+        yield Turn("encoder", self.whole_encoder_loss(losses), losses)
+
+    def encoder_losses(self, photos: Images, codes: Codes) -> dict[str, Scalar]:
         """The terms of the encoder's loss, means over all numbers.
 
-        `izi` compares images with the drawings of their codes, `izi_f` their features in the critic too, weighted
-        by `feature_weight`; `ziz` compares `codes` with those found in their drawings.
+        `izi` compares images with those of their codes, `izi_f` their features in the critic too, weighted by
+        `feature_weight`; `ziz` compares `codes` with those of their images.
         """
         if self.encoder_loss == "ziz":
-            assert codes is not None
-            return {"encoder/latent": (codes - self.encoder(self.generator(codes)).float()).square().mean()}
+            return {"latent": (codes - self.encoder(self.generator(codes)).float()).square().mean()}
         on_image, on_features = self.differences(photos, self.generator(self.encoder(photos)))
-        losses = {"encoder/image": on_image.mean()}
-        return losses | {"encoder/features": on_features.mean()} if self.encoder_loss == "izi_f" else losses
+        losses = {"image": on_image.mean()}
+        return losses | {"features": on_features.mean()} if self.encoder_loss == "izi_f" else losses
 
-    def differences(self, photos: Images, drawn: Images) -> tuple[PerImage, PerImage]:
-        """Mean squared difference of every image, and of its features in the critic."""
-        features = self.critic.features(photos).float(), self.critic.features(drawn).float()
-        on_image = (photos - drawn.float()).square().flatten(1).mean(dim=1)
-        return on_image, (features[0] - features[1]).square().mean(dim=1)
+    def differences(self, photos: Images, generated: Images) -> tuple[PerImage, PerImage]:
+        """Mean squared difference of each image, and of its features in the critic."""
+        features = self.critic.features(photos).float() - self.critic.features(generated).float()
+        return (photos - generated.float()).square().flatten(1).mean(dim=1), features.square().mean(dim=1)
 
     def whole_encoder_loss(self, losses: dict[str, Scalar]) -> Scalar:
         """The weighted sum of the terms."""
-        weights = {"encoder/features": self.feature_weight}
+        weights = {"features": self.feature_weight}
         return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-
-    def _encoder_step(self, photos: Images, batch_idx: int) -> Scalar:
-        optimizer = three(self.optimizers())[2]
-        self.generator.eval()  # batch norm as at test time; the optimizer of the encoder leaves their weights alone
-        self.critic.eval()
-        codes = self.codes(len(photos), generator_at(self.seed, TRAINING, self.current_epoch, batch_idx))
-        with optimizer.toggle_model():
-            losses = self.encoder_losses(photos, codes)
-            loss = self.whole_encoder_loss(losses)
-            descend(self, optimizer, loss)
-        self.log_dict(losses, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(photos))
-        return loss
 
     # Inspection (section 2.3).
 
     def predict(self, images: Images) -> Prediction:
-        """Score: difference of the image from its drawing plus `feature_weight` times that of their features (eq. 5).
+        """Score: difference from the image of its code plus `feature_weight` times that of their features (eq. 5).
 
-        Map: squared difference, or with `l1` its size, in the range of the network, [-1, 1], averaged over channels.
-        The paper maps the size, the MVTec AD paper the square.
+        Map: squared or (`l1`) absolute difference in the range of the network, [-1, 1], averaged over channels. The
+        paper maps the absolute value, the MVTec AD paper the square.
         """
-        refuse_other_images(images, self.generator.channels, self.generator.image_size)
-        photos = signed(images)
-        drawn = self.generator(self.encoder(photos))
-        on_image, on_features = self.differences(photos, drawn)
+        photos = self.signed(images)
+        generated = self.generator(self.encoder(photos))
+        on_image, on_features = self.differences(photos, generated)
         score = on_image + self.feature_weight * on_features
-        return Prediction(residual_map(photos, drawn, self.residual), score, unsigned(drawn))
+        return Prediction(residual_map(photos, generated, self.residual), score, unsigned(generated))
 
     def samples(self, images: Images) -> Images:
-        """As many drawings, in [0, 1]: from codes that stay the same; while the encoder learns, of these images."""
-        if self._trainer and self.stage == 1:
-            return unsigned(self.generator(self.encoder(signed(images))))
-        return unsigned(self.generator(self.codes(len(images), generator_at(self.seed, SAMPLES), alone=True)))
+        """As many images in [0, 1]: generated from codes that stay the same; in stage 2 reconstructions of these."""
+        if self.stage == 1:
+            return unsigned(self.generator(self.encoder(self.signed(images))))
+        return unsigned(self.generator(self.codes(len(images), self.random_at("samples"), alone=True)))
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
-        """The code of each image, for a map of them."""
-        return self.encoder(signed(images))
+        """The code of each image."""
+        return self.encoder(self.signed(images))
 
     # What both stages need.
 
-    @property
-    def stage(self) -> Literal[0, 1]:
-        """0: generator and critic learn, 1: the encoder."""
-        return 0 if self.current_epoch < self.ends[0] else 1
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """How many epochs are done at the end of each stage."""
+    def stage_ends(self) -> tuple[int, int]:
+        """The GAN leaves `encoder_epochs` epochs to the encoder."""
         epochs = self.trainer.max_epochs or 0
         return epochs - (self.encoder_epochs or epochs // 2), epochs
-
-    def _share_of_stage(self, batches: int) -> float:
-        """How much of its stage is done after so many batches of this epoch, 0 to 1."""
-        start, end = (0, *self.ends)[self.stage : self.stage + 2]
-        return (self.current_epoch - start + batches / int(self.trainer.num_training_batches)) / (end - start)
 
     def on_fit_start(self) -> None:
         """Refuse a training that has no room for both stages."""
         epochs = self.trainer.max_epochs or 0
         if epochs < 2:
             raise UserError(
-                f"budget.epochs: expected at least 2, one of the GAN and one of the encoder, found {epochs}"
+                f"budget.epochs: expected at least 2, one for the GAN and one for the encoder, found {epochs}"
             )
         if self.encoder_epochs is not None and self.encoder_epochs >= epochs:
             raise UserError(
@@ -392,96 +323,37 @@ class FAnoGAN(Method):
                 f"left for the GAN, found {self.encoder_epochs}"
             )
 
-    def codes(self, count: int, random: torch.Generator, alone: bool = False) -> Codes:
-        """Normal; unless `alone`, this process's rows of what is drawn for the whole batch."""
-        rank, world_size = (0, 1) if alone else place_of(self)
-        drawn = torch.randn((count * world_size, self.generator.latent_size), generator=random)
-        return drawn[rank::world_size].to(self.device)
-
-    def mixture(self, count: int, random: torch.Generator) -> Float[Tensor, "count 1 1 1"]:
-        """Uniform in [0, 1], this process's rows of what is drawn for the whole batch."""
-        rank, world_size = place_of(self)
-        return torch.rand((count * world_size, 1, 1, 1), generator=random)[rank::world_size].to(self.device)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip and tell gradients: here they are unscaled, whatever the precision."""
-        first = optimizer.param_groups[0]["params"][0]
-        networks = {"discriminator": self.critic, "generator": self.generator, "encoder": self.encoder}
-        (name,) = (name for name, network in networks.items() if first is next(network.parameters()))
-        look_at_gradients(self, optimizer, name)
-
-    def rehearse(self, images: Images) -> Scalar:
-        """The losses of a step of the first stage, which costs more than one of the second."""
-        photos, random = signed(images), generator_at(self.seed, TRAINING)
-        drawn = self.generator(self.codes(len(images), random))
-        losses = self.critic_losses(photos, drawn.detach(), self.mixture(len(images), random))
-        return self.critic_loss(*losses) - self.critic(drawn).mean() / self.critic_steps
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss of the critic without penalty, or of the encoder, on held-out photos.
-
-        With the latter `validation/latent`: mean squared distance of a photo's code from that of its drawing.
-        """
-        photos = signed(self.tiling.training_like(batch.image))
-        codes = self.codes(len(photos), generator_at(self.seed, VALIDATION, batch_idx), alone=True)
-        if self.stage == 0:
-            loss = (self.critic(self.generator(codes)) - self.critic(photos)).float().mean()
-        else:
-            loss = self.whole_encoder_loss(self.encoder_losses(photos, codes))
-            found = self.encoder(photos)
-            distance = functional.mse_loss(found.float(), self.encoder(self.generator(found)).float())
-            self.log("validation/latent", distance, batch_size=len(photos))
-        self.log("validation/loss", loss, batch_size=len(photos))
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam, 1e-4, no first moment, for critic and generator; RMSprop, 5e-5, for the encoder."""
-        adversarial = [self.optimizer(self.critic.parameters()), self.optimizer(self.generator.parameters())]
-        return [*adversarial, self.encoder_optimizer(self.encoder.parameters())]
-
-    # The time of each stage.
-
     def on_train_start(self) -> None:
-        """Start the clock; say where the generator will learn nothing."""
-        steps = self.ends[0] * int(self.trainer.num_training_batches)
+        """Warn where the generator will learn nothing."""
+        super().on_train_start()
+        steps = self.stage_ends()[0] * int(self.trainer.num_training_batches)
         if steps <= self.critic_steps and self.trainer.is_global_zero:
             say(
                 f"the generator learns nothing: it takes a step after {self.critic_steps} of the critic "
-                f"(method.critic_steps), and the GAN is trained for {steps}; raise data.patches or budget.epochs",
+                f"(method.critic_steps), and the GAN is trained for {steps}; raise data.patches or budget.epochs"
             )
-        self._since = time.perf_counter()
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """After the last batch of a stage tell how long it took."""
-        if not self.trainer.is_last_batch or self.current_epoch + 1 not in self.ends:
-            return
-        self._stop_clock()
-        seconds, name = self._seconds[self.stage], STAGES[self.stage]
-        key = f"seconds/{name.replace(' ', '_')}"
-        self.log(key, seconds, on_step=False, on_epoch=True, rank_zero_only=True, batch_size=1)
-        if self.trainer.is_global_zero:
-            say(f"{name}: done in {duration(seconds)}")
+    def codes(self, count: int, random: torch.Generator, alone: bool = False) -> Codes:
+        """Normal; with `alone` the same in every process."""
+        return self.random_rows(torch.randn, count, self.generator.latent_size, random=random, alone=alone)
 
-    def on_train_epoch_end(self) -> None:
-        """Add what is left of the epoch, its validation, to its stage."""
-        self._stop_clock()
+    def mixture(self, count: int, random: torch.Generator) -> Mixture:
+        """Uniform in [0, 1]."""
+        return self.random_rows(torch.rand, count, 1, 1, 1, random=random)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the time that each stage took so far."""
-        if self.trainer.training:
-            self._stop_clock()
-        checkpoint["stage_seconds"] = list(self._seconds)
+    def validation_losses(self, images: Images, stage: int, random: torch.Generator) -> dict[str, Scalar]:
+        """The loss of the critic without penalty, or of the encoder.
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._seconds = list(checkpoint["stage_seconds"])
+        With the latter `latent`: the mean squared distance of a photo's code from that of its generated image.
+        """
+        codes = self.codes(len(images), random, alone=True)
+        if stage == 0:
+            return {"loss": (self.critic(self.generator(codes)) - self.critic(images)).float().mean()}
+        found = self.encoder(images)
+        latent = functional.mse_loss(found.float(), self.encoder(self.generator(found)).float())
+        return {"loss": self.whole_encoder_loss(self.encoder_losses(images, codes)), "latent": latent}
 
-    def _stop_clock(self) -> None:
-        now = time.perf_counter()
-        self._seconds[self.stage] += now - self._since
-        self._since = now
-
-
-def three(optimizers: Any) -> tuple[Any, Any, Any]:
-    """Lightning's list of optimizers as a triple."""
-    first, second, third = optimizers
-    return first, second, third
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam, 1e-4, no first moment, for critic and generator; RMSprop, 5e-5, for the encoder."""
+        *adversarial, _ = super().configure_optimizers()
+        return [*adversarial, self.encoder_optimizer(self.encoder.parameters())]

@@ -10,7 +10,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomaly_lab.methods.anogan import signed
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.runs.checkpoint import load_checkpoint
 
@@ -19,12 +18,15 @@ config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), 
 data, method = instantiate(config["data"]["datamodule"]), build_method(config).eval()
 method.load_state_dict(load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"])
 data.setup("fit")
-shares = []
+steps, shares = method.search_steps, []
 for batch in data.test_dataloader():
     images = data.on_after_batch_transfer(batch, 0).image[batch.label == 0]
     if len(images):
-        _, after, before = method.search(signed(images))
-        shares.append(after / before)
+        losses = []
+        for method.search_steps in (steps, 0):
+            _, loss = method.search(method.signed(images))
+            losses.append(loss)
+        shares.append(losses[0] / losses[1])
 quartiles = torch.cat(shares).quantile(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])).tolist()
-print(f"{len(torch.cat(shares))} normal images, share of the loss left after {method.search_steps} steps,")
+print(f"{len(torch.cat(shares))} normal images, share of the loss left after {steps} steps,")
 print("least, quartiles, most:", ", ".join(f"{share:.3f}" for share in quartiles))

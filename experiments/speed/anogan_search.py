@@ -23,7 +23,8 @@ from anomaly_lab.methods.base.tiling import WholeImage
 STEPS, ROUNDS, BATCHES, SIDE = 5, 5, (1, 4, 16), 2048
 torch.manual_seed(0)
 networks = Generator(128, 3), Discriminator(128, 3)
-method = AnoGAN(*networks, partial(torch.optim.Adam, lr=2e-4), WholeImage(), search_steps=STEPS).eval()
+adam = partial(torch.optim.Adam, lr=2e-4)
+method = AnoGAN(*networks, optimizer=adam, tiling=WholeImage(), search_steps=STEPS).eval()
 matrix = torch.rand(SIDE, SIDE)
 
 

@@ -41,7 +41,7 @@ IMAGES = torch.rand(BATCH, 3, SIZE, SIZE)
 def new() -> GANomaly:
     """The method, drawn anew."""
     torch.manual_seed(0)
-    return GANomaly(SIZE, 3, ADAM, WholeImage())
+    return GANomaly(image_size=SIZE, channels=3, optimizer=ADAM, tiling=WholeImage())
 
 
 def real_or_fake(real: Tensor, fake: Tensor) -> Tensor:

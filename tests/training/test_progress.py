@@ -44,7 +44,7 @@ def test_the_cost_of_a_search_is_that_of_two_steps_times_what_was_cut(monkeypatc
             return super().search(photos)
 
     networks = Generator(32, 3, 8, 4), Discriminator(32, 3, 4)
-    method = Searches(*networks, torch.optim.Adam, SlidingWindow(32, 16), search_steps=300)
+    method = Searches(*networks, optimizer=torch.optim.Adam, tiling=SlidingWindow(32, 16), search_steps=300)
     state = {name: value.clone() for name, value in method.state_dict().items()}
     assert progress.search_cost(method, torch.rand(1, 3, 64, 64)) == 300 * 0.5 * 9  # nine windows
     assert all(torch.equal(value, state[name]) for name, value in method.state_dict().items())
@@ -52,7 +52,8 @@ def test_the_cost_of_a_search_is_that_of_two_steps_times_what_was_cut(monkeypatc
 
 
 def test_modes_are_put_back():
-    method = AnoGAN(Generator(32, 3, 8, 4), Discriminator(32, 3, 4), torch.optim.Adam, WholeImage(), search_steps=3)
+    networks = Generator(32, 3, 8, 4), Discriminator(32, 3, 4)
+    method = AnoGAN(*networks, optimizer=torch.optim.Adam, tiling=WholeImage(), search_steps=3)
     method.generator.eval()
     progress.search_cost(method, torch.rand(1, 3, 32, 32))
     assert method.discriminator.training
