@@ -1,0 +1,307 @@
+"""A timm network up to some of its layers, whose maps it returns: a frozen teacher, or a network that is trained."""
+
+import hashlib
+import inspect
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, product
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import HTTPError
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download, hf_hub_url
+from huggingface_hub.errors import LocalEntryNotFoundError
+from jaxtyping import Float
+from safetensors.torch import load_file
+from timm.models import Eva, SwinTransformer, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anomaly_lab.core.errors import UserError, nearest
+
+TIMEOUT = 10  # seconds after which a hub that does not answer counts as unreachable
+NORM = "norm"  # the layer name of a transformer's last block behind its final layer norm
+TRANSFORMERS = VisionTransformer, Eva, SwinTransformer  # that have it, Eva for DINOv3
+ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}  # options of ViT and Swin for images of other sizes
+
+Images = Float[Tensor, "batch channel height width"]
+Maps = Float[Tensor, "batch _ _ _"]
+
+
+class Backbone(nn.Module):
+    """Maps of several layers of a timm model, from images in [0, 1] with one or three channels.
+
+    `layers` are timm's names (`layer1` to `layer4` of a ResNet, `blocks.4` of an EfficientNet, `features.15` of a VGG,
+    `stages.2` of a ConvNeXt, `blocks.11` of a ViT) or positions among them (-1: the last). ViT, DINOv2, DINOv3 and Swin
+    also have `norm`, the last block behind the final layer norm. Everything above the deepest layer is removed.
+    `channels` and `reductions` (pixels of the image per place of the map, along a side) have one entry per layer, in
+    the given order.
+
+    Images are normalised by the mean and deviation of timm's configuration; gray is repeated in three channels. Class
+    and register tokens of a ViT are dropped. ViT and Swin accept every image size that their patches divide.
+
+    A frozen network (the default) stays in evaluation mode whatever `train` is given, and none of its parameters
+    requires a gradient; a gradient with respect to the images passes through. With `trainable` it is an ordinary
+    module: drawn at random, for a student, or fine-tuned after `load`.
+
+    The constructor only builds; `load` reads the weights. Checkpoints contain them, so a trained method needs neither
+    file nor hub. `sha256` holds the digest of the file they came from, 32 bytes; zeros: none was read.
+
+    Args:
+        name: Name of the model in timm, with or without the tag of its weights: `resnet18.tv_in1k`.
+        layers: Names or positions of the layers whose maps `forward` returns.
+        weights: A safetensors or PyTorch file; None: the file on timm's hub, from the hub's cache where it is there.
+        trainable: Whether the network is trained.
+
+    Raises UserError for a model or a layer that timm does not have.
+
+    """
+
+    network: Any  # a module with `forward_intermediates`, of which timm has no type
+    mean: Tensor
+    std: Tensor
+    sha256: Tensor
+
+    def __init__(
+        self, name: str, layers: Sequence[str | int], weights: str | None = None, trainable: bool = False
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.weights = weights
+        self.trainable = trainable
+        whole = outline(name)
+        self._stages: dict[str, dict[str, Any]] = {stage["module"]: stage for stage in whole.feature_info}
+        has_norm = isinstance(whole, TRANSFORMERS) and isinstance(whole.norm, nn.LayerNorm)
+        self.layers = resolve(layers, name, list(self._stages), has_norm)
+        stages = [list(self._stages)[-1] if layer == NORM else layer for layer in self.layers]
+        self.channels: tuple[int, ...] = tuple(self._stages[stage]["num_chs"] for stage in stages)
+        self.reductions: tuple[int, ...] = tuple(self._stages[stage]["reduction"] for stage in stages)
+        positions = [list(self._stages).index(stage) for stage in stages]
+        self._positions = sorted(set(positions))  # timm returns the maps from the lowest layer to the deepest
+        self._order = [self._positions.index(position) for position in positions]
+        accepted = inspect.signature(type(whole)).parameters
+        options: dict[str, Any] = {key: value for key, value in ANY_SIZE.items() if key in accepted}
+        self.network = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        self.network.prune_intermediate_layers(self._positions, prune_norm=NORM not in self.layers, prune_head=True)
+        self.register_buffer("mean", torch.tensor(self.network.pretrained_cfg["mean"]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(self.network.pretrained_cfg["std"]).view(-1, 1, 1))
+        self.register_buffer("sha256", torch.zeros(32, dtype=torch.uint8))
+        if not trainable:
+            self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch to training mode if the network is trainable; frozen batch norms keep the statistics of ImageNet."""
+        return super().train(mode and self.trainable)
+
+    def forward(self, images: Images) -> tuple[Maps, ...]:
+        """The map of each layer, for images in [0, 1].
+
+        Raises UserError for an image size that the model does not accept.
+        """
+        return self.extract(self.normalise(images))
+
+    def normalise(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
+        """Images in [0, 1] with the mean and deviation that the network was trained with, in three channels."""
+        return (images.expand(-1, 3, -1, -1) - self.mean) / self.std
+
+    def extract(self, normalised: Float[Tensor, "batch 3 height width"]) -> tuple[Maps, ...]:
+        """The map of each layer, for normalised images.
+
+        Raises UserError for an image size that the model does not accept.
+        """
+        images = normalised.contiguous(memory_format=torch.channels_last)
+        try:
+            maps = self.network.forward_intermediates(
+                images, indices=self._positions, stop_early=True, intermediates_only=True
+            )
+        except AssertionError as error:
+            raise UserError(
+                f"data.image_size: expected a size that {self.name} accepts, found {images.shape[2]} x "
+                f"{images.shape[3]} px: {error}"
+            ) from error
+        ordered = zip(self.layers, (maps[i] for i in self._order), strict=True)
+        return tuple(
+            self.network.norm(layer.movedim(1, -1)).movedim(-1, 1) if name == NORM else layer for name, layer in ordered
+        )
+
+    def extract_at_every_phase(
+        self, normalised: Float[Tensor, "batch 3 height width"], step: int
+    ) -> Iterator[tuple[int, int, Maps]]:
+        """Row, column and map of the only layer, for normalised images shifted up and left by multiples of `step` px.
+
+        As many shifts as fit between two places of the map, row by row; one where a place is no larger than the step.
+        What lies below the stage whose places are as large as the step is computed once: there a shift of the image is
+        a shift of the map (except at its border, where a shifted image would begin with zeros).
+
+        Raises UserError for more than one layer, and for a model whose stages do not follow one another as its direct
+        parts, as those of ResNet, ResNeXt and RegNet do.
+        """
+        parts = dict(self.network.named_children())
+        stages = list(self._stages)[: self._positions[-1] + 1]
+        if len(self.layers) > 1 or not parts.keys() >= set(stages):
+            raise UserError(
+                f"method.backbone.name: expected one layer of a model whose stages are its direct parts, such as a "
+                f"ResNet, ResNeXt or RegNet, found {self.name} with {', '.join(self.layers)}"
+            )
+        reduction, last = self.reductions[0], list(parts).index(stages[-1]) + 1
+        below = [stage for stage in stages if self._stages[stage]["reduction"] == min(step, reduction)]
+        first, shift = (list(parts).index(below[0]) + 1, 1) if below else (0, step)
+        lower, upper = (nn.Sequential(*list(parts.values())[part]) for part in (slice(first), slice(first, last)))
+        base = lower(normalised.contiguous(memory_format=torch.channels_last))
+        for row, column in product(range(max(1, reduction // step)), repeat=2):
+            shifted = base[..., row * shift :, column * shift :]
+            yield row, column, upper(shifted.contiguous(memory_format=torch.channels_last))
+
+    def load(self) -> list[str]:
+        """Read the weights, unless they are there already, and name the tensors of the file that are not used.
+
+        The file may end above the deepest layer or go on to the classifier. Names of the model's authors are translated
+        where timm knows them.
+
+        Raises UserError where there is no file and no hub, or where the file is damaged or of another model.
+        """
+        if self.sha256.any():
+            return []
+        path = Path(self.weights).expanduser() if self.weights else from_hub(self.name)
+        state = read(path)
+        if any(self._misfit(state)):
+            state = translated(state, outline(self.name))
+        if any(misfit := self._misfit(state)):
+            missing, other, foreign = map(len, misfit)
+            reached = self._reached(misfit[0])
+            raise UserError(
+                f"method.backbone.weights: expected the tensors of {self.name} up to {', '.join(self.layers)}, found "
+                f"{path}, where {missing} are missing, {other} have another shape and {foreign} belong to another "
+                f"network ({', '.join(list(chain(*misfit))[:3])}, ...)"
+                + (f"; the file reaches up to method.backbone.layers=[{reached}]" if missing and reached else "")
+            )
+        unused = self.network.load_state_dict(state, strict=False).unexpected_keys
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        self.sha256.copy_(torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+        return sorted(unused)
+
+    def _misfit(self, state: dict[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+        """Names of tensors that are missing, that have another shape, and that are foreign to a part in use."""
+        own = {name: value for name, value in self.network.state_dict().items() if "num_batches_tracked" not in name}
+        known, used = outline(self.name).state_dict(), {name.split(".")[0] for name in own}
+        return (
+            [name for name in own if name not in state],
+            [name for name in own if name in state and state[name].shape != own[name].shape],
+            [name for name in state if name not in known and name.split(".")[0] in used],
+        )
+
+    def _reached(self, missing: list[str]) -> str | None:
+        """The deepest layer that needs none of the missing tensors."""
+        for position in range(self._positions[-1], -1, -1):
+            part = outline(self.name)
+            part.prune_intermediate_layers([position], prune_norm=True, prune_head=True)
+            if part.state_dict().keys().isdisjoint(missing):
+                return list(self._stages)[position]
+        return None
+
+
+def aligned(maps: Sequence[Maps], to: int = 0, mode: Literal["bilinear", "nearest"] = "bilinear") -> Maps:
+    """Maps of several layers, resized to the grid of the map at position `to` and concatenated along the channels.
+
+    Bilinear between the centres of the places (`align_corners=False`); a map that has the grid stays as it is.
+    """
+    grid = maps[to].shape[2:]
+    return torch.cat(
+        [layer if layer.shape[2:] == grid else functional.interpolate(layer, grid, mode=mode) for layer in maps], dim=1
+    )
+
+
+def outline(name: str) -> Any:
+    """The whole timm model without memory for its weights: names, shapes, layers.
+
+    Raises UserError where timm does not know the model, or does not name its layers.
+    """
+    model: Any = None
+    if timm.is_model(name):
+        with suppress(RuntimeError), torch.device("meta"):  # raised for a tag that the model does not have
+            model = timm.create_model(name, pretrained=False)
+    if model is None:
+        close = nearest(name, [*timm.list_models(), *timm.list_pretrained()])
+        raise UserError(f"method.backbone.name: expected a model of timm, found {name!r}{close}")
+    names = [stage["module"] for stage in model.feature_info]
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"method.backbone.name: expected a model whose layers have distinct names, found {name!r}")
+    return model
+
+
+def resolve(layers: Sequence[str | int], model: str, names: list[str], has_norm: bool) -> tuple[str, ...]:
+    """The names of layers that are given by names or positions.
+
+    Raises UserError for an empty list, and for a layer that the model does not have.
+    """
+    known = [*names, NORM] if has_norm else names
+    choice = f"one or more of {', '.join(known)}, or positions from {-len(names)} to {len(names) - 1}, for {model}"
+    if isinstance(layers, str) or not layers:
+        raise UserError(f"method.backbone.layers: expected a list of {choice}, found {layers!r}")
+    for layer in layers:
+        if layer not in known and not (isinstance(layer, int) and -len(names) <= layer < len(names)):
+            raise UserError(f"method.backbone.layers: expected {choice}, found {layer!r}{nearest(str(layer), known)}")
+    return tuple(names[layer] if isinstance(layer, int) else layer for layer in layers)
+
+
+def translated(state: dict[str, Tensor], whole: nn.Module) -> dict[str, Tensor]:
+    """The tensors under timm's names, where timm knows those of the model's authors; else as they are."""
+    translate = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    with suppress(Exception):  # of a file that is of another model, about which the caller complains
+        return translate(dict(state), whole) if translate else state
+    return state
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by their names; nothing in it is executed.
+
+    A training checkpoint that keeps them under `state_dict` or `model`, or with `module.` before each name, will do.
+
+    Raises UserError where the file is missing, damaged or no table of tensors.
+    """
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise UserError(f"method.backbone.weights: expected a safetensors or PyTorch file, found {found} at {path}")
+    try:
+        with path.open("rb") as file:
+            is_pytorch = file.read(2) in (b"PK", b"\x80\x02")  # a ZIP archive, or the pickle of old
+        state = torch.load(path, "cpu", weights_only=True) if is_pytorch else load_file(path)
+    except Exception as error:  # bytes that are no weights can raise anything
+        raise UserError(
+            f"method.backbone.weights: expected a safetensors or PyTorch file of tensors and nothing else, found "
+            f"{path}: it is damaged, or holds Python objects, which are never loaded"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"method.backbone.weights: expected tensors by their names, found something else in {path}")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def from_hub(name: str) -> Path:
+    """The weights file of a model on timm's hub, from the hub's cache where it is there.
+
+    Raises UserError where the hub has none, does not answer within 10 s, or breaks off.
+    """
+    config: Any = timm.get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        raise UserError(f"method.backbone.weights: expected a file, timm's hub has none for {name}")
+    file = config.hf_hub_filename or "model.safetensors"
+    with suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(config.hf_hub_id, file, local_files_only=True))
+    address = hf_hub_url(config.hf_hub_id, file)
+    try:
+        with suppress(HTTPError):  # an answer, about which the download says more
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT).close()
+        return Path(hf_hub_download(config.hf_hub_id, file))
+    except Exception as error:  # the hub's client lets errors of its HTTP library through
+        raise UserError(
+            f"method.backbone.weights: {name} is not on this machine and cannot be fetched ({error}); get {address} on "
+            f"another machine, put it anywhere here and set method.backbone.weights=PATH"
+        ) from error
