@@ -103,7 +103,6 @@ TESTED_ELSEWHERE = {
     "launch/jobs.py": "launch/test_sweep.py",
     "launch/machine.py": "launch/test_local.py",
     "methods/base/build.py": "methods/test_contract.py",
-    "methods/base/statistics.py": "methods/base/test_method.py",
     "runs/checkpoint.py": "training/test_checkpoint.py",
     "runs/lock.py": "launch/test_job.py",
     "runs/naming.py": "runs/test_folder.py",

@@ -1,7 +1,10 @@
 """Several processes: which is the first, and items gathered from all."""
 
 import os
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def is_first_process() -> bool:
@@ -24,3 +27,14 @@ def of_all_processes(items: list[Item]) -> list[Item]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def sum_of_all_processes(values: "Tensor") -> "Tensor":
+    """The sum of a tensor over all processes; alone, the tensor itself. Collective."""
+    import torch
+
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return values
+    total = values.clone()
+    torch.distributed.all_reduce(total)
+    return total

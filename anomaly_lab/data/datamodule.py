@@ -190,6 +190,11 @@ class DataModule(pl.LightningDataModule):
             images, rows = self.store.take(index)
             yield Batch(images[rows].cpu().float() / 255, (), torch.zeros_like(index), index, ())
 
+    def held_out_images(self, device: torch.device) -> Iterator[Batch]:
+        """The held-out normal images, whole, unaugmented and in [0, 1] on a device, a batch at a time."""
+        for batch in self.val_dataloader():
+            yield batch._replace(image=batch.image.to(device).float() / 255)
+
     def val_dataloader(self) -> ImageLoader:
         """The held-out normal images, whole and unaugmented."""
         return self._images(self.held_out_samples)

@@ -19,6 +19,7 @@ from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation import figures
 from anomaly_lab.evaluation.drawing import write_picture
 from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics import curves
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.runs.measures import is_loss
@@ -102,16 +103,17 @@ class Curves(pl.Callback):
     # Features
 
     def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
+        self, trainer: pl.Trainer, pl_module: Method, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
         """Ask for the vectors of the images that were drawn."""
-        if self.projection == "none" or not hasattr(pl_module, "embed"):
+        if self.projection == "none":
             return
         drawn = drawn_images(len(trainer.datamodule.test_samples), self.images)  # type: ignore[attr-defined]
         places = [i for i, index in enumerate(batch.index.tolist()) if index in drawn]
         if places:
-            vectors = embedded(pl_module, batch.image[places]).cpu().numpy()
-            self._vectors += zip(batch.index[places].tolist(), vectors, strict=True)
+            vectors = embedded(pl_module, batch.image[places])
+            if vectors is not None:
+                self._vectors += zip(batch.index[places].tolist(), vectors.cpu().numpy(), strict=True)
 
     # The end of the test
 
@@ -184,12 +186,13 @@ def drawn_images(count: int, most: int) -> set[int]:
 
 
 def embedded(
-    method: pl.LightningModule, images: Float[Tensor, "batch channel height width"]
-) -> Float[Tensor, "batch feature"]:
-    """The vector of each image; of a sliding window the mean over its windows, which do not overlap."""
+    method: Method, images: Float[Tensor, "batch channel height width"]
+) -> Float[Tensor, "batch feature"] | None:
+    """The vector of each image, of a sliding window the mean over its windows; None where a method has none."""
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        tiles = method.tiling.training_like(images)  # type: ignore[operator, union-attr]
-        vectors = method.embed(tiles)  # type: ignore[operator]
+        vectors = method.embed(method.tiling.training_like(images))
+    if vectors is None:
+        return None
     return vectors.view(-1, len(images), vectors.shape[1]).mean(dim=0)  # window by window, each of all images
 
 

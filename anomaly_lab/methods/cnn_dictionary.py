@@ -20,8 +20,8 @@ from torch.nn import functional
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
-from anomaly_lab.methods.base.statistics import StatisticsMethod
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.features import Features
 
@@ -31,7 +31,7 @@ Image = Float[Tensor, "channel height width"]
 Vectors = Float[Tensor, "patch feature"]
 
 
-class CNNDictionary(StatisticsMethod):
+class CNNDictionary(FittedMethod):
     """Patches of 16 px at a stride of 4 px, 95 % of the variance of their features, 10 entries.
 
     `evaluation` says how a patch becomes a vector; it is the mean of the layer's map over the patch both times (or the

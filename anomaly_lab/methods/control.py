@@ -17,8 +17,8 @@ from torch.nn import functional
 from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.functional.ssim import ssim_map
+from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
-from anomaly_lab.methods.base.statistics import StatisticsMethod
 from anomaly_lab.methods.base.tiling import Tiling
 
 Kind = Literal["brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca"]
@@ -31,7 +31,7 @@ THUMBNAILS = 1000  # at most; of more training images a sample of that size
 Maps = Float[Tensor, "batch 1 map_height map_width"]
 
 
-class Control(StatisticsMethod):
+class Control(FittedMethod):
     """One of seven scores without any idea of a defect.
 
     `brightness`: mean of the image. `sharpness`: mean absolute difference of neighbouring pixels. `background`:

@@ -6,19 +6,17 @@ images (`TrainPercentile`), which rejects three of four normal images. They name
 of the configuration are ours.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.methods.base.method import Method
-from anomaly_lab.methods.base.schedule import cosine
+from anomaly_lab.methods.base.gradient import GradientMethod, OptimizerFactory, Scalar
 from anomaly_lab.methods.base.tiling import Tiling
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of red, green, blue
@@ -61,8 +59,8 @@ class SlidesAutoencoder(nn.Module):
         return self.decoder(self.encoder(images.contiguous(memory_format=torch.channels_last)))
 
 
-class SlidesCAE(Method):
-    """Reconstruct; the loss of an image is its score."""
+class SlidesCAE(GradientMethod):
+    """Reconstruct; the loss of an image is its score. Adam, learning rate 1e-3, constant: ours."""
 
     mean: Tensor
     std: Tensor
@@ -71,29 +69,26 @@ class SlidesCAE(Method):
         self,
         image_size: Annotated[int, Field(ge=64, multiple_of=16)],
         channels: Literal[1, 3],
-        optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
+        optimizer: OptimizerFactory,
         tiling: Tiling,
         bottleneck: Literal["slides", "true_1x1"] = "slides",
         schedule: Literal["constant", "cosine"] = "constant",
         normalisation: Literal["none", "train", "imagenet"] = "none",
     ) -> None:
-        super().__init__(tiling)
+        super().__init__(tiling, optimizer, schedule)
         if normalisation == "imagenet" and channels != 3:
             raise UserError(
                 "method.normalisation: expected none or train for gray images, found 'imagenet'; or set data.channels=3"
             )
         self.network = SlidesAutoencoder(image_size, channels, bottleneck)
-        self.optimizer = optimizer
-        self.schedule = schedule
         self.normalisation = normalisation
         mean, std = IMAGENET if normalisation == "imagenet" else ((0.0,) * channels, (1.0,) * channels)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
-    def on_fit_start(self) -> None:
+    def prepare(self, images: Iterable[Batch]) -> None:
         """Take mean and deviation of every channel from the training images, where `train` asks for them."""
         if self.normalisation == "train":
-            images = self.trainer.datamodule.whole_training_images()  # type: ignore[attr-defined]
             mean, std = channel_statistics(batch.image for batch in images)
             self.mean.copy_(mean)
             self.std.copy_(std)
@@ -106,21 +101,10 @@ class SlidesCAE(Method):
         """
         return (images - self.mean) / self.std
 
-    def loss(self, targets: Images, reconstructions: Images) -> Float[Tensor, ""]:
+    def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Mean squared difference."""
-        return (targets - reconstructions).square().mean()
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step down the loss."""
         targets = self.normalised(batch.image)
-        loss = self.loss(targets, self.network(targets).float())
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(batch.image))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss on held-out normal images."""
-        targets = self.normalised(self.tiling.training_like(batch.image))
-        self.log("validation/loss", self.loss(targets, self.network(targets).float()), batch_size=len(batch.image))
+        return {"loss": (targets - self.network(targets).float()).square().mean()}
 
     def predict(self, images: Images) -> Prediction:
         """Score: the loss of the image, padding included. Map: the squared difference, averaged over the channels."""
@@ -133,13 +117,6 @@ class SlidesCAE(Method):
     def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
         """The code of each image, averaged over its places, for a map of them."""
         return self.network.encoder(self.normalised(images)).mean(dim=(2, 3))
-
-    def configure_optimizers(self) -> Any:
-        """Adam, 1e-3, constant; `schedule=cosine` falls to zero over the run."""
-        optimizer = self.optimizer(self.network.parameters())
-        if self.schedule == "constant":
-            return optimizer
-        return [optimizer], [cosine(optimizer, self.trainer)]
 
 
 def channel_statistics(

@@ -6,16 +6,15 @@ images (`input.channels` in the configuration), an SSIM loss, an SSIM residual.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.types import Images
 from anomaly_lab.functional.ssim import LIBRARY_CONSTANTS, PAPER_CONSTANTS, Window, ssim_map
+from anomaly_lab.methods.base.gradient import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.methods.cae import CAE
 from anomaly_lab.networks.autoencoder import Autoencoder
@@ -31,7 +30,7 @@ class SSIMAE(CAE):
     def __init__(
         self,
         network: Autoencoder,
-        optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer],
+        optimizer: OptimizerFactory,
         tiling: Tiling,
         schedule: Literal["constant", "cosine"] = "constant",
         constants: Literal["library", "paper"] = "library",
@@ -41,7 +40,7 @@ class SSIMAE(CAE):
         self.constants = LIBRARY_CONSTANTS if constants == "library" else PAPER_CONSTANTS
         self.window: Window = window
 
-    def loss(self, images: Images, reconstructions: Images) -> Float[Tensor, ""]:
+    def loss(self, images: Images, reconstructions: Images) -> Scalar:
         """1 - mean SSIM over the windows inside the image, in [0, 2]."""
         similarity = ssim_map(images, reconstructions, self.window, constants=self.constants, padded=False)
         return 1 - similarity.mean()

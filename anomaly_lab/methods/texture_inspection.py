@@ -28,8 +28,8 @@ from torch.nn import functional
 from anomaly_lab.core import console
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
-from anomaly_lab.methods.base.statistics import StatisticsMethod
 from anomaly_lab.methods.base.tiling import Tiling
 
 RIDGE = 1e-4  # of the mean variance of the vectors, added to every variance
@@ -44,7 +44,7 @@ Gray = Float[Tensor, "batch 1 height width"]
 Levels = list[Tensor]  # batch 1 height width, the sides halved from level to level
 
 
-class TextureInspection(StatisticsMethod):
+class TextureInspection(FittedMethod):
     """Negative log likelihood of the patch around each pixel, at every level, combined as HALCON combines regions.
 
     With s the negative log likelihood at a level, m its median and t its `quantile` over normal images, each level says

@@ -16,8 +16,8 @@ from torch import Tensor
 from anomaly_lab.core.console import say
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.functional.alignment import IDENTITY, Aligner, Gray, Matrix, back, background, bring, foreground
+from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
-from anomaly_lab.methods.base.statistics import StatisticsMethod
 from anomaly_lab.methods.base.tiling import Tiling
 
 NOT_ALIGNED = "not aligned"
@@ -35,7 +35,7 @@ class Statistics(NamedTuple):
     known: Bool[np.ndarray, "height width"]
 
 
-class VariationModel(StatisticsMethod):
+class VariationModel(FittedMethod):
     """The map is |gray - mean| / max(standard deviation, `minimum_deviation`), in [0, 1 / minimum_deviation].
 
     `images` of the training images are drawn (None: up to `max_images`), a sample that depends on nothing but `seed`.

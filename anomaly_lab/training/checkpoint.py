@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pydantic import PositiveInt
 
-from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.method import Method
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
@@ -21,10 +21,10 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         self.every_batches = every_batches
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write inside an epoch; its end writes by itself. Statistics half taken are of no use."""
-        if isinstance(pl_module, StatisticsMethod):
+        if not pl_module.resumes_inside_epochs:
             return
         if self.every_batches and (batch_idx + 1) % self.every_batches == 0 and not trainer.is_last_batch:
             self._write(trainer)

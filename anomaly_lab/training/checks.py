@@ -34,7 +34,7 @@ def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
             f"{batches}; set data.batch_size"
         )
     if clip is not None:
-        instead = "; set method.gradient_clip" if hasattr(method, "gradient_clip") else ""
+        instead = "; set method.gradient_clip" if method.clips_gradients else ""
         raise UserError(
             f"trainer.gradient_clip_val: expected null, because {name} learns from every batch by itself, found "
             f"{clip}{instead}"

@@ -4,14 +4,13 @@ import copy
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.method import Method, evaluating
 
 
 def step_cost(method: Method, draw: Callable[[], Tensor], count: int, share: int) -> tuple[float, float]:
@@ -24,7 +23,7 @@ def step_cost(method: Method, draw: Callable[[], Tensor], count: int, share: int
         return tensor
 
     times = []
-    with as_in_the_test(method):
+    with evaluating(method):
         for _ in range(3):  # the first one warms up
             saved, start = 0, time.perf_counter()
             images = draw()
@@ -45,25 +44,13 @@ def search_cost(method: Method, images: Tensor) -> float:
     short: Any = copy.copy(method)
     steps = 2
     whole, short.search_steps = short.search_steps, steps
-    with as_in_the_test(method):
+    with evaluating(method):
         times = []
         for _ in range(2):  # the first one warms up
             start = time.perf_counter()
             short(images).anomaly_map.sum().item()  # waits for the accelerator
             times.append(time.perf_counter() - start)
     return min(times) / steps * whole
-
-
-@contextmanager
-def as_in_the_test(method: Method) -> Iterator[None]:
-    """Batch norm and the like as in the test; afterwards all as it was, also a part that was frozen."""
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def peak_memory(device: torch.device) -> int:

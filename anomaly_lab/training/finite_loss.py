@@ -11,6 +11,7 @@ import torch
 from pydantic import PositiveInt
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.methods.base.method import Method
 
 STEPS, DIVERGED = 100, 1e4  # a loss so many times its median over so many steps is that of a game that is lost
 FEW = 10  # steps after which a median says something
@@ -34,15 +35,15 @@ class FiniteLoss(pl.Callback):
         self.every_batches = every_batches
         self._pending: list[tuple[int, torch.Tensor]] = []
         self._last: deque[float] = deque(maxlen=STEPS)
-        self._stage: Any = None
+        self._stage = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Forget another run."""
         self._pending.clear()
         self._last.clear()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Remember the losses of this step; look when it is time."""
         logged = trainer.callback_metrics
@@ -54,7 +55,7 @@ class FiniteLoss(pl.Callback):
         if on_host or len(self._pending) >= self.every_batches or trainer.is_last_batch:
             self._look(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Look before the checkpoint of the epoch is written, also at what the last step made of the weights."""
         self._look(trainer, pl_module)
         value = float(trainer.callback_metrics.get("validation/loss", 0.0))
@@ -62,7 +63,7 @@ class FiniteLoss(pl.Callback):
         self._refuse(value, trainer, pl_module, f"after the last batch of epoch {trainer.current_epoch + 1}", least=1.0)
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: pl.Trainer, pl_module: Method, checkpoint: dict[str, Any]
     ) -> None:
         """Look before a checkpoint is written, at what is in it too."""
         self._look(trainer, pl_module)
@@ -70,14 +71,13 @@ class FiniteLoss(pl.Callback):
             if not weights.isfinite().all():
                 raise stopped(trainer, pl_module, f"{name} is NaN or infinite in epoch {trainer.current_epoch + 1}")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Forget the losses of another stage."""
-        stage = getattr(pl_module, "stage", None)
-        if stage != self._stage:
+        if pl_module.stage != self._stage:
             self._last.clear()
-        self._stage = stage
+        self._stage = pl_module.stage
 
-    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _look(self, trainer: pl.Trainer, pl_module: Method) -> None:
         pending, self._pending = self._pending, []
         if not pending:
             return
@@ -88,7 +88,7 @@ class FiniteLoss(pl.Callback):
             self._last.append(abs(value))
 
     def _refuse(
-        self, value: float, trainer: pl.Trainer, pl_module: pl.LightningModule, where: str, least: float = 0.0
+        self, value: float, trainer: pl.Trainer, pl_module: Method, where: str, least: float = 0.0
     ) -> None:
         """Stop at a loss that is no number, or out of all proportion to the median (or to `least`, if larger)."""
         if not math.isfinite(value):
@@ -104,11 +104,10 @@ def total(losses: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([loss.detach().float() for loss in losses]).sum()
 
 
-def stopped(trainer: pl.Trainer, pl_module: pl.LightningModule, why: str) -> UserError:
+def stopped(trainer: pl.Trainer, pl_module: Method, why: str) -> UserError:
     """The error that names the step and what is left."""
     checkpoint = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     left = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written before"
-    keys = [name for name in ("optimizer", "encoder_optimizer") if hasattr(pl_module, name)]
-    rates = f" ({', '.join(f'method.{key}.lr' for key in keys)})" if keys else ""
+    rates = f" ({', '.join(f'method.{key}.lr' for key in pl_module.rates)})" if pl_module.rates else ""
     precision = "" if trainer.precision == "32-true" else " or trainer.precision=32-true"
     return UserError(f"{why}: training stopped, {left}; try a lower learning rate{rates}{precision}")

@@ -45,7 +45,7 @@ class Budget(pl.Callback):
             f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]
-        if hasattr(pl_module, "search_steps"):
+        if pl_module.search_steps:
             size = (1, data.decoding.channels, data.decoding.image_size, data.decoding.image_size)
             search = search_cost(pl_module, torch.rand(size, device=pl_module.device))
             parts.append(f"the search in the test about {duration(search * len(data.test_samples))}")

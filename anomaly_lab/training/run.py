@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
@@ -16,7 +17,7 @@ from anomaly_lab.evaluation.controls import Controls
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.methods.base.build import build_method
-from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.method import evaluating
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.runs.folder import RESULT_VERSION
 from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
@@ -46,7 +47,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     logger = instantiate(resolved["logger"]) if resolved["logger"] else None
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
-    if isinstance(method, StatisticsMethod):  # they do without autocast
+    if not method.autocast:
         precision = "32-true"
     trainer = instantiate(
         {**resolved["trainer"], "precision": precision},
@@ -64,7 +65,11 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     if logger:
         logger.log_hyperparams({**hyperparameters(settings), "environment": about})
 
+    if resume is None:  # else its findings are in the checkpoint
+        method.prepare(datamodule.whole_training_images())
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
+    with evaluating(method), torch.no_grad():
+        method.calibrate(datamodule.held_out_images(method.device))
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     trainer.predict(method, datamodule, return_predictions=False)  # normal images: sets the threshold
     if datamodule.test_samples:

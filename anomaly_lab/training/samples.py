@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.evaluation.drawing import write_picture
+from anomaly_lab.methods.base.method import Method, evaluating
 from anomaly_lab.tracking.loggers import log_pictures
 
 
@@ -33,32 +34,24 @@ class Samples(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Keep the patches of the last step of an epoch."""
-        if trainer.is_last_batch and trainer.is_global_zero and hasattr(pl_module, "samples"):
+        if trainer.is_last_batch and trainer.is_global_zero:
             self._patches = batch.image[: self.count]
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Draw, write, log."""
         epoch = trainer.current_epoch + 1
         patches, self._patches = self._patches, None
         if patches is None or (epoch % self.every_epochs and epoch != trainer.max_epochs):
             return
-        samples = drawn(pl_module, patches)
+        with evaluating(pl_module), torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
+            samples = pl_module.samples(patches)
+        if samples is None:
+            return
         if len(patches) > 1:
             pl_module.log("samples/diversity", diversity(samples, patches), batch_size=1, rank_zero_only=True)
         picture = grid(samples)
         write_picture(Path(trainer.default_root_dir) / "samples" / f"epoch_{epoch:04d}.png", picture)
         log_pictures(trainer.loggers, {"samples/drawn": {"": picture}}, epoch)
-
-
-def drawn(method: pl.LightningModule, patches: Images) -> Images:
-    """The samples of a method as it is at test time; it trains on as before."""
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    with torch.no_grad(), torch.autocast(patches.device.type, enabled=False):
-        samples = method.samples(patches)  # type: ignore[operator]
-    for module, training in modes:  # not .train(): a frozen part must stay frozen
-        module.training = training
-    return samples
 
 
 def diversity(samples: Images, patches: Images) -> float:

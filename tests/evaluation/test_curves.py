@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.curves import Curves, draw_scores, drawn_images, embedded, projected, series
 from anomaly_lab.evaluation.evaluation import Evaluation, Row
+from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.metrics.thresholds import Threshold
 from tests.adversarial import Patches, fit
@@ -110,12 +111,10 @@ def test_vectors_that_are_equal_or_of_one_number_have_a_map_too():
     assert projected(np.arange(5.0)[:, None], "pca")[0].shape == (5, 2)
 
 
-class Brightness(pl.LightningModule):
+class Brightness(Method):
     """Embeds an image as its mean and its maximum."""
 
-    def __init__(self, tiling):
-        super().__init__()
-        self.tiling = tiling
+    training_step = predict = None
 
     def embed(self, images):
         return torch.stack([images.mean(dim=(1, 2, 3)), images.amax(dim=(1, 2, 3))], dim=1)

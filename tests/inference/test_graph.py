@@ -16,7 +16,7 @@ from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.inference.graph import FACTS, answer_of, ask_onnx, ask_pt2, to_onnx, to_pt2, traced, valid_pixels
 from anomaly_lab.methods.base.build import build_method
-from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.fitted import FittedMethod
 from tests.conftest import METHODS, ROOT
 
 SMALL = {
@@ -53,7 +53,7 @@ def photos(folder, data):
 
 def warmed(method, images):
     """Statistics of real images, for batch norm or for the method itself; weights as they were drawn."""
-    if isinstance(method, StatisticsMethod):
+    if isinstance(method, FittedMethod):
         method.update(images, torch.arange(len(images)))
         method.fit()
     else:

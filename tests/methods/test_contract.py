@@ -13,7 +13,7 @@ from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.evaluation.curves import embedded
 from anomaly_lab.methods.base.build import build_method
-from anomaly_lab.methods.base.statistics import StatisticsMethod
+from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.training.seed import SeedEveryStep
 from tests.golden import golden_losses
 
@@ -112,15 +112,15 @@ def test_contract(trained):
     torch.testing.assert_close(prediction.score[3:4], alone.score, rtol=0, atol=1e-6)
 
     # a vector an image, where the method offers one, whatever else is in the batch
-    if hasattr(method, "embed"):
-        with torch.inference_mode():
-            vectors, vector = embedded(method, batch.image), embedded(method, batch.image[3:4])
+    with torch.inference_mode():
+        vectors, vector = embedded(method, batch.image), embedded(method, batch.image[3:4])
+    assert (vectors is None) == isinstance(method, FittedMethod)
+    if vectors is not None:
         assert len(vectors) == 10
         assert vectors.ndim == 2
         assert vectors.isfinite().all()
         torch.testing.assert_close(vectors[3:4], vector, rtol=1e-3, atol=1e-4)
         assert vectors.std(dim=0).max() > 0
-    assert hasattr(method, "embed") == (not isinstance(method, StatisticsMethod))
 
     # rebuilt from the configuration and the checkpoint it says the same, bit by bit
     rebuilt = build_method(resolved).eval()
@@ -130,7 +130,7 @@ def test_contract(trained):
 
     # the first losses are those of yesterday
     if not losses:
-        assert isinstance(method, StatisticsMethod)
+        assert isinstance(method, FittedMethod)
         return
     count = STEADY_STEPS.get(name, 5)
     assert losses[:count] == pytest.approx(golden_losses(name, losses[:5])[:count], rel=1e-4)

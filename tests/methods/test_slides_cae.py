@@ -114,6 +114,8 @@ def test_the_checkpoint_carries_the_statistics_of_the_training_images(parts, tmp
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
+    data.setup("fit")
+    method.prepare(data.whole_training_images())
     trainer.fit(method, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     rebuilt = slides_cae(normalisation=normalisation)

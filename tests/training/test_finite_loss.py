@@ -5,13 +5,15 @@ import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.training.finite_loss import FiniteLoss
 from tests.conftest import stand_in
 
 
 def feed(callback, losses, device, automatic=True, folder="nowhere"):
     """Return how many batches passed before the stop."""
-    module = stand_in(pl.LightningModule, device=torch.device(device), automatic_optimization=automatic)
+    module = stand_in(Method, rates=(), device=torch.device(device), automatic_optimization=automatic)
     for i, loss in enumerate(losses):
         trainer = stand_in(
             pl.Trainer,
@@ -39,7 +41,7 @@ def test_on_an_accelerator_every_few_batches_but_with_the_right_step():
 
 
 def test_of_what_a_step_returns():
-    callback, module = FiniteLoss(), stand_in(pl.LightningModule, device=torch.device("cpu"))
+    callback, module = FiniteLoss(), stand_in(Method, rates=(), device=torch.device("cpu"))
     trainer = stand_in(
         pl.Trainer, callback_metrics={"train/loss": torch.tensor(1.0)}, is_last_batch=False, current_epoch=0,
         default_root_dir="nowhere",
@@ -51,7 +53,7 @@ def test_of_what_a_step_returns():
 
 @pytest.mark.parametrize("outputs", [None, {}])
 def test_a_step_that_returns_nothing(outputs):
-    callback, module = FiniteLoss(), stand_in(pl.LightningModule, device=torch.device("cpu"))
+    callback, module = FiniteLoss(), stand_in(Method, rates=(), device=torch.device("cpu"))
     trainer = stand_in(
         pl.Trainer, callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
         default_root_dir="nowhere",
@@ -72,7 +74,7 @@ def test_weights_that_the_last_step_spoilt_are_not_saved():
         default_root_dir="nowhere",
     )  # fmt: skip
     with pytest.raises(UserError, match="the loss is nan after the last batch of epoch 3"):
-        FiniteLoss().on_train_epoch_end(trainer, stand_in(pl.LightningModule))
+        FiniteLoss().on_train_epoch_end(trainer, stand_in(Method))
 
 
 def test_finite_losses_pass():
@@ -109,14 +111,14 @@ def test_what_is_usual_in_one_stage_says_nothing_about_the_next():
     callback, trainer = FiniteLoss(), stand_in(pl.Trainer)
     feed(callback, STEADY, "cpu", False)
     for stage, refused in ((1, False), (1, True)):  # the second time it goes on in the same stage
-        callback.on_train_epoch_start(trainer, stand_in(pl.LightningModule, stage=stage))
+        callback.on_train_epoch_start(trainer, stand_in(Method, rates=(), stage=stage))
         losses = [2e4] if not refused else [*STEADY, 2e4]
         assert bool(feed(callback, losses, "cpu", False)[1]) == refused
 
 
 def test_nothing_that_was_not_looked_at_is_saved():
     callback = FiniteLoss(every_batches=100)
-    module = stand_in(pl.LightningModule, device=torch.device("cuda"), automatic_optimization=False)
+    module = stand_in(Method, rates=(), device=torch.device("cuda"), automatic_optimization=False)
     trainer = stand_in(
         pl.Trainer, callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
         default_root_dir="nowhere",
@@ -129,7 +131,7 @@ def test_nothing_that_was_not_looked_at_is_saved():
 def test_held_out_images_tell_of_a_game_that_is_lost_before_its_checkpoint_is_written():
     callback = FiniteLoss()
     feed(callback, STEADY, "cpu", False)
-    module = stand_in(pl.LightningModule, device=torch.device("cpu"), automatic_optimization=False)
+    module = stand_in(Method, rates=(), device=torch.device("cpu"), automatic_optimization=False)
     trainer = stand_in(pl.Trainer, current_epoch=2, default_root_dir="nowhere")
     trainer.callback_metrics = {"validation/loss": torch.tensor(1e4)}
     callback.on_train_epoch_end(trainer, module)
@@ -142,9 +144,16 @@ def test_held_out_images_tell_of_a_game_that_is_lost_before_its_checkpoint_is_wr
     callback.on_train_epoch_end(trainer, module)
 
 
+class TwoRates(Method):
+    """Has two optimizers, says the class."""
+
+    rates = ("optimizer", "encoder_optimizer")
+    training_step = predict = None
+
+
 def test_weights_that_are_no_numbers_are_not_saved():
-    module = pl.LightningModule()
-    module.layer, module.optimizer, module.encoder_optimizer = torch.nn.Linear(2, 2), None, None
+    module = TwoRates(WholeImage())
+    module.layer = torch.nn.Linear(2, 2)
     module.register_buffer("unknown", torch.tensor(torch.inf))
     trainer = stand_in(pl.Trainer, current_epoch=0, default_root_dir="nowhere", precision="bf16-mixed")
     FiniteLoss().on_save_checkpoint(trainer, module, {})

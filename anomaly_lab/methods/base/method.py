@@ -1,7 +1,9 @@
-"""What every method is: a LightningModule that learns what normal looks like and says how abnormal a pixel is."""
+"""The base class of all methods: a LightningModule that learns from normal images and predicts anomaly maps."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -14,38 +16,83 @@ from anomaly_lab.methods.base.tiling import Tiling
 
 
 class Method(pl.LightningModule, ABC):
-    """One paper: `training_step` tells how it learns, `predict` what it says about images or tiles.
+    """One paper: `training_step` learns from a batch of normal images, `predict` answers for images or tiles.
 
-    Methods draw from torch's global generator only (it is seeded at every step) and never see a file, a mask or
-    a metric. Tiling, scores, thresholds, metrics and pictures are outside and know only `forward`.
+    A subclass is a `GradientMethod`, an `AdversarialMethod` or a `FittedMethod`. It draws from torch's global generator
+    only (seeded at every step) and never sees a file, a mask or a metric. Tiling, scores, thresholds, metrics and
+    pictures are outside and know only `forward`.
+
+    Class facts, read from the source before torch is imported:
+
+    - `version`: raise it when a change to the code changes the weights that a configuration leads to. Runs of this
+      method, and of no other, are then trained again.
+    - `sees`: "patches" that are cropped and augmented, or whole "images" as they are.
+    - `passes`: how often it sees every image; None: `budget.epochs`.
+    - `autocast`: whether it trains in the precision of the trainer; False: always in float32.
+    - `resumes_inside_epochs`: whether a checkpoint inside an epoch is of use.
+    - `synthetic`: the kinds of synthetic defects (`data.corruption`) that it trains with.
+    - `clips_gradients`: whether there is a key `method.gradient_clip`.
+    - `rates`: the keys of its optimizers.
     """
+
+    version: ClassVar[int] = 1
+    sees: ClassVar[Literal["patches", "images"]] = "patches"
+    passes: ClassVar[int | None] = None
+    autocast: ClassVar[bool] = True
+    resumes_inside_epochs: ClassVar[bool] = True
+    synthetic: ClassVar[frozenset[str]] = frozenset()
+    clips_gradients: ClassVar[bool] = False
+    rates: ClassVar[tuple[str, ...]] = ()
+
+    search_steps: int = 0  # gradient steps that `predict` takes for every image
+    stage: int = 0  # of a training in several stages, the one of the present epoch
 
     def __init__(self, tiling: Tiling) -> None:
         super().__init__()
         self.tiling = tiling
+
+    @abstractmethod
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Learn from a batch of normal images."""
+
+    @abstractmethod
+    def predict(self, images: Images) -> Prediction:
+        """Map, score (None: the default score is meant) and reconstruction of images or tiles, in one forward pass."""
+
+    def prepare(self, images: Iterable[Batch]) -> None:
+        """Look once at all training images, whole and in [0, 1] on the host, before the first step.
+
+        What it finds belongs into buffers: a resumed run does not call it again. The default looks at none.
+        """
+
+    def calibrate(self, normals: Iterable[Batch]) -> None:
+        """Look once at the held-out normal images, on the device, after the last step and before the threshold.
+
+        What it finds belongs into buffers, which the checkpoint keeps. The default looks at none.
+        """
+
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"] | None:
+        """A vector for each image or tile, for a map of the test images; None: there is none."""
+        return None
+
+    def samples(self, images: Images) -> Images | None:
+        """As many images in [0, 1] as these, drawn or reconstructed, for pictures in training; None: there are none."""
+        return None
 
     @property
     def export_obstacle(self) -> str | None:
         """Why `export` cannot write `predict` as one forward pass over any number of images; None: it can."""
         return None
 
-    @abstractmethod
-    def training_step(self, batch: Batch, batch_idx: int) -> Any:
-        """Learn from a batch of normal patches."""
-
-    @abstractmethod
-    def predict(self, images: Images) -> Prediction:
-        """Map, score (None: the default score is meant) and reconstruction of images or tiles, in one forward pass."""
-
     def forward(self, images: Images, placement: tuple[Placement, ...] = ()) -> Prediction:
-        """Predict images of any size; padding does not count in a score of the map nor, later, in the metrics."""
+        """Predict for images of any size; padding counts neither in a score of the map nor, later, in the metrics."""
         prediction = self.tiling(self.predict, images)
         if prediction.score is not None:
             return prediction
         return prediction._replace(score=default_score(prediction.anomaly_map, content(placement, images)))
 
     def rehearse(self, images: Images) -> Float[Tensor, ""]:
-        """What costs about as much as a training step, for the estimate before a training: its loss, or a look."""
+        """A number that costs about as much as a training step, for the estimate before a training."""
         return self.predict(images).anomaly_map.mean()
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
@@ -56,3 +103,15 @@ class Method(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """The same answer as in the test."""
         return self.test_step(batch, batch_idx)
+
+
+@contextmanager
+def evaluating(method: Method) -> Iterator[None]:
+    """Batch norm and the like as at test time; afterwards every part is in its own mode again, a frozen one too."""
+    modes = [(module, module.training) for module in method.modules()]
+    method.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,85 @@
+"""Methods without a gradient: they look at the training images and fit statistics."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anomaly_lab.core.console import say
+from anomaly_lab.core.types import Batch, Images
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.statistics import Statistic, resize_buffers
+from anomaly_lab.methods.base.tiling import Tiling
+
+
+class FittedMethod(Method):
+    """A method that sees every training image once, whole and unaugmented, and then fits its statistics.
+
+    A method whose statistics are `Statistic`s declares them as attributes and writes `rows`; update, fit, memory and
+    checkpoints follow from them. A method with other statistics writes `update`, `fit` and `memory` itself and keeps
+    what decides a result in buffers; their size may follow from the data. Under several processes each sees its share
+    of the images, and `fit` runs in all of them and comes to the same result everywhere (`Reservoir.rows`,
+    `sum_of_all_processes`).
+    """
+
+    sees: ClassVar[Literal["patches", "images"]] = "images"
+    passes: ClassVar[int | None] = 1
+    autocast: ClassVar[bool] = False
+    resumes_inside_epochs: ClassVar[bool] = False
+
+    def __init__(self, tiling: Tiling) -> None:
+        super().__init__(tiling)
+        self.automatic_optimization = False
+
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        """The statistics among the attributes, by name."""
+        return {name: child for name, child in self.named_children() if isinstance(child, Statistic)}
+
+    def rows(self, images: Images) -> dict[str, Float[Tensor, "batch row feature"]]:
+        """What each statistic sees of some training images, by its name."""
+        raise NotImplementedError(f"{type(self).__name__} writes neither rows nor update")
+
+    def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
+        """See some training images, whole and at the working size; `index` numbers them."""
+        for name, rows in self.rows(images).items():
+            for image, of_image in zip(index.tolist(), rows, strict=True):
+                self.statistics[name].update(of_image, image)
+
+    def fit(self) -> None:
+        """Fit the statistics after the last image; collective."""
+        for statistic in self.statistics.values():
+            statistic.fit()
+
+    def memory(self, images: int) -> int:
+        """The bytes, at most, that are kept of so many training images until `fit` is done."""
+        return sum(statistic.memory(images) for statistic in self.statistics.values())
+
+    def on_fit_start(self) -> None:
+        """Print how much memory the statistics will take."""
+        images = len(self.trainer.datamodule.train_samples)  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero:
+            kept = self.memory(images) / 2**20
+            say(f"{type(self).__name__}: takes up to {kept:.0f} MiB of memory for {images} training images")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """See a batch."""
+        with torch.autocast(self.device.type, enabled=False):
+            self.update(batch.image, batch.index)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Fit after the last batch of the last pass."""
+        if self.trainer.is_last_batch and self.current_epoch + 1 == self.trainer.max_epochs:
+            self.fit()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """There is no loss; `trainer.limit_val_batches: 0` spares the reading."""
+
+    def configure_optimizers(self) -> list:
+        """There is nothing to optimise."""
+        return []
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        resize_buffers(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -1,0 +1,66 @@
+"""Methods that descend one loss with one optimizer."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from anomaly_lab.core.types import Batch, Images
+from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.schedule import cosine
+from anomaly_lab.methods.base.tiling import Tiling
+
+OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
+Scalar = Float[Tensor, ""]
+
+
+class GradientMethod(Method):
+    """A network that learns by gradient descent; a method writes `losses` and `predict`, this class the rest.
+
+    `schedule`: "constant", or "cosine": the learning rate falls to zero over the run.
+    """
+
+    rates: ClassVar[tuple[str, ...]] = ("optimizer",)
+
+    def __init__(
+        self, tiling: Tiling, optimizer: OptimizerFactory, schedule: Literal["constant", "cosine"] = "constant"
+    ) -> None:
+        super().__init__(tiling)
+        self.optimizer = optimizer
+        self.schedule = schedule
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Scalar]:
+        """The losses of a batch of normal images, means over the batch: `loss` is descended, all are logged."""
+
+    def trained(self) -> Iterable[Parameter]:
+        """The parameters that the optimizer steps: by default all that require a gradient."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
+        """One step down the loss."""
+        losses = self.losses(batch)
+        loss, size = losses.pop("loss"), len(batch.image)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=size)
+        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same losses on held-out normal images, unaugmented."""
+        losses = self.losses(batch._replace(image=self.tiling.training_like(batch.image)))
+        self.log_dict({f"validation/{name}": loss for name, loss in losses.items()}, batch_size=len(batch.image))
+
+    def rehearse(self, images: Images) -> Scalar:
+        """The loss of a step."""
+        index = torch.arange(len(images), device=images.device)
+        return self.losses(Batch(images, (), torch.zeros_like(index), index, ()))["loss"]
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer of the configuration, with its schedule."""
+        optimizer = self.optimizer(self.trained())
+        return optimizer if self.schedule == "constant" else ([optimizer], [cosine(optimizer, self.trainer)])

@@ -1,0 +1,78 @@
+"""What `GradientMethod` writes once: the step, the held-out losses, which parameters learn."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from anomaly_lab.core.types import Batch
+from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.tiling import SlidingWindow
+
+
+class Offset(GradientMethod):
+    """Learns the mean of its images; a second number is frozen."""
+
+    def __init__(self, **changes):
+        super().__init__(SlidingWindow(4, 4), partial(torch.optim.SGD, lr=0.5), **changes)
+        self.learnt = torch.nn.Parameter(torch.zeros(()))
+        self.frozen = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def losses(self, batch):
+        distance = (batch.image - self.learnt).square().mean()
+        return {"loss": distance + 0 * self.frozen, "twice": 2 * distance}
+
+    def predict(self, images):
+        raise NotImplementedError
+
+
+def batches(value, side):
+    image = torch.full((2, 1, side, side), value)
+    return [Batch(image, (), torch.zeros(2).long(), torch.arange(2), ())] * 3
+
+
+def fitted(tmp_path, **changes):
+    method = Offset(**changes)
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, num_sanity_val_steps=0, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(method, Lists(batches(0.5, 4)), Lists(batches(0.25, 8)))
+    return method, trainer
+
+
+class Lists:
+    """Batches as a loader, one after the other."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_it_descends_loss_and_logs_all_of_them_on_training_and_held_out_images(tmp_path):
+    method, trainer = fitted(tmp_path)
+    assert method.learnt.item() == 0.5  # after one step: the gradient is twice the distance, the rate a half
+    assert method.frozen.item() == 1.0
+    assert [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]] == [
+        method.learnt
+    ]
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert values["validation/loss"] == 0.0625  # windows of 4 px of images of 8 px
+    assert values["validation/twice"] == 0.125
+    assert values["train/loss"] == values["train/twice"] == 0.0
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 0.5), ("cosine", 0.0)])
+def test_the_learning_rate_ends_where_its_schedule_says(tmp_path, schedule, last):
+    _, trainer = fitted(tmp_path, schedule=schedule)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(last, abs=1e-9)
+
+
+def test_the_rehearsal_costs_a_loss():
+    assert Offset().rehearse(torch.full((3, 1, 4, 4), 2.0)).item() == 4.0
