@@ -50,8 +50,8 @@ STATISTICS = {  # experiments/statistics and experiments/variation_model have th
     "texture_inspection": ("data=folder", "data.root={}/wood_boards_256", "data.kind=texture"),
     "cnn_dictionary": (
         "data=folder", "data.root={}/wood_boards_256", "data.kind=texture", "data.image_size=256",
-        "method.evaluation=dense", "method.features.layer=layer3",
-        "method.features.weights={}/weights/resnet18_imagenet_conv1_to_layer3.safetensors",
+        "method.evaluation=dense", "method.backbone.layers=[layer3]",
+        "method.backbone.weights={}/weights/resnet18_imagenet_conv1_to_layer3.safetensors",
     ),
 }  # fmt: skip
 ABOVE_CONTROLS = {"variation_model": "pixel_auroc_smoothed", "texture_inspection": "pixel_auroc"}

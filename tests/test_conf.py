@@ -39,7 +39,7 @@ def test_every_option_composes_and_fits_its_constructors(group, option):
         module, _, name = node["_target_"].rpartition(".")
         target = getattr(importlib.import_module(module), name)
         arguments = {
-            key: None for key in node if (not key.startswith("_") and key != "name") or "logger" in module.lower()
+            key: None for key in node if not key.startswith("_") and (key != "name" or node is not resolved["method"])
         }
         arguments.pop("_target_", None), arguments.pop("_partial_", None)
         bind = inspect.signature(target).bind_partial if node.get("_partial_") else inspect.signature(target).bind

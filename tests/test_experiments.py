@@ -93,7 +93,7 @@ def test_the_benchmark_is_every_method_on_every_category_with_three_seeds(comman
     assert len(made) == (len(METHODS) - 1) * 3
     assert {job.config["name"] for job in made} == {"mvtec_benchmark"}
     dictionary = next(job.config["method"] for job in made if job.config["method"]["name"] == "cnn_dictionary")
-    assert dictionary["features"]["weights"] == "/some where/w.safetensors"
+    assert dictionary["backbone"]["weights"] == "/some where/w.safetensors"
 
 
 def test_the_grids_of_the_slides_are_complete_where_the_data_are(commands, jobs, tmp_path):

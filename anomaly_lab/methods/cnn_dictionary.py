@@ -23,7 +23,7 @@ from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 from anomaly_lab.methods.base.tiling import Tiling
-from anomaly_lab.networks.features import Features
+from anomaly_lab.networks.backbone import Backbone
 
 COPIES = 10  # of the vectors, in single precision, at the peak of the fit (tests/methods/test_cnn_dictionary.py)
 
@@ -60,7 +60,7 @@ class CNNDictionary(FittedMethod):
     def __init__(
         self,
         tiling: Tiling,
-        features: Features,
+        backbone: Backbone,
         image_size: PositiveInt,
         evaluation: Literal["patchwise", "dense"],
         pooling: Literal["mean", "max"],
@@ -79,7 +79,10 @@ class CNNDictionary(FittedMethod):
         seed: NonNegativeInt,
     ) -> None:
         super().__init__(tiling)
-        self.features = features
+        if len(backbone.layers) != 1:
+            raise UserError(f"method.backbone.layers: expected one layer, found {', '.join(backbone.layers)}")
+        self.backbone = backbone
+        (self.channels,) = backbone.channels
         self.evaluation = evaluation
         self.pooling = pooling
         self.entries = entries
@@ -96,9 +99,9 @@ class CNNDictionary(FittedMethod):
         self.seed = seed
         self._check(image_size)
         self.side = (image_size - patch_size) // stride + 1  # of the grid of patches
-        self.register_buffer("center", torch.zeros(features.channels))
-        self.register_buffer("components", torch.zeros(1, features.channels))  # one a row
-        self.register_buffer("dictionary", torch.zeros(1, features.channels))  # one entry a row, before the projection
+        self.register_buffer("center", torch.zeros(self.channels))
+        self.register_buffer("components", torch.zeros(1, self.channels))  # one a row
+        self.register_buffer("dictionary", torch.zeros(1, self.channels))  # one entry a row, before the projection
         self._vectors = Reservoir(vectors, seed)
 
     def _check(self, image_size: int) -> None:
@@ -115,11 +118,12 @@ class CNNDictionary(FittedMethod):
         if self.evaluation == "patchwise":
             return
         step, rest = divmod(self.stride * self.patch_resize, self.patch_size)
-        fits = max(step, self.features.reduction) % min(step, self.features.reduction) == 0 if step else False
-        if rest or self.patch_resize % self.patch_size or self.patch_resize % self.features.reduction or not fits:
+        (place,) = self.backbone.reductions
+        fits = max(step, place) % min(step, place) == 0 if step else False
+        if rest or self.patch_resize % self.patch_size or self.patch_resize % place or not fits:
             raise UserError(
                 f"method.patch_resize: expected a multiple of {self.patch_size} px (the patch) and of "
-                f"{self.features.reduction} px (a place of {self.features.layer}) for method.evaluation=dense, found "
+                f"{place} px (a place of {self.backbone.layers[0]}) for method.evaluation=dense, found "
                 f"{self.patch_resize} with a stride of {self.stride} px; 64 fits the defaults"
             )
 
@@ -133,15 +137,15 @@ class CNNDictionary(FittedMethod):
             self._load_weights()
 
     def _load_weights(self) -> None:
-        if not self.features.sha256.any() and (unused := self.features.load()):
+        if unused := self.backbone.load():
             above = sorted({name.split(".")[0] for name in unused})
-            say(f"{self.features.architecture}: weights above {self.features.layer} not used ({', '.join(above)})")
+            say(f"{self.backbone.name}: weights above {self.backbone.layers[0]} not used ({', '.join(above)})")
 
     # The vectors of an image
 
     def vectors(self, image: Image, positions: Int[Tensor, " patch"] | None = None) -> Vectors:
         """The vectors of the patches of an image, row by row of the grid, or of some of them."""
-        normalised = self.features.normalised(image[None])
+        normalised = self.backbone.normalise(image[None])
         if self.evaluation == "patchwise":
             positions = torch.arange(self.side**2, device=image.device) if positions is None else positions
             return self._patchwise(normalised, positions)
@@ -153,19 +157,19 @@ class CNNDictionary(FittedMethod):
         vectors = []
         for chunk in positions.split(self.batch_size):
             patches = grid[:, chunk // self.side, chunk % self.side].movedim(1, 0)
-            maps = self.features.of_normalised(self._enlarged(patches))
+            (maps,) = self.backbone.extract(self._enlarged(patches))
             vectors.append(maps.mean(dim=(2, 3)) if self.pooling == "mean" else maps.amax(dim=(2, 3)))
         return torch.cat(vectors)
 
     def _dense(self, image: Float[Tensor, "1 3 height width"]) -> Vectors:
         enlarged = self._enlarged(image)
         step = self.stride * self.patch_resize // self.patch_size  # px of the enlarged image
-        reduction, side = self.features.reduction, self.side
+        reduction, side = self.backbone.reductions[0], self.side
         window = self.patch_resize // reduction  # places of the map under a patch
         phases = max(1, reduction // step)  # of the stride, between two places of the map
-        vectors = image.new_empty((self.features.channels, side, side))
+        vectors = image.new_empty((self.channels, side, side))
         pool = functional.avg_pool2d if self.pooling == "mean" else functional.max_pool2d
-        for y, x, layer in self.features.at_every_phase(enlarged, step):
+        for y, x, layer in self.backbone.extract_at_every_phase(enlarged, step):
             pooled = pool(layer[0], window, max(1, step // reduction))
             rows, columns = len(range(y, side, phases)), len(range(x, side, phases))
             vectors[:, y::phases, x::phases] = pooled[:, :rows, :columns]
@@ -182,7 +186,7 @@ class CNNDictionary(FittedMethod):
     def memory(self, images: int) -> int:
         """The vectors, with the double-precision copies of the principal component analysis and of the clustering."""
         kept = min(images * self.vectors_per_image, self._vectors.capacity)
-        return kept * self.features.channels * 4 * max(FOLD, COPIES)
+        return kept * self.channels * 4 * max(FOLD, COPIES)
 
     def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
         """Keep the vectors of some patches of every image; which ones follows from the seed and the image's number."""

@@ -5,7 +5,7 @@
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 weights=()
-[ -z "${WEIGHTS:-}" ] || weights=(method.features.weights="$WEIGHTS")
+[ -z "${WEIGHTS:-}" ] || weights=(method.backbone.weights="$WEIGHTS")
 
 sweep() {
   "$python" -m anomaly_lab -m name=mvtec_benchmark data.category=all seed=0,1,2 callbacks.anomaly_maps=null "$@" ||

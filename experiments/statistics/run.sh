@@ -17,7 +17,7 @@ row() {  # NAME OVERRIDES...
   .venv/bin/python -m anomaly_lab trainer=cpu logger=none callbacks.anomaly_maps=null name="statistics_$1" "${@:2}"
 }
 
-layer3="method.features.layer=layer3 method.features.weights=$weights"
+layer3="method.backbone.layers=[layer3] method.backbone.weights=$weights"
 for seed in 0 1 2; do
   for data in "$screw" "$wood"; do
     row dictionary method=cnn_dictionary method.evaluation=dense $layer3 $data seed=$seed
@@ -43,7 +43,7 @@ torch.manual_seed(0)
 save_file(timm.create_model("resnet18", features_only=True, pretrained=False, out_indices=(3,)).state_dict(), sys.argv[1])
 PYTHON
 for data in "$screw" "$transistor" "$wood" "$cracks" "$xray"; do
-  row untrained method=cnn_dictionary method.evaluation=dense method.features.layer=layer3 method.features.weights=$untrained $data
+  row untrained method=cnn_dictionary method.evaluation=dense method.backbone.layers=[layer3] method.backbone.weights=$untrained $data
 done
 
 row variation method=variation_model method.alignment=rigid method.region=foreground $screw

@@ -100,7 +100,7 @@ def test_there_are_methods_of_both_kinds():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_a_graph_or_says_why_not(name, real_data, weights):
     method, data = built(
-        name, "data.image_size=128", *([f"method.features.weights={weights}"] if "cnn" in name else [])
+        name, "data.image_size=128", *([f"method.backbone.weights={weights}"] if "cnn" in name else [])
     )
     if name in REFUSED:
         assert REFUSED[name] in method.export_obstacle

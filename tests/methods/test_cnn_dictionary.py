@@ -11,7 +11,7 @@ from torch.nn import functional
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.cnn_dictionary import COPIES, CNNDictionary, build_dictionary
-from anomaly_lab.networks.features import Features
+from anomaly_lab.networks.backbone import Backbone
 
 SETTINGS = {
     "image_size": 64, "evaluation": "patchwise", "pooling": "mean", "entries": "medoid", "clusters": 4, "restarts": 2,
@@ -22,9 +22,9 @@ SETTINGS = {
 
 @pytest.fixture
 def network(weights):
-    features = Features(layer="layer2", weights=str(weights))
-    features.load()
-    return features
+    backbone = Backbone("resnet18.tv_in1k", ["layer2"], str(weights))
+    backbone.load()
+    return backbone
 
 
 def dictionary(network, **changes):
@@ -69,7 +69,7 @@ def test_patchwise_is_a_naive_loop_over_the_patches(network, channels):
             patch = image[None, :, y : y + 16, x : x + 16].expand(-1, 3, -1, -1)
             patch = (patch - network.mean) / network.std
             enlarged = functional.interpolate(patch, (64, 64), mode="bilinear")
-            expected.append(network.network(enlarged)[0].mean(dim=(2, 3)))
+            expected.append(network.extract(enlarged)[0].mean(dim=(2, 3)))
     torch.testing.assert_close(method.vectors(image), torch.cat(expected))
     some = torch.tensor([3, 17, 18])
     torch.testing.assert_close(method.vectors(image, some), torch.cat(expected)[some])
@@ -81,27 +81,27 @@ def test_patchwise_is_a_naive_loop_over_the_patches(network, channels):
 )
 def test_dense_is_the_mean_of_the_map_under_the_patch(weights, layer, stride, resize, below):
     """Where the stride is finer than the map: of the map that follows from the shifted map of the stage below."""
-    network = Features(layer=layer, weights=str(weights))
+    network = Backbone("resnet18.tv_in1k", [layer], str(weights))
     network.load()
     image = photos(1, 3, 32)[0]
     method = dictionary(network, image_size=32, evaluation="dense", stride=stride, patch_resize=resize)
-    maps = functional.interpolate(network.normalised(image[None]), (2 * resize, 2 * resize), mode="bilinear")
+    maps = functional.interpolate(network.normalise(image[None]), (2 * resize, 2 * resize), mode="bilinear")
     parts = dict(network.network.named_children())
     while below in parts:
         name = next(iter(parts))
         maps = parts.pop(name)(maps)
-    step, window = stride * resize // 16, resize // network.reduction
+    step, window = stride * resize // 16, resize // network.reductions[0]
     expected = []
     for y in range(method.side):
         for x in range(method.side):
             top, left = y * step, x * step  # px of the enlarged image
-            shifted = maps[..., top % network.reduction // step :, left % network.reduction // step :]
+            shifted = maps[..., top % network.reductions[0] // step :, left % network.reductions[0] // step :]
             for part in parts.values():
                 shifted = part(shifted)
-            row, column = top // network.reduction, left // network.reduction
+            row, column = top // network.reductions[0], left // network.reductions[0]
             expected.append(shifted[0, :, row : row + window, column : column + window].mean(dim=(1, 2)))
     found = method.vectors(image)
-    assert found.shape == (method.side**2, network.channels)
+    assert found.shape == (method.side**2, network.channels[0])
     torch.testing.assert_close(found, torch.stack(expected))
 
 
@@ -113,7 +113,7 @@ def test_dense_equals_patchwise_where_a_patch_is_the_whole_image(network, poolin
         for kind in ("dense", "patchwise")
     )
     torch.testing.assert_close(dense, patchwise)
-    layer = network(functional.interpolate(image[None], (64, 64), mode="bilinear"))[0]
+    layer = network(functional.interpolate(image[None], (64, 64), mode="bilinear"))[0][0]
     expected = layer.mean(dim=(1, 2)) if pooling == "mean" else layer.amax(dim=(1, 2))
     torch.testing.assert_close(patchwise[0], expected)
 
@@ -121,7 +121,7 @@ def test_dense_equals_patchwise_where_a_patch_is_the_whole_image(network, poolin
 def test_without_enlargement_the_patch_enters_as_it_is(network):
     image = photos(1, 3, 16)[0]
     found = dictionary(network, image_size=16, patch_resize=None).vectors(image)
-    torch.testing.assert_close(found[0], network(image[None]).mean(dim=(2, 3))[0])
+    torch.testing.assert_close(found[0], network(image[None])[0].mean(dim=(2, 3))[0])
 
 
 # The dictionary
@@ -248,10 +248,10 @@ def test_the_checkpoint_carries_everything(network, tmp_path):
     images = photos()
     method = fitted(dictionary(network), images)
     torch.save(method.state_dict(), tmp_path / "state.pt")
-    fresh = dictionary(Features(layer="layer2"))  # no weights at hand
+    fresh = dictionary(Backbone("resnet18.tv_in1k", ["layer2"]))  # no weights at hand
     fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(fresh.eval()(images).anomaly_map, method(images).anomaly_map)
-    assert torch.equal(fresh.features.sha256, network.sha256)
+    assert torch.equal(fresh.backbone.sha256, network.sha256)
 
 
 # Mistakes
@@ -279,11 +279,16 @@ def test_fewer_entries_than_neighbours(network):
 
 def test_memory_is_bounded_and_is_what_the_line_before_the_run_says(network):
     method = dictionary(network, vectors=1000)
-    assert method.memory(1) == 20 * network.channels * 4 * COPIES
-    assert method.memory(10**6) == method.memory(10**9) == 1000 * network.channels * 4 * COPIES
+    assert method.memory(1) == 20 * network.channels[0] * 4 * COPIES
+    assert method.memory(10**6) == method.memory(10**9) == 1000 * network.channels[0] * 4 * COPIES
     data = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)  # nearly all components are kept
     tracemalloc.start()
     build_dictionary(data, 0.95, True, 10, 2, "medoid", 0)
     peak = tracemalloc.get_traced_memory()[1] + data.nbytes
     tracemalloc.stop()
     assert 0.4 * COPIES * data.nbytes < peak <= COPIES * data.nbytes
+
+
+def test_one_layer_is_one_layer():
+    with pytest.raises(UserError, match="method.backbone.layers: expected one layer, found layer1, layer2"):
+        dictionary(Backbone("resnet18.tv_in1k", ["layer1", "layer2"]))

@@ -22,7 +22,7 @@ SETTINGS = (
     "data=folder", "data.image_size=128", "data.patches=160", "data.batch_size=8", "data.workers=0", "logger=none",
     "data.settings.rotation=0", "data.settings.shift=0",
 )  # fmt: skip
-PRETRAINED = {"cnn_dictionary": ["method.features.layer=layer2", "method.evaluation=dense"]}
+PRETRAINED = {"cnn_dictionary": ["method.backbone.layers=[layer2]", "method.evaluation=dense"]}
 SMALL = {  # seconds instead of minutes; 60 steps are too few for latent scores and for the features of a critic
     "ganomaly": ["method.width=8", "method.score=map"],
     "skip_ganomaly": ["method.width=8"],
@@ -58,7 +58,7 @@ def trained(request, parts, tmp_path, weights):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         needed = list(SMALL.get(request.param, ()))
         if request.param in PRETRAINED:
-            needed += [*PRETRAINED[request.param], f"method.features.weights={weights}"]
+            needed += [*PRETRAINED[request.param], f"method.backbone.weights={weights}"]
         config = compose("train", [*SETTINGS, f"method={request.param}", f"data.root={parts}", *needed])
         if "optimizer" in config.method:
             config.method.optimizer.lr = 1e-3

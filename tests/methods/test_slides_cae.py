@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
@@ -65,7 +66,8 @@ def test_loss_map_and_score_are_the_squared_difference():
     difference = (0 + 0.25**2 + 0.5**2) / 3
     assert prediction.anomaly_map[0].unique().item() == pytest.approx(difference)
     assert prediction.score.tolist() == pytest.approx([difference, difference / 2])
-    assert method.loss(images, method.network(images)).item() == pytest.approx(0.75 * difference)
+    index = torch.arange(2)
+    assert method.losses(Batch(images, (), index, index, ()))["loss"].item() == pytest.approx(0.75 * difference)
     assert torch.equal(method(images).score, prediction.score)
 
 

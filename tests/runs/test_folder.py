@@ -63,12 +63,12 @@ def test_weights_count_by_their_content_and_not_by_their_place(tmp_path):
     def folder_with(name, content):
         path = tmp_path / name
         path.write_bytes(content)
-        return run_folder(changed("method", "features", {"layer": "layer1", "weights": str(path)}), "f")
+        return run_folder(changed("method", "backbone", {"name": "resnet18", "weights": str(path)}), "f")
 
     one = folder_with("a.safetensors", b"1")
     assert folder_with("b.safetensors", b"1") == one
     assert folder_with("a.safetensors", b"2") != one
-    nowhere = changed("method", "features", {"layer": "layer1", "weights": str(tmp_path / "nowhere")})
+    nowhere = changed("method", "backbone", {"name": "resnet18", "weights": str(tmp_path / "nowhere")})
     assert run_folder(nowhere, "f") not in (one, run_folder(CONFIG, "f"))
 
 

@@ -37,7 +37,7 @@ NAMES = {
     *COMPARED, *(f"control_{name}" for name in COMPARED),
 }  # fmt: skip
 WITHOUT_A_GRADIENT = [
-    ("method=cnn_dictionary", "method.features.layer=layer2", "method.evaluation=dense", "method.vectors=500"),
+    ("method=cnn_dictionary", "method.backbone.layers=[layer2]", "method.evaluation=dense", "method.vectors=500"),
     pytest.param(("method=control", "method.kind=pca"), marks=pytest.mark.slow),
     pytest.param(
         ("method=texture_inspection", "method.levels=2", "method.components=2", "method.images=3"),
@@ -381,8 +381,8 @@ def test_more_processes_than_test_batches(lab, tiny, parts, tmp_path):
 @pytest.mark.parametrize("method", WITHOUT_A_GRADIENT)
 def test_methods_without_a_gradient_find_the_same_with_two_processes(lab, tiny, parts, tmp_path, weights, method):
     arguments = ["data=folder", f"data.root={parts}", *(a for a in tiny if "epochs" not in a), *method]
-    if "features" in str(method):
-        arguments.append(f"method.features.weights={weights}")
+    if "cnn_dictionary" in str(method):
+        arguments.append(f"method.backbone.weights={weights}")
     folders = [tmp_path / "one", tmp_path / "two"]
     lab(*arguments, f"runs_dir={folders[0]}")
     done = lab(*arguments, f"runs_dir={folders[1]}", "trainer=ddp", "trainer.devices=2")

@@ -1,58 +1,198 @@
-"""What all methods share that step their optimizers themselves."""
+"""Turns, stages, codes and checks of adversarial methods: of a toy by closed forms, then of all four."""
 
-from types import SimpleNamespace
+import math
+import os
+import re
+from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Prediction
+from anomaly_lab.methods import ganomaly as module
 from anomaly_lab.methods.base.adversarial import (
-    look_at_gradients,
+    AdversarialMethod,
+    AsyncScalar,
+    Turn,
     lower_learning_rates,
-    refuse_one_image,
-    refuse_other_images,
     refuse_unlike,
+    residual_map,
+    unsigned,
 )
+from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.methods.f_anogan import Critic, Encoder, Generator
+from anomaly_lab.training.checks import check_manual_optimisation
+from tests.adversarial import (
+    GANS,
+    Losses,
+    Patches,
+    broken_off,
+    fit,
+    scaled,
+    state_of,
+    two_processes,
+    without_batch_norm,
+)
+from tests.conftest import stand_in
+
+FOUR = pytest.mark.parametrize("name", GANS)
+DESCENT = partial(torch.optim.SGD, lr=0.1)
 
 
-@pytest.mark.parametrize(("clip", "after"), [(None, 5.0), (10.0, 5.0), (1.0, 1.0)])
-@pytest.mark.parametrize("told", [False, True])
-def test_the_norm_is_cut_and_told_as_it_was(clip, after, told):
-    weight, untouched = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
-    weight.grad = torch.tensor([3.0, 4.0])
-    logged = {}
-    method = SimpleNamespace(
-        gradient_clip=clip, log_gradient_norms=told, log=lambda name, value, **_: logged.update({name: value.item()})
+class Toy(AdversarialMethod):
+    """Two numbers; its turns are those of a function."""
+
+    stages = ("first half", "second half")
+    leaders = ("generator", "discriminator")
+
+    def __init__(self, turns=None, ends=(1, 2), **training):
+        super().__init__(**{"tiling": WholeImage(), "optimizer": DESCENT, **training})
+        self.image_size, self.channels = 32, 3
+        self.generator, self.discriminator = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.generator.weight, 2.0)
+        nn.init.constant_(self.discriminator.weight, 3.0)
+        self.turns_of, self.ends = turns or one_after_the_other, ends
+
+    def turns(self, images, stage, step, random):
+        return self.turns_of(self.generator.weight.sum(), self.discriminator.weight.sum(), self, step)
+
+    def validation_losses(self, images, stage, random):
+        return {"loss": images.mean(), "spread": images.std()}
+
+    def predict(self, images):
+        return Prediction(images[:, :1], None, None)
+
+    def stage_ends(self):
+        return self.ends
+
+
+def one_after_the_other(g, d, method, step):
+    """Both descend the product."""
+    yield Turn("discriminator", d * g, {"step": torch.tensor(float(step))})
+    yield Turn("generator", method.generator.weight.sum() * method.discriminator.weight.sum(), {})
+
+
+def of_one_graph(g, d, method, step):
+    """Both descend the product as it was before either step; a number is logged in every other step."""
+    yield Turn("generator", d * g, {"step": torch.tensor(float(step))} if step % 2 == 0 else {}, keep_graph=True)
+    yield Turn("discriminator", d * g, {})
+
+
+@pytest.mark.parametrize(
+    ("turns", "generator", "discriminator"),
+    [(one_after_the_other, 2 - 0.1 * (3 - 0.1 * 2), 3 - 0.1 * 2), (of_one_graph, 2 - 0.1 * 3, 3 - 0.1 * 2)],
+)
+def test_a_loss_reaches_its_own_network_and_a_later_turn_sees_the_step_before_it(
+    turns, generator, discriminator, tmp_path
+):
+    method = Toy(turns)
+    fit(method, tmp_path, 1, Patches(1))
+    assert (method.generator.weight.item(), method.discriminator.weight.item()) == pytest.approx(
+        (generator, discriminator)
     )
-    look_at_gradients(method, torch.optim.SGD([weight, untouched], lr=1.0), "generator")
-    assert weight.grad.norm().item() == pytest.approx(after, rel=1e-5)
-    assert untouched.grad is None
-    assert logged == ({"generator/gradient_norm": 5.0} if told else {})
+    assert method.rehearse(torch.rand(2, 3, 32, 32)).item() == pytest.approx(2 * generator * discriminator)
 
 
-@pytest.mark.parametrize(("share", "rate"), [(0.0, 0.4), (0.25, 0.4 * 0.853553), (0.5, 0.2), (1.0, 0.0)])
-def test_learning_rates_are_half_a_cosine(share, rate):
-    optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4) for _ in range(2)]
-    for done in (0.7, share):  # whatever it was before
-        lower_learning_rates(optimizers, done)
-    assert [optimizer.param_groups[0]["lr"] for optimizer in optimizers] == pytest.approx([rate] * 2, abs=1e-6)
+class Norms(pl.Callback):
+    """The norms of the gradients as they are when the optimizers step, and the learning rates."""
+
+    def __init__(self):
+        self.norms, self.rates = [], []
+
+    def on_train_batch_end(self, trainer, method, *_):
+        self.rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+        self.norms.append(
+            [
+                torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]).norm()
+                for network in method.networks().values()
+            ]
+        )
 
 
-def test_one_image_is_refused_where_batch_norm_learns():
+@pytest.mark.parametrize(("clip", "after"), [(None, (3.0, 2.0)), (10.0, (3.0, 2.0)), (1.0, (1.0, 1.0))])
+@pytest.mark.parametrize("log", [False, True])
+def test_the_norm_of_each_network_is_clipped_and_logged_as_it_was(clip, after, log, tmp_path):
+    norms = Norms()
+    method = Toy(of_one_graph, gradient_clip=clip, log_gradient_norms=log)
+    metrics = fit(method, tmp_path, 1, Patches(1), callbacks=(norms,)).callback_metrics
+    assert norms.norms[0] == pytest.approx(after, rel=1e-5)
+    assert {name: float(value) for name, value in metrics.items() if "norm" in name} == (
+        {"generator/gradient_norm": 3.0, "discriminator/gradient_norm": 2.0} if log else {}
+    )
+
+
+def test_what_a_turn_logs_is_averaged_over_the_steps_of_an_epoch_that_log_it(tmp_path):
+    """The first step too, although norms are logged between the turns."""
+    metrics = []
+
+    class Epochs(pl.Callback):
+        def on_train_epoch_end(self, trainer, method):
+            metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    fit(Toy(of_one_graph, log_gradient_norms=True), tmp_path, 2, Patches(4), callbacks=(Epochs(),))
+    assert [epoch["generator/step"] for epoch in metrics] == [1.0, 5.0]
+    assert {"validation/loss", "validation/spread", "train/loss", "train/loss_epoch"} < set(metrics[0])
+
+
+def test_the_learning_rates_fall_by_half_a_cosine_in_each_stage(tmp_path):
+    norms = Norms()
+    fit(Toy(ends=(2, 3), schedule="cosine"), tmp_path, 3, Patches(2), callbacks=(norms,))
+    expected = [0.5 + 0.5 * math.cos(math.pi * share) for share in (0, 0.25, 0.5, 0.75, 0, 0.5)]
+    assert norms.rates == [pytest.approx([0.1 * share] * 2) for share in expected]
+    optimizer = DESCENT([nn.Parameter(torch.zeros(1))])
+    lower_learning_rates([optimizer], 1.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_stages_are_timed_and_each_has_its_own_loss(tmp_path, capsys):
+    method, losses = Toy(), Losses()
+    method.on_load_checkpoint({"stage_seconds": [100.0, 0.0]})  # a run that goes on
+    fit(method, tmp_path, 2, Patches(1), callbacks=(losses,))
+    assert 100 < losses.last["seconds/first_half"] < 200
+    assert 0 < losses.last["seconds/second_half"] < 100
+    assert re.search(r"first half: done in 1 min .*\nsecond half: done in \d+ s", capsys.readouterr().out)
+    g, d = 2 - 0.1 * 2.8, 2.8  # after the first step
+    assert losses.steps == pytest.approx([2 * d, d * g])  # of the generator, then of the discriminator
+    assert Toy().stage == 0
+
+
+def test_processes_take_rows_of_the_same_random_numbers():
+    method = Toy(seed=1)
+    draw = partial(method.random_rows, torch.rand, random=None)
+    whole = method.random_rows(torch.rand, 6, 2, random=method.random_at("training", 0, 3))
+    for rank in range(3):
+        method._trainer = stand_in(pl.Trainer, global_rank=rank, world_size=3)
+        rows = method.random_rows(torch.rand, 2, 2, random=method.random_at("training", 0, 3))
+        assert torch.equal(rows, whole[rank::3])
+        draw = method.random_rows(torch.rand, 6, 2, random=method.random_at("training", 0, 3), alone=True)
+        assert torch.equal(draw, whole)
+
+
+def test_random_numbers_follow_from_seed_purpose_and_place():
+    places = [("training", 0, 3), ("training", 3, 0), ("validation", 3), ("search",), ("samples",)]
+    found = {method.random_at(*place).initial_seed() for method in (Toy(), Toy(seed=1)) for place in places}
+    assert len(found) == 2 * len(places)
+    assert found == {method.random_at(*place).initial_seed() for method in (Toy(), Toy(seed=1)) for place in places}
+
+
+def test_one_image_is_refused_where_batch_norm_learns(tmp_path):
+    method = Toy()
+    fit(method, tmp_path, 1, Patches(1, batch_size=1))
+    method.norm = nn.BatchNorm2d(3)
     with pytest.raises(UserError, match="data.batch_size: expected at least 2 images for each process, .* found 1"):
-        refuse_one_image(torch.zeros(1, 3, 4, 4), nn.Sequential(nn.BatchNorm2d(3)))
-    refuse_one_image(torch.zeros(2, 3, 4, 4), nn.BatchNorm2d(3))
-    refuse_one_image(torch.zeros(1, 3, 4, 4), nn.BatchNorm2d(3).eval())
+        fit(method, tmp_path, 1, Patches(1, batch_size=1))
 
 
-def test_other_images_are_refused():
-    refuse_other_images(torch.zeros(2, 3, 32, 32), 3, 32)
+@FOUR
+def test_other_images_are_refused(name):
+    method = GANS[name]().eval()
     with pytest.raises(UserError, match="data.channels: expected 3, .*found images of 1"):
-        refuse_other_images(torch.zeros(2, 1, 32, 32), 3, 32)
+        method.predict(torch.zeros(2, 1, 32, 32))
     with pytest.raises(UserError, match="data.patch_size: expected 32 px, .*found 48 x 32"):
-        refuse_other_images(torch.zeros(2, 3, 48, 32), 3, 32)
+        method.predict(torch.zeros(2, 3, 48, 32))
 
 
 def test_networks_that_do_not_fit_are_refused():
@@ -64,3 +204,147 @@ def test_networks_that_do_not_fit_are_refused():
         refuse_unlike(generator=generator, critic=Critic(64, 1, 2))
     with pytest.raises(UserError, match="method.encoder.latent_size: expected 8, that of method.generator, found 9"):
         refuse_unlike(generator=generator, critic=critic, encoder=Encoder(64, 3, 9, 2))
+
+
+def test_settings_of_the_trainer_that_do_nothing_are_refused():
+    check_manual_optimisation(Toy(), {"accumulate_grad_batches": 1, "gradient_clip_val": None})
+    with pytest.raises(UserError, match="trainer.accumulate_grad_batches: expected 1, .* found 2; set data.batch_size"):
+        check_manual_optimisation(Toy(), {"accumulate_grad_batches": 2})
+    with pytest.raises(UserError, match="trainer.gradient_clip_val: .* found 0.5; set method.gradient_clip"):
+        check_manual_optimisation(Toy(), {"gradient_clip_val": 0.5})
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("l2", (0.25 + 0 + 4) / 3), ("l1", (0.5 + 0 + 2) / 3)])
+def test_residuals_are_averaged_over_channels(kind, expected):
+    photos, other = torch.tensor([0.5, 0.2, 1.0]), torch.tensor([0.0, 0.2, -1.0])
+    assert residual_map(photos.view(1, 3, 1, 1), other.view(1, 3, 1, 1), kind).item() == pytest.approx(expected)
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(unsigned(Toy().signed(images)), images)
+
+
+def test_a_number_on_its_way_is_the_one_that_was_sent():
+    assert AsyncScalar(torch.tensor(0.25)).item() == 0.25
+
+
+# All four.
+
+WON = {"ganomaly": 0.6, "skip_ganomaly": 1.4}  # some steps of these tests initialise the discriminator again
+PARTS = {
+    "anogan": "generator/adversarial discriminator/real discriminator/fake",
+    "f_anogan": "generator/adversarial discriminator/real discriminator/fake discriminator/gradient_penalty "
+    "encoder/image encoder/features encoder/gradient_norm validation/latent "
+    "seconds/adversarial_training seconds/encoder_training",
+    "ganomaly": "generator/adversarial generator/contextual generator/encoder discriminator/real discriminator/fake "
+    "discriminator/reinitialisations",
+    "skip_ganomaly": "generator/adversarial generator/contextual generator/latent discriminator/real "
+    "discriminator/fake discriminator/reinitialisations",
+}
+
+
+def small(name, **changes):
+    """A method whose generator takes part from the third step on."""
+    return GANS[name](**({"critic_steps": 2} if name == "f_anogan" else {}), **changes)
+
+
+def descending(name, **changes):
+    """One that descends plainly: Adam would make large steps of the last digits of small gradients."""
+    rate = {"anogan": 0.1, "f_anogan": 1e-4, "ganomaly": 0.05, "skip_ganomaly": 0.01}[name]
+    descent = partial(torch.optim.SGD, lr=rate)
+    rates = dict.fromkeys(("optimizer", *(["encoder_optimizer"] if name == "f_anogan" else [])), descent)
+    return small(name, gradient_clip=1.0, **rates, **changes)
+
+
+@FOUR
+def test_a_prediction_has_the_shape_and_the_range_of_its_images(name):
+    size = {"channels": 1, "tiling": SlidingWindow(32, 10)} | ({"search_steps": 2} if name == "anogan" else {})
+    method, images = small(name, **size).eval(), torch.rand(2, 1, 50, 50)
+    with torch.inference_mode():
+        prediction = method(images)
+        corners = [method.predict(images[..., y : y + 32, x : x + 32]).score for y in (0, 10, 18) for x in (0, 10, 18)]
+        samples = method.samples(images[..., :32, :32])
+        vectors = method.embed(images[..., :32, :32])
+    assert prediction.anomaly_map.shape == (2, 1, 50, 50)
+    assert 0 <= prediction.anomaly_map.min() <= prediction.anomaly_map.max() <= 4
+    torch.testing.assert_close(prediction.score, torch.stack(corners).amax(0), rtol=1e-4, atol=1e-6)
+    for made in (prediction.reconstruction[..., :32, :32], samples):
+        assert made.shape == (2, 1, 32, 32)
+        assert 0 <= made.min() <= made.max() <= 1
+    assert not torch.equal(samples[0], samples[1])
+    assert torch.equal(samples, method.samples(images[..., :32, :32]))
+    assert vectors.shape[0] == 2
+
+
+@FOUR
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_training_logs_its_parts_and_clips_each_network(name, precision, tmp_path):
+    losses, norms = Losses(), Norms()
+    method = small(name, gradient_clip=1e-4, log_gradient_norms=True)
+    fit(method, tmp_path, 2, Patches(3), callbacks=(losses, norms), precision=precision)
+    assert set(losses.last) == {
+        *PARTS[name].split(), "train/loss", "train/loss_step", "train/loss_epoch", "validation/loss",
+        "generator/gradient_norm", "discriminator/gradient_norm",
+    }  # fmt: skip
+    assert torch.tensor([*losses.steps, *losses.last.values()]).isfinite().all()
+    assert norms.norms[-1] == pytest.approx([1e-4] * len(norms.norms[-1]), rel=1e-3)
+    assert losses.last["generator/gradient_norm"] > 2e-4  # before it was clipped
+
+
+@FOUR
+def test_a_run_that_broke_off_ends_like_one_that_did_not(name, tmp_path, monkeypatch):
+    """Inside an epoch, at its end, and inside the second stage, if there is one."""
+    monkeypatch.setattr(module, "WON", WON.get(name, 0.0))
+    build = partial(small, name, optimizer=partial(torch.optim.Adam, lr=1e-2), schedule="cosine")
+    patches = partial(Patches, 3, 2)
+    whole = state_of(fit(build(), tmp_path, 2, patches()), tmp_path)
+    networks = {str(number) for number in range(len(build().networks()))}
+    assert {key[0] for key in whole if key[0].isdigit()} == networks  # what each optimizer remembers
+    assert 1 <= whole.get("reinitialisations", 1) <= 4
+    for epoch, batch in ((0, 1), (0, 2), (1, 0)):
+        taken_up = broken_off(build, tmp_path, epoch, batch, 2, patches(), patches())
+        assert set(whole) == set(taken_up)
+        assert [key for key, value in whole.items() if not torch.equal(value, taken_up[key])] == []
+
+
+@FOUR
+def test_a_loss_scale_changes_nothing(name, tmp_path):
+    """float16 on an accelerator: gradients are unscaled before they are clipped, each by the scale that made them."""
+
+    def trained(*plugins):
+        return fit(descending(name), tmp_path, 2, Patches(3), plugins=list(plugins)).lightning_module.state_dict()
+
+    scale = scaled()
+    torch.testing.assert_close(trained(scale), trained(), rtol=1e-5, atol=1e-7)
+    steps = {"anogan": 2 * 3 * 3, "f_anogan": 3 + 1 + 3}.get(name, 2 * 3 * 2)
+    assert scale.scaler.get_scale() == 2.0 ** (10 + steps)
+
+
+def apart(name):
+    """Without batch norm, whose statistics of half a batch are not those of the whole.
+
+    That all processes start from the same weights is not left to the seed.
+    """
+    module.WON = {"ganomaly": 0.6935, "skip_ganomaly": 1.405}.get(name, 0.0)
+    method = without_batch_norm(descending(name))
+    if os.environ.get("LOCAL_RANK") == "1":
+        nn.init.ones_(next(method.generator.parameters()))
+    return method
+
+
+@FOUR
+def test_two_processes_learn_what_one_does(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WON", module.WON)  # put back after the training in this process
+    alone, start = apart(name), apart(name)
+    fit(alone, tmp_path, 2, Patches(batch_size=8))
+    first, second = two_processes(partial(apart, name), tmp_path)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    torch.testing.assert_close(first, dict(alone.state_dict()), rtol=1e-4, atol=1e-5 if name == "f_anogan" else 1e-6)
+    assert any(not torch.equal(value, start.state_dict()[key]) for key, value in first.items())
+    assert 1 <= first.get("reinitialisations", 1) <= 4
+
+
+@FOUR
+def test_a_rate_out_of_all_proportion_stops_the_run(name, tmp_path):
+    descent = partial(torch.optim.SGD, lr=1e30)
+    keys = r"method.optimizer.lr, method.encoder_optimizer.lr" if name == "f_anogan" else "method.optimizer.lr"
+    with pytest.raises(UserError, match=rf"the loss is .* at batch . of epoch 1: training stopped.*\({keys}\)"):
+        fit(small(name, optimizer=descent), tmp_path, 2)

@@ -1,0 +1,70 @@
+"""What `FittedMethod` does for a method that declares its statistics and writes `rows`."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.methods.base.fitted import FittedMethod
+from anomaly_lab.methods.base.statistics import MemoryBank, RunningGaussian
+from anomaly_lab.methods.base.tiling import WholeImage
+from tests.methods.base.test_gradient import Lists
+
+
+class Pixels(FittedMethod):
+    """A Gaussian at every pixel, and a bank of all pixels."""
+
+    def __init__(self):
+        super().__init__(WholeImage())
+        self.gaussian = RunningGaussian(16, 3)
+        self.bank = MemoryBank(3, 1000)
+
+    def rows(self, images):
+        rows = images.flatten(2).movedim(1, 2)
+        return {"gaussian": rows, "bank": rows}
+
+    def predict(self, images):
+        distance, _ = self.bank.nearest(images.movedim(1, 3).reshape(-1, 3))
+        return Prediction(distance.view(len(images), 1, 4, 4), None, None)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def fitted(images, tmp_path):
+    method = Pixels()
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
+    )  # fmt: skip
+    method.on_fit_start = lambda: None  # prints, for which it asks the datamodule
+    index = torch.arange(6)
+    trainer.fit(method, Lists([Batch(images[i], (), i * 0, i, ()) for i in index.split(4)]))
+    return method
+
+
+def test_it_sees_every_image_once_and_fits_after_the_last(fitted, images):
+    assert set(fitted.statistics) == {"gaussian", "bank"}
+    torch.testing.assert_close(fitted.gaussian.mean, images.mean(dim=0).flatten(1).T.double(), rtol=0, atol=2e-4)
+    assert len(fitted.bank.bank) == 96
+    assert not fitted.predict(images).anomaly_map.any()
+    assert fitted.memory(6) == fitted.gaussian.memory(6) + fitted.bank.memory(6)
+
+
+def test_the_state_has_the_size_of_the_data(fitted, images):
+    again = Pixels()
+    again.load_state_dict(fitted.state_dict())
+    assert torch.equal(again.predict(images + 0.5).anomaly_map, fitted.predict(images + 0.5).anomaly_map)
+
+
+def test_a_method_must_say_what_it_looks_at():
+    class Nothing(FittedMethod):
+        """Writes neither."""
+
+        predict = None
+
+    with pytest.raises(NotImplementedError, match="Nothing writes neither rows nor update"):
+        Nothing(WholeImage()).update(torch.zeros(1, 3, 4, 4), torch.zeros(1).long())
