@@ -1,23 +1,104 @@
-"""What the tests of adversarial methods share: tiny data with a state, a trainer, runs that break off and go on."""
+"""Shared by tests of training: tiny adversarial methods, patches, a trainer, runs that break off and go on."""
 
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.multiprocessing as multiprocessing
+from hydra import compose, initialize_config_dir
 from pytorch_lightning.plugins import MixedPrecision
-from torch import nn
+from torch import multiprocessing, nn
 
+from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
 from anomaly_lab.core.types import Batch
-from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.methods import anogan as of_anogan
+from anomaly_lab.methods import f_anogan as of_f_anogan
+from anomaly_lab.methods import ganomaly as of_ganomaly
+from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.skip_ganomaly import SkipGANomaly
 from anomaly_lab.training.finite_loss import FiniteLoss
 from anomaly_lab.training.seed import SeedEveryStep
 from anomaly_lab.training.strategy import DDP
+
+ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
+RMSPROP = partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1e-10)
+
+
+def anogan(channels: int = 3, width: int = 2, **changes: Any) -> of_anogan.AnoGAN:
+    """An AnoGAN of a few thousand weights for 32 px."""
+    torch.manual_seed(0)
+    networks = of_anogan.Generator(32, channels, 8, width), of_anogan.Discriminator(32, channels, width)
+    return of_anogan.AnoGAN(*networks, **_common() | {"search_steps": 10, "search_rate": 0.05} | changes)
+
+
+def f_anogan(channels: int = 3, width: int = 2, **changes: Any) -> of_f_anogan.FAnoGAN:
+    """An f-AnoGAN of a few thousand weights for 32 px."""
+    torch.manual_seed(0)
+    generator, critic = of_f_anogan.Generator(32, channels, 16, width), of_f_anogan.Critic(32, channels, width)
+    encoder = of_f_anogan.Encoder(32, channels, 16, width)
+    return of_f_anogan.FAnoGAN(generator, critic, encoder, **_common() | {"encoder_optimizer": RMSPROP} | changes)
+
+
+def ganomaly(**changes: Any) -> of_ganomaly.GANomaly:
+    """A GANomaly of a few thousand weights for 32 px."""
+    torch.manual_seed(0)
+    return of_ganomaly.GANomaly(**_common() | _size() | changes)
+
+
+def skip_ganomaly(**changes: Any) -> SkipGANomaly:
+    """A Skip-GANomaly of a few thousand weights for 32 px."""
+    torch.manual_seed(0)
+    return SkipGANomaly(**_common() | _size() | changes)
+
+
+def _common() -> dict[str, Any]:
+    return {"optimizer": ADAM, "tiling": WholeImage()}
+
+
+def _size() -> dict[str, Any]:
+    return {"image_size": 32, "channels": 3, "latent_size": 8, "width": 4}
+
+
+GANS: dict[str, Any] = {
+    "anogan": anogan, "f_anogan": f_anogan, "ganomaly": ganomaly, "skip_ganomaly": skip_ganomaly
+}  # fmt: skip
+RATES = {"anogan": 0.1, "f_anogan": 1e-4, "ganomaly": 0.05, "skip_ganomaly": 0.01}
+
+
+def small(name: str, **changes: Any) -> Any:
+    """A method by its name, whose generator learns from the first steps on."""
+    return GANS[name](**({"critic_steps": 2} if name == "f_anogan" else {}), **changes)
+
+
+def descending(name: str, **changes: Any) -> Any:
+    """One that descends plainly: Adam would make large steps of the last digits of small gradients."""
+    descent = partial(torch.optim.SGD, lr=RATES[name])
+    optimizers = {"optimizer": descent} | ({"encoder_optimizer": descent} if name == "f_anogan" else {})
+    return small(name, gradient_clip=1.0, **optimizers, **changes)
+
+
+def apart(name: str) -> Any:
+    """One for a part of a batch: without batch norm, whose statistics are those of the part.
+
+    That all processes start from the same weights is not left to the seed. Some steps initialise a discriminator again.
+    """
+    of_ganomaly.WON = {"ganomaly": 0.6935, "skip_ganomaly": 1.405}.get(name, 0.0)
+    method = without_batch_norm(descending(name))
+    if os.environ.get("LOCAL_RANK") == "1":
+        nn.init.ones_(next(method.generator.parameters()))
+    return method
+
+
+def configured(*overrides: str) -> dict[str, Any]:
+    """A checked configuration."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(compose("train", list(overrides)))
 
 
 class Patches:
@@ -57,30 +138,6 @@ def bars(count: int, seed: int, defective: bool = False, side: int = 32) -> torc
         y, x, white = torch.randint(4, side - 12, (3,), generator=random).tolist()
         image[:, y : y + 8, x : x + 8] = white % 2
     return images
-
-
-class Bars(Patches):
-    """Batches of bars, other ones in each epoch of so many batches."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number in range(self.batches):
-            nothing = torch.zeros(self.batch_size, dtype=torch.long)
-            yield Batch(bars(self.batch_size, number), (), nothing, nothing, ())
-
-
-def auroc_of_bars(method: pl.LightningModule) -> float:
-    """How well the scores of a method tell bars with a defect from the others."""
-    with torch.inference_mode():
-        normal, abnormal = (method.eval()(bars(32, 10_000, flag)).score.numpy().astype(float) for flag in (False, True))
-    return rank(normal, abnormal).auroc().value
-
-
-def acquainted(method: pl.LightningModule, patches: Any) -> pl.LightningModule:
-    """An untrained method whose batch norm knows the data: else training could win by its running averages alone."""
-    with torch.no_grad():
-        for batch in patches:
-            method.train().rehearse(batch.image)
-    return method.eval()
 
 
 class BrokenOffError(Exception):
@@ -181,5 +238,6 @@ def two_processes(build: Any, folder: Path) -> list[dict[str, torch.Tensor]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_process, (build, port, folder), nprocs=2)
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "pytest"])  # imported once for all
+    multiprocessing.start_processes(_process, (build, port, folder), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]

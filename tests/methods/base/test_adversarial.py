@@ -1,7 +1,6 @@
 """Turns, stages, codes and checks of adversarial methods: of a toy by closed forms, then of all four."""
 
 import math
-import os
 import re
 from functools import partial
 
@@ -29,12 +28,14 @@ from tests.adversarial import (
     GANS,
     Losses,
     Patches,
+    apart,
     broken_off,
+    descending,
     fit,
     scaled,
+    small,
     state_of,
     two_processes,
-    without_batch_norm,
 )
 from tests.conftest import stand_in
 
@@ -75,6 +76,12 @@ def one_after_the_other(g, d, method, step):
     yield Turn("generator", method.generator.weight.sum() * method.discriminator.weight.sum(), {})
 
 
+def spoilt(g, d, method, step):
+    """The second network has no number for a loss from the third step on; the first does not depend on it."""
+    yield Turn("generator", g, {})
+    yield Turn("discriminator", d * torch.nan if step == 2 else d, {})
+
+
 def of_one_graph(g, d, method, step):
     """Both descend the product as it was before either step; a number is logged in every other step."""
     yield Turn("generator", d * g, {"step": torch.tensor(float(step))} if step % 2 == 0 else {}, keep_graph=True)
@@ -96,6 +103,11 @@ def test_a_loss_reaches_its_own_network_and_a_later_turn_sees_the_step_before_it
     assert method.rehearse(torch.rand(2, 3, 32, 32)).item() == pytest.approx(2 * generator * discriminator)
 
 
+def test_any_network_without_a_number_stops_the_run_at_that_step(tmp_path):
+    with pytest.raises(UserError, match="the loss is nan at batch 2 of epoch 1: training stopped"):
+        fit(Toy(spoilt), tmp_path, 1)
+
+
 class Norms(pl.Callback):
     """The norms of the gradients as they are when the optimizers step, and the learning rates."""
 
@@ -104,12 +116,11 @@ class Norms(pl.Callback):
 
     def on_train_batch_end(self, trainer, method, *_):
         self.rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
-        self.norms.append(
-            [
-                torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]).norm()
-                for network in method.networks().values()
-            ]
-        )
+        gradients = [
+            [weight.grad.norm() for weight in network.parameters() if weight.grad is not None]
+            for network in method.networks().values()
+        ]
+        self.norms.append([torch.stack(found).norm().item() for found in gradients if found])
 
 
 @pytest.mark.parametrize(("clip", "after"), [(None, (3.0, 2.0)), (10.0, (3.0, 2.0)), (1.0, (1.0, 1.0))])
@@ -153,7 +164,7 @@ def test_stages_are_timed_and_each_has_its_own_loss(tmp_path, capsys):
     fit(method, tmp_path, 2, Patches(1), callbacks=(losses,))
     assert 100 < losses.last["seconds/first_half"] < 200
     assert 0 < losses.last["seconds/second_half"] < 100
-    assert re.search(r"first half: done in 1 min .*\nsecond half: done in \d+ s", capsys.readouterr().out)
+    assert re.search(r"first half: done in 2 min\nsecond half: done in \d+ s", capsys.readouterr().out)
     g, d = 2 - 0.1 * 2.8, 2.8  # after the first step
     assert losses.steps == pytest.approx([2 * d, d * g])  # of the generator, then of the discriminator
     assert Toy().stage == 0
@@ -161,14 +172,13 @@ def test_stages_are_timed_and_each_has_its_own_loss(tmp_path, capsys):
 
 def test_processes_take_rows_of_the_same_random_numbers():
     method = Toy(seed=1)
-    draw = partial(method.random_rows, torch.rand, random=None)
     whole = method.random_rows(torch.rand, 6, 2, random=method.random_at("training", 0, 3))
     for rank in range(3):
         method._trainer = stand_in(pl.Trainer, global_rank=rank, world_size=3)
         rows = method.random_rows(torch.rand, 2, 2, random=method.random_at("training", 0, 3))
         assert torch.equal(rows, whole[rank::3])
-        draw = method.random_rows(torch.rand, 6, 2, random=method.random_at("training", 0, 3), alone=True)
-        assert torch.equal(draw, whole)
+        rows = method.random_rows(torch.rand, 6, 2, random=method.random_at("training", 0, 3), alone=True)
+        assert torch.equal(rows, whole)
 
 
 def test_random_numbers_follow_from_seed_purpose_and_place():
@@ -241,19 +251,6 @@ PARTS = {
 }
 
 
-def small(name, **changes):
-    """A method whose generator takes part from the third step on."""
-    return GANS[name](**({"critic_steps": 2} if name == "f_anogan" else {}), **changes)
-
-
-def descending(name, **changes):
-    """One that descends plainly: Adam would make large steps of the last digits of small gradients."""
-    rate = {"anogan": 0.1, "f_anogan": 1e-4, "ganomaly": 0.05, "skip_ganomaly": 0.01}[name]
-    descent = partial(torch.optim.SGD, lr=rate)
-    rates = dict.fromkeys(("optimizer", *(["encoder_optimizer"] if name == "f_anogan" else [])), descent)
-    return small(name, gradient_clip=1.0, **rates, **changes)
-
-
 @FOUR
 def test_a_prediction_has_the_shape_and_the_range_of_its_images(name):
     size = {"channels": 1, "tiling": SlidingWindow(32, 10)} | ({"search_steps": 2} if name == "anogan" else {})
@@ -269,7 +266,7 @@ def test_a_prediction_has_the_shape_and_the_range_of_its_images(name):
     for made in (prediction.reconstruction[..., :32, :32], samples):
         assert made.shape == (2, 1, 32, 32)
         assert 0 <= made.min() <= made.max() <= 1
-    assert not torch.equal(samples[0], samples[1])
+    assert samples.std(dim=0).max() > 0 or name == "ganomaly"  # whose bottleneck says nothing before a training
     assert torch.equal(samples, method.samples(images[..., :32, :32]))
     assert vectors.shape[0] == 2
 
@@ -316,18 +313,6 @@ def test_a_loss_scale_changes_nothing(name, tmp_path):
     torch.testing.assert_close(trained(scale), trained(), rtol=1e-5, atol=1e-7)
     steps = {"anogan": 2 * 3 * 3, "f_anogan": 3 + 1 + 3}.get(name, 2 * 3 * 2)
     assert scale.scaler.get_scale() == 2.0 ** (10 + steps)
-
-
-def apart(name):
-    """Without batch norm, whose statistics of half a batch are not those of the whole.
-
-    That all processes start from the same weights is not left to the seed.
-    """
-    module.WON = {"ganomaly": 0.6935, "skip_ganomaly": 1.405}.get(name, 0.0)
-    method = without_batch_norm(descending(name))
-    if os.environ.get("LOCAL_RANK") == "1":
-        nn.init.ones_(next(method.generator.parameters()))
-    return method
 
 
 @FOUR
