@@ -68,31 +68,36 @@ def test_methods_without_a_gradient_on_real_data(lab, tmp_path, real_data, metho
         assert metrics[name] > metrics[f"control_{name}"]
 
 
-NARROW = {
+NARROW = {  # what a short training is, the widths of the networks, the optimizers
     "anogan": (
         ("budget.epochs=4", "method.search_steps=200"),
-        ("generator", "discriminator"),
+        ("generator.width", "discriminator.width"),
         ("optimizer",),
     ),
     "f_anogan": (
         ("budget.epochs=8",),
-        ("generator", "critic", "encoder"),
+        ("generator.width", "critic.width", "encoder.width"),
         ("optimizer", "encoder_optimizer"),
     ),
+    "ganomaly": (("budget.epochs=2",), ("width",), ("optimizer",)),
+    "skip_ganomaly": (("budget.epochs=2",), ("width",), ("optimizer",)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "rate", "width"), [("anogan", "2e-4", 16), ("f_anogan", "1e-3", 8)])
+@pytest.mark.parametrize(
+    ("method", "rate", "width"),
+    [("anogan", "2e-4", 16), ("f_anogan", "1e-3", 8), ("ganomaly", "1e-3", 16), ("skip_ganomaly", "1e-3", 16)],
+)
 def test_trained_it_beats_itself_untrained(lab, tmp_path, method, rate, width):
     """Small networks, 32 px; untrained: a learning rate that changes no weight, batch norm sees all."""
-    budget, networks, optimizers = NARROW[method]
+    budget, widths, optimizers = NARROW[method]
     found = []
     for lr, short in ((rate, ()), ("1e-12", ("budget.epochs=2",))):
         lab(
             f"method={method}", "experiment=demo", "data.image_size=32", "data.batch_size=16", "logger=none",
             "callbacks.anomaly_maps=null", "controls=false", "trainer=cpu", f"runs_dir={tmp_path}/runs/{lr}",
             "budget.schedule=constant", *budget,
-            *(f"method.{network}.width={width}" for network in networks),
+            *(f"method.{key}={width}" for key in widths),
             *(f"method.{optimizer}.lr={lr}" for optimizer in optimizers), *short,
         )  # fmt: skip
         (path,) = (tmp_path / "runs" / lr).rglob("metrics.json")
