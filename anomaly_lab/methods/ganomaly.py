@@ -66,6 +66,8 @@ class ReconstructionGAN(AdversarialMethod):
     statistics or, as the code of the authors, by the batch.
     """
 
+    image_size: ImageSize
+    channels: Literal[1, 3]
     reinitialisations: Tensor
     pending_loss: Tensor
 

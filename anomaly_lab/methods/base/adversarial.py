@@ -118,9 +118,10 @@ class AdversarialMethod(Method):
             lower_learning_rates(self.trainer.optimizers, share)
 
         networks = self.networks()
-        optimizers: dict[str, Any] = dict(zip(networks, self.optimizers(), strict=True))  # type: ignore[arg-type]
+        optimizers: dict[str, Any] = dict(zip(networks, self.optimizers(), strict=True))
         random = self.random_at("training", self.current_epoch, batch_idx)
-        losses, parts = {}, {}
+        losses: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
         for turn in self.turns(images, stage, self.current_epoch * batches + batch_idx, random):
             optimizers[turn.name].zero_grad()
             own = [weight for weight in networks[turn.name].parameters() if weight.requires_grad]
