@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anomaly_lab.inference.detector import Detector
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Detector"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 COLUMNS = (
     "image_auroc", "pixel_auroc", "pixel_auroc_smoothed", "pixel_aupro", "pixel_aupro_smoothed", "fit_seconds",
-    "train_images_per_second", "test_images_per_second", "peak_memory_mb",
+    "train_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb",
 )  # fmt: skip
 
 root = Path(sys.argv[1])

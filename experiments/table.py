@@ -11,7 +11,7 @@ from pathlib import Path
 
 COLUMNS = ("pixel_auroc", "pixel_auroc_smoothed", "pixel_aupro", "pixel_aupro_smoothed")
 DEFECTS = ("covid", "viral_pneumonia")  # the two kinds of abnormal X-rays are told apart
-COSTS = ("fit_seconds", "test_images_per_second", "peak_memory_mb")
+COSTS = ("fit_seconds", "test_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb")
 KEY = ("row", "method", "data", "seed")
 METRICS = [name for column in ("image_auroc", *COLUMNS) for name in (column, f"control_{column}")]
 APART = [f"image_auroc_{defect}" for defect in DEFECTS]
@@ -28,7 +28,7 @@ def row(path: Path, prefix: str) -> dict[str, object]:
     return {
         **dict(zip(KEY, (name.removeprefix(prefix), method, data, seed.removeprefix("seed=")), strict=True)),
         **rounded,
-        **{cost: round(metrics[cost], 2) for cost in COSTS},
+        **{cost: round(metrics[cost], 4) if cost in metrics else "" for cost in COSTS},  # the second: of older runs
         "commit": json.loads(path.with_name("environment.json").read_text())["git"],
     }
 

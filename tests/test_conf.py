@@ -105,7 +105,6 @@ TESTED_ELSEWHERE = {
     "methods/base/build.py": "methods/test_contract.py",
     "runs/checkpoint.py": "training/test_checkpoint.py",
     "runs/lock.py": "launch/test_job.py",
-    "runs/naming.py": "runs/test_folder.py",
     "tracking/logged.py": "training/test_progress.py",
     "tracking/service.py": "cli/test_sync.py",
     "training/checks.py": "training/test_run.py",

@@ -17,9 +17,9 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.launch.job import end_with_launcher
-from anomaly_lab.runs.folder import is_finished, state_of
+from anomaly_lab.runs.folder import state_of
 from anomaly_lab.runs.lock import exclusive
-from anomaly_lab.runs.naming import folder_of
+from anomaly_lab.runs.naming import folder_of, place_of
 
 
 def main() -> None:
@@ -34,12 +34,13 @@ def main() -> None:
     if not any(argument.startswith("-") for argument in overrides):
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             resolved = check(compose(overrides))
-        folder = folder_of(resolved)
+        place = place_of(resolved)
+        state = state_of(*place, resolved["rerun"])
         if resolved["dry_run"]:
-            print(f"{state_of(folder, resolved['rerun'])}: {folder}")
+            print(f"{state}: {place.folder}")
             return
-        if is_finished(folder) and not resolved["rerun"]:  # before Hydra writes there and before torch is imported
-            print(f"already done, skipped: {folder} (rerun=true does it again)")
+        if state == "finished":  # before Hydra writes there and before torch is imported
+            print(f"already done, skipped: {place.folder} (rerun=true does it again)")
             return
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
 

@@ -27,12 +27,7 @@ def signature(target: str) -> dict[str, Any]:
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    imported = {
-        alias.asname or alias.name: (node.module, alias.name)
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anomaly_lab")
-        for alias in node.names
-    }
+    imported = _imported(tree)
     found = next((node for node in tree.body if getattr(node, "name", None) == name), None)
     if isinstance(found, ast.FunctionDef):
         return {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(found)}
@@ -48,6 +43,43 @@ def signature(target: str) -> dict[str, Any]:
         fields = [node for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
         return {field.target.id: _type(field.annotation, aliases, imported) for field in fields}  # type: ignore[union-attr]
     return {}
+
+
+@cache
+def class_fact(target: str, name: str) -> Any:
+    """The value of a class attribute, read from the source of the class or of its first base class that has it.
+
+    Raises UserError where no class of ours has it.
+    """
+    module, _, class_name = target.rpartition(".")
+    tree = _source_tree(module)
+    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name), None)
+    if found is None:
+        raise UserError(f"_target_: expected a class of {module}, found {class_name!r}")
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
+            left = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(left, ast.Name) and left.id == name:
+                return ast.literal_eval(node.value)
+    imported = _imported(tree)
+    for base in found.bases:
+        if isinstance(base, ast.Name) and (base.id in imported or base.id in _classes(tree)):
+            return class_fact(".".join(imported.get(base.id, (module, base.id))), name)
+    raise UserError(f"_target_: expected a class with {name}, found {class_name!r} of {module}")
+
+
+def _classes(tree: ast.Module) -> set[str]:
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
+    """Names that a module imports from ours: module and name there."""
+    return {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anomaly_lab")
+        for alias in node.names
+    }
 
 
 @cache

@@ -52,22 +52,26 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sampl
     return kept, [sample for sample in samples if sample.group in held]
 
 
-def fingerprint(splits: Splits) -> str:
-    """Hash of everything the data can change in a result: contents, labels and names, not the place on disk."""
+def digests(files: list[Path]) -> list[str]:
+    """The SHA-256 of the content of each file."""
 
-    def content(path: Path) -> str:
+    def digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    samples = [*splits.train, *splits.test]
-    files = [path for sample in samples for path in (sample.path, sample.mask_path) if path]
     with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter
-        digests = dict(zip(files, pool.map(content, files), strict=True))
-    total = hashlib.sha256(str(len(splits.train)).encode())
+        return list(pool.map(digest, files))
+
+
+def fingerprint(samples: list[Sample]) -> str:
+    """A hash of everything in which samples can change a result: contents, masks, labels, names, groups; no place."""
+    files = [path for sample in samples for path in (sample.path, sample.mask_path) if path]
+    content = dict(zip(files, digests(files), strict=True))
+    total = hashlib.sha256()
     groups = {group: number for number, group in enumerate(dict.fromkeys(sample.group for sample in samples))}
     for sample in samples:
-        mask = digests[sample.mask_path] if sample.mask_path else ""
-        row = (sample.path.name, digests[sample.path], mask, sample.label, sample.defect, groups[sample.group])
+        mask = content[sample.mask_path] if sample.mask_path else ""
+        row = (sample.path.name, content[sample.path], mask, sample.label, sample.defect, groups[sample.group])
         total.update(repr(row).encode())
     return total.hexdigest()
 

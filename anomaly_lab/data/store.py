@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data import cache
 from anomaly_lab.data.images import Decoding
-from anomaly_lab.data.samples import Sample
+from anomaly_lab.data.samples import Sample, digests
 
 Cache = Literal["auto", "disk", "device", "memory", "none"]
 Images = UInt8[Tensor, "image channel side side"]
@@ -122,9 +122,11 @@ def _in_memory(samples: list[Sample], decoding: Decoding, workers: int, on_error
 
 def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path) -> Decoded:
     """The entry of these files and settings; the first process to ask makes it, the others wait."""
-    files = [_identity(sample.path) for sample in samples]
-    mask = _identity(Path(decoding.region)) if isinstance(decoding.region, str) else None
-    path = cache.entry(folder, [files, astuple(decoding), mask, on_error])
+    settings = decoding
+    files = [sample.path for sample in samples]
+    if isinstance(decoding.region, str):  # a mask image counts by its content, wherever it lies
+        settings, files = replace(decoding, region=None), [*files, Path(decoding.region)]
+    path = cache.entry(folder, [_digests(files), astuple(settings), on_error])
     guard = cache.lock(path)
     try:
         guard.acquire(timeout=0)
@@ -165,6 +167,14 @@ def _is_whole(path: Path) -> bool:
         return (path / "images").stat().st_size == int(np.prod(about["shape"]))
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _digests(files: list[Path]) -> list[str]:
+    """Hashes of the contents: a file that is replaced under the same name, size and time is another one."""
+    try:
+        return digests(files)
+    except OSError as error:
+        raise UserError(f"{error.filename}: expected an image, found: {error.strerror}") from error
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

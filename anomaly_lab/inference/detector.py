@@ -59,7 +59,7 @@ from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.runs.checkpoint import load_checkpoint
 from anomaly_lab.runs.collect import finished_run
-from anomaly_lab.runs.folder import read_thresholds
+from anomaly_lab.runs.folder import read_thresholds, region_of
 
 __all__ = ["Decision", "Detector", "ImageResult", "PhotoPrediction", "iter_predictions"]
 Given = TypeVar("Given", bound=Photo)
@@ -155,6 +155,7 @@ class Detector:
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")
         checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
         settings = cast(dict[str, Any], OmegaConf.to_container(config.data.decoding, resolve=True))
+        settings["region"] = region_of(folder, settings["region"])
         decoding = Decoding(**{key: value for key, value in settings.items() if key != "_target_"})
         method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
         try:

@@ -8,6 +8,7 @@ test images likewise, and START seconds. Nothing is written.
 import json
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -92,7 +93,8 @@ def rate_of(config: dict[str, Any]) -> Rate | None:
     gpu = config["trainer"]["accelerator"] != "cpu" and bool(visible_gpus())
     runs = list(islice(earlier(Path(config["runs_dir"]), likeness(config), config["method"]["name"], gpu), ENOUGH))
     if runs:
-        training, test = (median(1 / run[f"{name}_images_per_second"] for run in runs) for name in ("train", "test"))
+        training = median(1 / run["train_images_per_second"] for run in runs)
+        test = median(run["test_seconds"] / run["test_images"] for run in runs)
         return Rate(training, test, f"{len(runs)} earlier runs" if len(runs) > 1 else "an earlier run")
     if config["data"]["plan"] == "images_once":
         return None
@@ -111,9 +113,10 @@ def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict
         except (OSError, ValueError, KeyError, OmegaConfBaseException):  # of another version, or not whole
             continue
         on_cpu = device.get("device") == (platform.processor() or platform.machine())
-        rates = ("train_images_per_second", "test_images_per_second")
-        if same and on_cpu != gpu and is_finished(path.parent) and all(metrics.get(name) for name in rates):
-            yield metrics
+        costs = ("train_images_per_second", "test_seconds")
+        if same and on_cpu != gpu and is_finished(path.parent) and all(metrics.get(name) for name in costs):
+            with suppress(FileNotFoundError), path.with_name("scores.csv").open("rb") as file:
+                yield {**metrics, "test_images": sum(1 for _ in file) - 1}
 
 
 def step(config: dict[str, Any], gpu: bool) -> float:

@@ -18,6 +18,7 @@ class Job(NamedTuple):
     folder: Path
     config: dict[str, Any]  # resolved
     asked: int  # which of the sweeper's jobs it belongs to: a pool of categories becomes several
+    result_key: str = ""
 
 
 class Outcome(NamedTuple):

@@ -29,8 +29,8 @@ from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.data.layouts import POOLS, categories, of_pool
 from anomaly_lab.launch.jobs import Job, Outcome, Words
 from anomaly_lab.launch.table import JobTable
-from anomaly_lab.runs.folder import state_of
-from anomaly_lab.runs.naming import folder_of
+from anomaly_lab.runs.folder import state_of, write_job
+from anomaly_lab.runs.naming import place_of
 
 Settings = TypeVar("Settings")
 POOL_WORDS = {f"data.category={pool}": pool for pool in POOLS}
@@ -109,7 +109,8 @@ def plan(compose: Composer, asked: Sequence[Sequence[str]]) -> list[Job]:
             composed = compose(words)
             refuse_unread(words, composed)
             config = check(composed)
-            jobs.append(Job(words, label, folder_of(config), config, number))
+            place = place_of(config)
+            jobs.append(Job(words, label, place.folder, config, number, place.result_key))
     return jobs
 
 
@@ -161,8 +162,13 @@ def launch(
     runs: dict[Path, Job] = {}
     for job in jobs:
         if runs.setdefault(job.folder, job) is not job:
+            if runs[job.folder].result_key != job.result_key:
+                raise UserError(
+                    f"{job.label}: expected jobs that train weights of their own, found one that only judges those of "
+                    f"{runs[job.folder].label} in another way; a run folder holds one result, set another name="
+                )
             say(f"the same run twice, done once: {job.label}")
-    states = {job.folder: state_of(job.folder, job.config["rerun"]) for job in runs.values()}
+    states = {job.folder: state_of(job.folder, job.result_key, job.config["rerun"]) for job in runs.values()}
     counts = Counter(states.values())
     say(f"{len(runs)} jobs: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     to_do = [job for job in runs.values() if states[job.folder] != "finished"]
@@ -174,6 +180,9 @@ def launch(
         say("\n".join(estimate(to_do, launcher.jobs if isinstance(launcher.jobs, int) else None)))
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in asked]
     outcomes = {folder: Outcome("done") for folder in runs}
+    for job in to_do:
+        if states[job.folder] == "to judge again":
+            write_job(job.folder, "interrupted")  # a launcher takes a finished run for a job that has ended
     if to_do:
         with JobTable({job.folder: job.label for job in to_do}) as board:
             outcomes |= launcher.execute(to_do, config, board)

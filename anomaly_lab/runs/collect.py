@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.runs import settings
-from anomaly_lab.runs.folder import RESULT_VERSION, is_finished
+from anomaly_lab.runs.folder import RESULT_VERSION, is_finished, maker_of
 from anomaly_lab.runs.lock import is_left
 from anomaly_lab.runs.measures import BY_KEY
 
@@ -36,6 +36,10 @@ def finished_runs(folders: str) -> list[Path]:
 def finished_run(folder: str) -> Path:
     """The folder of a finished run, or a UserError."""
     run = Path(folder).expanduser()
+    if maker := maker_of(run):
+        raise UserError(
+            f"run: expected a run folder of this version, found one that {maker} made: {run}; run its command again"
+        )
     if not is_finished(run):
         raise UserError(
             "run: expected the folder of a finished run of this version (metrics.json, and job.json with state done), "
@@ -200,7 +204,7 @@ def _metrics(found: dict[str, Any], trouble: list[str]) -> dict[str, float]:
             possible, expected = number >= 0, "of 0 or more"
         else:
             possible, expected = -ROUNDING <= number <= 1 + ROUNDING, "from 0 to 1"
-        if possible and name != "result_version":
+        if possible and name not in {"result_version", "result_key"}:
             metrics[name] = number
         elif expected:
             trouble.append(f"metrics.json: expected {name} {expected}, found {json.dumps(value)[:40]}")

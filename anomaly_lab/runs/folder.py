@@ -5,32 +5,51 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from anomaly_lab.core.files import write_json
+from anomaly_lab.core.distributed import is_first_process
+from anomaly_lab.core.files import write_json, write_whole
 
-RESULT_VERSION = 2  # raise it when the code changes what a given configuration results in
+FORMAT = 3  # of a run folder: raise it when older folders can no longer be read
+RESULT_VERSION = 3  # raise it when the code of evaluation changes what the same weights result in
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the folder holds the result of this version of the program."""
-    states = (read_job(folder).get("state"), _read(folder / "metrics.json").get("result_version"))
-    return states == ("done", RESULT_VERSION)
+    """Whether the folder holds a whole result that this version can read."""
+    job = read_job(folder)
+    return (job.get("state"), job.get("format")) == ("done", FORMAT) and bool(_read(folder / "metrics.json"))
+
+
+def is_current(folder: Path, result_key: str) -> bool:
+    """Whether a finished run was judged by these settings."""
+    return is_finished(folder) and _read(folder / "metrics.json").get("result_key") == result_key
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
-    """The checkpoint from which an unfinished run of this version goes on."""
+    """The checkpoint from which a run goes on: with training, or with judging where the training is done."""
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    return checkpoint if checkpoint.is_file() and read_job(folder).get("result_version") == RESULT_VERSION else None
+    return checkpoint if checkpoint.is_file() and read_job(folder).get("format") == FORMAT else None
 
 
-def state_of(folder: Path, rerun: bool = False) -> str:
-    """What is left to do for a run: nothing, all of it, or the rest from its checkpoint."""
+def state_of(folder: Path, result_key: str, rerun: bool = False) -> str:
+    """What is left to do for a run: all of it, the rest from its checkpoint, judging alone, or nothing."""
     if is_finished(folder):
-        return "to do again" if rerun else "finished"
+        if rerun:
+            return "to do again"
+        return "finished" if is_current(folder, result_key) else "to judge again"
     return "unfinished" if checkpoint_to_resume(folder) else "to start"
 
 
+def maker_of(folder: Path) -> str | None:
+    """The version that made a run folder which this one cannot read; None for a folder that it can read or start."""
+    job = read_job(folder)
+    if not job or job.get("format") == FORMAT:
+        return None
+    versions = _read(folder / "environment.json").get("versions")
+    version = versions.get("anomaly_lab") if isinstance(versions, dict) else None
+    return f"anomaly_lab {version}" if isinstance(version, str) else "another version of anomaly_lab"
+
+
 def read_job(folder: Path) -> dict[str, Any]:
-    """What `job.json` says: state running, done or failed, and with which version; empty before the first run."""
+    """The content of `job.json`: state (running, done, failed), format, times; empty before the first run."""
     return _read(folder / "job.json")
 
 
@@ -45,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def write_job(folder: Path, state: str, **details: Any) -> None:
     """Write `job.json`."""
-    write_json(folder / "job.json", {"state": state, "result_version": RESULT_VERSION, **details})
+    write_json(folder / "job.json", {"state": state, "format": FORMAT, **details})
 
 
 def write_threshold(folder: Path, threshold: dict[str, Any]) -> None:
@@ -58,3 +77,32 @@ def read_thresholds(folder: Path) -> list[dict[str, Any]]:
     """The thresholds of a run, oldest first."""
     path = folder / "threshold.json"
     return json.loads(path.read_text()) if path.is_file() else []
+
+
+REGION = "region.png"  # the mask image of `data.region`, as the run was trained with
+
+
+def keep_region(data: dict[str, Any], folder: Path) -> None:
+    """Store the mask image of `data.region` in the run folder, once, and read it from there.
+
+    A box, or none, is left as it is. Raises UserError where the mask image cannot be read.
+    """
+    if not isinstance(data["region"], str):
+        return
+    if not (folder / REGION).is_file() and is_first_process():
+        import cv2  # here: who asks for the state of a run needs no OpenCV
+        import numpy as np
+
+        from anomaly_lab.data.formats import MAX_PIXELS
+        from anomaly_lab.data.placement import read_white
+
+        white = read_white(Path(data["region"]).expanduser(), MAX_PIXELS)
+        encoded = cv2.imencode(".png", white.astype(np.uint8) * 255)[1].tobytes()
+        write_whole(folder / REGION, lambda part: part.write_bytes(encoded))
+    stored = str(folder / REGION) if (folder / REGION).is_file() else data["region"]
+    data["region"] = data["decoding"]["region"] = data["datamodule"]["decoding"]["region"] = stored
+
+
+def region_of(folder: Path, region: Any) -> Any:
+    """The region of a finished run: its own mask image, where it has one."""
+    return str(folder / REGION) if isinstance(region, str) and (folder / REGION).is_file() else region

@@ -1,36 +1,101 @@
-"""The folder of a run, named after everything that decides its result."""
+"""The two keys of a run: one for its weights, which names the folder, and one for the way they are judged.
+
+Both are white lists. What stands in neither, such as the number of pictures, the logger or the hardware, changes
+nothing; a new callback or option changes nothing until it is listed here.
+"""
 
 import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from anomaly_lab.config.schema import class_fact
 from anomaly_lab.data.samples import fingerprint
+from anomaly_lab.runs.folder import RESULT_VERSION
 
-# What can differ without changing a result: places, names, hardware. The data itself enters by its fingerprint.
-NO_RESULT = {
-    # what `budget` sets counts where it is used
-    "": {"name", "runs_dir", "rerun", "dry_run", "logger", "run_folder", "hydra", "checkpoint", "budget"},
-    "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
-    "callbacks": {"checkpoint", "progress", "budget", "epoch_lines", "curves", "gallery"},  # the last two only look
-    "datamodule": {"splits", "workers", "cache", "cache_dir"},
-    "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
-}
+WEIGHTS_VERSION = 1  # raise it when data path or training loop change the weights that a configuration leads to
+DECODING = ("image_size", "channels", "resize", "value_range")
+DATA = ("kind", "plan", "on_error", "held_out", "split_seed", "seed")  # of the datamodule, as what follows
+PATCHES = ("patch_size", "patches", "redraw", "batch_size", "augmentation")  # read only where patches are drawn
+TRAINER = (
+    "max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
+    "limit_train_batches", "sync_batchnorm",
+)  # fmt: skip
+TILING = ("_target_", "size", "stride", "score")
+NO_WEIGHTS = {"name", "tiling"}  # of a method
 
 
-def run_folder(config: dict[str, Any], data_fingerprint: str) -> Path:
-    """`<runs_dir>/<name>/<method>/<dataset>/<category>/seed=<n>/<hash>` for a resolved configuration."""
-    kept = _without(NO_RESULT[""], config)
-    for section in ("data", "trainer", "callbacks"):
-        kept[section] = _without(NO_RESULT[section], config[section])
-    kept["method"] = by_content(config["method"])
-    kept["data"]["datamodule"] = _without(NO_RESULT["datamodule"], config["data"]["datamodule"])
-    text = json.dumps([kept, data_fingerprint], sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+class Fingerprints(NamedTuple):
+    """Hashes of the content of the images."""
+
+    train: str  # of the normal images, held-out ones included
+    test: str  # of the test images, with masks and labels
+
+
+class Place(NamedTuple):
+    """Where a run lies, and by what its result is known."""
+
+    folder: Path
+    result_key: str
+
+
+def place_of(resolved: dict[str, Any]) -> Place:
+    """Folder and result key of a checked configuration. Raises UserError where the data cannot be found."""
+    found = fingerprints_of(resolved)
+    return Place(run_folder(resolved, found.train), result_key(resolved, found.test))
+
+
+def folder_of(resolved: dict[str, Any]) -> Path:
+    """The folder of the run that a checked configuration describes. Raises UserError as `place_of` does."""
+    return place_of(resolved).folder
+
+
+def run_folder(config: dict[str, Any], train_fingerprint: str) -> Path:
+    """`<runs_dir>/<name>/<method>/<dataset>/<category>/seed=<n>/<weights key>` for a resolved configuration."""
     data = config["data"]
     where = (config["name"], config["method"]["name"], data["name"], data["category"], f"seed={config['seed']}")
-    return Path(config["runs_dir"]).absolute().joinpath(*where, digest)
+    return Path(config["runs_dir"]).absolute().joinpath(*where, weights_key(config, train_fingerprint))
+
+
+def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
+    """A hash of everything that decides the weights of a run."""
+    data, method = config["data"]["datamodule"], config["method"]
+    names = DATA if data["plan"] == "images_once" else DATA + PATCHES
+    return _hash(
+        WEIGHTS_VERSION,
+        class_fact(method["_target_"], "version"),
+        train_fingerprint,
+        _only(names, data),
+        _only(DECODING, data["decoding"]),
+        region_key(data["decoding"]["region"]),
+        by_content({key: value for key, value in method.items() if key not in NO_WEIGHTS}),
+        _only(TRAINER, config["trainer"]),
+        config["seed"],
+    )
+
+
+def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
+    """A hash of everything that decides how given weights are judged."""
+    return _hash(
+        RESULT_VERSION,
+        test_fingerprint,
+        config["threshold"],
+        config["controls"],
+        _only(TILING, config["method"]["tiling"]),
+        config["callbacks"].get("synthetic"),
+    )
+
+
+def region_key(region: Any) -> Any:
+    """What names `data.region` in a key: a box by its numbers, a mask image by its pixels."""
+    if not isinstance(region, str):
+        return region
+    from anomaly_lab.data.formats import MAX_PIXELS  # here: most runs have no mask image, and need no OpenCV yet
+    from anomaly_lab.data.placement import read_white
+
+    white = read_white(Path(region).expanduser(), MAX_PIXELS)
+    return [*white.shape, hashlib.sha256(white.tobytes()).hexdigest()]
 
 
 def by_content(node: Any) -> Any:
@@ -44,24 +109,29 @@ def by_content(node: Any) -> Any:
     return changed
 
 
+def fingerprints_of(resolved: dict[str, Any]) -> Fingerprints:
+    """Those of the data of a checked configuration. Raises UserError where the data cannot be found."""
+    return _fingerprints(json.dumps(resolved["data"]["layout"]))
+
+
+@cache
+def _fingerprints(layout: str) -> Fingerprints:
+    """A process reads the images once, however many jobs of a sweep share them."""
+    import hydra  # here: who only reads a run folder needs no Hydra
+
+    splits = hydra.utils.instantiate(json.loads(layout))
+    return Fingerprints(fingerprint(splits.train), fingerprint(splits.test))
+
+
 @cache
 def _digest(path: Path, *_identity: int) -> str:
     """SHA-256 of a file, read once for all jobs of a sweep."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _without(names: set[str], mapping: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in mapping.items() if key not in names}
+def _only(names: tuple[str, ...], mapping: dict[str, Any]) -> dict[str, Any]:
+    return {name: mapping[name] for name in names if name in mapping}
 
 
-def folder_of(resolved: dict[str, Any]) -> Path:
-    """The run folder of a checked configuration. Raises UserError where the data cannot be found."""
-    return run_folder(resolved, _fingerprint(json.dumps(resolved["data"]["layout"])))
-
-
-@cache
-def _fingerprint(layout: str) -> str:
-    """That of the data; a process reads the images once, however many jobs of a sweep share them."""
-    import hydra  # here: who only reads a run folder needs no Hydra
-
-    return fingerprint(hydra.utils.instantiate(json.loads(layout)))
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]

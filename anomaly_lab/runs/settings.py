@@ -6,8 +6,6 @@ from typing import Any
 
 import yaml
 
-from anomaly_lab.runs.naming import NO_RESULT
-
 Settings = dict[str, Any]  # "method.network.latent_size" -> 100
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, and not everywhere
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -20,6 +18,13 @@ OF_THE_DATA = (
     "data.value_range", "data.region", "data.max_pixels", "data.on_error", "data.settings", "data.test_batch_size",
     "augmentation", "input", "tiling", "tilings",
 )  # fmt: skip
+
+
+NOT_SHOWN = {  # places, names, hardware
+    "": {"name", "runs_dir", "rerun", "dry_run", "logger", "run_folder", "hydra", "checkpoint", "budget"},
+    "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
+}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,10 +43,10 @@ def chosen(config: dict[str, Any]) -> Settings:
 
     So a setting that follows from the category or from the seed is the same in all of them.
     """
-    kept = {key: value for key, value in config.items() if key not in NO_RESULT[""] | {"seed", "callbacks", "controls"}}
+    kept = {key: value for key, value in config.items() if key not in NOT_SHOWN[""] | {"seed", "callbacks", "controls"}}
     for section in ("data", "trainer"):
         if isinstance(kept.get(section), dict):
-            kept[section] = {key: value for key, value in kept[section].items() if key not in NO_RESULT[section]}
+            kept[section] = {key: value for key, value in kept[section].items() if key not in NOT_SHOWN[section]}
     if isinstance(kept.get("data"), dict):
         kept["data"].pop("datamodule", None)  # repeats the keys above
     if isinstance(kept.get("method"), dict):

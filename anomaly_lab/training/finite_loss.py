@@ -62,9 +62,7 @@ class FiniteLoss(pl.Callback):
         # Of AnoGAN it is another loss than that of the steps: small ones say nothing about its size.
         self._refuse(value, trainer, pl_module, f"after the last batch of epoch {trainer.current_epoch + 1}", least=1.0)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: Method, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Method, checkpoint: dict[str, Any]) -> None:
         """Look before a checkpoint is written, at what is in it too."""
         self._look(trainer, pl_module)
         for name, weights in pl_module.named_parameters():
@@ -87,9 +85,7 @@ class FiniteLoss(pl.Callback):
             self._refuse(value if math.isfinite(returned) else returned, trainer, pl_module, where)
             self._last.append(abs(value))
 
-    def _refuse(
-        self, value: float, trainer: pl.Trainer, pl_module: Method, where: str, least: float = 0.0
-    ) -> None:
+    def _refuse(self, value: float, trainer: pl.Trainer, pl_module: Method, where: str, least: float = 0.0) -> None:
         """Stop at a loss that is no number, or out of all proportion to the median (or to `least`, if larger)."""
         if not math.isfinite(value):
             raise stopped(trainer, pl_module, f"the loss is {value} {where}")

@@ -5,9 +5,9 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -18,15 +18,21 @@ from anomaly_lab.core.files import write_json
 from anomaly_lab.core.messages import is_user_mistake
 from anomaly_lab.report.html import write_report
 from anomaly_lab.runs.checkpoint import load_checkpoint
-from anomaly_lab.runs.folder import checkpoint_to_resume, is_finished, read_job, write_job
-from anomaly_lab.training.run import _fit_and_test
+from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, state_of, write_job
+from anomaly_lab.runs.naming import place_of
+from anomaly_lab.training.run import fit_and_test
 
 
 def run(config: DictConfig, folder: Path) -> None:
     """Train and test one configuration in its folder, unless its result is there already."""
-    if is_finished(folder) and not config.rerun:
+    resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    key = place_of(resolved).result_key
+    state = state_of(folder, key, config.rerun)
+    if state == "finished":
         say(f"already done, skipped: {folder} (rerun=true does it again)")
         return
+    if state == "to judge again":
+        say(f"trained already, judged again from its checkpoint: {folder}")
     resume = checkpoint_to_resume(folder)
     if resume is None and is_first_process():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of another version: must not be taken over later
@@ -41,7 +47,7 @@ def run(config: DictConfig, folder: Path) -> None:
         for part in folder.rglob(".*.ckpt.*"):  # of a process that was killed while it wrote
             part.unlink()
     try:
-        metrics = _fit_and_test(config, folder, resume)
+        metrics = {**fit_and_test(config, folder, resume), "result_key": key, "result_version": RESULT_VERSION}
     except BaseException as error:
         terminated = isinstance(error, SystemExit) and not error.code  # SIGTERM, as Lightning tells it
         interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
@@ -102,7 +108,7 @@ def show(metrics: dict[str, Any], folder: Path) -> None:
     """Print the metrics and say where the pictures lie."""
     table = Table("metric", "value")
     for name, value in metrics.items():
-        if name != "result_version":
+        if name not in {"result_version", "result_key"}:
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     console = Console()
     console.print(table)

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +14,15 @@ from pytorch_lightning.loggers import WandbLogger
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.files import write_json
-from anomaly_lab.evaluation.controls import Controls
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.evaluation.controls import Controls, controls_file
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import evaluating
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
-from anomaly_lab.runs.folder import RESULT_VERSION
+from anomaly_lab.runs.folder import keep_region
+from anomaly_lab.runs.naming import fingerprints_of
 from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
 from anomaly_lab.training.checks import check_batch_norm, check_manual_optimisation, check_processes, check_strategy
 from anomaly_lab.training.environment import environment
@@ -27,7 +30,8 @@ from anomaly_lab.training.precision import choose
 from anomaly_lab.training.throughput import Throughput
 
 
-def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
+def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
+    """Train, or go on from a checkpoint, then set the threshold and test; the metrics."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # of short runs, which are meant to be
@@ -37,12 +41,13 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
     pl.seed_everything(resolved["seed"], verbose=False)
 
+    keep_region(resolved["data"], folder)
     datamodule = instantiate(resolved["data"]["datamodule"])
     method = build_method(resolved)
     check_manual_optimisation(method, resolved["trainer"])
     callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
     evaluation, throughput = Evaluation(instantiate(resolved["threshold"])), Throughput()
-    controls = Controls(evaluation) if resolved["controls"] else None
+    controls = Controls(evaluation, controls_cache(resolved, datamodule)) if resolved["controls"] else None
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     logger = instantiate(resolved["logger"]) if resolved["logger"] else None
@@ -51,7 +56,7 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
         precision = "32-true"
     trainer = instantiate(
         {**resolved["trainer"], "precision": precision},
-        callbacks=[evaluation, *([controls] if controls else []), throughput, *callbacks],
+        callbacks=[throughput, evaluation, *([controls] if controls else []), *callbacks],
         logger=logger or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
@@ -68,9 +73,10 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     if resume is None:  # else its findings are in the checkpoint
         method.prepare(datamodule.whole_training_images())
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
-    with evaluating(method), torch.no_grad():
-        method.calibrate(datamodule.held_out_images(method.device))
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    if resume is None or throughput.has_trained:  # else the checkpoint is that of a whole training already
+        with evaluating(method), torch.no_grad():
+            method.calibrate(datamodule.held_out_images(method.device))
+        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     trainer.predict(method, datamodule, return_predictions=False)  # normal images: sets the threshold
     if datamodule.test_samples:
         trainer.test(method, datamodule, verbose=False)
@@ -90,4 +96,13 @@ def _fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict
     if isinstance(logger, WandbLogger) and trainer.is_global_zero:
         log_tables(logger, folder)
         finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
-    return {**metrics, **held_out, "precision": trainer.precision, "result_version": RESULT_VERSION}
+    return {**metrics, **held_out, "precision": trainer.precision}
+
+
+def controls_cache(resolved: dict[str, Any], datamodule: DataModule) -> Path:
+    """The file that keeps what the trivial controls reach on these data, decoded in this way, for all runs."""
+    data = resolved["data"]
+    return controls_file(
+        datamodule.cache_dir.parent / "controls",
+        [*fingerprints_of(resolved), *astuple(datamodule.decoding), data["held_out"], data["split_seed"]],
+    )

@@ -1,60 +1,97 @@
-"""What the run cost: images a second, seconds of training, peak memory."""
+"""What a run costs: seconds of training and of the test, seconds per image of the method alone, peak memory."""
 
 import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
+from anomaly_lab.core.types import Batch
+from anomaly_lab.methods.base.method import Method
 from anomaly_lab.training.cost import peak_memory
 
 
 class Throughput(pl.Callback):
-    """Collect `train_images_per_second`, `test_images_per_second`, `fit_seconds`, `peak_memory_mb` in `costs`.
+    """Collect the costs of a run in `costs`; it stands first among the callbacks.
 
-    Training counts whole epochs, their data and logging included, and goes on counting in a resumed run; memory is the
-    accelerator's where there is one, else the process's.
+    - `fit_seconds`, `train_images_per_second`: whole epochs, their data and logging included; a resumed run goes on
+      counting, and a run that was trained already keeps its figures.
+    - `predict_seconds_per_image`: the method alone, from the decoded image on the device to map and score, the device
+      synchronised. The first batch warms up and does not count where there are others; else it is timed once more.
+    - `test_seconds`: the whole test, with decoding, controls, map files and metrics.
+    - `peak_memory_mb`: of the accelerator where there is one, else of the process.
     """
 
     def __init__(self) -> None:
         self.costs: dict[str, float] = {}
-        self._start = 0.0
-        self._seconds = 0.0  # of training, up to the last checkpoint
-        self._test_start = 0.0
+        self.has_trained = False
+        self._since: float | None = None  # the start of this training, while it lasts
+        self._seconds = 0.0  # of training before that
         self._images = 0
+        self._test_start = self._batch_start = 0.0
+        self._predicted: list[tuple[float, int]] = []  # seconds and images of each batch
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter() - self._seconds
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """Start the clock of the training."""
+        self._since, self.has_trained = time.perf_counter(), True
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count the images of all ranks."""
+        """Count the images of all processes."""
         self._images += len(batch.image) * trainer.world_size
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
-        self._seconds = seconds = time.perf_counter() - self._start
-        self.costs |= {"fit_seconds": seconds, "train_images_per_second": self._images / seconds}
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """Stop the clock of the training."""
+        self._seconds, self._since = self._spent(), None
+        self._tell_training()
+
+    def _spent(self) -> float:
+        return self._seconds + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    def _tell_training(self) -> None:
+        self.costs |= {"fit_seconds": self._seconds, "train_images_per_second": self._images / self._seconds}
 
     def state_dict(self) -> dict[str, float]:
-        """What was spent so far."""
-        return {"seconds": time.perf_counter() - self._start, "images": self._images}
+        """Seconds and images of training so far."""
+        return {"seconds": self._spent(), "images": self._images}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on from there."""
         self._seconds, self._images = state_dict["seconds"], int(state_dict["images"])
-        self.costs = {"fit_seconds": self._seconds, "train_images_per_second": self._images / self._seconds}
+        self._tell_training()
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Start the clock of the test."""
         self._test_start = time.perf_counter()
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock of the test; reading, maps and metrics are in."""
-        images = len(trainer.datamodule.test_samples)  # type: ignore[attr-defined]
-        self.costs["test_images_per_second"] = images / (time.perf_counter() - self._test_start)
+    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: Method, batch: Batch, *_: int) -> None:
+        """Start the clock of a batch."""
+        self._batch_start = _now(pl_module.device)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Batch, batch_idx: int, *_: int
+    ) -> None:
+        """Stop the clock of a batch."""
+        self._predicted.append((_now(pl_module.device) - self._batch_start, len(batch.image)))
+        if batch_idx == 0 and trainer.num_test_batches == [1]:
+            start = _now(pl_module.device)
+            pl_module.test_step(batch, 0)
+            self._predicted.append((_now(pl_module.device) - start, len(batch.image)))
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """Stop the clock of the test."""
+        seconds, images = map(sum, zip(*(self._predicted[1:] or self._predicted), strict=True))
+        self.costs["predict_seconds_per_image"] = seconds / images
+        self.costs["test_seconds"] = time.perf_counter() - self._test_start
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
         """Ask for the peak of memory so far."""
         self.costs["peak_memory_mb"] = peak_memory(pl_module.device) / 2**20
+
+
+def _now(device: torch.device) -> float:
+    """The time at which the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

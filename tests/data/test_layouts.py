@@ -236,14 +236,21 @@ def test_one_image_cannot_be_split():
 
 
 def test_fingerprint_follows_contents_and_labels_but_not_the_place(parts, tmp_path, write):
-    before = fingerprint(mvtec_ad(str(parts.parent), "bar"))
+    def of(root):
+        splits = mvtec_ad(str(root), "bar")
+        return fingerprint(splits.train), fingerprint(splits.test)
+
+    before = of(parts.parent)
     shutil.copytree(parts.parent, tmp_path / "elsewhere")
-    assert fingerprint(mvtec_ad(str(tmp_path / "elsewhere"), "bar")) == before
+    assert of(tmp_path / "elsewhere") == before
     write(parts / "train/good/000.png", PIXELS)
-    changed = fingerprint(mvtec_ad(str(parts.parent), "bar"))
-    assert changed != before
+    changed = of(parts.parent)
+    assert changed[0] != before[0]
+    assert changed[1] == before[1]
+    write(parts / "ground_truth/hole/000_mask.png", np.full((140, 140), 255, np.uint8))
+    assert of(parts.parent)[1] != before[1]
     (parts / "test/good/000.png").rename(parts / "train/good/100.png")
-    assert fingerprint(mvtec_ad(str(parts.parent), "bar")) not in {before, changed}
+    assert of(parts.parent)[0] not in {before[0], changed[0]}
 
 
 def test_a_table_in_another_encoding_is_refused(tmp_path):

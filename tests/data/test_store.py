@@ -215,3 +215,27 @@ def test_order_is_kept_and_exceptions_are_passed_on(workers):
     assert [next(results) for _ in range(7)] == list(range(7))
     with pytest.raises(ValueError, match="seven"):
         next(results)
+
+
+def test_a_file_replaced_under_the_same_name_size_and_time_gives_its_own_pixels(samples, folder):
+    path = samples[3].path
+    before, status = opened(samples, folder).images.clone(), path.stat()
+    image = cv2.imread(str(path))
+    assert cv2.imwrite(str(path), image[::-1])  # the same gray levels turned: nearly the same size
+    difference = status.st_size - path.stat().st_size
+    data = path.read_bytes()
+    if difference > 0:
+        path.write_bytes(data + bytes(difference))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = opened(samples, folder).images
+    assert torch.equal(after, expected(samples))
+    assert not torch.equal(after[3], before[3])
+
+
+def test_copies_of_the_photos_share_an_entry(samples, folder, counting, tmp_path, parts):
+    opened(samples, folder, decoding=counting)
+    shutil.copytree(parts.parent, tmp_path / "elsewhere")
+    count = len(counting.read_files)
+    found = opened(mvtec_ad(str(tmp_path / "elsewhere"), "bar").train, folder, decoding=counting)
+    assert len(counting.read_files) == count
+    assert torch.equal(found.images, expected(samples))

@@ -4,8 +4,15 @@ import csv
 import json
 
 import pytest
+import pytorch_lightning as pl
+import torch
 
-from anomaly_lab.evaluation.controls import COMPARED, not_beaten, strongest
+from anomaly_lab.core.files import write_json
+from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.evaluation.controls import COMPARED, Controls, controls_file, not_beaten, strongest
+from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.metrics.thresholds import Area
+from tests.conftest import stand_in
 
 FOUND = {
     "brightness": {"image_auroc": 0.1},
@@ -38,6 +45,7 @@ def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_metho
     told = [name for name in COMPARED if f"{name} {found[name]:.3f} does not beat the control" in done.stdout]
     assert told == [name for name in COMPARED if not found[name] > found[f"control_{name}"]]
     assert "image_auroc" in told  # no image can score above a control that is perfect
+    assert len(list((tmp_path / "cache" / "anomaly_lab" / "controls").iterdir())) == 1  # for the next run
     arguments = [argument for argument in arguments if "epochs" not in argument]
     for kind in ("mean_image", "brightness", "pca"):
         lab(*arguments, "method=control", f"method.kind={kind}", f"name={kind}")
@@ -47,6 +55,26 @@ def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_metho
         for name in ("image_auroc", "pixel_auroc", "pixel_aupro_smoothed"):
             if rows[kind][name]:
                 assert metrics[name] == pytest.approx(float(rows[kind][name]), abs=1e-9), (kind, name)
+
+
+def test_figures_that_are_known_are_not_computed_again(tmp_path, capsys):
+    cache = controls_file(tmp_path / "cache", ["train", "test", 64])
+    assert cache != controls_file(tmp_path / "cache", ["train", "other", 64])
+    write_json(cache, FOUND)
+    evaluation = Evaluation(Area(0.1))
+    evaluation.metrics = {"image_auroc": 0.8, "pixel_auroc": 0.9}
+    controls = Controls(evaluation, cache)
+    trainer = stand_in(pl.Trainer, default_root_dir=str(tmp_path), is_global_zero=True)  # no data to look at
+    controls.on_test_start(trainer, pl.LightningModule())
+    prediction, index = Prediction(torch.zeros(1, 1, 2, 2), None, None), torch.zeros(1).long()
+    controls.on_test_batch_end(
+        trainer, pl.LightningModule(), prediction, Batch(torch.zeros(1, 3, 2, 2), (), index, index, ())
+    )
+    controls.on_test_epoch_end(trainer, pl.LightningModule())
+    assert controls.metrics() == {"control_image_auroc": 0.9, "control_pixel_auroc": 0.85}
+    assert capsys.readouterr().out == "image_auroc 0.800 does not beat the control low brightness, 0.900\n"
+    with (tmp_path / "controls.csv").open() as file:
+        assert {row["control"]: row["image_auroc"] for row in csv.DictReader(file)}["mean_image"] == "0.7"
 
 
 def test_controls_see_textures_whole(lab, tiny, parts, tmp_path):

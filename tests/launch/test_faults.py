@@ -14,7 +14,9 @@ import pytest
 
 from tests.launch.test_job import wait_until
 
-COSTS = {"fit_seconds", "train_images_per_second", "test_images_per_second", "peak_memory_mb"}
+COSTS = {
+    *("fit_seconds", "train_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb"),
+}
 
 
 def results(root):

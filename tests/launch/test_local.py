@@ -18,7 +18,7 @@ from anomaly_lab.launch.jobs import Job
 from anomaly_lab.launch.local import Gpus, Local
 from anomaly_lab.launch.machine import visible_gpus
 from anomaly_lab.launch.table import JobTable
-from anomaly_lab.runs.folder import RESULT_VERSION
+from anomaly_lab.runs.folder import FORMAT
 from tests.launch.test_job import is_running, wait_until
 
 DONE = f"""
@@ -27,8 +27,8 @@ folder = pathlib.Path(sys.argv[1])
 begin = time.time()
 (folder / "environment").write_text(json.dumps(dict(os.environ)))
 time.sleep(0.4)
-(folder / "metrics.json").write_text('{{"result_version": {RESULT_VERSION}}}')
-(folder / "job.json").write_text(json.dumps({{"state": "done", "result_version": {RESULT_VERSION}}}))
+(folder / "metrics.json").write_text('{{"score": 1}}')
+(folder / "job.json").write_text(json.dumps({{"state": "done", "format": {FORMAT}}}))
 (folder / "times").write_text(f"{{begin}} {{time.time()}}")
 """
 

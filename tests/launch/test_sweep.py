@@ -21,7 +21,7 @@ from anomaly_lab.launch.jobs import Outcome, command
 from anomaly_lab.launch.local import Local
 from anomaly_lab.launch.slurm import Slurm
 from anomaly_lab.launch.sweep import Composer, checked, expanded, labels, launch, plan
-from anomaly_lab.runs.folder import RESULT_VERSION, write_job
+from anomaly_lab.runs.folder import write_job
 
 
 @pytest.fixture
@@ -146,13 +146,13 @@ class Fake:
             self.ran.append(seed)
             outcomes[job.folder] = Outcome("failed", "exit code 3", "boom") if seed in self.failing else Outcome("done")
             if seed not in self.failing:
-                finish(job.folder, seed / 10)
+                finish(job, seed / 10)
         return outcomes
 
 
-def finish(folder, value):
-    write_json(folder / "metrics.json", {"score": value, "precision": "x", "result_version": RESULT_VERSION})
-    write_job(folder, "done")
+def finish(job, value):
+    write_json(job.folder / "metrics.json", {"score": value, "precision": "x", "result_key": job.result_key})
+    write_job(job.folder, "done")
 
 
 @pytest.fixture
@@ -183,6 +183,16 @@ def test_finished_jobs_are_skipped_and_the_others_run_once(sweep, capsys):
     assert again.ran == [0, 1]
 
 
+def test_a_sweep_with_another_threshold_judges_again(sweep, capsys):
+    sweep(Fake(), ["seed=0"], ["seed=1"])
+    again = Fake()
+    sweep(again, ["seed=0", "threshold=area"], ["seed=1"])
+    assert again.ran == [0]
+    assert "2 jobs: 1 to judge again, 1 finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"threshold=max: expected jobs that train weights of their own, .*set another"):
+        sweep(again, ["seed=2", "threshold=area"], ["seed=2", "threshold=max"])
+
+
 def test_failed_jobs_are_told_at_the_end_and_answered_as_failed(sweep, capsys):
     answers = sweep(Fake("score", failing={1}), ["seed=1"], ["seed=2"])
     assert [answer.status for answer in answers] == [JobStatus.FAILED, JobStatus.COMPLETED]
@@ -207,7 +217,7 @@ def test_the_objective_of_a_pool_is_the_mean(composer, categories, tmp_path, cap
     class OfCategory(Fake):
         def execute(self, jobs, config, board):
             for job, value in zip(jobs, (0.2, 0.6, 0.7), strict=True):
-                finish(job.folder, value)
+                finish(job, value)
             return {job.folder: Outcome("done") for job in jobs}
 
     compose = composer()

@@ -2,96 +2,31 @@
 
 import errno
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anomaly_lab.core.errors import UserError, full_disk
 from anomaly_lab.core.files import growing_csv, write_csv, write_json, write_whole
 from anomaly_lab.core.messages import explain, is_user_mistake
+from anomaly_lab.data.placement import read_white
+from anomaly_lab.runs.collect import finished_run
 from anomaly_lab.runs.folder import (
     RESULT_VERSION,
     is_finished,
+    keep_region,
+    maker_of,
     read_job,
     read_thresholds,
+    region_of,
     state_of,
     write_job,
     write_threshold,
 )
-from anomaly_lab.runs.naming import run_folder
-
-CONFIG = {
-    "name": "default", "runs_dir": "runs", "seed": 0, "rerun": False, "logger": {"project": "x"}, "run_folder": ".",
-    "data": {"name": "demo", "category": "washer", "root": "/a", "workers": 4, "patches": 100,
-             "datamodule": {"splits": {"root": "/a"}, "workers": 4, "held_out": 0.1}},
-    "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3, "precision": "auto"},
-    "method": {"name": "cae", "schedule": "constant"}, "checkpoint": {"every_batches": None},
-    "callbacks": {"checkpoint": {"every_batches": None}, "anomaly_maps": {"dtype": "float32"}},
-}  # fmt: skip
 
 
-def changed(section, key, value):
-    return {**CONFIG, section: {**CONFIG[section], key: value}} if section else {**CONFIG, key: value}
-
-
-def test_the_path_says_what_was_run():
-    folder = run_folder(CONFIG, "f")
-    assert folder.is_absolute()
-    assert folder.parts[-7:-1] == ("runs", "default", "cae", "demo", "washer", "seed=0")
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [("", "dry_run", True), ("trainer", "num_nodes", 2), ("", "logger", None), ("", "rerun", True),
-     ("data", "root", "/b"), ("data", "workers", 0),
-     ("trainer", "devices", 2), ("trainer", "accelerator", "gpu"),
-     ("checkpoint", "every_batches", 5), ("callbacks", "checkpoint", {"every_batches": 5})],
-)  # fmt: skip
-def test_what_cannot_change_a_result_does_not_change_the_folder(section, key, value):
-    assert run_folder(changed(section, key, value), "f") == run_folder(CONFIG, "f")
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [("data", "patches", 101), ("trainer", "max_epochs", 4), ("trainer", "precision", "32-true"),
-     ("method", "schedule", "cosine"), ("callbacks", "anomaly_maps", None), ("", "seed", 1), ("", "name", "other")],
-)  # fmt: skip
-def test_what_can_change_a_result_changes_the_folder(section, key, value):
-    assert run_folder(changed(section, key, value), "f") != run_folder(CONFIG, "f")
-
-
-def test_weights_count_by_their_content_and_not_by_their_place(tmp_path):
-    def folder_with(name, content):
-        path = tmp_path / name
-        path.write_bytes(content)
-        return run_folder(changed("method", "backbone", {"name": "resnet18", "weights": str(path)}), "f")
-
-    one = folder_with("a.safetensors", b"1")
-    assert folder_with("b.safetensors", b"1") == one
-    assert folder_with("a.safetensors", b"2") != one
-    nowhere = changed("method", "backbone", {"name": "resnet18", "weights": str(tmp_path / "nowhere")})
-    assert run_folder(nowhere, "f") not in (one, run_folder(CONFIG, "f"))
-
-
-def test_the_budget_counts_where_it_is_used():
-    assert run_folder({**CONFIG, "budget": {"epochs": 7}}, "f") == run_folder(CONFIG, "f")
-
-
-def test_other_data_is_another_folder():
-    assert run_folder(CONFIG, "f") != run_folder(CONFIG, "g")
-
-
-def test_the_folder_does_not_depend_on_how_the_value_was_written():
-    assert run_folder(changed("data", "patches", int(1e2)), "f") == run_folder(CONFIG, "f")
-
-
-def test_what_the_datamodule_is_told_behind_the_keys_counts_too():
-    data = {**CONFIG["data"], "datamodule": {**CONFIG["data"]["datamodule"], "held_out": 0.5}}
-    assert run_folder({**CONFIG, "data": data}, "f") != run_folder(CONFIG, "f")
-    data = {**CONFIG["data"], "datamodule": {**CONFIG["data"]["datamodule"], "workers": 0, "splits": None}}
-    assert run_folder({**CONFIG, "data": data}, "f") == run_folder(CONFIG, "f")
-
-
-def test_finished_means_done_with_metrics_of_this_version(tmp_path):
+def test_finished_means_done_with_metrics(tmp_path):
     assert not is_finished(tmp_path)
     write_job(tmp_path, "running")
     write_json(tmp_path / "metrics.json", {"result_version": RESULT_VERSION})
@@ -99,10 +34,34 @@ def test_finished_means_done_with_metrics_of_this_version(tmp_path):
     write_job(tmp_path, "done", finished=1.0)
     assert is_finished(tmp_path)
     assert read_job(tmp_path)["finished"] == 1.0
-    write_json(tmp_path / "metrics.json", {"result_version": -1})
-    assert not is_finished(tmp_path)
     (tmp_path / "metrics.json").unlink()
     assert not is_finished(tmp_path)
+
+
+def test_a_finished_run_is_judged_again_by_another_key(tmp_path):
+    assert state_of(tmp_path, "a") == "to start"
+    write_job(tmp_path, "interrupted")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert state_of(tmp_path, "a") == "unfinished"
+    write_job(tmp_path, "done")
+    write_json(tmp_path / "metrics.json", {"result_key": "a"})
+    assert state_of(tmp_path, "a") == "finished"
+    assert state_of(tmp_path, "b") == "to judge again"
+    assert state_of(tmp_path, "b", rerun=True) == "to do again"
+
+
+def test_a_folder_of_another_version_is_named_with_its_maker(tmp_path):
+    assert maker_of(tmp_path) is None
+    write_json(tmp_path / "job.json", {"state": "done", "result_version": 2})
+    write_json(tmp_path / "metrics.json", {"result_version": 2})
+    assert maker_of(tmp_path) == "another version of anomaly_lab"
+    write_json(tmp_path / "environment.json", {"versions": {"anomaly_lab": "0.1.0"}})
+    assert not is_finished(tmp_path)
+    with pytest.raises(UserError, match="found one that anomaly_lab 0.1.0 made: .*; run its command again"):
+        finished_run(str(tmp_path))
+    write_job(tmp_path, "done")
+    assert maker_of(tmp_path) is None
 
 
 def test_a_file_that_is_no_json_is_no_state(tmp_path):
@@ -155,18 +114,6 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path):
     assert full_disk(OSError(errno.EACCES, "Permission denied")) is None
 
 
-def test_what_is_left_to_do(tmp_path):
-    assert state_of(tmp_path) == "to start"
-    write_job(tmp_path, "interrupted")
-    assert state_of(tmp_path) == "to start"
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert state_of(tmp_path) == "unfinished"
-    write_job(tmp_path, "done")
-    write_json(tmp_path / "metrics.json", {"result_version": RESULT_VERSION})
-    assert (state_of(tmp_path), state_of(tmp_path, rerun=True)) == ("finished", "to do again")
-
-
 def test_csv(tmp_path):
     write_csv(tmp_path / "a.csv", ("path", "score"), [("a, b.png", 0.5)])
     assert (tmp_path / "a.csv").read_text().splitlines() == ["path,score", '"a, b.png",0.5']
@@ -213,3 +160,24 @@ def test_a_full_disk_is_told_of_a_table_that_grows(tmp_path):
     told = pytest.raises(UserError, match=r"scores.csv.part: expected room on the disk")
     with told, growing_csv(tmp_path / "scores.csv", ("path",)) as add:
         add((Full(),))
+
+
+def test_a_run_keeps_the_mask_image_that_it_was_trained_with(tmp_path, write):
+    mask = np.zeros((8, 6), np.uint8)
+    mask[2:5] = 255
+    path = write(tmp_path / "mask.bmp", mask)
+    run = tmp_path / "run"
+    for _ in range(2):  # the second time the run goes on, and the file has changed
+        data = {"region": str(path), "decoding": {}, "datamodule": {"decoding": {}}}
+        keep_region(data, run)
+        stored = data["datamodule"]["decoding"]["region"]
+        assert (
+            stored == data["region"] == data["decoding"]["region"] == region_of(run, str(path)) == f"{run}/region.png"
+        )
+        assert np.array_equal(read_white(Path(stored), 100), mask > 0)
+        write(path, 255 - mask)
+    for region in (None, [0, 0, 3, 3]):
+        data = {"region": region}
+        keep_region(data, tmp_path / "other")
+        assert data == {"region": region}
+        assert region_of(run, region) == region

@@ -5,7 +5,9 @@ from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
 from anomaly_lab.runs.measures import BY_KEY, EITHER_WAY, is_loss
 from tests.training.test_run import NAMES
 
-NOT_SHOWN = {"threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "precision", "result_version"}
+NOT_SHOWN = {"threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "precision", "result_version"} | {
+    "result_key"
+}
 
 
 def test_every_metric_of_a_run_has_a_name_and_no_other_is_there():

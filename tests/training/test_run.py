@@ -33,7 +33,8 @@ NAMES = {
     "image_recall_at_95_specificity", "image_auroc_mean", "image_accuracy_normal", "image_accuracy_abnormal",
     "image_balanced_accuracy", "image_precision", "image_recall", "image_f1", "pixel_f1max", "pixel_f1max_smoothed",
     "pixel_overlap", "pixel_iou", "pixel_precision", "pixel_recall", "fit_seconds", "train_images_per_second",
-    "test_images_per_second", "peak_memory_mb", "precision", "result_version",
+    "predict_seconds_per_image", "test_seconds", "peak_memory_mb", "precision", "result_version",
+    "result_key",
     *COMPARED, *(f"control_{name}" for name in COMPARED),
 }  # fmt: skip
 WITHOUT_A_GRADIENT = [
@@ -45,7 +46,9 @@ WITHOUT_A_GRADIENT = [
     ),
     pytest.param(("method=variation_model", "method.alignment=translation"), marks=pytest.mark.slow),
 ]
-COSTS = {"fit_seconds", "train_images_per_second", "test_images_per_second", "peak_memory_mb"}
+COSTS = {
+    *("fit_seconds", "train_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb"),
+}
 
 
 def folder_of(tmp_path):

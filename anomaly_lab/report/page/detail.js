@@ -42,7 +42,7 @@ function drawDetail(runs, run) {
 const number = (value) => (value === null ? NaN : value);
 
 function keyFigures(run) {
-  const keys = ["image_auroc", "image_aupr", "pixel_aupro", "pixel_aupro_smoothed", "pixel_auroc", "fit_seconds", "test_images_per_second"];
+  const keys = ["image_auroc", "image_aupr", "pixel_aupro", "pixel_aupro_smoothed", "pixel_auroc", "fit_seconds", "predict_seconds_per_image"];
   return el("dl", { class: "figures" }, keys.filter((key) => key in run.metrics).map((key) => {
     const control = run.metrics[`control_${key}`];
     const about = key === "image_auroc" && known(run.metrics.image_auroc_low)

@@ -6,7 +6,7 @@ function drawCosts() {
   section.hidden = !measures.length || !view.measure || DATA.runs.filter((run) => run.state === "done").length < 2;
   if (section.hidden) return;
   const y = MEASURE[view.measure].level === "cost" ? (MEASURE.image_auroc || DATA.measures[0]).key : view.measure;
-  costs.x = costs.x || (MEASURE.test_images_per_second ? "test_images_per_second" : measures[0].key);
+  costs.x = costs.x || (MEASURE.predict_seconds_per_image ? "predict_seconds_per_image" : measures[0].key);
   byId("cost-filters").replaceChildren(choice("Cost", measures.map((m) => [m.key, m.name]), costs.x, (key) => { costs.x = key; keepingFocus(drawCosts); }));
   const shown = new Set(DATA.columns.map((column, i) => (!view.dataset || column.dataset === view.dataset ? i : -1)));
   const groups = DATA.rows.map((row, i) => {
