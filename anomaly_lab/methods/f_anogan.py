@@ -199,8 +199,7 @@ class FAnoGAN(AdversarialMethod):
         self.critic_steps = critic_steps
         self.penalty_weight = penalty_weight
         self.encoder_loss = encoder_loss
-        self.feature_weight = feature_weight
-        self.residual = residual
+        self.feature_weight, self.residual = feature_weight, residual
 
     def networks(self) -> dict[str, nn.Module]:
         """The critic logs as the discriminator that it replaces."""
@@ -252,8 +251,8 @@ class FAnoGAN(AdversarialMethod):
 
     def encoder_turn(self, photos: Images, random: torch.Generator) -> Iterator[Turn]:
         """One step of the encoder."""
-        self.generator.eval()  # batch norm as at test time
-        self.critic.eval()
+        for network in (self.generator, self.critic):
+            network.eval().requires_grad_(False)  # batch norm as at test time; nothing is kept for their gradients
         losses = self.encoder_losses(photos, self.codes(len(photos), random))
         yield Turn("encoder", self.whole_encoder_loss(losses), losses)
 
@@ -326,6 +325,7 @@ class FAnoGAN(AdversarialMethod):
     def on_train_start(self) -> None:
         """Warn where the generator will learn nothing."""
         super().on_train_start()
+        self.requires_grad_(True)  # the training before has left two networks frozen
         steps = self.stage_ends()[0] * int(self.trainer.num_training_batches)
         if steps <= self.critic_steps and self.trainer.is_global_zero:
             say(

@@ -180,15 +180,17 @@ def test_each_stage_trains_its_own_networks_and_says_what_it_does(tmp_path, caps
             assert not (learns and torch.equal(first[key], start[key]))
             assert torch.equal(second[key], first[key])
     assert not method.generator.training
-    assert all(weight.requires_grad for weight in method.parameters())
+    assert {name.split(".")[0] for name, weight in method.named_parameters() if weight.requires_grad} == {"encoder"}
     assert not torch.equal(generated, other)
     assert torch.equal(rebuilt, reconstruction)
     output = capsys.readouterr().out
     lines = [line for line in output.splitlines() if line.startswith("epoch")]
     assert [("discriminator" in line, "encoder/image" in line) for line in lines] == [(True, False), (False, True)]
     assert "the generator learns nothing" not in output
-    fit(f_anogan(), tmp_path, 2, Patches(1))
+    method.critic_steps = 5
+    fit(method, tmp_path, 2, Patches(1))  # another training of the same networks
     assert "the generator learns nothing: it takes a step after 5 of the critic" in capsys.readouterr().out
+    assert not torch.equal(method.state_dict()["critic.decision.weight"], second["critic.decision.weight"])
 
 
 def test_there_must_be_room_for_both_stages(tmp_path):
