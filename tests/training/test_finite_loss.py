@@ -74,7 +74,7 @@ def test_weights_that_the_last_step_spoilt_are_not_saved():
         default_root_dir="nowhere",
     )  # fmt: skip
     with pytest.raises(UserError, match="the loss is nan after the last batch of epoch 3"):
-        FiniteLoss().on_train_epoch_end(trainer, stand_in(Method))
+        FiniteLoss().on_train_epoch_end(trainer, stand_in(Method, rates=()))
 
 
 def test_finite_losses_pass():

@@ -10,6 +10,8 @@ from tests.adversarial import two_processes
 class Normalises(pl.LightningModule):
     """Batch norm, whose statistics differ from process to process, in manual mode."""
 
+    stage = 0  # which the callbacks of a run ask for
+
     def __init__(self):
         super().__init__()
         self.automatic_optimization = False
