@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Prediction
@@ -313,6 +314,31 @@ def test_a_loss_scale_changes_nothing(name, tmp_path):
     torch.testing.assert_close(trained(scale), trained(), rtol=1e-5, atol=1e-7)
     steps = {"anogan": 2 * 3 * 3, "f_anogan": 3 + 1 + 3}.get(name, 2 * 3 * 2)
     assert scale.scaler.get_scale() == 2.0 ** (10 + steps)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the numbers that are asked of the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@FOUR
+def test_no_step_waits_for_the_device(name, tmp_path):
+    """Only a GANomaly asks for a number: the loss of the step before, which is on the host by then."""
+    method, waits = descending(name, log_gradient_norms=True, schedule="cosine"), Waits()
+    step = method.training_step
+
+    def watched(*arguments):
+        with waits:
+            return step(*arguments)
+
+    method.training_step = watched
+    fit(method, tmp_path, 2, Patches(3))
+    assert waits.count == (6 if "ganomaly" in name else 0)
 
 
 @FOUR
