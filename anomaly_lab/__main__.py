@@ -40,6 +40,9 @@ Examples
 Groups (group=option; the files of conf/, with a comment on every key)
 {groups}
 
+Methods (method=name; what each wants in place of the defaults, unless you type it)
+{methods}
+
 Keys people set most
   data.root, data.category         where the images are, which part
   data.kind=texture|object         cropped into patches, or shown whole
@@ -59,7 +62,7 @@ def main() -> None:
     print_messages()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in {"--help", "-h"}:
-        print(HELP.format(groups=groups()), end="")
+        print(HELP.format(groups=groups(), methods=methods()), end="")
     elif not first or first.startswith("-") or set("=~") & set(first):
         gc.disable()  # composing makes many small objects; collecting them is a sixth of an answer's time
         with mistakes_in_one_line():
@@ -79,6 +82,20 @@ def groups() -> str:
     for folder in sorted({path.parent for path in CONF.glob("*/**/*.yaml")}):
         options = sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
         lines.append(f"  {folder.relative_to(CONF).as_posix()}: {', '.join(options)}")
+    return "\n".join(lines)
+
+
+def methods() -> str:
+    """Every method: its paper in a line, and what it wants of other groups."""
+    import yaml  # here: no other command needs it
+
+    lines = []
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        wants = yaml.safe_load(text).get("wants") or {}
+        lines.append(f"  {path.stem}: {text.splitlines()[0].partition('.py: ')[2].rstrip('.')}")
+        if wants:
+            lines.append(f"    wants {', '.join(f'{key}={str(value).lower()}' for key, value in wants.items())}")
     return "\n".join(lines)
 
 

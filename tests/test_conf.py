@@ -12,6 +12,7 @@ from anomaly_lab.cli.train import run_directory
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import signature
+from anomaly_lab.config.wiring import wired
 from anomaly_lab.data.layouts import POOLS, TEXTURES
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
@@ -33,14 +34,13 @@ def test_there_are_files_to_check():
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=[f"{group}={option}" for group, option in CHOICES])
 def test_every_option_composes_and_fits_its_constructors(group, option):
     resolved = check(composed(f"{group}={option}", *NEEDED.get((group, option), [])))
+    resolved["method"] = {"tiling": resolved["tiling"], **wired(resolved)}
     targets = list(_targets(resolved))
     assert len(targets) > 5
     for node in targets:
         module, _, name = node["_target_"].rpartition(".")
         target = getattr(importlib.import_module(module), name)
-        arguments = {
-            key: None for key in node if not key.startswith("_") and (key != "name" or node is not resolved["method"])
-        }
+        arguments = {key: None for key in node if not key.startswith("_")}
         arguments.pop("_target_", None), arguments.pop("_partial_", None)
         bind = inspect.signature(target).bind_partial if node.get("_partial_") else inspect.signature(target).bind
         bind(**arguments)
@@ -65,7 +65,7 @@ def test_the_signature_read_from_the_source_is_the_real_one():
 
 def test_stems_of_code_configuration_and_tests_agree():
     code = {path.stem for path in (ROOT / "anomaly_lab/methods").glob("*.py")} - {"method", "__init__"}
-    modules = {OmegaConf.load(path).method._target_.split(".")[-2]: path for path in (CONF / "method").glob("*.yaml")}
+    modules = {OmegaConf.load(path)._target_.split(".")[-2]: path for path in (CONF / "method").glob("*.yaml")}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/methods").glob("test_*.py")}
     assert code
     assert code == set(modules)
@@ -90,7 +90,6 @@ TESTED_ELSEWHERE = {
     "config/schema.py": "config/test_check.py",
     "core/errors.py": "config/test_check.py",
     "core/types.py": "methods/test_contract.py",
-    "core/files.py": "runs/test_folder.py",
     "core/messages.py": "config/test_check.py",
     "core/parallel.py": "data/test_store.py",
     "core/randomness.py": "training/test_seed.py",
@@ -104,7 +103,6 @@ TESTED_ELSEWHERE = {
     "launch/machine.py": "launch/test_local.py",
     "methods/base/build.py": "methods/test_contract.py",
     "runs/checkpoint.py": "training/test_checkpoint.py",
-    "runs/lock.py": "launch/test_job.py",
     "tracking/logged.py": "training/test_progress.py",
     "tracking/service.py": "cli/test_sync.py",
     "training/checks.py": "training/test_run.py",
@@ -142,12 +140,12 @@ def test_the_published_protocol_follows_from_the_kind(category, kind, image_size
     assert (data["kind"], data["image_size"], data["patch_size"]) == (kind, image_size, patch_size)
     assert config["tiling"]["_target_"].endswith(tiling)
     assert config["tiling"].get("stride") == (30 if kind == "texture" else None)
-    assert config["method"]["network"]["image_size"] == patch_size
+    assert wired(config)["network"]["image_size"] == patch_size
 
 
 def test_one_key_changes_the_size_of_an_object_everywhere():
     config = check(composed("data.category=screw", "data.image_size=128"))
-    assert config["data"]["patch_size"] == config["method"]["network"]["image_size"] == 128
+    assert config["data"]["patch_size"] == wired(config)["network"]["image_size"] == 128
 
 
 def test_ssim_ae_is_gray_and_cae_is_not():

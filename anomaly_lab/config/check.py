@@ -7,18 +7,17 @@ from the source by `ast`, so that no second list has to be kept and torch is not
 import math
 import re
 import typing
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-import omegaconf.base
 import pydantic
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly_lab.config.schema import OBJECT, signature
+from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.config.schema import OBJECT, class_fact, signature
+from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.messages import explain
 
@@ -83,7 +82,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     Raises UserError: one line with the key, what was expected, what was found.
     """
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-    with resolvers():
+    with resolving():
         _check_category(config, raw["data"])
         _check_values(_follow(raw, raw), raw)  # finds most mistakes in a third of the time that interpolation takes
         try:
@@ -92,29 +91,38 @@ def check(config: DictConfig) -> dict[str, Any]:
         except OmegaConfBaseException as error:
             raise explain(error) from error
     _check_values(resolved, raw)
+    repeated = {name: f"${{{key}}}" for name, key in sources(raw["method"]).items()}
+    try:
+        check_node("method", wired(resolved), complete(raw["method"], repeated))
+    except UserError as error:
+        raise _of_whole_objects(error, resolved["data"]) from None
     if not re.fullmatch(r"\w[\w.+-]*", resolved["name"]):
         raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {resolved['name']!r}")
     runs = Path(resolved["runs_dir"])
     if file := next((path for path in (runs, *runs.parents) if path.is_file()), None):
         raise UserError(f"runs_dir: expected a folder, found the file {file}")
-    _check_sizes(resolved["data"])
+    if class_fact(resolved["method"]["_target_"], "sees") == "patches":
+        _check_sizes(resolved["data"])
     return resolved
 
 
-@contextmanager
-def resolvers() -> Iterator[None]:
-    """What resolving a configuration of ours needs: `${stem:path}`, and a memory of interpolations.
+def wants_of(config: DictConfig) -> list[str]:
+    """What the method wants and gets in place of a default, `key=value (default)` each.
 
-    Resolving parses the same interpolations hundreds of times; with a memory a check takes a third of its time.
+    Raises UserError for a key that cannot be wanted.
     """
-    if not OmegaConf.has_resolver("stem"):
-        OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).resolve().stem)
-    parse = omegaconf.base.parse
-    omegaconf.base.parse = cache(parse)
-    try:
-        yield
-    finally:
-        omegaconf.base.parse = parse
+    wants, in_effect = config.method.get("wants") or {}, []
+    for key, value in wants.items():
+        *parents, last = str(key).split(".")
+        parent = OmegaConf.select(config, ".".join(parents)) if parents else config
+        node = parent._get_node(last) if isinstance(parent, DictConfig) and last in set(parent) else None
+        raw = node._value() if node is not None else None
+        offered = isinstance(raw, str) and raw.startswith(f"${{want:{key},")
+        if node is None:
+            raise UserError(f"method.wants: expected keys with a default ${{want:...}} in conf/, found {key!r}")
+        if offered:
+            in_effect.append(f"{key}={value}")
+    return in_effect
 
 
 def refuse_unread(overrides: Iterable[str], config: DictConfig) -> None:
@@ -159,11 +167,12 @@ def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
             raise _of_whole_objects(error, config["data"]) from None
     if "max_epochs" not in config["trainer"]:
         raise UserError("trainer.max_epochs: expected a number, found none")
-    if config["data"]["plan"] == "images_once" and config["trainer"]["max_epochs"] != 1:
+    passes, epochs = class_fact(config["method"]["_target_"], "passes"), config["trainer"]["max_epochs"]
+    if passes is not None and epochs != passes and not (isinstance(epochs, str) and "${" in epochs):
         method = config["method"]["_target_"].rpartition(".")[2]
+        times = "once" if passes == 1 else f"{passes} times"
         raise UserError(
-            f"trainer.max_epochs: expected 1, because {method} sees every training image once, found "
-            f"{config['trainer']['max_epochs']}"
+            f"trainer.max_epochs: expected {passes}, because {method} sees every training image {times}, found {epochs}"
         )
     for name, callback in config["callbacks"].items():
         if callback is not None and not (isinstance(callback, dict) and "_target_" in callback):
@@ -213,7 +222,7 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
     parameters = signature(target) if isinstance(target, str) and target.startswith("anomaly_lab.") else None
     for key, value in node.items():
         here = f"{path}.{key}"
-        if key.startswith("_") or (path == "method" and key == "name"):
+        if key.startswith("_") or (path == "method" and key in {"name", "wants"}):
             continue
         if parameters is not None:
             if key not in parameters:

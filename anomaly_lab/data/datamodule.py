@@ -23,7 +23,6 @@ from anomaly_lab.data.patches import (
     Kind,
     PatchLoader,
     PatchPlan,
-    Plan,
     WholeImages,
     draw_plan,
     render,
@@ -93,7 +92,7 @@ class DataModule(pl.LightningDataModule):
         kind: Kind,
         decoding: Decoding,
         patch_size: PositiveInt,
-        plan: Plan,
+        sees: Literal["patches", "images"],
         patches: PositiveInt,
         redraw: bool,
         batch_size: PositiveInt,
@@ -114,7 +113,7 @@ class DataModule(pl.LightningDataModule):
         self.kind: Kind = kind
         self.decoding = decoding
         self.patch_size = patch_size
-        self.images_once = plan == "images_once"
+        self.images_once = sees == "images"
         self.patches = patches
         self.redraw = redraw
         self.batch_size = batch_size

@@ -21,7 +21,6 @@ from anomaly_lab.data.augmentation import Augmentation
 
 Side = TypeVar("Side", int, np.ndarray)
 Kind = Literal["texture", "object"]
-Plan = Literal["patches", "images_once"]
 
 
 class PatchPlan(NamedTuple):
@@ -219,7 +218,7 @@ def _render_windows(
 
 
 class WholeImages(NamedTuple):
-    """Rows of the other plan, `images_once`: every training image, whole and unaugmented."""
+    """Rows of the other feed: every training image, whole and unaugmented."""
 
     image: Int[Tensor, " image"]  # index into the store
 

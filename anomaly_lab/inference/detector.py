@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ from jaxtyping import Float32
 from omegaconf import OmegaConf
 from PIL import Image
 
+from anomaly_lab.config.resolvers import resolving
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch, Prediction
@@ -62,6 +63,7 @@ from anomaly_lab.runs.collect import finished_run
 from anomaly_lab.runs.folder import read_thresholds, region_of
 
 __all__ = ["Decision", "Detector", "ImageResult", "PhotoPrediction", "iter_predictions"]
+READ = ("decoding", "image_size", "patch_size", "channels", "test_batch_size", "workers")  # of the data of a run
 Given = TypeVar("Given", bound=Photo)
 
 
@@ -152,12 +154,18 @@ class Detector:
         where the folder is not that of a finished run, the checkpoint is damaged or there is no such device.
         """
         folder = finished_run(str(run))
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        with resolving():
+            config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+            resolved = {
+                "data": {name: _resolved(config, f"data.{name}") for name in READ},
+                **{name: _resolved(config, name) for name in ("method", "tiling", "seed")},
+                "budget": {"schedule": _resolved(config, "budget.schedule")},
+            }
         checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-        settings = cast(dict[str, Any], OmegaConf.to_container(config.data.decoding, resolve=True))
+        settings = resolved["data"]["decoding"]
         settings["region"] = region_of(folder, settings["region"])
         decoding = Decoding(**{key: value for key, value in settings.items() if key != "_target_"})
-        method = build_method({"method": OmegaConf.to_container(config.method, resolve=True)})
+        method = build_method(resolved)
         try:
             method.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
@@ -173,7 +181,7 @@ class Detector:
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             first_line = str(error).partition("\n")[0]
             raise UserError(f"device: expected one of this machine, found {str(device)!r} ({first_line})") from error
-        return cls(method, threshold, decoding, config.data.test_batch_size, config.data.workers)
+        return cls(method, threshold, decoding, resolved["data"]["test_batch_size"], resolved["data"]["workers"])
 
     @overload
     def predict(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> PhotoPrediction: ...
@@ -265,6 +273,12 @@ def iter_predictions(
                 for detector, place in zip(detectors, own, strict=True)
             ]
             yield from zip((photo for photo, _ in chunk), zip(*said, strict=True), strict=True)
+
+
+def _resolved(config: Any, key: str) -> Any:
+    """A part of a configuration, resolved alone: other parts may name what this machine does not have."""
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _photo(photo: Any) -> Photo:

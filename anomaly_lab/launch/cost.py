@@ -19,6 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.console import duration
 from anomaly_lab.data.samples import Splits
 from anomaly_lab.launch.jobs import Job
@@ -69,7 +71,7 @@ def estimate(jobs: list[Job], at_a_time: int | None) -> list[str]:
 def seconds_of(config: dict[str, Any], rate: Rate) -> float:
     """What a job takes at this rate, all of it, whether or not a part is done."""
     images, tests = counts(json.dumps(config["data"]["layout"]), config["data"]["held_out"])
-    patches = images if config["data"]["plan"] == "images_once" else config["data"]["patches"]
+    patches = images if config["data"]["datamodule"]["sees"] == "images" else config["data"]["patches"]
     return START + patches * config["trainer"]["max_epochs"] * rate.training + tests * (rate.test or 0.0)
 
 
@@ -82,8 +84,8 @@ def counts(layout: str, held_out: float) -> tuple[int, int]:
 
 def likeness(config: dict[str, Any]) -> str:
     """What decides how long a patch and a test image take, as text."""
-    data = {name: config["data"][name] for name in ("kind", "patch_size", "image_size", "channels", "stride", "plan")}
-    method = {name: value for name, value in config["method"].items() if name not in NOT_LIKENESS}
+    data = {name: config["data"][name] for name in ("kind", "patch_size", "image_size", "channels", "stride")}
+    method = {name: value for name, value in wired(config).items() if name not in NOT_LIKENESS}
     devices = 1 if config["trainer"]["devices"] == "auto" else config["trainer"]["devices"]
     return json.dumps([method, data, config["controls"], devices], sort_keys=True, default=str)
 
@@ -96,7 +98,7 @@ def rate_of(config: dict[str, Any]) -> Rate | None:
         training = median(1 / run["train_images_per_second"] for run in runs)
         test = median(run["test_seconds"] / run["test_images"] for run in runs)
         return Rate(training, test, f"{len(runs)} earlier runs" if len(runs) > 1 else "an earlier run")
-    if config["data"]["plan"] == "images_once":
+    if config["data"]["datamodule"]["sees"] == "images":
         return None
     where = "GPU" if gpu else "CPU"
     return Rate(step(config, gpu), None, f"one step, done now on the {where}")
@@ -109,7 +111,8 @@ def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict
         try:
             metrics, device = json.loads(path.read_text()), json.loads(path.with_name("environment.json").read_text())
             config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
-            same = likeness(OmegaConf.to_container(config, resolve=True)) == alike  # type: ignore[arg-type]
+            with resolving():
+                same = likeness(OmegaConf.to_container(config, resolve=True)) == alike  # type: ignore[arg-type]
         except (OSError, ValueError, KeyError, OmegaConfBaseException):  # of another version, or not whole
             continue
         on_cpu = device.get("device") == (platform.processor() or platform.machine())

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_lab.config.schema import class_fact
+from anomaly_lab.config.wiring import wired
 from anomaly_lab.data.samples import fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 
 WEIGHTS_VERSION = 1  # raise it when data path or training loop change the weights that a configuration leads to
 DECODING = ("image_size", "channels", "resize", "value_range")
-DATA = ("kind", "plan", "on_error", "held_out", "split_seed", "seed")  # of the datamodule, as what follows
+DATA = ("kind", "sees", "on_error", "held_out", "split_seed", "seed")  # of the datamodule, as what follows
 PATCHES = ("patch_size", "patches", "redraw", "batch_size", "augmentation")  # read only where patches are drawn
 TRAINER = (
     "max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
     "limit_train_batches", "sync_batchnorm",
 )  # fmt: skip
 TILING = ("_target_", "size", "stride", "score")
-NO_WEIGHTS = {"name", "tiling"}  # of a method
 
 
 class Fingerprints(NamedTuple):
@@ -60,16 +60,16 @@ def run_folder(config: dict[str, Any], train_fingerprint: str) -> Path:
 
 def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
     """A hash of everything that decides the weights of a run."""
-    data, method = config["data"]["datamodule"], config["method"]
-    names = DATA if data["plan"] == "images_once" else DATA + PATCHES
+    data, target = config["data"]["datamodule"], config["method"]["_target_"]
+    names = DATA if data["sees"] == "images" else DATA + PATCHES
     return _hash(
         WEIGHTS_VERSION,
-        class_fact(method["_target_"], "version"),
+        class_fact(target, "version"),
         train_fingerprint,
         _only(names, data),
         _only(DECODING, data["decoding"]),
         region_key(data["decoding"]["region"]),
-        by_content({key: value for key, value in method.items() if key not in NO_WEIGHTS}),
+        by_content(wired(config)),
         _only(TRAINER, config["trainer"]),
         config["seed"],
     )
@@ -82,7 +82,7 @@ def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
         test_fingerprint,
         config["threshold"],
         config["controls"],
-        _only(TILING, config["method"]["tiling"]),
+        _only(TILING, config["tiling"]),
         config["callbacks"].get("synthetic"),
     )
 

@@ -9,6 +9,7 @@ import yaml
 Settings = dict[str, Any]  # "method.network.latent_size" -> 100
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, and not everywhere
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+WANT = re.compile(r"\$\{want:([\w.]+),(.*)\}")
 SECRET = re.compile(r"(api_?key|token|password|secret|credential|entity)", re.IGNORECASE)
 # An absolute path: after nothing that belongs to a word, `/a/`, `~/` or `C:\`, up to its last part, which stays.
 PLACE = re.compile(r"(?<![\w.:/\\}<])(?:~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
@@ -35,7 +36,19 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(" ".join(str(error).split())) from error
     if not isinstance(config, dict):
         raise ValueError(f"expected a mapping, found {type(config).__name__}")
-    return config
+    method = config.get("method")
+    wants = method.pop("wants", None) if isinstance(method, dict) else None
+    return _granted(config, wants if isinstance(wants, dict) else {})
+
+
+def _granted(node: Any, wants: dict[str, Any]) -> Any:
+    """A configuration in which `${want:key,default}` is what the method wants, or the default."""
+    if isinstance(node, dict):
+        return {key: _granted(value, wants) for key, value in node.items()}
+    found = WANT.fullmatch(node) if isinstance(node, str) else None
+    if found is None:
+        return node
+    return wants[found[1]] if found[1] in wants else yaml.load(found[2], Loader)
 
 
 def chosen(config: dict[str, Any]) -> Settings:

@@ -17,7 +17,7 @@ from anomaly_lab.data.layouts import mvtec_ad
 def datamodule(parts, **changes):
     settings = {
         "splits": mvtec_ad(str(parts.parent), "bar"), "augmentation": Augmentation(), "kind": "object",
-        "decoding": Decoding(64, 3), "patch_size": 64, "plan": "patches", "patches": 40,
+        "decoding": Decoding(64, 3), "patch_size": 64, "sees": "patches", "patches": 40,
         "redraw": True,
         "batch_size": 8, "test_batch_size": 3, "workers": 0,
         "cache": "memory", "cache_dir": None, "on_error": "stop", "held_out": 0.2, "split_seed": 0, "seed": 0,

@@ -107,7 +107,7 @@ def test_images_of_one_colour_give_finite_numbers():
 def test_the_checkpoint_carries_the_statistics_of_the_training_images(parts, tmp_path, normalisation):
     data = DataModule(
         splits=mvtec_ad(str(parts.parent), "bar"), augmentation=Augmentation(), kind="object",
-        decoding=Decoding(64, 3), patch_size=64, plan="patches", patches=8, redraw=True, batch_size=4,
+        decoding=Decoding(64, 3), patch_size=64, sees="patches", patches=8, redraw=True, batch_size=4,
         test_batch_size=3, workers=0, cache="memory", cache_dir=None, on_error="stop", held_out=0.2, split_seed=0,
         seed=0,
     )  # fmt: skip

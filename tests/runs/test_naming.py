@@ -61,14 +61,15 @@ def leaves(node, path=""):
         yield path
 
 
+# The method is given the size of what it sees, its channels, the seed and the schedule.
 WEIGHTS = (
     *(f"data.datamodule.{name}" for name in (*DATA, *PATCHES)), *(f"trainer.{name}" for name in TRAINER),
-    "seed", "method",
+    *("seed", "method", "data.patch_size", "data.channels", "budget.schedule"),
     *(f"data.datamodule.decoding.{name}" for name in (*DECODING, "region")),
 )  # fmt: skip
-RESULT = ("threshold", "controls", *(f"method.tiling.{name}" for name in TILING), "callbacks.synthetic")
+RESULT = ("threshold", "controls", *(f"tiling.{name}" for name in TILING), "callbacks.synthetic")
 REGION = "data.datamodule.decoding.region"
-NEITHER = ("method.name", "method.tiling")
+NEITHER = ("method.name", "method.wants")
 
 
 def belongs(path, names):
@@ -90,7 +91,7 @@ def test_a_key_of_a_list_changes_its_own_key_and_a_key_of_none_changes_nothing(c
 @pytest.mark.parametrize(
     "path",
     ["callbacks.pictures.per_defect", "callbacks.anomaly_maps", "logger", "data.workers", "data.test_batch_size",
-     "data.root", "trainer.devices", "method.tiling.batch_size", "tilings.object", "checkpoint.every_batches"],
+     "data.root", "trainer.devices", "tiling.batch_size", "tilings.object", "checkpoint.every_batches"],
 )  # fmt: skip
 def test_what_only_looks_or_only_runs_decides_nothing(config, path):
     assert keys(changed(config, path, "another")) == keys(config)

@@ -27,6 +27,7 @@ class FittedMethod(Method):
     passes: ClassVar[int | None] = 1
     autocast: ClassVar[bool] = False
     resumes_inside_epochs: ClassVar[bool] = False
+    validation: ClassVar[float] = 0.0
 
     def __init__(self, tiling: Tiling) -> None:
         super().__init__(tiling)
@@ -74,7 +75,7 @@ class FittedMethod(Method):
             self.fit()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """There is no loss; `trainer.limit_val_batches: 0` spares the reading."""
+        """There is no loss to compute."""
 
     def configure_optimizers(self) -> list:
         """There is nothing to optimise."""

@@ -29,6 +29,7 @@ class Method(pl.LightningModule, ABC):
     - `sees`: "patches" that are cropped and augmented, or whole "images" as they are.
     - `passes`: how often it sees every image; None: `budget.epochs`.
     - `autocast`: whether it trains in the precision of the trainer; False: always in float32.
+    - `validation`: the share of the held-out images on which it computes a loss after each epoch.
     - `resumes_inside_epochs`: whether a checkpoint inside an epoch is of use.
     - `synthetic`: the kinds of synthetic defects (`data.corruption`) that it trains with.
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
@@ -40,6 +41,7 @@ class Method(pl.LightningModule, ABC):
     passes: ClassVar[int | None] = None
     autocast: ClassVar[bool] = True
     resumes_inside_epochs: ClassVar[bool] = True
+    validation: ClassVar[float] = 1.0
     synthetic: ClassVar[frozenset[str]] = frozenset()
     clips_gradients: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = ()

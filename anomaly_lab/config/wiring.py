@@ -1,0 +1,44 @@
+"""What constructors of a method get by the name of a parameter, so that no file of `conf/method` has to repeat it."""
+
+from typing import Any
+
+from anomaly_lab.config.schema import class_fact, signature
+
+
+def wired(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The method of a resolved configuration with all that is supplied by name, except its tiling.
+
+    Every class of ours in it that has such a parameter, and whose file does not set it, gets `image_size` (of what the
+    method sees: patches, or whole images), `channels`, `seed` and `schedule`; `sources` says from which keys.
+    """
+    supplied = {}
+    for name, key in sources(resolved["method"]).items():
+        value: Any = resolved
+        for part in key.split("."):
+            value = value[part]
+        supplied[name] = value
+    return complete(resolved["method"], supplied)
+
+
+def sources(method: dict[str, Any]) -> dict[str, str]:
+    """The names of parameters that are supplied, and the keys that people set for them."""
+    size = "image_size" if class_fact(method["_target_"], "sees") == "images" else "patch_size"
+    return {
+        "image_size": f"data.{size}", "channels": "data.channels", "seed": "seed", "schedule": "budget.schedule",
+    }  # fmt: skip
+
+
+def complete(method: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
+    """A method's node without what is for people, completed by what is supplied."""
+    return _complete({key: value for key, value in method.items() if key not in {"name", "wants"}}, supplied)
+
+
+def _complete(node: Any, supplied: dict[str, Any]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    completed = {key: _complete(value, supplied) for key, value in node.items()}
+    target = node.get("_target_")
+    if isinstance(target, str) and target.startswith("anomaly_lab."):
+        parameters = signature(target)
+        completed |= {name: value for name, value in supplied.items() if name in parameters and name not in node}
+    return completed

@@ -1,0 +1,44 @@
+"""The resolvers of a configuration."""
+
+import omegaconf.base
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from anomaly_lab.config.resolvers import resolving
+
+CONFIG = {
+    "a": "${want:a,1}", "b": "${want:b,${c}}", "c": 5, "passes": "${fact:passes,${c}}", "sees": "${fact:sees,x}",
+    "kind": "${tiled_as:texture}", "stem": "${stem:photos/parts.csv}",
+    "method": {"wants": {"a": 2, "d": "${c}"}, "_target_": "anomaly_lab.methods.cae.CAE"}, "d": "${want:d,1}",
+}  # fmt: skip
+
+
+def resolved(**changes):
+    with resolving():
+        return OmegaConf.to_container(OmegaConf.create({**CONFIG, **changes}), resolve=True)
+
+
+def test_a_wish_comes_before_the_default_and_may_be_a_reference():
+    found = resolved()
+    assert (found["a"], found["b"], found["d"]) == (2, 5, 5)
+
+
+def test_facts_are_those_of_the_class_and_its_base_classes():
+    found = resolved()
+    assert (found["passes"], found["sees"], found["kind"]) == (5, "patches", "texture")
+    found = resolved(method={"_target_": "anomaly_lab.methods.control.Control"})
+    assert (found["passes"], found["sees"], found["kind"]) == (1, "images", "object")
+    with pytest.raises(InterpolationResolutionError, match="expected a class of anomaly_lab.methods.cae, found 'CEA'"):
+        resolved(method={"_target_": "anomaly_lab.methods.cae.CEA"})
+
+
+def test_the_stem_of_a_path():
+    assert resolved()["stem"] == "parts"
+
+
+def test_the_memory_of_interpolations_ends_with_the_block():
+    before = omegaconf.base.parse
+    with resolving():
+        assert omegaconf.base.parse is not before
+    assert omegaconf.base.parse is before
