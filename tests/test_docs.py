@@ -1,5 +1,6 @@
 """README and docs: short enough, and every link leads somewhere."""
 
+import os
 import re
 
 import pytest
@@ -32,3 +33,19 @@ def test_links_lead_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_files_that_are_shown_are_the_files():
+    """ANOMALY_LAB_RECORD=1 writes them into the pages."""
+    shown = 0
+    for page in PAGES:
+        text = page.read_text()
+        parts = re.split(r"(<!-- file: \S+ -->\n```\w+\n.*?```)", text, flags=re.DOTALL)
+        for number, part in enumerate(parts):
+            if found := re.match(r"<!-- file: (\S+) -->\n```(\w+)\n", part):
+                parts[number] = f"{found[0]}{(ROOT / found[1]).read_text()}```"
+                shown += 1
+        if os.environ.get("ANOMALY_LAB_RECORD"):
+            page.write_text("".join(parts))
+        assert page.read_text() == "".join(parts)
+    assert shown >= 4

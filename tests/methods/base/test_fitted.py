@@ -4,28 +4,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.fitted import FittedMethod
-from anomaly_lab.methods.base.statistics import MemoryBank, RunningGaussian
 from anomaly_lab.methods.base.tiling import WholeImage
+from tests.methods.base.pixels import Pixels
 from tests.methods.base.test_gradient import Lists
-
-
-class Pixels(FittedMethod):
-    """A Gaussian at every pixel, and a bank of all pixels."""
-
-    def __init__(self):
-        super().__init__(WholeImage())
-        self.gaussian = RunningGaussian(16, 3)
-        self.bank = MemoryBank(3, 1000)
-
-    def rows(self, images):
-        rows = images.flatten(2).movedim(1, 2)
-        return {"gaussian": rows, "bank": rows}
-
-    def predict(self, images):
-        distance, _ = self.bank.nearest(images.movedim(1, 3).reshape(-1, 3))
-        return Prediction(distance.view(len(images), 1, 4, 4), None, None)
 
 
 @pytest.fixture
