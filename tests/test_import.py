@@ -45,3 +45,23 @@ def test_the_detector_alone_is_loaded_and_nothing_global_changes():
     assert not {name.partition(".")[0] for name in modules} & {"wandb", "matplotlib", "hydra", "optuna", "submitit"}
     wings = {name.split(".")[1] for name in modules if name.startswith("anomaly_lab.")}
     assert not wings & {"tracking", "report", "training", "launch", "cli"}
+
+
+WITHOUT_WANDB = """
+import sys
+sys.modules["wandb"] = None  # importing it is an ImportError
+from anomaly_lab.__main__ import main
+main()
+"""
+
+
+def test_a_machine_without_wandb_trains(tmp_path):
+    words = (
+        "data=demo", f"data.root={tmp_path / 'demo'}", "data.image_size=64", "method=variation_model", "logger=csv",
+        "trainer=cpu", "controls=false", f"runs_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'cache'}",
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_WANDB, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").rglob("metrics.json"))) == 1

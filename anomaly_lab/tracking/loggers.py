@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import wandb
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
@@ -22,12 +21,14 @@ from anomaly_lab.runs.collect import names_of
 from anomaly_lab.runs.settings import public
 from anomaly_lab.tracking.service import obstacle
 
+if TYPE_CHECKING:  # at run time imported where it is used: a machine without wandb trains with logger=csv
+    import wandb
+
 INIT_SECONDS = 8.0  # beside the seconds of `obstacle`: a run is offline 20 s after its start, or sooner
 FINISH_SECONDS = 60.0  # for what is not uploaded when a run ends
 LATER = "upload later: python -m anomaly_lab sync"
 TABLE_ROWS = 10_000  # W&B shows no more of a table
 TEXTS = {"path", "defect", "decision"}  # columns of scores.csv that are no numbers
-LOST = (OSError, wandb.Error)  # what wandb raises where its own background process has ended
 
 
 class FailSafeWandbLogger(WandbLogger):
@@ -51,10 +52,17 @@ class FailSafeWandbLogger(WandbLogger):
     def _steady(self) -> Iterator[None]:
         try:
             yield
-        except LOST as error:
+        except lost_errors() as error:
             if not self.broken:
                 say(f"W&B: logging has ended ({type(error).__name__}: {error}), the run goes on without it")
             self.broken = True
+
+
+def lost_errors() -> tuple[type[Exception], ...]:
+    """What wandb raises where its own background process has ended."""
+    import wandb
+
+    return OSError, wandb.Error
 
 
 def wandb_logger(
@@ -74,6 +82,8 @@ def wandb_logger(
     """
     if not is_first_process():
         return WandbLogger(save_dir=save_dir)  # never opens a run: rank 0 records for all
+    import wandb
+
     session = wandb.setup(wandb.Settings(silent=True)).settings
     mode = session.mode
     if mode == "online" and (reason := obstacle(session)):
@@ -130,6 +140,8 @@ def log_pictures(
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
+            import wandb
+
             shown: dict[str, Any] = {
                 key: [
                     wandb.Image(picture, caption=caption or None)
@@ -158,6 +170,8 @@ def log_tables(logger: WandbLogger, folder: Path) -> None:
 
     Of more than `TABLE_ROWS` images, as many that are evenly drawn; a line says so.
     """
+    import wandb
+
     tables: dict[str, Any] = {}
     if (folder / "scores.csv").is_file():
         header, *rows = _read(folder / "scores.csv")
@@ -187,7 +201,7 @@ def _read(path: Path) -> list[list[Any]]:
         return list(csv.reader(file))
 
 
-def finish(run: wandb.Run) -> None:
+def finish(run: "wandb.Run") -> None:
     """End a W&B run after at most FINISH_SECONDS.
 
     Where that was not enough, the service was lost: the run becomes an offline run, which `sync` finds.
@@ -197,7 +211,7 @@ def finish(run: wandb.Run) -> None:
     try:
         run.finish()
         lost = time.monotonic() - began >= FINISH_SECONDS
-    except LOST:
+    except lost_errors():
         lost = True
     if lost and folder.name.startswith("run-") and folder.is_dir():
         folder.rename(folder.with_name(f"offline-{folder.name}"))

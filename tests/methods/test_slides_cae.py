@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.data.augmentation import Augmentation
@@ -150,15 +151,16 @@ def test_whole_images_of_224_px_without_augmentation_also_of_textures(data):
     ]
     assert config["tiling"]["_target_"].endswith("WholeImage")
     assert config["augmentation"] == {"_target_": "anomaly_lab.data.augmentation.Augmentation"}
-    assert config["method"]["image_size"] == 224
+    assert wired(config)["image_size"] == 224
 
 
 def test_what_the_method_chooses_can_be_chosen_otherwise():
     config = configured("experiment=quick", "data.image_size=128", "augmentation=light", "method.bottleneck=true_1x1")
-    assert (config["data"]["patches"], config["method"]["image_size"]) == (4000, 128)
-    assert (config["method"]["schedule"], config["method"]["bottleneck"]) == ("cosine", "true_1x1")
+    assert (config["data"]["patches"], wired(config)["image_size"]) == (4000, 128)
+    assert (wired(config)["schedule"], config["method"]["bottleneck"]) == ("cosine", "true_1x1")
     assert config["augmentation"]["brightness"] == 0.1
-    assert configured("data.kind=texture", "data.image_size=448", "data.patch_size=224")["method"]["image_size"] == 224
+    texture = configured("data.kind=texture", "data.image_size=448", "data.patch_size=224")
+    assert (wired(texture)["image_size"], texture["data"]["stride"]) == (224, 224)
     with pytest.raises(UserError, match="data.image_size: expected a multiple of 16, found 200"):
         configured("data.image_size=200")
 
