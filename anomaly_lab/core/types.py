@@ -6,6 +6,7 @@ Each is made once and never changed.
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -40,6 +41,15 @@ class Batch(NamedTuple):
     label: Int[Tensor, " batch"]  # 0 normal, 1 abnormal, -1 unknown
     index: Int[Tensor, " batch"]  # type: ignore[assignment]  # into the split's list of samples; hides tuple.index
     placement: tuple[Placement, ...]  # where each photo lies in its working image; () in training
+    row: Int[Tensor, " batch"] | None = None  # number in the epoch, in training only
+    clean: Images | None = None  # the images without synthetic defects; None: there are none in them
+    defect: Bool[Tensor, "batch 1 height width"] | None = None  # where `image` differs from `clean`
+
+    @classmethod
+    def of(cls, images: Images) -> "Batch":
+        """A training batch of these images, numbered from 0."""
+        number = torch.arange(len(images), device=images.device)
+        return cls(images, (), torch.zeros_like(number), number, (), number)
 
 
 class Prediction(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,26 +10,26 @@ from typing import Annotated, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Bool, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
 from rich.progress import track
+from torch import Tensor
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.cache import default_folder
+from anomaly_lab.data.corruption import Corruption
+from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
 from anomaly_lab.data.images import Decoding, read_mask
-from anomaly_lab.data.patches import (
-    ImagesOnceLoader,
-    Kind,
-    PatchLoader,
-    PatchPlan,
-    WholeImages,
-    draw_plan,
-    render,
-)
+from anomaly_lab.data.noise import row_keys
+from anomaly_lab.data.patches import Kind
+from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, hold_out
 from anomaly_lab.data.store import Cache, Store, open_store, report_skipped
+
+HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
 
 
 class ImageLoader:
@@ -79,10 +80,14 @@ def collate(items: list[Batch]) -> Batch:
 
 
 class DataModule(pl.LightningDataModule):
-    """Splits off the held-out normal images, then serves patches of the rest and whole images of the others.
+    """Splits off the held-out normal images, then feeds the rest to training and serves the others as they are.
 
     Held-out images are chosen before anything is augmented; the validation loss sees only them, and so do thresholds
     (but for `threshold_images: training`, which a strategy asks for).
+
+    `sees`, `passes` and `augmented` are facts of the method. Patches come `batch_size` at a time. So do whole images,
+    in another order every epoch; where the number of `passes` is fixed, they come in order, `test_batch_size` at a
+    time. A `corruption` puts synthetic defects into what training and validation see, on the device.
     """
 
     def __init__(
@@ -105,15 +110,19 @@ class DataModule(pl.LightningDataModule):
         split_seed: NonNegativeInt,
         seed: NonNegativeInt,
         threshold_images: Literal["held_out", "training"] = "held_out",
+        passes: PositiveInt | None = None,
+        augmented: bool = True,
+        corruption: Corruption | None = None,
     ) -> None:
         super().__init__()
         self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
         self.test_samples = splits.test
-        self.augmentation = augmentation
+        self.augmentation = augmentation if augmented else Augmentation()
         self.kind: Kind = kind
         self.decoding = decoding
         self.patch_size = patch_size
-        self.images_once = sees == "images"
+        self.sees: Literal["patches", "images"] = sees
+        self.passes = passes
         self.patches = patches
         self.redraw = redraw
         self.batch_size = batch_size
@@ -124,8 +133,8 @@ class DataModule(pl.LightningDataModule):
         self.on_error: Literal["stop", "skip"] = on_error
         self.seed = seed
         self.threshold_images: Literal["held_out", "training"] = threshold_images
+        self.corruption = corruption
         self.store: Store | None = None
-        self.boxes = np.tile([0, 0, decoding.image_size, decoding.image_size], (len(self.train_samples), 1))
 
     def setup(self, stage: str) -> None:
         """Decode the training images once, and read all others through before hours are spent.
@@ -141,7 +150,6 @@ class DataModule(pl.LightningDataModule):
             self.train_samples, self.decoding, self.workers, self.cache, self.cache_dir, self.on_error, device
         )
         self.train_samples = self.store.samples
-        self.boxes = np.array(self.store.boxes)
 
     def _readable(self, samples: list[Sample]) -> list[Sample]:
         """Read images through; those that cannot be read end the run, or are named and left out (`on_error`)."""
@@ -161,38 +169,37 @@ class DataModule(pl.LightningDataModule):
         report_skipped([str(error) for error in errors], len(samples))
         return [sample for sample, error in zip(samples, found, strict=True) if error is None]
 
-    def plan(self, epoch: int) -> PatchPlan:
-        """The patches of an epoch: they follow from the seed and, unless `redraw` is off, from the epoch."""
-        return draw_plan(
-            np.random.default_rng([self.seed, epoch if self.redraw else 0]),
-            self.kind,
-            self.patches,
-            self.boxes,
-            self.decoding.image_size,
-            self.patch_size,
-            self.augmentation,
-        )
+    @cached_property
+    def feed(self) -> Feed:
+        """What training shows, once the images are decoded."""
+        assert self.store is not None
+        boxes, side = np.array(self.store.boxes), self.decoding.image_size
+        if self.sees == "patches":
+            common = boxes, side, self.augmentation, self.batch_size, self.seed
+            return PatchFeed(*common, self.kind, self.patch_size, self.patches, self.redraw)
+        shuffled = self.passes is None
+        batch_size = self.batch_size if shuffled else self.test_batch_size
+        return ImageFeed(boxes, side, self.augmentation, batch_size, self.seed, shuffled)
 
-    def train_dataloader(self) -> PatchLoader | ImagesOnceLoader:
+    def train_dataloader(self) -> RowLoader:
         """What the epoch that is about to start shows; the trainer asks anew every epoch."""
         assert self.trainer is not None
-        if self.images_once:
-            count = len(self.train_samples)
-            return ImagesOnceLoader(count, self.test_batch_size, self.trainer.global_rank, self.trainer.world_size)
-        plan = self.plan(self.trainer.current_epoch)
-        return PatchLoader(plan, self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        return self.feed.loader(self.trainer.current_epoch, self.trainer.global_rank, self.trainer.world_size)
 
-    def whole_training_images(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """The training images as they are, a batch at a time, on the host; of several processes, the share of one."""
+    def whole_training_images(
+        self, rank: int = 0, world_size: int = 1, device: torch.device | None = None
+    ) -> Iterator[Batch]:
+        """The training images as they are, a batch at a time, on the host or a device; the share of one process."""
         assert self.store is not None
         for index in torch.arange(len(self.train_samples))[rank::world_size].split(self.test_batch_size):
             images, rows = self.store.take(index)
-            yield Batch(images[rows].cpu().float() / 255, (), torch.zeros_like(index), index, ())
+            image, on_device = images[rows].to(device or "cpu").float() / 255, index.to(device or "cpu")
+            yield Batch(image, (), torch.zeros_like(on_device), on_device, ())
 
     def held_out_images(self, device: torch.device) -> Iterator[Batch]:
         """The held-out normal images, whole, unaugmented and in [0, 1] on a device, a batch at a time."""
         for batch in self.val_dataloader():
-            yield batch._replace(image=batch.image.to(device).float() / 255)
+            yield self.moved(batch, device)
 
     def val_dataloader(self) -> ImageLoader:
         """The held-out normal images, whole and unaugmented."""
@@ -210,28 +217,36 @@ class DataModule(pl.LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return self._images(self.test_samples, rank, world_size)
 
-    def transfer_batch_to_device(
-        self, batch: PatchPlan | WholeImages | Batch, device: torch.device, dataloader_idx: int
-    ) -> PatchPlan | WholeImages | Batch:
-        """Rows of a plan stay on the host, where they say what to cut."""
-        if isinstance(batch, PatchPlan | WholeImages):
+    def transfer_batch_to_device(self, batch: Rows | Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Render rows of the feed, move whole images; synthetic defects in training and validation."""
+        if isinstance(batch, Rows):
+            return self.rendered(batch, device)
+        assert self.trainer is not None
+        batch = self.moved(batch, device)
+        if self.corruption is None or not (self.trainer.validating or self.trainer.sanity_checking):
             return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return self._corrupted(batch, HELD_OUT, batch.index, content(batch.placement, batch.image))
 
-    def on_after_batch_transfer(self, batch: PatchPlan | WholeImages | Batch, dataloader_idx: int) -> Batch:
-        """On the device: rows of a plan become patches or images, uint8 images become [0, 1]."""
-        if isinstance(batch, PatchPlan | WholeImages):
-            assert self.store is not None
-            assert self.trainer is not None
-            device = self.trainer.strategy.root_device
-            images, rows = self.store.take(batch.image)
-            if isinstance(batch, WholeImages):
-                image = images[rows].to(device, non_blocking=True).float() / 255
-            else:
-                image = render(images, batch._replace(image=rows), self.patch_size, self.augmentation.reach(), device)
-            index = batch.image.to(device, non_blocking=True)
-            return Batch(image, (), torch.zeros_like(index), index, ())
+    def rendered(self, rows: Rows, device: torch.device) -> Batch:
+        """What a training step sees for some rows of the feed, on the device."""
+        assert self.store is not None
+        batch = self.feed.render(rows, self.store, device)
+        if self.corruption is None:
+            return batch
+        assert batch.row is not None
+        return self._corrupted(batch, rows.epoch, batch.row, self.feed.shown(rows, device))
+
+    def moved(self, batch: Batch, device: torch.device) -> Batch:
+        """Whole uint8 images in [0, 1] on the device, with their masks; placements stay what they are."""
+        batch = super().transfer_batch_to_device(batch, device, 0)
         return batch._replace(image=batch.image.float() / 255)
+
+    def _corrupted(
+        self, batch: Batch, epoch: int, row: Int[Tensor, " batch"], inside: Bool[Tensor, "batch 1 height width"] | None
+    ) -> Batch:
+        assert self.corruption is not None
+        image, defect = self.corruption(batch.image, row_keys(self.seed, epoch, row), inside)
+        return batch._replace(image=image, clean=batch.image, defect=defect)
 
     def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> ImageLoader:
         if samples and len(samples) < world_size:

@@ -1,11 +1,10 @@
-"""The patches of an epoch as a table of numbers, dealt to the ranks in batches and rendered on the device.
+"""The patches of an epoch as a table of numbers, rendered on the device.
 
 Nothing is materialised: 100 000 rows are drawn in milliseconds and every patch is cut from its image when its
 batch is needed, with one resampling.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeVar, no_type_check
 
 import kornia.enhance
@@ -24,7 +23,7 @@ Kind = Literal["texture", "object"]
 
 
 class PatchPlan(NamedTuple):
-    """A row a patch: which part of which image it shows and how it is varied."""
+    """One row per patch: which part of which image it shows and how it is varied."""
 
     image: Int[Tensor, " patch"]  # index into the store
     center: Float[Tensor, "patch 2"]  # y, x in pixels of the source; pixel i covers i ... i + 1
@@ -33,7 +32,7 @@ class PatchPlan(NamedTuple):
     brightness: Float[Tensor, " patch"]  # added
     contrast: Float[Tensor, " patch"]  # factor
 
-    def take(self, rows: slice) -> "PatchPlan":
+    def take(self, rows: slice | Int[Tensor, " row"]) -> "PatchPlan":
         """The plan of some of its rows."""
         return PatchPlan(*(column[rows] for column in self))
 
@@ -142,6 +141,23 @@ def _to_source(plan: PatchPlan, patch_size: int) -> Float[np.ndarray, "patch 2 3
     return np.concatenate([turn, move[:, :, None]], axis=2)
 
 
+def shown(
+    plan: PatchPlan, patch_size: int, boxes: Int[np.ndarray, "image 4"], device: torch.device
+) -> Bool[Tensor, "patch 1 patch_size patch_size"]:
+    """The pixels of each patch that show its photo: neither padding nor a repeated border.
+
+    `boxes` (top, left, height, width) say where each photo lies in its image.
+    """
+    matrix = torch.from_numpy(_to_source(plan, patch_size)).float().to(device)[:, :, :, None, None]
+    box = torch.from_numpy(boxes[plan.image.numpy()]).float().to(device)[:, :, None, None]
+    pixel = torch.arange(patch_size, device=device)
+    x, y = (pixel * matrix[:, axis, 0] + pixel[:, None] * matrix[:, axis, 1] + matrix[:, axis, 2] for axis in (0, 1))
+    slack = 0.5 + 1e-3  # pixel i of the source covers i - 1/2 to i + 1/2 here; the rest is rounding
+    down, right = y - box[:, 0], x - box[:, 1]
+    inside = (down > -slack) & (down < box[:, 2] - 1 + slack) & (right > -slack) & (right < box[:, 3] - 1 + slack)
+    return inside[:, None]
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 @no_type_check
 def _sample(
@@ -215,76 +231,3 @@ def _render_windows(
     return functional.grid_sample(
         windows.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
-
-
-class WholeImages(NamedTuple):
-    """Rows of the other feed: every training image, whole and unaugmented."""
-
-    image: Int[Tensor, " image"]  # index into the store
-
-
-class ImagesOnceLoader:
-    """Every image once, in order, in batches that differ by at most one image and are shared among the ranks.
-
-    None is left out, and ranks never differ in the number of steps.
-
-    Raises UserError where there are fewer images than processes.
-    """
-
-    def __init__(self, images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        if images < world_size:
-            raise UserError(
-                f"trainer.devices: expected at most {images}, the number of training images, found {world_size}"
-            )
-        self.batch_size = max(batch_size, world_size)
-        self._batches = torch.arange(images).tensor_split(max(1, images // self.batch_size))
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[WholeImages]:
-        for batch in self._batches:
-            yield WholeImages(batch[self.rank :: self.world_size])
-
-
-class PatchLoader:
-    """One epoch's rows, a global batch at a time, of which each rank takes its share.
-
-    Rows are numbers, so there are no workers. The batches are cut before they are shared: ranks never differ in
-    the number of steps (that deadlocks) and the same seed gives the same patches whatever the number of processes.
-    The last batch is left out where it is not full. The state is one number, so a run resumes inside an epoch.
-
-    Raises UserError where the batch cannot be shared equally among the ranks.
-    """
-
-    def __init__(self, plan: PatchPlan, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.plan = plan
-        self.batch_size = min(batch_size, len(plan.image))
-        if self.batch_size % world_size:
-            raise UserError(
-                f"data.batch_size: expected a multiple of the {world_size} processes that share it, "
-                f"found {self.batch_size}"
-            )
-        self.rank = rank
-        self.world_size = world_size
-        self.done = 0
-
-    def __len__(self) -> int:
-        return len(self.plan.image) // self.batch_size
-
-    def __iter__(self) -> Iterator[PatchPlan]:
-        for batch in range(self.done, len(self)):
-            self.done = batch + 1
-            end = self.done * self.batch_size
-            yield self.plan.take(slice(end - self.batch_size + self.rank, end, self.world_size))
-        self.done = 0
-
-    def state_dict(self) -> dict[str, int]:
-        """How many batches were handed out."""
-        return {"done": self.done}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were handed out; a finished epoch starts anew."""
-        self.done = state["done"] % len(self)

@@ -6,9 +6,12 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.types import Box, Placement
+from anomaly_lab.core.types import Box, Images, Placement
 from anomaly_lab.data.formats import read_alpha, read_pixels, to_gray
 
 Resize = Literal["pad", "stretch", "crop"]
@@ -86,6 +89,20 @@ def fit(photo: np.ndarray, placement: Placement, image_size: int) -> np.ndarray:
     for channel, plane in enumerate(planes):
         cv2.extractChannel(part, channel, plane)  # ten times as fast as a transposed copy
     return planes
+
+
+def content(placement: tuple[Placement, ...], images: Images) -> Bool[Tensor, "batch 1 height width"] | None:
+    """Which pixels of the working images show the inspected part of the photo; None where all do."""
+    height, width = images.shape[-2:]
+    if all(place.target == (0, 0, height, width) and place.valid is None for place in placement):
+        return None
+    valid = torch.zeros((len(images), 1, height, width), dtype=torch.bool, device=images.device)
+    for pixels, place in zip(valid, placement, strict=True):
+        top, left, inner_height, inner_width = place.target
+        pixels[:, top : top + inner_height, left : left + inner_width] = True
+        if place.valid is not None:
+            pixels &= torch.from_numpy(place.valid).to(images.device)
+    return valid
 
 
 def to_photo(anomaly_map: np.ndarray, placement: Placement) -> np.ndarray:

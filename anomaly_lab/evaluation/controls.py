@@ -13,10 +13,11 @@ from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.files import write_csv, write_json
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.maps import PixelEvaluation
-from anomaly_lab.functional.scores import content, default_score
+from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.tiling import WholeImage, enlarge
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS, KINDS, Control, Kind
 from anomaly_lab.metrics.ranking import rank

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 
 from anomaly_lab.core.types import Batch, Placement, Prediction
-from anomaly_lab.data.placement import to_photo
+from anomaly_lab.data.placement import content, to_photo
 from anomaly_lab.data.samples import Sample
-from anomaly_lab.functional.scores import content, smooth
+from anomaly_lab.functional.scores import smooth
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 
 PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")

@@ -1,6 +1,6 @@
-"""How well a method finds defects that were painted into held-out normal images: an objective without the test set."""
+"""How well a method finds synthetic defects in held-out normal images: an objective without the test set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
@@ -9,23 +9,26 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from anomaly_lab.core.randomness import seed
 from anomaly_lab.core.types import Batch, Placement
+from anomaly_lab.data.corruption import AtLeast, Corruption, other_corruptions
 from anomaly_lab.data.datamodule import DataModule, ImageLoader
-from anomaly_lab.data.synthetic import DEFECTS, defective
+from anomaly_lab.data.noise import row_keys
+from anomaly_lab.data.placement import content
 from anomaly_lab.evaluation.maps import counted
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
 
-DRAWING = 3  # after callbacks.seed.PREDICTION: what a method draws while it looks at these images
+STREAM = 3  # of random numbers, after core.randomness.PREDICTION: what a method draws while it looks at these images
 
 
 class SyntheticDefects(pl.Callback):
-    """After training, judge the held-out normal images and `copies` defective copies of each.
+    """After training, predict the held-out normal images and `copies` copies of each with one synthetic defect each.
 
     `metrics`: `synthetic_image_auroc` of the scores; `synthetic_pixel_auroc` and `synthetic_pixel_aupro` of the maps as
-    they are, at the working size. The defects follow from `defect_seed` and the number of the image, not from the run's
-    seed: all trials of a search are judged on the same ones. No other image is read and no other metric changes. Every
-    process judges all of them.
+    they are, at the working size. Kinds of defects (`data.corruption`) take turns from image to image; those that the
+    method is trained with are left out, because it would be asked what it was told. The defects follow from
+    `defect_seed` and the number of the image, not from the run's seed: all trials of a search see the same ones. No
+    other image is read and no other metric changes. Every process predicts all of them.
     """
 
     def __init__(self, copies: PositiveInt = 3, defect_seed: NonNegativeInt = 0) -> None:
@@ -33,21 +36,25 @@ class SyntheticDefects(pl.Callback):
         self.defect_seed = defect_seed
         self.metrics: dict[str, float] = {}
 
+    def setup(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
+        """Raise UserError before training where no kind of defect is left for this callback."""
+        corruptions_for(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
-        """Judge them, when training is over; nothing is left of it in the generators of torch."""
+        """Predict them, when training is over; nothing is left of it in the generators of torch."""
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        corruptions = corruptions_for(pl_module, data)
         scores: dict[bool, list[float]] = {False: [], True: []}
         pixels = PixelMetrics(sync_on_compute=False)  # every process has seen all of them
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad():
-            for number, batch in enumerate(self.batches(data)):
-                seed(self.defect_seed, DRAWING, number)
-                on_device = batch._replace(image=batch.image.to(pl_module.device).float() / 255)
-                answer = pl_module.test_step(on_device, number)
-                assert answer.score is not None
-                for i, score in enumerate(answer.score.tolist()):
+            for number, batch in enumerate(self.batches(data, corruptions, pl_module.device)):
+                seed(self.defect_seed, STREAM, number)
+                prediction = pl_module.test_step(batch, number)
+                assert prediction.score is not None
+                for i, score in enumerate(prediction.score.tolist()):
                     scores[bool(batch.label[i])].append(score)
-                    anomaly_map = answer.anomaly_map[i, 0].float().cpu().numpy()
+                    anomaly_map = prediction.anomaly_map[i, 0].float().cpu().numpy()
                     pixels.update(*counted(anomaly_map, batch.mask[i][0].numpy(), batch.placement[i]))
         values = pixels.compute()
         self.metrics = {
@@ -56,30 +63,32 @@ class SyntheticDefects(pl.Callback):
             "synthetic_pixel_aupro": values["aupro"],
         }
 
-    def batches(self, data: DataModule) -> Iterator[Batch]:
-        """The held-out images, uint8 on the host, each batch followed by its defective copies.
+    def batches(self, data: DataModule, corruptions: Sequence[Corruption], device: torch.device) -> Iterator[Batch]:
+        """The held-out images in [0, 1] on the device, each batch followed by its copies with defects.
 
-        Masks have the working size, and placements say that the photos have it too: nothing is enlarged.
+        Masks, on the host, have the working size, and placements say that the photos have it too: nothing is enlarged.
         """
         for batch in ImageLoader(data.held_out_samples, data.decoding, data.test_batch_size, data.workers):
+            images, index = batch.image.to(device).float() / 255, batch.index.to(device)
+            inside = content(batch.placement, images)
+            inside = torch.ones_like(images[:, :1], dtype=torch.bool) if inside is None else inside
             placement = tuple(at_working_size(place, data.decoding.image_size) for place in batch.placement)
-            clean = torch.zeros(batch.image.shape[-2:], dtype=torch.bool)[None]
-            yield batch._replace(mask=(clean,) * len(batch.image), placement=placement)
+            clean = torch.zeros(images.shape[-2:], dtype=torch.bool)[None]
+            yield batch._replace(image=images, mask=(clean,) * len(images), placement=placement)
             for copy in range(self.copies):
-                made = [
-                    defective(
-                        image.numpy(),
-                        place.target,
-                        place.valid,
-                        DEFECTS[(index + copy) % len(DEFECTS)],
-                        np.random.default_rng([self.defect_seed, index, copy]),
-                    )
-                    for image, place, index in zip(batch.image, placement, batch.index.tolist(), strict=True)
-                ]
-                images, masks = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
-                yield Batch(
-                    images, tuple(mask[None] for mask in masks), torch.ones_like(batch.label), batch.index, placement
-                )
+                changed, defect = images.clone(), torch.zeros_like(inside)
+                for turn, corruption in enumerate(corruptions):
+                    here = (batch.index + copy) % len(corruptions) == turn
+                    if here.any():
+                        keys = row_keys(self.defect_seed, copy, index[here])
+                        changed[here], defect[here] = AtLeast(corruption)(images[here], keys, inside[here])
+                yield Batch(changed, tuple(defect.cpu()), torch.ones_like(batch.label), batch.index, placement)
+
+
+def corruptions_for(method: Method, data: DataModule) -> tuple[Corruption, ...]:
+    """The kinds of defect that a method is not trained with. Raises UserError where there is none."""
+    trained = method.synthetic if data.corruption is None else method.synthetic | data.corruption.kinds
+    return other_corruptions(trained)
 
 
 def at_working_size(place: Placement, image_size: int) -> Placement:

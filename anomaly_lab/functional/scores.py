@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anomaly_lab.core.types import Images, Placement
 from anomaly_lab.functional.blur import gaussian_blur
 
 
@@ -23,17 +22,3 @@ def smooth(
 ) -> Float[Tensor, "batch 1 height width"]:
     """Smooth maps by a Gaussian of sigma 4 px per 256 px of side."""
     return gaussian_blur(anomaly_map, 4 * max(anomaly_map.shape[-2:]) / 256, valid)
-
-
-def content(placement: tuple[Placement, ...], images: Images) -> Bool[Tensor, "batch 1 height width"] | None:
-    """Which pixels of the working images show the inspected part of the photo; None where all do."""
-    height, width = images.shape[-2:]
-    if all(place.target == (0, 0, height, width) and place.valid is None for place in placement):
-        return None
-    valid = torch.zeros((len(images), 1, height, width), dtype=torch.bool, device=images.device)
-    for pixels, place in zip(valid, placement, strict=True):
-        top, left, inner_height, inner_width = place.target
-        pixels[:, top : top + inner_height, left : left + inner_width] = True
-        if place.valid is not None:
-            pixels &= torch.from_numpy(place.valid).to(images.device)
-    return valid

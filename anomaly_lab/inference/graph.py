@@ -11,7 +11,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from anomaly_lab.core.types import Images, Placement
-from anomaly_lab.functional.scores import content, default_score
+from anomaly_lab.data.placement import content
+from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.method import Method
 
 INPUTS, OUTPUTS = ["image", "valid"], ["anomaly_map", "score"]

@@ -1,6 +1,6 @@
 """Search for hyperparameters: Optuna asks, a launcher runs, metrics.json answers. The largest value wins.
 
-The objective comes from held-out normal images and defects made in them (callbacks/synthetic.py); one of the test set
+The objective comes from held-out normal images with synthetic defects (evaluation/synthetic_defects.py); one of the test set
 must be asked for by a name that says `oracle`.
 """
 

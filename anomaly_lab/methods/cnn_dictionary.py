@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.fitted import FittedMethod
@@ -139,7 +138,7 @@ class CNNDictionary(FittedMethod):
     def _load_weights(self) -> None:
         if unused := self.backbone.load():
             above = sorted({name.split(".")[0] for name in unused})
-            say(f"{self.backbone.name}: weights above {self.backbone.layers[0]} not used ({', '.join(above)})")
+            self.say(f"{self.backbone.name}: weights above {self.backbone.layers[0]} not used ({', '.join(above)})")
 
     # The vectors of an image
 
@@ -201,12 +200,13 @@ class CNNDictionary(FittedMethod):
         """Principal components, clusters, entries. One thread: several add up in an order of their own."""
         rows = self._vectors.rows()
         self._vectors.clear()
-        if self._trainer is None or self.trainer.is_global_zero:
-            say(f"cnn_dictionary: {len(rows)} vectors into {self.clusters} clusters")
+        self.say(f"cnn_dictionary: {len(rows)} vectors into {self.clusters} clusters")
         with threadpool_limits(1):
             center, components, dictionary = build_dictionary(
                 rows.numpy(), self.variance, self.whiten, self.clusters, self.restarts, self.entries, self.seed
             )
+        if len(dictionary) < self.clusters:
+            self.say(f"cnn_dictionary: only {len(dictionary)} distinct patches seen, each is an entry")
         if len(dictionary) < self.neighbours:
             raise UserError(
                 f"method.neighbours: expected at most {len(dictionary)}, the number of distinct patches, "
@@ -261,14 +261,12 @@ def build_dictionary(
     """
     distinct = first_distinct(rows, clusters + 1)
     if len(distinct) == 1:
-        say("cnn_dictionary: all training patches are the same, other ones differ from it by their whole vector")
         return rows[0].astype(np.float64), np.eye(rows.shape[1]), distinct
     analysis = PCA(n_components=variance, whiten=whiten, svd_solver="covariance_eigh").fit(rows.astype(np.float64))
     components = analysis.components_
     if whiten:
         components = components / np.sqrt(analysis.explained_variance_)[:, None]
     if len(distinct) <= clusters:
-        say(f"cnn_dictionary: {clusters} clusters asked for, {len(distinct)} distinct patches seen: all are entries")
         return analysis.mean_, components, distinct
     projected = analysis.transform(rows)
     means = KMeans(clusters, n_init=restarts, random_state=seed).fit(projected).cluster_centers_

@@ -18,14 +18,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from anomaly_lab.core import console
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.fitted import FittedMethod
@@ -131,7 +129,7 @@ class TextureInspection(FittedMethod):
         """Mixtures of every level, then their medians and thresholds on other images."""
         images = self._images.rows()
         self._images.clear()
-        say(f"TextureInspection: mixtures of {self.levels} levels")
+        self.say(f"TextureInspection: mixtures of {self.levels} levels")
         of_mixtures, of_novelty = split(len(images), self.images, self.novelty_images, self.seed)
         with threadpool_limits(1), warnings.catch_warnings():  # several threads add in another order every time
             warnings.simplefilter("ignore", ConvergenceWarning)  # told below, in one line
@@ -192,11 +190,11 @@ class TextureInspection(FittedMethod):
             if mixture.n_components < self.components
         ]
         if fewer:
-            say(f"TextureInspection: fewer than {self.components} components, for want of different patches: "
+            self.say(f"TextureInspection: fewer than {self.components} components, for want of different patches: "
                 + ", ".join(fewer))  # fmt: skip
         restless = [str(level) for level, mixture in enumerate(mixtures, 1) if not mixture.converged_]
         if restless:
-            say(f"TextureInspection: mixtures still moved after {STEPS} steps, at level {', '.join(restless)}")
+            self.say(f"TextureInspection: mixtures still moved after {STEPS} steps, at level {', '.join(restless)}")
 
     def features(self, patches: Float[Tensor, "row pixel"]) -> Float[Tensor, "row length"]:
         """Vectors of patches, in the precision of the patches.
@@ -315,9 +313,3 @@ def check_size(side: int, levels: int, patch_size: int) -> None:
         f"data.image_size: expected at least {least} px, so that a patch of {patch_size} px fits into the smallest of "
         f"{levels} levels, found {side}; {advice}"
     )
-
-
-@rank_zero_only
-def say(line: str) -> None:
-    """Print a line once, however many processes there are."""
-    console.say(line)

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from anomaly_lab.core.console import say
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.functional.alignment import IDENTITY, Aligner, Gray, Matrix, back, background, bring, foreground
 from anomaly_lab.methods.base.fitted import FittedMethod
@@ -22,7 +21,6 @@ from anomaly_lab.methods.base.tiling import Tiling
 
 NOT_ALIGNED = "not aligned"
 PASSES = 2  # onto the first image, then onto the mean of what came out
-NAMED = 5  # images, at most, that a message names
 
 Maps = Float[Tensor, "batch 1 height width"]
 
@@ -75,14 +73,6 @@ class VariationModel(FittedMethod):
         self._aligner: Aligner | None = None  # made of the mean when it is needed
         self._sample = Reservoir(self.images, seed)
         self._numbers = Reservoir(self.images, seed)  # the same draws keep the numbers of the same images
-        self._files: list[str] = []
-        self._tells = True
-
-    def on_fit_start(self) -> None:
-        """Say how much memory it takes; note the names of the files, for messages."""
-        super().on_fit_start()
-        self._tells = self.trainer.is_global_zero
-        self._files = [sample.path.name for sample in self.trainer.datamodule.train_samples]  # type: ignore[attr-defined]
 
     def memory(self, images: int) -> int:
         """The sample, as gray levels."""
@@ -104,8 +94,8 @@ class VariationModel(FittedMethod):
             part = foreground(found.mean)
             if part.any():
                 counted = counted & part
-            elif self._tells:
-                say("method.region: the mean image has no foreground, the whole of it is compared")
+            else:
+                self.say("method.region: the mean image has no foreground, the whole of it is compared")
         for buffer, values in ((self.mean, found.mean), (self.deviation, found.deviation), (self.counted, counted)):
             buffer.copy_(torch.from_numpy(values))
         self._aligner = None
@@ -164,20 +154,15 @@ class VariationModel(FittedMethod):
             matrices = [self._matrix(aligner, scaled(image)) for image in sample]
             failed = [number for number, matrix in zip(numbers, matrices, strict=True) if matrix is None]
             if len(sample) - len(failed) < min(2, len(sample)):
-                self._tell(failed, len(sample), "the images are compared as they lie")
+                self._remark(failed, "compared as they lie")
                 return statistics(sample, [IDENTITY] * len(sample))
             template = statistics(sample, matrices).mean
-        if failed:
-            self._tell(failed, len(sample), "left out of the statistics")
+        self._remark(failed, "left out of the statistics")
         return statistics(sample, matrices)
 
-    def _tell(self, failed: list[int], count: int, consequence: str) -> None:
-        names = [self._files[number] if self._files else f"image {number}" for number in failed[:NAMED]]
-        more = ", ..." if len(failed) > NAMED else ""
-        if self._tells:
-            images = f"{len(failed)} of {count} training images ({', '.join(names)}{more})"
-            advice = "; parts that turn need method.alignment=rigid" if self.alignment == "translation" else ""
-            say(f"alignment failed for {images}: {consequence}{advice}")
+    def _remark(self, failed: list[int], consequence: str) -> None:
+        advice = "; parts that turn need method.alignment=rigid" if self.alignment == "translation" else ""
+        self.remarks = dict.fromkeys(failed, f"training images not aligned, {consequence}{advice}")
 
 
 def statistics(sample: UInt8[np.ndarray, "image height width"], matrices: list[Matrix | None]) -> Statistics:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.method import Method, evaluating
 
 
-def step_cost(method: Method, draw: Callable[[], Tensor], count: int, share: int) -> tuple[float, float]:
-    """Seconds a step and bytes in all, from `count` patches that `draw` gives, scaled to a batch of `share`."""
+def step_cost(method: Method, draw: Callable[[], Batch], count: int, share: int) -> tuple[float, float]:
+    """Seconds per step and bytes in all, from `count` images that `draw` gives, scaled to a batch of `share`."""
     saved = 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -26,9 +27,9 @@ def step_cost(method: Method, draw: Callable[[], Tensor], count: int, share: int
     with evaluating(method):
         for _ in range(3):  # the first one warms up
             saved, start = 0, time.perf_counter()
-            images = draw()
+            batch = draw()
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-                answer = method.rehearse(images)
+                answer = method.rehearse(batch)
             if answer.requires_grad:
                 answer.backward()
             answer.item()  # waits for the accelerator

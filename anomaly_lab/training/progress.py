@@ -10,6 +10,7 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from anomaly_lab.core.console import duration, say
+from anomaly_lab.core.remarks import RemarkCounter
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.tracking.logged import logged_since
@@ -19,8 +20,9 @@ from anomaly_lab.training.cost import search_cost, step_cost
 class Budget(pl.Callback):
     """Say before training how much there is to do, about how long it will take and how much memory it needs.
 
-    The time comes from one real forward and backward pass over a few patches; the weights are left alone. Of a method
-    that searches (`search_steps`) the test is told too, from two steps on an image: it can take longer than training.
+    The time comes from one real forward and backward pass over a few images; the weights are left alone. For a method
+    that searches (`search_steps`) the test is estimated too, from two steps on an image: it can take longer than
+    training. After training, say what the method remarks on single training images.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
@@ -30,19 +32,22 @@ class Budget(pl.Callback):
             f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
             f"{len(data.test_samples)} test images"
         )
-        if data.images_once:  # nothing to estimate: one pass, no gradient
+        if pl_module.passes is not None:  # nothing to estimate: no gradient
             if trainer.is_global_zero:
-                say(f"{counts} · every training image once, whole")
+                times = "once" if pl_module.passes == 1 else f"{pl_module.passes} times"
+                kept = f" · up to {pl_module.memory(len(data.train_samples)) / 2**20:.0f} MiB of memory for them"
+                say(f"{counts} · every training image {times}, whole{kept}")
             return
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
         steps = int(trainer.num_training_batches) * epochs
         share = batch_size(trainer) // trainer.world_size
         count = min(share, 8)
-        rows = data.plan(0).take(slice(0, count))
-        seconds, memory = step_cost(pl_module, lambda: data.on_after_batch_transfer(rows, 0).image, count, share)
+        rows = data.feed.loader(0).rows(torch.arange(count))
+        seconds, memory = step_cost(pl_module, lambda: data.rendered(rows, pl_module.device), count, share)
+        what = "patches" if data.sees == "patches" else "images"
         parts = [
             counts,
-            f"{steps * batch_size(trainer):,} patches of {data.patch_size} px in {epochs} epochs",
+            f"{steps * batch_size(trainer):,} {what} of {data.feed.side} px in {epochs} epochs",
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]
         if pl_module.search_steps:
@@ -53,6 +58,17 @@ class Budget(pl.Callback):
             parts.append("shorter: experiment=quick, or a smaller data.patches")
         if trainer.is_global_zero:
             say(" · ".join(parts))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """Print the remarks."""
+        if not trainer.is_global_zero:
+            return
+        samples = trainer.datamodule.train_samples  # type: ignore[attr-defined]
+        counter = RemarkCounter()
+        for number, text in sorted(pl_module.remarks.items()):
+            counter.add(text, samples[number].path)
+        for line in counter.lines():
+            say(line)
 
 
 class Progress(RichProgressBar):

@@ -19,7 +19,7 @@ from anomaly_lab.evaluation.controls import Controls, controls_file
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.methods.base.build import build_method
-from anomaly_lab.methods.base.method import evaluating
+from anomaly_lab.methods.base.method import Method, evaluating
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.runs.folder import keep_region
 from anomaly_lab.runs.naming import fingerprints_of
@@ -70,12 +70,15 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     if logger:
         logger.log_hyperparams({**hyperparameters(settings), "environment": about})
 
+    device = trainer.strategy.root_device
     if resume is None:  # else its findings are in the checkpoint
-        method.prepare(datamodule.whole_training_images())
+        with evaluating(method.to(device)), torch.no_grad():
+            method.prepare(datamodule.whole_training_images(device=device))
     trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
-    if resume is None or throughput.has_trained:  # else the checkpoint is that of a whole training already
-        with evaluating(method), torch.no_grad():
-            method.calibrate(datamodule.held_out_images(method.device))
+    with evaluating(method.to(device)), torch.no_grad():  # fit has left it on the host
+        method.calibrate(datamodule.held_out_images(device))
+    calibrates = type(method).calibrate is not Method.calibrate
+    if resume is None or throughput.has_trained or calibrates:  # else the checkpoint is that of a whole training
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     trainer.predict(method, datamodule, return_predictions=False)  # normal images: sets the threshold
     if datamodule.test_samples:

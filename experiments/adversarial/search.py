@@ -20,7 +20,7 @@ method.load_state_dict(load_checkpoint(run / "checkpoints" / "last.ckpt")["state
 data.setup("fit")
 steps, shares = method.search_steps, []
 for batch in data.test_dataloader():
-    images = data.on_after_batch_transfer(batch, 0).image[batch.label == 0]
+    images = data.moved(batch, torch.device("cpu")).image[batch.label == 0]
     if len(images):
         losses = []
         for method.search_steps in (steps, 0):

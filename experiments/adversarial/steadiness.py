@@ -17,7 +17,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
-from anomaly_lab.functional.scores import content, default_score
+from anomaly_lab.data.placement import content
+from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.runs.checkpoint import load_checkpoint
@@ -35,7 +36,7 @@ def scores(method, data, loader):
     found = []
     with torch.inference_mode():
         for batch in loader:
-            batch = data.on_after_batch_transfer(batch, 0)
+            batch = data.moved(batch, torch.device("cpu"))
             answer = method(batch.image, batch.placement)
             of_map = default_score(answer.anomaly_map, content(batch.placement, batch.image))
             found.append(torch.stack([answer.score, of_map], dim=1))

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from wandb.proto import wandb_internal_pb2
 
 from anomaly_lab.config.files import CONF
+from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.build import build_method
 
 METHODS = ("cae", "ssim_ae", "anogan", "f_anogan", "ganomaly", "skip_ganomaly")
@@ -50,7 +51,7 @@ def of_methods():
             image = torch.rand(1, data["channels"], data["image_size"], data["image_size"])
 
             def step(method=method, patches=patches):
-                loss = method.rehearse(patches)
+                loss = method.rehearse(Batch.of(patches))
                 if loss.requires_grad:
                     loss.backward()
                 method.zero_grad()

@@ -1,17 +1,23 @@
 """Splits, loaders and what reaches the device."""
 
-from types import SimpleNamespace
+import copy
 
 import cv2
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.augmentation import Augmentation
+from anomaly_lab.data.corruption import AnyOf, Blob, PerlinTexture
 from anomaly_lab.data.datamodule import DataModule, ImageLoader
+from anomaly_lab.data.feeds import ImageFeed, PatchFeed
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
+from tests.conftest import stand_in
+
+CPU = torch.device("cpu")
 
 
 def datamodule(parts, **changes):
@@ -88,15 +94,80 @@ def test_uint8_becomes_the_unit_interval(parts):
     data = datamodule(parts)
     batch = next(iter(data.test_dataloader()))
     assert batch.image.dtype == torch.uint8
-    assert torch.equal(data.on_after_batch_transfer(batch, 0).image, batch.image.float() / 255)
+    assert torch.equal(data.moved(batch, CPU).image, batch.image.float() / 255)
 
 
-def test_the_plan_changes_with_the_epoch_unless_it_is_kept(parts):
-    data, kept = datamodule(parts), datamodule(parts, redraw=False)
-    assert not torch.equal(data.plan(0).image, data.plan(1).image)
-    assert torch.equal(kept.plan(0).image, kept.plan(1).image)
-    assert torch.equal(kept.plan(0).image, data.plan(0).image)
-    assert not torch.equal(datamodule(parts, seed=1).plan(0).image, data.plan(0).image)
+@pytest.mark.parametrize(
+    ("changes", "kind", "batch_size", "shuffled"),
+    [
+        ({}, PatchFeed, 8, None), ({"sees": "images"}, ImageFeed, 8, True),
+        ({"sees": "images", "passes": 1}, ImageFeed, 3, False),
+    ],
+)  # fmt: skip
+def test_the_feed_follows_from_what_the_method_sees(parts, changes, kind, batch_size, shuffled):
+    data = datamodule(parts, **changes, augmentation=Augmentation(rotation=5))
+    data.setup("fit")
+    assert type(data.feed) is kind
+    assert data.feed.batch_size == batch_size
+    assert getattr(data.feed, "shuffled", None) is shuffled
+    assert data.feed.augmentation.rotation == 5
+    assert datamodule(parts, augmented=False, augmentation=Augmentation(rotation=5)).augmentation.rotation == 0
+
+
+@pytest.fixture
+def corrupting(parts):
+    data = datamodule(parts, corruption=AnyOf([PerlinTexture(), Blob()], 0.5), seed=3)
+    data.setup("fit")
+    return data
+
+
+def test_training_sees_synthetic_defects_that_follow_from_the_row(corrupting):
+    """In any batch; in another epoch others."""
+    loader = corrupting.feed.loader(2)
+    whole = corrupting.transfer_batch_to_device(loader.rows(torch.arange(12)), CPU, 0)
+    again = corrupting.transfer_batch_to_device(loader.rows(torch.tensor([7, 3])), CPU, 0)
+    assert torch.equal(again.image, whole.image[[7, 3]])
+    assert torch.equal(again.defect, whole.defect[[7, 3]])
+    assert torch.equal(whole.clean, datamodule_of(corrupting).rendered(loader.rows(torch.arange(12)), CPU).image)
+    assert torch.equal(whole.defect, ((whole.image - whole.clean).abs().amax(1, keepdim=True) >= 0.5 / 255))
+    assert 0 < whole.defect.flatten(1).any(1).float().mean() < 1
+    other = corrupting.rendered(corrupting.feed.loader(1).rows(torch.arange(12)), CPU)
+    assert not torch.equal(other.defect, whole.defect)
+
+
+def datamodule_of(data):
+    """The same one without corruption."""
+    clean = copy.copy(data)
+    clean.corruption = None
+    return clean
+
+
+def test_validation_sees_the_same_defects_every_time_and_the_test_none(corrupting):
+    batch = next(iter(corrupting.val_dataloader()))
+    found = {}
+    for state in ("validating", "sanity_checking", "testing", "predicting"):
+        states = {"validating": False, "sanity_checking": False, state: True}
+        corrupting.trainer = stand_in(pl.Trainer, **states)
+        found[state] = corrupting.transfer_batch_to_device(batch, CPU, 0)
+    assert torch.equal(found["validating"].defect, found["sanity_checking"].defect)
+    assert torch.equal(found["validating"].clean, batch.image.float() / 255)
+    for state in ("testing", "predicting"):
+        assert found[state].defect is found[state].clean is None
+        assert torch.equal(found[state].image, batch.image.float() / 255)
+
+
+def test_defects_do_not_lie_in_the_padding(parts, write):
+    write(parts / "train/good/000.png", np.full((50, 90, 3), 90, np.uint8))
+    write(parts / "train/good/001.png", np.full((50, 90, 3), 90, np.uint8))
+    data = datamodule(parts, corruption=PerlinTexture(), sees="images", passes=1, test_batch_size=10)
+    data.setup("fit")
+    (rows,) = data.feed.loader(0)
+    batch = data.rendered(rows, CPU)
+    wide = [i for i, box in enumerate(data.store.boxes) if box != (0, 0, 64, 64)]
+    assert wide
+    assert batch.defect[wide, :, 14:50].any()
+    assert not batch.defect[wide, :, :14].any()
+    assert not batch.defect[wide, :, 50:].any()
 
 
 def test_a_mask_of_another_size_is_named_before_training(parts, write):
@@ -143,17 +214,14 @@ def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(parts, 
     assert not {str(path) for path in lost} & {
         str(sample.path) for sample in (*data.train_samples, *data.held_out_samples, *data.test_samples)
     }
-    assert int(data.plan(0).image.max()) < 7
-    assert len(data.boxes) == 7
+    assert len(data.feed.boxes) == 7
 
 
 def test_without_any_store_patches_are_the_same(parts):
-    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     patches = []
     for kept in ("memory", "none"):
         data = datamodule(parts, cache=kept)
         data.setup("fit")
-        data.trainer = trainer
-        patches.append(data.on_after_batch_transfer(data.plan(0).take(slice(0, 16)), 0))
+        patches.append(data.rendered(data.feed.loader(0).rows(torch.arange(16)), CPU))
     assert torch.equal(patches[0].image, patches[1].image)
     assert torch.equal(patches[0].index, patches[1].index)

@@ -1,4 +1,4 @@
-"""The plan and its rendering: identities, known geometry, equality over epochs, ranks and resumes."""
+"""The plan and its rendering: identities and known geometry."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import patches as renderers
 from anomaly_lab.data.augmentation import Augmentation
-from anomaly_lab.data.patches import PatchLoader, PatchPlan, draw_plan, render
+from anomaly_lab.data.patches import PatchPlan, draw_plan, render, shown
 
 ANY = Augmentation(rotation=180, horizontal_flip=True, vertical_flip=True)
 
@@ -121,35 +121,22 @@ def test_the_plan_follows_from_its_seed():
     assert not torch.equal(plan().center, plan(seed=(0, 1)).center)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_together_are_the_batch_of_one_process(world_size):
-    rows = plan(patches=100)._replace(image=torch.arange(100))
-    shares = [list(PatchLoader(rows, 16, rank, world_size)) for rank in range(world_size)]
-    assert [len(share) for share in shares] == [6] * world_size
-    for step in range(6):
-        together = sorted(i for share in shares for i in share[step].image.tolist())
-        assert together == list(range(16 * step, 16 * step + 16))
-
-
-def test_the_loader_resumes_after_the_batches_that_were_handed_out():
-    rows = plan(patches=64)._replace(image=torch.arange(64))
-    loader = PatchLoader(rows, 16)
-    iterator = iter(loader)
-    next(iterator), next(iterator)
-    state = loader.state_dict()
-    resumed = PatchLoader(rows, 16)
-    resumed.load_state_dict(state)
-    assert len(resumed) == 4
-    assert [batch.image[0].item() for batch in resumed] == [32, 48]
-    assert [batch.image[0].item() for batch in resumed] == [0, 16, 32, 48]
-    finished = PatchLoader(rows, 16)
-    finished.load_state_dict({"done": 4})
-    assert len(list(finished)) == 4
-
-
-def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(UserError, match="expected a multiple of the 2 processes .* found 15"):
-        PatchLoader(plan(), 15, 0, 2)
+@pytest.mark.parametrize("angle", [0.0, math.pi / 2, 0.4])
+def test_shown_is_the_part_of_a_patch_that_is_not_padding(angle):
+    """Of a photo that fills its box with white, padded with black."""
+    boxes = np.array([[8, 0, 20, 32], [0, 6, 32, 13]])
+    store = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    for image, (top, left, height, width) in zip(store, boxes, strict=True):
+        image[:, top : top + height, left : left + width] = 255
+    for image in range(2):
+        rows = one((16.0, 16.0), angle, (True, False), image)
+        seen, inside = render(store, rows, 32), shown(rows, 32, boxes, torch.device("cpu"))
+        assert inside.shape == (1, 1, 32, 32)
+        away = (seen - 0.5).abs() > 0.499  # neither black nor white is left where a turned edge is resampled
+        corner = angle == 0.4  # there the border is repeated, which is not shown
+        assert away.float().mean() > 0.8
+        assert not (inside & away & (seen < 0.5)).any()
+        assert corner or torch.equal(inside, seen > 0.5)
 
 
 def test_padding_does_not_enter_a_texture_patch():

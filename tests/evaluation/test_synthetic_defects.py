@@ -7,12 +7,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Prediction
+from anomaly_lab.data.corruption import AnyOf, AtLeast, Scar, other_corruptions
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
-from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects, at_working_size
+from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects, at_working_size, corruptions_for
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
 from tests.conftest import stand_in, write_image
@@ -42,7 +45,8 @@ def data(tmp_path):
     paths = [write_image(tmp_path / f"{i}.png", np.full((16, 32, 3), 100, np.uint8)) for i in range(4)]
     samples = [Sample(path, None, 0, "good", str(path)) for path in paths]
     module = stand_in(
-        DataModule, held_out_samples=samples, decoding=Decoding(SIDE, 3), test_batch_size=3, workers=0
+        DataModule, held_out_samples=samples, decoding=Decoding(SIDE, 3), test_batch_size=3, workers=0,
+        corruption=None,
     )  # fmt: skip
     assert not hasattr(module, "test_samples")
     assert not hasattr(module, "train_samples")
@@ -63,8 +67,8 @@ def test_a_method_that_knows_what_is_normal_finds_all_defects(data):
 
 def test_the_masks_are_those_pixels_of_the_photos_that_differ(data):
     clean = None
-    kinds = []
-    for batch in SyntheticDefects(copies=3).batches(data):
+    counts = []
+    for batch in SyntheticDefects(copies=3).batches(data, other_corruptions(()), torch.device("cpu")):
         assert [place.target for place in batch.placement] == [(8, 0, 16, 32)] * len(batch.image)
         if not batch.label.any():
             clean = batch.image
@@ -76,8 +80,34 @@ def test_the_masks_are_those_pixels_of_the_photos_that_differ(data):
             assert differs[i, 8:24].any()
             assert not differs[i, :8].any()
             assert not differs[i, 24:].any()
-        kinds.append(batch.label.sum().item())
-    assert kinds == [3, 3, 3, 1, 1, 1]
+        counts.append(batch.label.sum().item())
+    assert counts == [3, 3, 3, 1, 1, 1]
+
+
+def test_kinds_take_turns_and_those_of_the_training_are_left_out(data):
+    class Trained(Difference):
+        """Makes two kinds itself."""
+
+        synthetic = frozenset({"perlin", "patch"})
+
+    assert [corruption.kinds for corruption in corruptions_for(Trained(), data)] == [{"scar"}, {"blob"}]
+    data.corruption = Scar()
+    (blob,) = corruptions_for(Trained(), data)
+    batches = list(SyntheticDefects(copies=2).batches(data, (Scar(), blob), torch.device("cpu")))
+    for copy in (0, 1):
+        clean, (first, second) = batches[0].image, [batch.image for batch in batches[1:3]]
+        keys = row_keys(0, copy, torch.arange(3))
+        inside = torch.zeros(3, 1, SIDE, SIDE, dtype=torch.bool)
+        inside[:, :, 8:24] = True
+        scars, blobs = (AtLeast(kind)(clean, keys, inside).image for kind in (Scar(), blob))
+        expected = torch.stack([(scars, blobs)[(i + copy) % 2][i] for i in range(3)])
+        assert torch.equal((first, second)[copy], expected)
+
+
+def test_a_method_that_trains_with_all_kinds_is_refused_before_it_trains(data):
+    data.corruption = AnyOf(other_corruptions(()))
+    with pytest.raises(UserError, match="callbacks=synthetic: expected a kind of defect that is not used in training"):
+        SyntheticDefects().setup(stand_in(pl.Trainer, datamodule=data), Difference(), "fit")
 
 
 def test_the_same_defects_in_every_run_and_others_for_another_seed(data):

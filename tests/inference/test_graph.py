@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
+from anomaly_lab.core.types import Batch
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.inference.graph import FACTS, answer_of, ask_onnx, ask_pt2, to_onnx, to_pt2, traced, valid_pixels
@@ -58,7 +59,7 @@ def warmed(method, images):
         method.fit()
     else:
         method.train()
-        method.rehearse(method.tiling.training_like(images))
+        method.rehearse(Batch.of(method.tiling.training_like(images)))
     return method.eval()
 
 

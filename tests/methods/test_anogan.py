@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.anogan import Discriminator, Generator
 from anomaly_lab.methods.base.adversarial import unsigned
 from tests.adversarial import anogan, configured
@@ -22,7 +23,7 @@ def method():
     method = anogan(width=4, search_rate=0.05)
     with torch.no_grad():
         for step in range(20):
-            method.rehearse(torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(step)))
+            method.rehearse(Batch.of(torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(step))))
     yield method.eval()
     torch.set_default_dtype(torch.float32)
 

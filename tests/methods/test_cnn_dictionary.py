@@ -157,14 +157,13 @@ def test_whitened_coordinates_have_variance_one():
     np.testing.assert_allclose(((data - center) @ components.T).std(axis=0, ddof=1), 1, rtol=1e-4)
 
 
-def test_more_clusters_than_distinct_patches_make_every_patch_an_entry(capsys):
+def test_more_clusters_than_distinct_patches_make_every_patch_an_entry():
     data = np.repeat(rows(5), 20, axis=0)
     _, _, found = build_dictionary(data, 0.95, False, 10, 1, "medoid", 0)
     assert {tuple(row) for row in found.tolist()} == {tuple(row) for row in data.tolist()}
-    assert "10 clusters asked for, 5 distinct patches seen" in capsys.readouterr().out
 
 
-def test_every_distinct_training_patch_has_distance_zero_where_all_are_entries(network):
+def test_every_distinct_training_patch_has_distance_zero_where_all_are_entries(network, capsys):
     images = photos(2, side=20)
     method = dictionary(network, image_size=20, clusters=8, vectors_per_image=4)
     said = fitted(method, images, [(0, 1)])(images)

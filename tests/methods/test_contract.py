@@ -76,7 +76,7 @@ def trained(request, parts, tmp_path, weights):
     )  # fmt: skip
     trainer.fit(method, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    batch = data.on_after_batch_transfer(next(iter(_loader(data))), 0)
+    batch = data.moved(next(iter(_loader(data))), torch.device("cpu"))
     return request.param, resolved, untrained, method.eval(), batch, losses.values, tmp_path / "last.ckpt"
 
 

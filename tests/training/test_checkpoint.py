@@ -19,13 +19,15 @@ from torch import nn
 from anomaly_lab.training.checkpoint import LastCheckpoint
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.training.seed import SeedEveryStep
-from anomaly_lab.data.patches import PatchLoader, PatchPlan
+from anomaly_lab.data.feeds import RowLoader
+from anomaly_lab.data.patches import PatchPlan
 from anomaly_lab.methods.base.schedule import cosine
 
 folder, manual, kill_at = sys.argv[1], sys.argv[2] == "manual", int(sys.argv[3])
 
 class Toy(pl.LightningModule):
     "Dropout, injected noise, batch norm, a scheduler; two optimizers by turns in manual mode."
+    resumable = True
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -53,11 +55,11 @@ class Toy(pl.LightningModule):
 class Data(pl.LightningDataModule):
     def train_dataloader(self):
         order = torch.from_numpy(numpy.random.default_rng([0, self.trainer.current_epoch]).permutation(40))
-        return PatchLoader(PatchPlan(order, *[order] * 5), 4)
+        return RowLoader(self.trainer.current_epoch, PatchPlan(order, *[order] * 5), torch.arange(40).split(4))
     def transfer_batch_to_device(self, batch, device, _):
         return batch
     def on_after_batch_transfer(self, batch, _):
-        return batch.image.float()[:, None].repeat(1, 4) / 40
+        return batch.plan.image.float()[:, None].repeat(1, 4) / 40
 
 checkpoint = os.path.join(folder, "checkpoints", "last.ckpt")
 toy = Toy()

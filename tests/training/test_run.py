@@ -389,7 +389,7 @@ def test_methods_without_a_gradient_find_the_same_with_two_processes(lab, tiny, 
     folders = [tmp_path / "one", tmp_path / "two"]
     lab(*arguments, f"runs_dir={folders[0]}")
     done = lab(*arguments, f"runs_dir={folders[1]}", "trainer=ddp", "trainer.devices=2")
-    assert done.stdout.count("MiB of memory for") == 1
+    assert done.stdout.count("MiB of memory for them") == 1
     one, two = (next(folder.rglob("checkpoints/last.ckpt")) for folder in folders)
     weights = [torch.load(path, weights_only=True)["state_dict"] for path in (one, two)]
     assert len(weights[0]) > 2

@@ -166,9 +166,9 @@ class AdversarialMethod(Method):
         """One optimizer per network."""
         return [self.optimizer(network.parameters()) for network in self.networks().values()]
 
-    def rehearse(self, images: Images) -> Scalar:
+    def rehearse(self, batch: Batch) -> Scalar:
         """The sum of the losses of a first step, without any step."""
-        turns = self.turns(self.signed(images), 0, 0, self.random_at("training"))
+        turns = self.turns(self.signed(batch.image), 0, 0, self.random_at("training"))
         return torch.stack([turn.loss for turn in turns]).sum()
 
     # Stages.

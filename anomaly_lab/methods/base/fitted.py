@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anomaly_lab.core.console import say
 from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.statistics import Statistic, resize_buffers
@@ -14,19 +13,22 @@ from anomaly_lab.methods.base.tiling import Tiling
 
 
 class FittedMethod(Method):
-    """A method that sees every training image once, whole and unaugmented, and then fits its statistics.
+    """A method that sees the training images, whole, and then fits its statistics.
 
     A method whose statistics are `Statistic`s declares them as attributes and writes `rows`; update, fit, memory and
     checkpoints follow from them. A method with other statistics writes `update`, `fit` and `memory` itself and keeps
     what decides a result in buffers; their size may follow from the data. Under several processes each sees its share
     of the images, and `fit` runs in all of them and comes to the same result everywhere (`Reservoir.rows`,
     `sum_of_all_processes`).
+
+    It sees each image once and unaugmented, unless a subclass sets `passes` and `augmented` otherwise.
     """
 
     sees: ClassVar[Literal["patches", "images"]] = "images"
     passes: ClassVar[int | None] = 1
+    augmented: ClassVar[bool] = False
     autocast: ClassVar[bool] = False
-    resumes_inside_epochs: ClassVar[bool] = False
+    resumable: ClassVar[bool] = False
     validation: ClassVar[float] = 0.0
 
     def __init__(self, tiling: Tiling) -> None:
@@ -38,15 +40,18 @@ class FittedMethod(Method):
         """The statistics among the attributes, by name."""
         return {name: child for name, child in self.named_children() if isinstance(child, Statistic)}
 
-    def rows(self, images: Images) -> dict[str, Float[Tensor, "batch row feature"]]:
-        """What each statistic sees of some training images, by its name."""
+    def rows(self, image: Float[Tensor, "1 channel height width"]) -> dict[str, Float[Tensor, "row feature"]]:
+        """What each statistic sees of a training image, by its name.
+
+        Images come one by one, because the last bits of a network's answer may depend on the batch.
+        """
         raise NotImplementedError(f"{type(self).__name__} writes neither rows nor update")
 
     def update(self, images: Images, index: Int[Tensor, " batch"]) -> None:
-        """See some training images, whole and at the working size; `index` numbers them."""
-        for name, rows in self.rows(images).items():
-            for image, of_image in zip(index.tolist(), rows, strict=True):
-                self.statistics[name].update(of_image, image)
+        """See some training images at the working size; `index` numbers them."""
+        for image, number in zip(images.split(1), index.tolist(), strict=True):
+            for name, rows in self.rows(image).items():
+                self.statistics[name].update(rows, number)
 
     def fit(self) -> None:
         """Fit the statistics after the last image; collective."""
@@ -57,16 +62,9 @@ class FittedMethod(Method):
         """The bytes, at most, that are kept of so many training images until `fit` is done."""
         return sum(statistic.memory(images) for statistic in self.statistics.values())
 
-    def on_fit_start(self) -> None:
-        """Print how much memory the statistics will take."""
-        images = len(self.trainer.datamodule.train_samples)  # type: ignore[attr-defined]
-        if self.trainer.is_global_zero:
-            kept = self.memory(images) / 2**20
-            say(f"{type(self).__name__}: takes up to {kept:.0f} MiB of memory for {images} training images")
-
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """See a batch."""
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             self.update(batch.image, batch.index)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -75,7 +73,7 @@ class FittedMethod(Method):
             self.fit()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """There is no loss to compute."""
+        """There is no loss to compute; a method without this step makes Lightning warn in every run."""
 
     def configure_optimizers(self) -> list:
         """There is nothing to optimise."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from anomaly_lab.core.types import Batch, Images
+from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.schedule import cosine
 from anomaly_lab.methods.base.tiling import Tiling
@@ -52,13 +52,19 @@ class GradientMethod(Method):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same losses on held-out normal images, unaugmented."""
-        losses = self.losses(batch._replace(image=self.tiling.training_like(batch.image)))
+        losses = self.losses(self._windows(batch))
         self.log_dict({f"validation/{name}": loss for name, loss in losses.items()}, batch_size=len(batch.image))
 
-    def rehearse(self, images: Images) -> Scalar:
+    def _windows(self, batch: Batch) -> Batch:
+        """Whole images as they look in training, synthetic defects included."""
+        cut = self.tiling.training_like
+        clean = None if batch.clean is None else cut(batch.clean)
+        defect = None if batch.defect is None else cut(batch.defect.float()).bool()
+        return batch._replace(image=cut(batch.image), clean=clean, defect=defect)
+
+    def rehearse(self, batch: Batch) -> Scalar:
         """The loss of a step."""
-        index = torch.arange(len(images), device=images.device)
-        return self.losses(Batch(images, (), torch.zeros_like(index), index, ()))["loss"]
+        return self.losses(batch)["loss"]
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the configuration, with its schedule."""

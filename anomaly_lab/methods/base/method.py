@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.types import Batch, Images, Placement, Prediction
-from anomaly_lab.functional.scores import content, default_score
+from anomaly_lab.data import corruption
+from anomaly_lab.data.placement import content
+from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.tiling import Tiling
 
 
@@ -30,8 +33,9 @@ class Method(pl.LightningModule, ABC):
     - `passes`: how often it sees every image; None: `budget.epochs`.
     - `autocast`: whether it trains in the precision of the trainer; False: always in float32.
     - `validation`: the share of the held-out images on which it computes a loss after each epoch.
-    - `resumes_inside_epochs`: whether a checkpoint inside an epoch is of use.
-    - `synthetic`: the kinds of synthetic defects (`data.corruption`) that it trains with.
+    - `augmented`: whether the training images are varied as `augmentation` says.
+    - `resumable`: whether a checkpoint before the end of training is of use.
+    - `synthetic`: the kinds of synthetic defects (`data.corruption`) that it makes itself and trains with.
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
     - `rates`: the keys of its optimizers.
     """
@@ -40,9 +44,10 @@ class Method(pl.LightningModule, ABC):
     sees: ClassVar[Literal["patches", "images"]] = "patches"
     passes: ClassVar[int | None] = None
     autocast: ClassVar[bool] = True
-    resumes_inside_epochs: ClassVar[bool] = True
+    augmented: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
     validation: ClassVar[float] = 1.0
-    synthetic: ClassVar[frozenset[str]] = frozenset()
+    synthetic: ClassVar[frozenset[corruption.Kind]] = frozenset()
     clips_gradients: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = ()
 
@@ -52,6 +57,7 @@ class Method(pl.LightningModule, ABC):
     def __init__(self, tiling: Tiling) -> None:
         super().__init__()
         self.tiling = tiling
+        self.remarks: dict[int, str] = {}  # what people should know of single training images, by their number
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
@@ -62,15 +68,17 @@ class Method(pl.LightningModule, ABC):
         """Map, score (None: the default score is meant) and reconstruction of images or tiles, in one forward pass."""
 
     def prepare(self, images: Iterable[Batch]) -> None:
-        """Look once at all training images, whole and in [0, 1] on the host, before the first step.
+        """Look once at all training images, whole, unaugmented and in [0, 1] on the device, before the first step.
 
-        What it finds belongs into buffers: a resumed run does not call it again. The default looks at none.
+        What it finds belongs into buffers: a resumed run does not call it again. Every process looks at all of them.
+        The default looks at none.
         """
 
     def calibrate(self, normals: Iterable[Batch]) -> None:
         """Look once at the held-out normal images, on the device, after the last step and before the threshold.
 
-        What it finds belongs into buffers, which the checkpoint keeps. The default looks at none.
+        What it finds belongs into buffers, which the checkpoint keeps, and must follow from the weights and these
+        images alone: a run that was broken off here calls it again. The default looks at none.
         """
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"] | None:
@@ -93,9 +101,18 @@ class Method(pl.LightningModule, ABC):
             return prediction
         return prediction._replace(score=default_score(prediction.anomaly_map, content(placement, images)))
 
-    def rehearse(self, images: Images) -> Float[Tensor, ""]:
+    def rehearse(self, batch: Batch) -> Float[Tensor, ""]:
         """A number that costs about as much as a training step, for the estimate before a training."""
-        return self.predict(images).anomaly_map.mean()
+        return self.predict(batch.image).anomaly_map.mean()
+
+    def memory(self, images: int) -> int:
+        """The bytes, at most, that are kept of so many training images while it looks at them."""
+        return 0
+
+    def say(self, line: str) -> None:
+        """Log a message for people, once however many processes there are."""
+        if self._trainer is None or self._trainer.is_global_zero:
+            say(line)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Answer in float32 whatever the precision of training, so that a score does not depend on its batch."""

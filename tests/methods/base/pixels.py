@@ -11,11 +11,11 @@ class Pixels(FittedMethod):
 
     def __init__(self):
         super().__init__(WholeImage())
-        self.gaussian = RunningGaussian(16, 3)
+        self.gaussian = RunningGaussian(3, 16)
         self.bank = MemoryBank(3, 1000)
 
-    def rows(self, images):
-        rows = images.flatten(2).movedim(1, 2)
+    def rows(self, image):
+        rows = image[0].flatten(1).T
         return {"gaussian": rows, "bank": rows}
 
     def predict(self, images):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.types import Prediction
+from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.methods import ganomaly as module
 from anomaly_lab.methods.base.adversarial import (
     AdversarialMethod,
@@ -101,7 +101,7 @@ def test_a_loss_reaches_its_own_network_and_a_later_turn_sees_the_step_before_it
     assert (method.generator.weight.item(), method.discriminator.weight.item()) == pytest.approx(
         (generator, discriminator)
     )
-    assert method.rehearse(torch.rand(2, 3, 32, 32)).item() == pytest.approx(2 * generator * discriminator)
+    assert method.rehearse(Batch.of(torch.rand(2, 3, 32, 32))).item() == pytest.approx(2 * generator * discriminator)
 
 
 def test_any_network_without_a_number_stops_the_run_at_that_step(tmp_path):

@@ -28,8 +28,7 @@ class Offset(GradientMethod):
 
 
 def batches(value, side):
-    image = torch.full((2, 1, side, side), value)
-    return [Batch(image, (), torch.zeros(2).long(), torch.arange(2), ())] * 3
+    return [Batch.of(torch.full((2, 1, side, side), value))] * 3
 
 
 def fitted(tmp_path, **changes):
@@ -75,4 +74,24 @@ def test_the_learning_rate_ends_where_its_schedule_says(tmp_path, schedule, last
 
 
 def test_the_rehearsal_costs_a_loss():
-    assert Offset().rehearse(torch.full((3, 1, 4, 4), 2.0)).item() == 4.0
+    assert Offset().rehearse(Batch.of(torch.full((3, 1, 4, 4), 2.0))).item() == 4.0
+
+
+def test_held_out_images_are_cut_together_with_their_synthetic_defects():
+    seen = []
+
+    class Watching(Offset):
+        """Keeps what it is given."""
+
+        def losses(self, batch):
+            seen.append(batch)
+            return super().losses(batch)
+
+    method = Watching()
+    method.log_dict = lambda *_, **__: None
+    image = torch.arange(64.0).view(1, 1, 8, 8)
+    method.validation_step(Batch.of(image)._replace(clean=-image, defect=image > 40), 0)
+    (batch,) = seen
+    assert batch.image.shape == batch.clean.shape == batch.defect.shape == (4, 1, 4, 4)
+    assert torch.equal(batch.clean, -batch.image)
+    assert torch.equal(batch.defect, batch.image > 40)

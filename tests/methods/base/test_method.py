@@ -5,8 +5,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from anomaly_lab.core.types import Batch, Prediction
-from anomaly_lab.data.placement import place
-from anomaly_lab.functional.scores import content, default_score
+from anomaly_lab.data.placement import content, place
+from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 

@@ -1,5 +1,7 @@
 """Statistics: closed forms, and the same bits whatever the order and the processes."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,58 +14,89 @@ PLACES, FEATURES, IMAGES = 5, 4, 12
 
 @pytest.fixture
 def images():
-    return torch.randn(IMAGES, PLACES, FEATURES, generator=torch.Generator().manual_seed(0))
+    return 3 + torch.randn(IMAGES, PLACES, FEATURES, generator=torch.Generator().manual_seed(0))
 
 
-def gaussian(images, order):
-    statistic = RunningGaussian(PLACES, FEATURES)
+def gaussian(images, order, places=PLACES):
+    statistic = RunningGaussian(FEATURES, places)
     for number in order:
         statistic.update(images[number], number)
     return statistic
 
 
+def moments_of(shares, monkeypatch):
+    """The moments that the first of several processes comes to."""
+    for share in shares:
+        share._add()
+    sums = sum(share._sum for share in shares), sum(share._products for share in shares)
+    gathered = iter([[share._count for share in shares], [float(share._most) for share in shares]])
+    merged = iter(sums)
+    monkeypatch.setattr(statistics, "sum_of_all_processes", lambda values: next(merged))
+    monkeypatch.setattr(statistics, "of_all_processes", lambda values: next(gathered))
+    return shares[0].moments()
+
+
 def test_a_gaussian_is_numpys(images):
-    statistic = gaussian(images, range(IMAGES))
-    statistic.fit()
+    mean, covariance = gaussian(images, range(IMAGES)).moments()
     for place in range(PLACES):
         rows = np.round(images[:, place].double().numpy() * 4096) / 4096
-        np.testing.assert_allclose(statistic.mean[place], rows.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(statistic.covariance[place], np.cov(rows, rowvar=False), rtol=1e-9)
+        np.testing.assert_allclose(mean[place], rows.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(covariance[place], np.cov(rows, rowvar=False), rtol=1e-9)
 
 
+def test_a_pooled_gaussian_is_numpys_over_all_rows(images):
+    mean, covariance = gaussian(images, range(IMAGES), places=None).moments()
+    rows = np.round(images.flatten(0, 1).double().numpy() * 4096) / 4096
+    np.testing.assert_allclose(mean[0], rows.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(covariance[0], np.cov(rows, rowvar=False), rtol=1e-9)
+
+
+@pytest.mark.parametrize("places", [PLACES, None])
 @pytest.mark.parametrize("shares", [1, 2, 3])
-def test_a_gaussian_has_the_same_bits_in_any_order_and_any_number_of_shares(images, monkeypatch, shares):
-    whole = gaussian(images, range(IMAGES))
-    whole.fit()
+def test_a_gaussian_has_the_same_bits_in_any_order_and_any_number_of_shares(images, monkeypatch, shares, places):
+    whole = gaussian(images, range(IMAGES), places).moments()
+    monkeypatch.setattr(statistics, "WAITING", 3 * PLACES * FEATURES)  # adds after every third image
+    monkeypatch.setattr(statistics, "PART", 30)  # a place or two rows at a time
     order = np.random.default_rng(shares).permutation(IMAGES)
-    parts = [gaussian(images, part.tolist()) for part in np.array_split(order, shares)]
-    sums = {
-        "count": sum(part._count for part in parts),
-        (PLACES, FEATURES): sum(part._sum for part in parts),
-        (PLACES, FEATURES, FEATURES): sum(part._products for part in parts),
-    }
-    monkeypatch.setattr(
-        statistics, "sum_of_all_processes", lambda values: sums[tuple(values.shape)] if values.ndim else sums["count"]
-    )
-    parts[0].fit()
-    assert torch.equal(parts[0].mean, whole.mean)
-    assert torch.equal(parts[0].covariance, whole.covariance)
+    parts = [gaussian(images, part.tolist(), places) for part in np.array_split(order, shares)]
+    mean, covariance = moments_of(parts, monkeypatch)
+    assert torch.equal(mean, whole[0])
+    assert torch.equal(covariance, whole[1])
 
 
-def test_a_gaussian_refuses_what_it_cannot_add_exactly(images):
-    statistic = RunningGaussian(PLACES, FEATURES)
-    with pytest.raises(ValueError, match="expected features below 64 in size, found 70"):
-        statistic.update(torch.full((PLACES, FEATURES), 70.0), 0)
-    statistic.update(images[0], 0)
-    with pytest.raises(ValueError, match="expected 2 to 131072 training images, found 1"):
+def test_a_constant_feature_has_a_variance_of_exactly_zero():
+    statistic = RunningGaussian(1)
+    statistic.update(torch.full((1000, 1), 63.3), 0)
+    statistic.fit()
+    assert statistic.covariance.item() == 0
+    assert statistic.mean.item() == pytest.approx(63.3, abs=2**-13)
+
+
+@pytest.mark.parametrize("value", [64.0, -70.0, math.nan])
+def test_a_gaussian_refuses_what_it_cannot_add_exactly(images, value):
+    statistic = gaussian(images, range(IMAGES))
+    statistic.update(torch.full((PLACES, FEATURES), value), 0)
+    with pytest.raises(ValueError, match="expected features below 64 in size, found (64|70|nan)"):
         statistic.fit()
+    wide = RunningGaussian(1, largest=128.0)
+    wide.update(torch.tensor([[-70.0], [70.0]]), 0)
+    assert wide.moments()[1].item() == 9800
+
+
+def test_a_gaussian_refuses_other_places_and_single_rows(images):
+    with pytest.raises(ValueError, match="expected a row for each of 5 places, found 3 rows"):
+        RunningGaussian(FEATURES, PLACES).update(images[0, :3], 0)
+    with pytest.raises(ValueError, match="expected 2 to 67108864 rows, found 1"):
+        gaussian(images, [0]).fit()
 
 
 @pytest.fixture
 def bank():
     rows = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
     rows[7] = rows[250]  # a tie
-    memory = MemoryBank(6, 1000)
+    memory = MemoryBank(6, 1000, rows=30)
+    assert memory.memory(2) == 3 * 60 * 6 * 4
+    assert memory.memory(100) == MemoryBank(6, 1000).memory(1) == 3 * 1000 * 6 * 4
     for image, part in enumerate(rows.split(30)):
         memory.update(part, image)
     memory.fit()
@@ -74,7 +107,7 @@ def bank():
 @pytest.mark.parametrize("neighbours", [1, 3, 300])
 def test_the_nearest_entries_are_those_of_brute_force(bank, neighbours, monkeypatch):
     queries = torch.cat([bank.bank[250:251], torch.randn(40, 6, generator=torch.Generator().manual_seed(2))])
-    monkeypatch.setattr(statistics, "BLOCK", 1)  # a query at a time
+    monkeypatch.setattr(statistics, "BLOCK", 2**15)  # two queries at a time
     distance, number = bank.nearest(queries, neighbours)
     all_of_them = np.linalg.norm(queries.numpy()[:, None].astype(np.float64) - bank.bank.numpy()[None], axis=2)
     np.testing.assert_allclose(distance, np.sort(all_of_them, axis=1)[:, :neighbours], rtol=1e-5, atol=1e-6)
@@ -93,9 +126,10 @@ def test_the_state_goes_through_a_checkpoint_whatever_its_size(bank, images):
     assert torch.equal(again.bank, bank.bank)
     statistic = gaussian(images, range(IMAGES))
     statistic.fit()
-    other = RunningGaussian(1, 1)
+    other = RunningGaussian(1)
     other.load_state_dict(statistic.state_dict())
     assert torch.equal(other.covariance, statistic.covariance)
+    assert other.covariance.shape == (PLACES, FEATURES, FEATURES)
 
 
 def test_a_large_bank_is_searched_in_blocks(monkeypatch):
