@@ -11,7 +11,7 @@ import yaml
 
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
-from anomaly_lab.runs.folder import RESULT_VERSION
+from anomaly_lab.runs.folder import FORMAT, RESULT_VERSION
 
 CONTROLS = ("brightness", "sharpness", "mean_image", "pca")
 
@@ -68,7 +68,7 @@ def write_run(
     (folder / ".hydra" / "config.yaml").write_text(
         yaml.safe_dump(config(method, dataset, category, seed, name, **changes))
     )
-    job = {"state": state, "result_version": RESULT_VERSION} | ({"error": error} if error else {})
+    job = {"state": state, "format": FORMAT} | ({"error": error} if error else {})
     (folder / "job.json").write_text(json.dumps(job))
     if state != "done":
         return folder

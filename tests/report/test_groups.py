@@ -2,6 +2,7 @@
 
 from anomaly_lab.report.groups import Row, group
 from anomaly_lab.runs.collect import collect
+from anomaly_lab.runs.folder import RESULT_VERSION
 from tests.report.synthetic import write_run
 
 
@@ -78,8 +79,11 @@ def test_copies_of_one_name_with_other_figures_are_told_by_folder(tmp_path):
 def test_results_of_another_version_are_not_averaged_in(tmp_path):
     write_run(tmp_path, seed=0)
     path = write_run(tmp_path, seed=1) / "metrics.json"
-    path.write_text(path.read_text().replace('"result_version": 2', '"result_version": 1'))
-    assert [row.label for row in grouped(tmp_path).rows] == ["cae · result_version=1", "cae · result_version=2"]
+    path.write_text(path.read_text().replace(f'"result_version": {RESULT_VERSION}', '"result_version": 1'))
+    assert [row.label for row in grouped(tmp_path).rows] == [
+        "cae · result_version=1",
+        f"cae · result_version={RESULT_VERSION}",
+    ]
 
 
 def test_other_test_images_are_another_column(tmp_path):
