@@ -1,7 +1,7 @@
 """Search for hyperparameters: Optuna asks, a launcher runs, metrics.json answers. The largest value wins.
 
-The objective comes from held-out normal images with synthetic defects (evaluation/synthetic_defects.py); one of the test set
-must be asked for by a name that says `oracle`.
+The objective comes from held-out normal images with synthetic defects (evaluation/synthetic_defects.py); one of the
+test set must be asked for by a name that says `oracle`.
 """
 
 import shlex

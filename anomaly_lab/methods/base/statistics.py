@@ -150,12 +150,14 @@ class RunningGaussian(Statistic):
 
 
 class MemoryBank(Statistic):
-    """Rows of the training images, at most `capacity` of them: a uniform sample that follows from `seed`."""
+    """Rows of the training images, at most `capacity` of them: a uniform sample that follows from `seed`.
+
+    `rows` of one image, if it is given, makes the estimate of the memory better.
+    """
 
     bank: Tensor  # (entry, feature), in the order of the images
 
     def __init__(self, features: PositiveInt, capacity: PositiveInt, seed: int = 0, rows: int | None = None) -> None:
-        """Keep at most `capacity` rows; `rows`, of one image, makes a better estimate of the memory if it is given."""
         super().__init__()
         self.register_buffer("bank", torch.zeros(0, features))
         self.rows = rows
