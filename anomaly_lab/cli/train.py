@@ -12,8 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from anomaly_lab.config.check import check, refuse_unread, wants_of
+from anomaly_lab.config.check import check, refuse_unread
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.wants import wants_of
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
@@ -34,8 +36,8 @@ def main() -> None:
     sys.argv[1:] = overrides = as_people_write(sys.argv[1:])
     if not any(argument.startswith("-") for argument in overrides):
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            resolved = check(config := compose(overrides))
-            wants = wants_of(config)
+            config = compose(overrides)
+            resolved = check(config)
         place = place_of(resolved)
         state = state_of(*place, resolved["rerun"])
         if resolved["dry_run"]:
@@ -44,8 +46,8 @@ def main() -> None:
         if state == "finished":  # before Hydra writes there and before torch is imported
             print(f"already done, skipped: {place.folder} (rerun=true does it again)")
             return
-        if wants and is_first_process():
-            print(f"{resolved['method']['name']} wants {', '.join(wants)}; a key that you type is yours")
+        if is_first_process() and (wants := wants_of(config)):
+            say(wants)
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
 
 

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.resolvers import resolving
-from anomaly_lab.config.schema import OBJECT, class_fact, signature
+from anomaly_lab.config.schema import OBJECT, class_fact, foreign_signature, is_ours, signature
+from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.messages import explain
@@ -31,48 +32,31 @@ TOP_LEVEL = {
     "controls": bool,
 }
 KIND = typing.Literal["texture", "object"]
-POSITIVE = pydantic.PositiveInt
 NEEDED = ("data", "augmentation", "callbacks", "trainer", "threshold", "method")
 SECTIONS = (
     *NEEDED, "logger", "budget", "checkpoint", "input", "tiling", "tilings", "run_folder", "hydra", "experiment",
 )  # fmt: skip
-FOREIGN = {
-    "max_epochs": POSITIVE,
-    "num_nodes": POSITIVE,
-    "log_every_n_steps": POSITIVE,
-    "precision": typing.Literal["auto", "32-true", "16-mixed", "bf16-mixed"],
-    "accelerator": typing.Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
-    "devices": POSITIVE | list[int] | typing.Literal["auto"],
-    "num_sanity_val_steps": pydantic.NonNegativeInt,
-    "reload_dataloaders_every_n_epochs": pydantic.NonNegativeInt,
-    "use_distributed_sampler": bool,
+POSITIVE = pydantic.PositiveInt
+# What torch and Lightning take and cannot use, or refuse only after seconds of imports. Names and plain types are read
+# from their signatures, so nothing has to be listed here for another optimizer or option.
+NARROWER = {
     "lr": pydantic.PositiveFloat,
     "weight_decay": pydantic.NonNegativeFloat,
     "betas": typing.Annotated[
         list[typing.Annotated[float, pydantic.Field(ge=0, lt=1)]], pydantic.Field(min_length=2, max_length=2)
     ],
-    "eps": pydantic.PositiveFloat,
-    "alpha": typing.Annotated[float, pydantic.Field(ge=0, lt=1)],  # of RMSprop
-    "amsgrad": bool,
-    "fused": bool | None,
-    "foreach": bool | None,
-    "strategy": typing.Literal["auto", "ddp", "ddp_find_unused_parameters_true"] | dict[str, Any],
-    "gradient_clip_val": pydantic.PositiveFloat | None,
-    "gradient_clip_algorithm": typing.Literal["norm", "value"] | None,
-    "accumulate_grad_batches": POSITIVE,
-    "limit_train_batches": POSITIVE | typing.Annotated[float, pydantic.Field(gt=0, le=1)],
+    **dict.fromkeys(("max_epochs", "num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch"), POSITIVE),
+    **dict.fromkeys(
+        ("limit_train_batches", "limit_test_batches"), POSITIVE | typing.Annotated[float, pydantic.Field(gt=0, le=1)]
+    ),
     "limit_val_batches": pydantic.NonNegativeInt | typing.Annotated[float, pydantic.Field(ge=0, le=1)],
-    "limit_test_batches": POSITIVE | typing.Annotated[float, pydantic.Field(gt=0, le=1)],
-    "check_val_every_n_epoch": POSITIVE,
-    "sync_batchnorm": bool,
+    "gradient_clip_val": pydantic.PositiveFloat | None,
+    "precision": typing.Literal["auto", "32-true", "16-mixed", "bf16-mixed"],
+    "accelerator": typing.Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+    "devices": POSITIVE | list[int] | typing.Literal["auto"],
+    "strategy": typing.Literal["auto", "ddp", "ddp_find_unused_parameters_true"] | dict[str, typing.Any],
     "deterministic": bool | typing.Literal["warn"],
-    "benchmark": bool | None,
-    "detect_anomaly": bool,
-    "profiler": typing.Literal["simple", "advanced", "pytorch"] | None,
-    "enable_model_summary": bool,
-    "enable_progress_bar": bool,
 }
-KNOWN_TARGETS = ("torch.optim.", "pytorch_lightning.Trainer")  # take the keys above and no others
 ADAPTERS: dict[str, pydantic.TypeAdapter] = {}
 
 
@@ -82,20 +66,20 @@ def check(config: DictConfig) -> dict[str, Any]:
     Raises UserError: one line with the key, what was expected, what was found.
     """
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+    _check_sections(raw)
+    refuse_unoffered(raw["method"])
     with resolving():
         _check_category(config, raw["data"])
-        _check_values(_follow(raw, raw), raw)  # finds most mistakes in a third of the time that interpolation takes
         try:
             _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
             resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         except OmegaConfBaseException as error:
             raise explain(error) from error
-    _check_values(resolved, raw)
-    repeated = {name: f"${{{key}}}" for name, key in sources(raw["method"]).items()}
     try:
-        check_node("method", wired(resolved), complete(raw["method"], repeated))
+        _check_nodes(resolved, raw)
     except UserError as error:
         raise _of_whole_objects(error, resolved["data"]) from None
+    _check_passes(resolved)
     if not re.fullmatch(r"\w[\w.+-]*", resolved["name"]):
         raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {resolved['name']!r}")
     runs = Path(resolved["runs_dir"])
@@ -104,25 +88,6 @@ def check(config: DictConfig) -> dict[str, Any]:
     if class_fact(resolved["method"]["_target_"], "sees") == "patches":
         _check_sizes(resolved["data"])
     return resolved
-
-
-def wants_of(config: DictConfig) -> list[str]:
-    """What the method wants and gets in place of a default, `key=value (default)` each.
-
-    Raises UserError for a key that cannot be wanted.
-    """
-    wants, in_effect = config.method.get("wants") or {}, []
-    for key, value in wants.items():
-        *parents, last = str(key).split(".")
-        parent = OmegaConf.select(config, ".".join(parents)) if parents else config
-        node = parent._get_node(last) if isinstance(parent, DictConfig) and last in set(parent) else None
-        raw = node._value() if node is not None else None
-        offered = isinstance(raw, str) and raw.startswith(f"${{want:{key},")
-        if node is None:
-            raise UserError(f"method.wants: expected keys with a default ${{want:...}} in conf/, found {key!r}")
-        if offered:
-            in_effect.append(f"{key}={value}")
-    return in_effect
 
 
 def refuse_unread(overrides: Iterable[str], config: DictConfig) -> None:
@@ -150,50 +115,48 @@ def _check_sizes(data: dict[str, Any]) -> None:
         raise UserError(f"data.stride: expected 1 to {patch}, the patch size, so that no gap is left, found {stride}")
 
 
-def _check_values(config: dict[str, Any], raw: dict[str, Any]) -> None:
-    for key, expected in TOP_LEVEL.items():
-        _check_value(key, config[key], expected)
+def _check_sections(raw: dict[str, Any]) -> None:
+    """Refuse a section that is not there, or that nothing reads."""
     sections = {*TOP_LEVEL, *SECTIONS}
-    if unknown := next((key for key in config if key not in sections), None):
+    if unknown := next((key for key in raw if key not in sections), None):
         raise UserError(f"{unknown}: expected one of {', '.join(sorted(sections))}, found {unknown!r}")
-    if missing := next((section for section in NEEDED if section not in config), None):
-        raise UserError(f"{missing}: expected one of the options of conf/{missing}, found none")
-    for section in ("data", *config):  # data first: others repeat its values, and the user set them there
-        if section in NEEDED and not isinstance(config[section], dict):
-            raise UserError(f"{section}: expected one of the options of conf/{section}, found {config[section]!r}")
-        try:
-            check_node(section, config[section], raw[section])
-        except UserError as error:
-            raise _of_whole_objects(error, config["data"]) from None
-    if "max_epochs" not in config["trainer"]:
-        raise UserError("trainer.max_epochs: expected a number, found none")
-    passes, epochs = class_fact(config["method"]["_target_"], "passes"), config["trainer"]["max_epochs"]
-    if passes is not None and epochs != passes and not (isinstance(epochs, str) and "${" in epochs):
-        method = config["method"]["_target_"].rpartition(".")[2]
-        times = "once" if passes == 1 else f"{passes} times"
-        raise UserError(
-            f"trainer.max_epochs: expected {passes}, because {method} sees every training image {times}, found {epochs}"
-        )
-    for name, callback in config["callbacks"].items():
+    for section in NEEDED:
+        if not isinstance(raw.get(section), dict):
+            found = repr(raw[section]) if section in raw else "none"
+            raise UserError(f"{section}: expected one of the options of conf/{section}, found {found}")
+    for name, callback in raw["callbacks"].items():
         if callback is not None and not (isinstance(callback, dict) and "_target_" in callback):
             raise UserError(f"callbacks.{name}: expected its keys below it or null to leave it out, found {callback!r}")
+
+
+def _check_nodes(resolved: dict[str, Any], raw: dict[str, Any]) -> None:
+    """Check all values against the constructors that take them, those included that are supplied by name."""
+    for key, expected in TOP_LEVEL.items():
+        _check_value(key, resolved[key], expected)
+    for section in ("data", *resolved):  # data first: others repeat its values, and the user set them there
+        check_node(section, resolved[section], raw[section])
+    repeated = {name: f"${{{key}}}" for name, key in sources(raw["method"]).items()}
+    check_node("method", wired(resolved), complete(raw["method"], repeated))
+
+
+def _check_passes(resolved: dict[str, Any]) -> None:
+    """Refuse another number of epochs than that of a method which sees the images a number of times of its own."""
+    if "max_epochs" not in resolved["trainer"]:
+        raise UserError("trainer.max_epochs: expected a number, found none")
+    target, epochs = resolved["method"]["_target_"], resolved["trainer"]["max_epochs"]
+    passes = class_fact(target, "passes")
+    if passes is not None and epochs != passes:
+        times = "once" if passes == 1 else f"{passes} times"
+        raise UserError(
+            f"trainer.max_epochs: expected {passes}, because {target.rpartition('.')[2]} sees every training image "
+            f"{times}, found {epochs}"
+        )
 
 
 def _of_whole_objects(error: UserError, data: dict[str, Any]) -> UserError:
     """Objects are shown whole: their patch has the size of the image, and that is what people set."""
     whole = data.get("kind") == "object" and data.get("patch_size") == data.get("image_size")
     return UserError(str(error).replace("data.patch_size:", "data.image_size:", 1)) if whole else error
-
-
-def _follow(value: Any, root: dict[str, Any]) -> Any:
-    """Replace plain references, `${data.patches}`, by the plain values they name; leave all else as it is."""
-    if isinstance(value, dict):
-        return {key: _follow(child, root) for key, child in value.items()}
-    reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-    found: Any = root
-    for key in reference[1].split(".") if reference else ():
-        found = found.get(key) if isinstance(found, dict) else None
-    return value if reference is None or found is None or isinstance(found, dict | list) else _follow(found, root)
 
 
 def _check_category(config: DictConfig, data: dict[str, Any]) -> None:
@@ -218,25 +181,24 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
     if not isinstance(node, dict) or path == "hydra" or isinstance(raw, str):  # text: repeats a node checked elsewhere
         return
     raw = raw or {}
-    target = node.get("_target_")
-    parameters = signature(target) if isinstance(target, str) and target.startswith("anomaly_lab.") else None
+    parameters = _parameters(node.get("_target_"))
     for key, value in node.items():
         here = f"{path}.{key}"
         if key.startswith("_") or (path == "method" and key in {"name", "wants"}):
             continue
+        if parameters is not None and key not in parameters:
+            raise UserError(f"{here}: expected one of {', '.join(parameters)}, found {key!r}{nearest(key, parameters)}")
         if parameters is not None:
-            if key not in parameters:
-                raise UserError(
-                    f"{here}: expected one of {', '.join(parameters)}, found {key!r}{nearest(key, parameters)}"
-                )
             _check_value(_source(here, raw.get(key)), value, parameters[key])
-        elif target is not None and key in FOREIGN:
-            _check_value(_source(here, raw.get(key)), value, FOREIGN[key])
-        elif isinstance(target, str) and target.startswith(KNOWN_TARGETS):
-            raise UserError(
-                f"{here}: expected one of {', '.join(sorted(FOREIGN))}, found {key!r}{nearest(key, FOREIGN)}"
-            )
         check_node(here, value, raw.get(key))
+
+
+def _parameters(target: Any) -> dict[str, Any] | None:
+    """Names and types of what a `_target_` takes; None where nothing is known of it."""
+    if is_ours(target):
+        return signature(target)
+    parameters = foreign_signature(target) if isinstance(target, str) else None
+    return parameters and {name: NARROWER.get(name, expected) for name, expected in parameters.items()}
 
 
 def _source(path: str, raw: Any) -> str:
@@ -246,8 +208,10 @@ def _source(path: str, raw: Any) -> str:
 
 
 def _check_value(path: str, value: Any, expected: Any) -> None:
-    if expected is Any or (isinstance(value, str) and "${" in value):
+    if expected is Any:
         return
+    if isinstance(value, list) and typing.get_origin(expected) is tuple:  # YAML has no tuples
+        value = tuple(value)
     if expected is OBJECT:
         if not isinstance(value, dict) or "_target_" not in value:
             raise UserError(f"{path}: expected its keys below it (a mapping with _target_), found {value!r}")

@@ -3,7 +3,9 @@
 import ast
 import builtins
 import typing
+from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +14,33 @@ import pydantic
 from anomaly_lab.core.errors import UserError
 
 OBJECT = dict  # what another constructor builds
+PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
+NAMES = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
+Parameters = dict[str, Any]  # names and types
+Imports = dict[str, tuple[str, str]]  # a name here -> its module and its name there
 
 
 @cache
-def signature(target: str) -> dict[str, Any]:
+def signature(target: str) -> Parameters:
     """Parameter names and types of a class or function of ours, from its source; Any where a type needs torch.
 
-    A constructor that takes `**rest` has the parameters of its base class as well.
+    A constructor that takes `**rest` has the parameters of its base class as well, and a class without a constructor
+    has that of its base class. Raises UserError where there is no such class or function.
     """
-    module, _, name = target.rpartition(".")
-    tree = _source_tree(module)
-    aliases = {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-    imported = _imported(tree)
-    found = next((node for node in tree.body if getattr(node, "name", None) == name), None)
-    if isinstance(found, ast.FunctionDef):
-        return {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(found)}
-    if not isinstance(found, ast.ClassDef):
+    parameters = _parameters(target)
+    if parameters is None:
+        module, _, name = target.rpartition(".")
         raise UserError(f"_target_: expected a class or function of {module}, found {name!r}")
-    constructor = next((node for node in found.body if getattr(node, "name", None) == "__init__"), None)
-    if isinstance(constructor, ast.FunctionDef):
-        own = {argument.arg: _type(argument.annotation, aliases, imported) for argument in _arguments(constructor)[1:]}
-        if constructor.args.kwarg and isinstance(base := found.bases[0], ast.Name):  # `**rest` goes to the base class
-            own = signature(".".join(imported.get(base.id, (module, base.id)))) | own
-        return own
-    if any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list):
-        fields = [node for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-        return {field.target.id: _type(field.annotation, aliases, imported) for field in fields}  # type: ignore[union-attr]
-    return {}
+    return parameters
+
+
+@cache
+def foreign_signature(target: str) -> Parameters | None:
+    """The same of an installed package; None where the source does not tell, as with `**kwargs`."""
+    try:
+        return _parameters(target)
+    except (UserError, OSError, SyntaxError):
+        return None
 
 
 @cache
@@ -53,75 +51,119 @@ def class_fact(target: str, name: str) -> Any:
     """
     module, _, class_name = target.rpartition(".")
     tree = _source_tree(module)
-    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name), None)
-    if found is None:
+    found = _definition(tree, class_name)
+    if not isinstance(found, ast.ClassDef):
         raise UserError(f"_target_: expected a class of {module}, found {class_name!r}")
     for node in found.body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
             left = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(left, ast.Name) and left.id == name:
                 return ast.literal_eval(node.value)
-    imported = _imported(tree)
-    for base in found.bases:
-        if isinstance(base, ast.Name) and (base.id in imported or base.id in _classes(tree)):
-            return class_fact(".".join(imported.get(base.id, (module, base.id))), name)
+    for base in _bases(target, found):
+        if is_ours(base):
+            return class_fact(base, name)
     raise UserError(f"_target_: expected a class with {name}, found {class_name!r} of {module}")
 
 
-def _classes(tree: ast.Module) -> set[str]:
-    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+def is_ours(target: Any) -> bool:
+    """Whether a `_target_` lies in this package."""
+    return isinstance(target, str) and target.startswith("anomaly_lab.")
 
 
-def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Names that a module imports from ours: module and name there."""
+def _parameters(target: str) -> Parameters | None:
+    module, _, name = target.rpartition(".")
+    tree = _source_tree(module)
+    found, imported = _definition(tree, name), _imported(tree)
+    if isinstance(found, ast.FunctionDef):
+        return _named(found.args, tree)
+    if not isinstance(found, ast.ClassDef):  # torch.optim.Adam is that of torch.optim.adam
+        return _parameters(".".join(imported[name])) if name in imported and not is_ours(target) else None
+    if any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list):
+        return {
+            field.target.id: _type(field.annotation, tree)
+            for field in found.body
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        }
+    constructor = next((node for node in found.body if getattr(node, "name", None) == "__init__"), None)
+    own = _named(constructor.args, tree) if isinstance(constructor, ast.FunctionDef) else {}
+    own.pop("self", None)
+    if isinstance(constructor, ast.FunctionDef) and not constructor.args.kwarg:
+        return own
+    base = next(_bases(target, found), "")
+    if is_ours(target):
+        return signature(base) | own if is_ours(base) else own
+    return None if constructor or not base else _parameters(base)
+
+
+def _named(arguments: ast.arguments, tree: ast.Module) -> Parameters:
+    every = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+    return {argument.arg: _type(argument.annotation, tree) for argument in every}
+
+
+def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
+    return next((node for node in tree.body if getattr(node, "name", None) == name), None)
+
+
+def _bases(target: str, found: ast.ClassDef) -> Iterator[str]:
+    """The base classes that are defined or imported in the module of a class."""
+    module = target.rpartition(".")[0]
+    tree = _source_tree(module)
+    for base in found.bases:
+        if isinstance(base, ast.Name) and (base.id in _imported(tree) or _definition(tree, base.id)):
+            yield ".".join(_imported(tree).get(base.id, (module, base.id)))
+
+
+@cache
+def _imported(tree: ast.Module) -> Imports:
     return {
         alias.asname or alias.name: (node.module, alias.name)
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anomaly_lab")
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
         for alias in node.names
     }
 
 
 @cache
 def _source_tree(module: str) -> ast.Module:
-    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:]).with_suffix(".py")
-    if not path.is_file():
-        raise UserError(f"_target_: expected a module of anomaly_lab, found {module!r}")
-    return ast.parse(path.read_text(encoding="utf-8"))
+    package, *rest = module.split(".")
+    found = find_spec(package)  # of the top alone: to find what lies below would import it
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder).joinpath(*rest)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return ast.parse(file.read_text(encoding="utf-8"))
+    raise UserError(f"_target_: expected a module of {package}, found {module!r}")
 
 
-def _arguments(function: ast.FunctionDef) -> list[ast.arg]:
-    return [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-
-
-def _type(annotation: ast.expr | None, aliases: dict[str, ast.expr], imported: dict[str, tuple[str, str]]) -> Any:
+def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
     """Evaluate an annotation made of built-in types, typing and pydantic; aliases are followed, the rest is Any."""
     if annotation is None:
         return Any
     if isinstance(annotation, ast.Name):
-        if annotation.id in aliases:
-            return _type(aliases[annotation.id], {}, imported)
-        if annotation.id in imported:
-            module, name = imported[annotation.id]
+        if alias := _assigned(tree, annotation.id):
+            return _type(alias, ast.Module([], []))
+        module, name = _imported(tree).get(annotation.id, ("", ""))
+        if is_ours(module):
             return _alias(module, name)
     if ast.unparse(annotation).startswith("Callable["):
         return OBJECT
-    names = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
     try:
-        return eval(ast.unparse(annotation), {"__builtins__": {}}, names)
+        return eval(ast.unparse(annotation), {"__builtins__": {}}, NAMES)
     except (NameError, AttributeError, TypeError):
         return Any
-
-
-PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
 
 
 @cache
 def _alias(module: str, name: str) -> Any:
     """A type alias such as `Resize = Literal[...]` in another module of ours."""
-    for node in _source_tree(module).body:
+    tree = _source_tree(module)
+    if alias := _assigned(tree, name):
+        return _type(alias, ast.Module([], []))
+    return OBJECT if isinstance(_definition(tree, name), ast.ClassDef) else Any
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return _type(node.value, {}, {})
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return OBJECT
-    return Any
+            return node.value
+    return None

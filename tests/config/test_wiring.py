@@ -2,13 +2,12 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from anomaly_lab.config.check import check, wants_of
+from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
-from tests.conftest import METHODS
+from anomaly_lab.methods.base.build import build_method
 
 
 def composed(*words):
@@ -39,27 +38,14 @@ def test_what_is_given_is_checked_under_the_key_that_people_set():
         check(composed("data.category=screw", "data.image_size=200"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_wish_has_a_default_that_it_replaces(method):
-    config = composed(f"method={method}", "data.category=screw")
-    wants = OmegaConf.to_container(config.method.get("wants") or OmegaConf.create())
-    check(config)
-    assert [wish.partition("=")[0] for wish in wants_of(config)] == list(wants)
-
-
-def test_what_is_typed_an_experiment_and_the_data_beat_a_wish():
-    resolved = check(composed("method=ganomaly", "data.category=screw", "budget.epochs=3"))
-    assert resolved["trainer"]["max_epochs"] == 3
-    assert resolved["data"]["batch_size"] == 64
-    assert resolved["data"]["image_size"] == 128
-    config = composed("method=ganomaly", "data.category=screw", "budget.epochs=3")
-    assert not any(wish.startswith("budget.epochs") for wish in wants_of(config))
-    assert check(composed("experiment=quick", "method=ganomaly", "data.category=screw"))["data"]["patches"] == 4000
-    assert check(composed("method=ganomaly", "data=demo"))["data"]["image_size"] == 128
-
-
-def test_a_wish_that_nothing_offers_is_a_mistake():
-    config = composed("data.category=screw")
-    OmegaConf.update(config, "method.wants", {"budget.foo": 3}, force_add=True)
-    with pytest.raises(UserError, match=r"method.wants: expected keys with a default .*, found 'budget.foo'"):
-        wants_of(config)
+@pytest.mark.parametrize(
+    ("method", "override", "message"),
+    [
+        ("cae", "+method.optimizer.eps=-1", "method.optimizer: Invalid epsilon value: -1"),
+        ("f_anogan", "method.encoder_optimizer.alpha=-1", "method.encoder_optimizer: Invalid alpha value: -1"),
+    ],
+)
+def test_what_an_optimizer_refuses_is_one_line_before_the_data_are_read(method, override, message):
+    resolved = check(composed(f"method={method}", "data.category=screw", override))
+    with pytest.raises(UserError, match=f"^{message}$"):
+        build_method(resolved)

@@ -1,0 +1,53 @@
+"""What a method wants of other groups: `wants` in its file, dotted keys and their values.
+
+The files of `conf/` offer a key by a default of the form `${want:key,default}`. What is typed, an experiment or another
+file takes the place of that whole expression, so it beats the method by plain composition.
+"""
+
+import re
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_lab.config.files import CONF
+from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.core.errors import UserError, nearest
+
+WANT = re.compile(r"^[^#\n]*\$\{want:([\w.]+),", re.MULTILINE)
+
+
+@cache
+def offered() -> tuple[str, ...]:
+    """The keys that a method may want."""
+    files = [path for path in (*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml")) if path.parent.name != "method"]
+    found = (key for path in files for key in WANT.findall(path.read_text(encoding="utf-8")))
+    return tuple(sorted(set(found)))
+
+
+def refuse_unoffered(method: dict[str, Any]) -> None:
+    """Raise UserError where a method wants a key that no file offers: nothing would come of the wish."""
+    if unknown := next((key for key in method.get("wants") or () if key not in offered()), None):
+        raise UserError(
+            f"method.wants: expected keys with a default ${{want:...}} in conf/ ({', '.join(offered())}), found "
+            f"{unknown!r}{nearest(unknown, offered())}"
+        )
+
+
+def wants_of(config: DictConfig) -> str:
+    """One line on what a method gets in place of defaults; empty where it gets nothing."""
+    defaults = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    wants = defaults.method.pop("wants", None) or {}
+    with resolving():
+        pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
+    changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    granted = ", ".join(
+        f"{key}={_typed(value)} (default {_typed(default)})" for key, (value, default) in changed.items()
+    )
+    method = config.method._target_.split(".")[-2]
+    return f"method={method} wants {granted}; type a key to decide yourself" if granted else ""
+
+
+def _typed(value: Any) -> str:
+    """A value as people type it."""
+    return {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
