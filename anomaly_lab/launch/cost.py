@@ -98,7 +98,7 @@ def rate_of(config: dict[str, Any]) -> Rate | None:
         training = median(1 / run["train_images_per_second"] for run in runs)
         test = median(run["test_seconds"] / run["test_images"] for run in runs)
         return Rate(training, test, f"{len(runs)} earlier runs" if len(runs) > 1 else "an earlier run")
-    if config["data"]["datamodule"]["sees"] == "images":
+    if config["data"]["datamodule"]["passes"] is not None:
         return None
     where = "GPU" if gpu else "CPU"
     return Rate(step(config, gpu), None, f"one step, done now on the {where}")
@@ -123,9 +123,10 @@ def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict
 
 
 def step(config: dict[str, Any], gpu: bool) -> float:
-    """Seconds a patch of a learning step of an untrained network on noise, with one CPU thread."""
+    """Seconds per image of a learning step of an untrained network on noise, with one CPU thread."""
     import torch
 
+    from anomaly_lab.core.types import Batch
     from anomaly_lab.methods.base.build import build_method
     from anomaly_lab.training.cost import step_cost
 
@@ -133,7 +134,13 @@ def step(config: dict[str, Any], gpu: bool) -> float:
     torch.set_num_threads(1)  # what a job of a sweep has
     try:
         method = build_method(config).to("cuda" if gpu else "cpu")
-        size = (PATCHES, config["data"]["channels"], config["data"]["patch_size"], config["data"]["patch_size"])
-        return step_cost(method, lambda: torch.rand(size, device=method.device), PATCHES, PATCHES)[0] / PATCHES
+        side = config["data"]["image_size" if method.sees == "images" else "patch_size"]
+        size = (PATCHES, config["data"]["channels"], side, side)
+
+        def draw() -> Batch:
+            noise = torch.rand(size, device=method.device)
+            return Batch.of(noise)._replace(clean=noise, defect=torch.zeros_like(noise[:, :1], dtype=torch.bool))
+
+        return step_cost(method, draw, PATCHES, PATCHES)[0] / PATCHES
     finally:
         torch.set_num_threads(threads)

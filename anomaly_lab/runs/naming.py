@@ -1,7 +1,8 @@
 """The two keys of a run: one for its weights, which names the folder, and one for the way they are judged.
 
 Both are white lists. What stands in neither, such as the number of pictures, the logger or the hardware, changes
-nothing; a new callback or option changes nothing until it is listed here.
+nothing; a new option changes nothing until it is listed here. A callback of ours enters a key where its class says so,
+by `decides: ClassVar = "weights"` or `"result"`; one of another package, which says nothing, counts for the weights.
 """
 
 import hashlib
@@ -10,20 +11,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anomaly_lab.config.schema import class_fact
+from anomaly_lab.config.schema import class_fact, is_ours
 from anomaly_lab.config.wiring import wired
-from anomaly_lab.data.samples import fingerprint
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.samples import digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 
 WEIGHTS_VERSION = 1  # raise it when data path or training loop change the weights that a configuration leads to
 DECODING = ("image_size", "channels", "resize", "value_range")
-DATA = ("kind", "sees", "on_error", "held_out", "split_seed", "seed")  # of the datamodule, as what follows
+DATA = ("kind", "sees", "passes", "augmented", "corruption", "on_error", "held_out", "split_seed", "seed")
 PATCHES = ("patch_size", "patches", "redraw", "batch_size", "augmentation")  # read only where patches are drawn
 TRAINER = (
     "max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
     "limit_train_batches", "sync_batchnorm",
 )  # fmt: skip
 TILING = ("_target_", "size", "stride", "score")
+TEST = ("limit_test_batches",)  # of the trainer
 
 
 class Fingerprints(NamedTuple):
@@ -60,18 +63,20 @@ def run_folder(config: dict[str, Any], train_fingerprint: str) -> Path:
 
 def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
     """A hash of everything that decides the weights of a run."""
-    data, target = config["data"]["datamodule"], config["method"]["_target_"]
-    names = DATA if data["sees"] == "images" else DATA + PATCHES
+    data = config["data"]["datamodule"]
+    names = DATA + PATCHES
+    if data["sees"] == "images":
+        shuffled, varied = data["passes"] is None, data["augmented"]
+        names = DATA + ("batch_size",) * shuffled + ("augmentation",) * varied
     return _hash(
-        WEIGHTS_VERSION,
-        class_fact(target, "version"),
+        versions_of(config),
         train_fingerprint,
         _only(names, data),
-        _only(DECODING, data["decoding"]),
-        region_key(data["decoding"]["region"]),
+        decoding_key(config),
         by_content(wired(config)),
         _only(TRAINER, config["trainer"]),
         config["seed"],
+        _callbacks(config, "weights"),
     )
 
 
@@ -83,8 +88,20 @@ def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
         config["threshold"],
         config["controls"],
         _only(TILING, config["tiling"]),
-        config["callbacks"].get("synthetic"),
+        _only(TEST, config["trainer"]),
+        _callbacks(config, "result"),
     )
+
+
+def versions_of(config: dict[str, Any]) -> dict[str, int]:
+    """The versions of the code on which the weights of a run depend: that of its method and that of the rest."""
+    return {"method": class_fact(config["method"]["_target_"], "version"), "weights": WEIGHTS_VERSION}
+
+
+def decoding_key(config: dict[str, Any]) -> list[Any]:
+    """Everything that decides how a file becomes a working image."""
+    decoding = config["data"]["datamodule"]["decoding"]
+    return [_only(DECODING, decoding), region_key(decoding["region"])]
 
 
 def region_key(region: Any) -> Any:
@@ -105,7 +122,7 @@ def by_content(node: Any) -> Any:
     changed = {key: by_content(value) for key, value in node.items()}
     weights = node.get("weights")
     if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
-        changed["weights"] = _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
+        changed["weights"] = digests([path])[0]
     return changed
 
 
@@ -123,10 +140,18 @@ def _fingerprints(layout: str) -> Fingerprints:
     return Fingerprints(fingerprint(splits.train), fingerprint(splits.test))
 
 
-@cache
-def _digest(path: Path, *_identity: int) -> str:
-    """SHA-256 of a file, read once for all jobs of a sweep."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _callbacks(config: dict[str, Any], key: str) -> list[str]:
+    """The callbacks that enter a key, whatever their names and their order."""
+    every = [callback for callback in config["callbacks"].values() if callback]
+    return sorted(json.dumps(callback, sort_keys=True) for callback in every if _decides(callback["_target_"]) == key)
+
+
+def _decides(callback: str) -> str | None:
+    """The key that a class of callbacks enters."""
+    try:
+        return class_fact(callback, "decides")
+    except (UserError, OSError, SyntaxError):  # no such fact; of another package maybe no source either
+        return None if is_ours(callback) else "weights"
 
 
 def _only(names: tuple[str, ...], mapping: dict[str, Any]) -> dict[str, Any]:

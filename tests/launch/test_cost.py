@@ -115,7 +115,7 @@ def test_a_step_is_one_of_patches_of_the_size_of_the_job(configured, monkeypatch
     seen = []
 
     def step_cost(method, draw, count, share):
-        seen.append((type(method).__name__, tuple(draw().shape), torch.get_num_threads()))
+        seen.append((type(method).__name__, tuple(draw().image.shape), torch.get_num_threads()))
         return 2.0 * share, 0.0
 
     monkeypatch.setattr("anomaly_lab.training.cost.step_cost", step_cost)
