@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anomaly_lab.methods.base.tiling import WholeImage
-from anomaly_lab.methods.control import KINDS, Control
+from anomaly_lab.methods.control import Control
 
 
 def fitted(images, kind="brightness"):
@@ -74,14 +74,3 @@ def test_what_lies_in_the_span_of_the_training_images_has_no_residual():
     outside[..., 10:14, 10:14] = 1.0
     said = answer("pca", outside, training)
     assert said.flatten().argmax() in [row * 64 + column for row in range(10, 14) for column in range(10, 14)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_order_and_the_batches_of_the_training_images_do_not_matter(kind):
-    random = np.random.default_rng(0)
-    images = torch.from_numpy(random.integers(0, 256, (7, 3, 64, 64)).astype(np.float32)) / 255
-    other = Control(WholeImage(), 64, 3, kind)
-    for index in (torch.tensor([6, 2, 4, 0]), torch.tensor([5]), torch.tensor([1, 3])):
-        other.update(images[index], index)
-    other.fit()
-    torch.testing.assert_close(other.eval()(images).anomaly_map, answer(kind, images, images), rtol=0, atol=1e-6)

@@ -15,9 +15,9 @@ def model(side=SIDE, **settings):
     return VariationModel(WholeImage(), side, **settings)
 
 
-def fitted(training, batches=None, **settings):
+def fitted(training, **settings):
     method = model(training.shape[-1], **settings)
-    for index in batches or torch.arange(len(training)).split(3):
+    for index in torch.arange(len(training)).split(3):
         method.update(training[index], index)
     method.fit()
     return method.eval()
@@ -78,19 +78,6 @@ def test_constant_images(alignment, region, capsys):
     told = capsys.readouterr().out
     assert len(method.remarks) == (0 if alignment == "none" else 3)
     assert ("has no foreground" in told) == (region == "foreground")
-
-
-@pytest.mark.parametrize("alignment", ["none", "translation", "rigid"])
-@pytest.mark.parametrize("images", [4, None])
-def test_neither_order_nor_batches_show(alignment, images):
-    training, test = poses(9), poses(3, seed=1)
-    batches = [torch.tensor([8, 2, 4, 0]), torch.tensor([5]), torch.tensor([1, 7, 3, 6])]
-    one, other = (fitted(training, given, alignment=alignment, images=images) for given in (None, batches))
-    for name, buffer in one.named_buffers():
-        assert torch.equal(buffer, dict(other.named_buffers())[name])
-    together = one(test).anomaly_map
-    alone = torch.cat([other(image[None]).anomaly_map for image in test])
-    assert torch.equal(together, alone)
 
 
 def test_so_many_images_are_drawn_and_the_seed_draws_them():
@@ -169,12 +156,3 @@ def test_training_images_that_cannot_be_aligned_are_remarked_on_and_left_out():
 def test_colour_images_are_compared_in_gray():
     gray = poses(4)
     assert torch.allclose(fitted(gray.expand(-1, 3, -1, -1)).mean, fitted(gray).mean, atol=1e-6)
-
-
-@pytest.mark.parametrize("alignment", ["none", "rigid"])
-def test_the_checkpoint_holds_all_of_it(alignment):
-    method = fitted(poses(6), alignment=alignment, region="foreground")
-    other = model(alignment=alignment, region="foreground").eval()
-    other(poses(1))  # has made an aligner of its own
-    other.load_state_dict(method.state_dict())
-    assert torch.equal(other(poses(3, seed=1)).anomaly_map, method(poses(3, seed=1)).anomaly_map)

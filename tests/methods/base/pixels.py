@@ -9,15 +9,16 @@ from anomaly_lab.methods.base.tiling import WholeImage
 class Pixels(FittedMethod):
     """A Gaussian at every pixel, and a bank of all pixels."""
 
-    def __init__(self):
+    def __init__(self, pixels=16, channels=3):
         super().__init__(WholeImage())
-        self.gaussian = RunningGaussian(3, 16)
-        self.bank = MemoryBank(3, 1000)
+        self.gaussian = RunningGaussian(channels, pixels)
+        self.bank = MemoryBank(channels, capacity=1000)
 
     def rows(self, image):
         rows = image[0].flatten(1).T
         return {"gaussian": rows, "bank": rows}
 
     def predict(self, images):
-        distance, _ = self.bank.nearest(images.movedim(1, 3).reshape(-1, 3))
-        return Prediction(distance.view(len(images), 1, 4, 4), None, None)
+        queries = images.movedim(1, 3).reshape(-1, images.shape[1])
+        distance, _ = self.bank.nearest(queries)
+        return Prediction(distance.view(len(images), 1, *images.shape[2:]), None, None)
