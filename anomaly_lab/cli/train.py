@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomaly_lab.config.check import check, refuse_unread
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.overrides import composed
 from anomaly_lab.config.wants import wants_of
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
@@ -48,6 +49,12 @@ def main() -> None:
             return
         if is_first_process() and (wants := wants_of(config)):
             say(wants)
+    composed(start, sys.argv[1:])
+
+
+def start(arguments: list[str]) -> None:
+    """Hand over to Hydra."""
+    sys.argv[1:] = arguments
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
 
 
@@ -64,7 +71,7 @@ def as_people_write(arguments: list[str]) -> list[str]:
 def compose(overrides: list[str]) -> DictConfig:
     """Compose the configuration; `group=null`, which Hydra meets with a ValueError, is the user's mistake."""
     try:
-        config = hydra.compose("train", overrides)
+        config, sys.argv[1:] = composed(lambda words: hydra.compose("train", words), overrides)
     except ValueError as error:
         if is_user_mistake(error):  # told well enough already
             raise

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.resolvers import resolving
-from anomaly_lab.config.schema import OBJECT, class_fact, foreign_signature, is_ours, signature
+from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest
@@ -27,7 +27,7 @@ TOP_LEVEL = {
     "seed": typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)],
     "name": str,
     "runs_dir": str,
-    "rerun": bool,
+    "rerun": bool | typing.Literal["judge"],
     "dry_run": bool,
     "controls": bool,
 }
@@ -181,7 +181,8 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
     if not isinstance(node, dict) or path == "hydra" or isinstance(raw, str):  # text: repeats a node checked elsewhere
         return
     raw = raw or {}
-    parameters = _parameters(node.get("_target_"))
+    target = node.get("_target_")
+    parameters = parameters_of(target) if isinstance(target, str) else None
     for key, value in node.items():
         here = f"{path}.{key}"
         if key.startswith("_") or (path == "method" and key in {"name", "wants"}):
@@ -189,16 +190,9 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
         if parameters is not None and key not in parameters:
             raise UserError(f"{here}: expected one of {', '.join(parameters)}, found {key!r}{nearest(key, parameters)}")
         if parameters is not None:
-            _check_value(_source(here, raw.get(key)), value, parameters[key])
+            expected = parameters[key] if is_ours(target) else NARROWER.get(key, parameters[key])
+            _check_value(_source(here, raw.get(key)), value, expected)
         check_node(here, value, raw.get(key))
-
-
-def _parameters(target: Any) -> dict[str, Any] | None:
-    """Names and types of what a `_target_` takes; None where nothing is known of it."""
-    if is_ours(target):
-        return signature(target)
-    parameters = foreign_signature(target) if isinstance(target, str) else None
-    return parameters and {name: NARROWER.get(name, expected) for name, expected in parameters.items()}
 
 
 def _source(path: str, raw: Any) -> str:

@@ -35,8 +35,10 @@ def signature(target: str) -> Parameters:
 
 
 @cache
-def foreign_signature(target: str) -> Parameters | None:
-    """The same of an installed package; None where the source does not tell, as with `**kwargs`."""
+def parameters_of(target: str) -> Parameters | None:
+    """The same of a class or function of any package; None where its source does not tell, as with `**kwargs`."""
+    if is_ours(target):
+        return signature(target)
     try:
         return _parameters(target)
     except (UserError, OSError, SyntaxError):

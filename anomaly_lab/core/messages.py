@@ -44,7 +44,8 @@ def explain(error: BaseException) -> UserError:
         if where.startswith("data.settings."):
             return UserError(f"{where}: expected no key, categories are a table; set augmentation.{found}=...")
         hint = nearest(str(found), known)
-        return UserError(f"{where}: expected one of the keys{under} ({names}), found {str(found)!r}{hint}")
+        expected = f"one of the keys{under} ({names})" if names else f"no key{under}"
+        return UserError(f"{where}: expected {expected}, found {str(found)!r}{hint}")
     if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in str(cause):
         key = str(cause).split("Missing mandatory value: ")[-1].split()[0]
         return UserError(f"{key}: expected a value, found none; set {key}=...")

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.check import check, check_node, refuse_unread
+from anomaly_lab.config.overrides import composed
 from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
@@ -88,7 +89,7 @@ class Composer:
         return override.package is not None or self._groups[key]
 
     def _load(self, words: Words) -> DictConfig:
-        loaded = self.loader.load_sweep_config(self.config, list(words))
+        loaded, _ = composed(lambda overrides: self.loader.load_sweep_config(self.config, overrides), words)
         config = OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key != "hydra"])
         OmegaConf.set_struct(config, True)
         return config

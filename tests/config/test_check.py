@@ -8,6 +8,7 @@ from hydra.errors import HydraException
 
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.overrides import composed
 from anomaly_lab.config.schema import signature
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain
@@ -17,7 +18,7 @@ from tests.conftest import METHODS
 def message(*overrides):
     """What a user reads for these overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises((UserError, HydraException)) as caught:
-        check(compose("train", list(overrides)))
+        check(composed(lambda words: compose("train", words), overrides)[0])
     text = str(explain(caught.value))
     assert "\n" not in text
     return text
@@ -53,10 +54,10 @@ def message(*overrides):
         ("data.settings.rotation=3", "data.settings.rotation: expected no key, .*; set augmentation.rotation=..."),
         ("seed=-1", "seed: expected a number greater than or equal to 0, found -1"),
         ("name=a/b", "name: expected letters, digits .* found 'a/b'"),
-        ("rerun=maybe", "rerun: expected boolean, found 'maybe'"),
+        ("rerun=maybe", "rerun: expected boolean or 'judge', found 'maybe'"),
         ("method.network.latent_size=0", "method.network.latent_size: expected a number greater than 0, found 0"),
         ("method.network.output=sigmod", "method.network.output: expected 'linear' or 'sigmoid', found 'sigmod'.*"),
-        ("method.network.latent=3", "method.network.latent: expected one of the keys under method.network .*"),
+        ("method.network.latent=3", "method.network.latent: expected one of .*; did you mean 'latent_size'?"),
         ("budget.schedule=cos", "budget.schedule: expected 'constant' or 'cosine', found 'cos'.*"),
         ("method.optimizer.lr=0", "method.optimizer.lr: expected a number greater than 0, found 0"),
         ("method.optimizer.weight_decay=-1", "method.optimizer.weight_decay: expected a number greater than or .*"),
@@ -79,7 +80,7 @@ def message(*overrides):
         ("+trainer.gradient_clip_val=-3", "trainer.gradient_clip_val: expected .*greater than 0.*found -3"),
         ("~trainer.max_epochs", "trainer.max_epochs: expected a number, found none"),
         ("method.network=null", "method.network: expected its keys below it .*, found None"),
-        ("method.tiling=3", "method.tiling: expected one of the keys under method .*, found 'tiling'.*"),
+        ("method.tiling=3", "method.tiling: expected one of name, network, optimizer, schedule, found 'tiling'"),
         ("threshold=are", "threshold: expected one of area, .*; did you mean 'area'?"),
         ("threshold.rate=2", "threshold.rate: expected a number less than 1, found 2"),
         ("data=folder", "data.root: expected a folder or file, found nothing; set data.root=..."),

@@ -1,0 +1,42 @@
+"""Arguments of constructors that no file of `conf/` mentions are typed like all others, without Hydra's `+`."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig
+
+from anomaly_lab.config.schema import parameters_of
+from anomaly_lab.core.errors import UserError, nearest
+
+Composed = TypeVar("Composed")
+
+
+def composed(compose: Callable[[list[str]], Composed], words: Sequence[str]) -> tuple[Composed, list[str]]:
+    """Compose from these words; also the words, those for such arguments with a `+`.
+
+    Raises what Hydra raises, and UserError for a key that no argument of a constructor has.
+    """
+    overrides = list(words)
+    while True:
+        try:
+            return compose(overrides), overrides
+        except ConfigCompositionException as error:
+            overrides = _added(overrides, error)
+
+
+def _added(words: list[str], error: ConfigCompositionException) -> list[str]:
+    """The words with a `+` before the one that Hydra stumbled over, if it sets an argument of the constructor there."""
+    cause = error.__cause__
+    parent, key, where = (getattr(cause, name, None) for name in ("parent_node", "key", "full_key"))
+    target = parent.get("_target_") if isinstance(parent, DictConfig) and "_target_" in parent else None
+    parameters = parameters_of(target) if target else None
+    if parameters is None or key in parent:
+        raise error
+    known = dict.fromkeys([*(str(each) for each in parent), *parameters])
+    names = [name for name in known if not name.startswith("_") and name not in {"tiling", "wants"}]  # from `tilings`
+    added = [f"+{word}" if f"{where}.".startswith(f"{word.partition('=')[0]}.") else word for word in words]
+    if key not in names or added == words:
+        expected = f"one of {', '.join(names)}" if names else "no key"
+        raise UserError(f"{where}: expected {expected}, found {key!r}{nearest(str(key), names)}") from error
+    return added
