@@ -13,7 +13,7 @@ from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import signature
 from anomaly_lab.config.wiring import wired
-from anomaly_lab.data.layouts import POOLS, TEXTURES
+from anomaly_lab.data.layouts import POOLS
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
 ROOT = CONF.parent
@@ -161,8 +161,9 @@ def test_all_categories_have_settings_of_their_kind(data, count, textures):
     assert tuple(table)[-3:] == POOLS
     single = {name: kind for name, kind in table.items() if name not in POOLS}
     assert len(single) == count
-    assert {name for name, kind in single.items() if kind == "texture"} == TEXTURES & set(single)
-    assert len(TEXTURES & set(single)) == textures
+    of_kind = [name for name, kind in single.items() if kind == "texture"]
+    assert len(of_kind) == textures
+    assert check(composed(f"data={data}"))["data"]["layout"]["textures"] == of_kind
     assert (table["textures"], table["objects"]) == ("texture", "object")
 
 

@@ -15,7 +15,7 @@ import pydantic
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.config.resolvers import register, resolve
 from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
@@ -68,13 +68,13 @@ def check(config: DictConfig) -> dict[str, Any]:
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
     _check_sections(raw)
     refuse_unoffered(raw["method"])
-    with resolving():
-        _check_category(config, raw["data"])
-        try:
-            _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
-            resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-        except OmegaConfBaseException as error:
-            raise explain(error) from error
+    register()
+    _check_category(config, raw["data"])
+    try:
+        _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
+        resolved = resolve(config)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
     try:
         _check_nodes(resolved, raw)
     except UserError as error:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lab.config.files import CONF
-from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.config.resolvers import register
 from anomaly_lab.core.errors import UserError, nearest
 
 WANT = re.compile(r"^[^#\n]*\$\{want:([\w.]+),", re.MULTILINE)
@@ -38,8 +38,8 @@ def wants_of(config: DictConfig) -> str:
     """One line on what a method gets in place of defaults; empty where it gets nothing."""
     defaults = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     wants = defaults.method.pop("wants", None) or {}
-    with resolving():
-        pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
+    register()
+    pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
     changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     granted = ", ".join(
         f"{key}={_typed(value)} (default {_typed(default)})" for key, (value, default) in changed.items()

@@ -8,8 +8,9 @@ import csv as csv_file
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.samples import Sample, Splits, hold_out
@@ -18,11 +19,10 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 NORMAL = {"good", "normal", "ok"}  # folder names and CSV labels that mean "no defect"
 NOT_IMAGES_OF_PARTS = {"ground_truth", "masks"}
 POOLS = ("all", "textures", "objects")  # in place of a category: all of them, or those of one kind
-TEXTURES = {"carpet", "grid", "leather", "tile", "wood", "weave"}  # of MVTec AD and of the demo data
 
 
-def mvtec_ad(root: str, category: str) -> Splits:
-    """Read `root/category` in the layout of MVTec AD.
+def mvtec_ad(root: str, category: str, textures: Sequence[str] = ()) -> Splits:
+    """Read `root/category` in the layout of MVTec AD; `textures` are the categories that are no objects.
 
     `train/good/*`, `test/<defect>/*`, `ground_truth/<defect>/<stem>_mask.png`. A category without any
     `ground_truth` is tested on the image level only. `all`, `textures`, `objects`: every such category that is there,
@@ -35,7 +35,7 @@ def mvtec_ad(root: str, category: str) -> Splits:
             "see 'MVTec AD' in the README, or try data=demo"
         )
     if category in POOLS:
-        return pooled({name: class_folders(base / name) for name in categories(root, category)})
+        return pooled({name: class_folders(base / name) for name in categories(root, category, textures)})
     known = _categories(base)
     if category not in known:
         raise UserError(
@@ -45,9 +45,9 @@ def mvtec_ad(root: str, category: str) -> Splits:
     return class_folders(base / category)
 
 
-def categories(root: str, pool: str) -> list[str]:
+def categories(root: str, pool: str, textures: Sequence[str] = ()) -> list[str]:
     """The categories of a pool, `all`, `textures` or `objects`, that are there. Raises UserError where none is."""
-    found = of_pool(_categories(Path(root).expanduser()), pool)
+    found = of_pool(_categories(Path(root).expanduser()), pool, textures)
     if not found:
         what = "category" if pool == "all" else f"category of {pool}"
         raise UserError(
@@ -57,9 +57,14 @@ def categories(root: str, pool: str) -> list[str]:
     return found
 
 
-def of_pool(names: Iterable[str], pool: str) -> list[str]:
-    """Those names that belong to a pool; what is no known texture is an object."""
-    return [name for name in names if pool == "all" or (name in TEXTURES) == (pool == "textures")]
+def of_pool(names: Iterable[str], pool: str, textures: Sequence[str] = ()) -> list[str]:
+    """Those names that belong to a pool; what is not among the textures is an object."""
+    return [name for name in names if pool == "all" or (name in textures) == (pool == "textures")]
+
+
+def textures_of(table: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The textures of a table of categories, `data.categories`."""
+    return [name for name, settings in table.items() if name not in POOLS and settings.get("kind") == "texture"]
 
 
 def _categories(base: Path) -> list[str]:

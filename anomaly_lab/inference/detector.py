@@ -46,7 +46,7 @@ from jaxtyping import Float32
 from omegaconf import OmegaConf
 from PIL import Image
 
-from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.config.resolvers import register
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch, Prediction
@@ -154,13 +154,13 @@ class Detector:
         where the folder is not that of a finished run, the checkpoint is damaged or there is no such device.
         """
         folder = finished_run(str(run))
-        with resolving():
-            config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-            resolved = {
-                "data": {name: _resolved(config, f"data.{name}") for name in READ},
-                **{name: _resolved(config, name) for name in ("method", "tiling", "seed")},
-                "budget": {"schedule": _resolved(config, "budget.schedule")},
-            }
+        register()
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        resolved = {
+            "data": {name: _resolved(config, f"data.{name}") for name in READ},
+            **{name: _resolved(config, name) for name in ("method", "tiling", "seed")},
+            "budget": {"schedule": _resolved(config, "budget.schedule")},
+        }
         checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
         settings = resolved["data"]["decoding"]
         settings["region"] = region_of(folder, settings["region"])

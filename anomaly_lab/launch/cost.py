@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.config.resolvers import resolve
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.console import duration
 from anomaly_lab.data.samples import Splits
@@ -111,8 +111,7 @@ def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict
         try:
             metrics, device = json.loads(path.read_text()), json.loads(path.with_name("environment.json").read_text())
             config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
-            with resolving():
-                same = likeness(OmegaConf.to_container(config, resolve=True)) == alike  # type: ignore[arg-type]
+            same = likeness(resolve(config)) == alike
         except (OSError, ValueError, KeyError, OmegaConfBaseException):  # of another version, or not whole
             continue
         on_cpu = device.get("device") == (platform.processor() or platform.machine())

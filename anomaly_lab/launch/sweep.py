@@ -27,7 +27,7 @@ from anomaly_lab.config.overrides import composed
 from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
-from anomaly_lab.data.layouts import POOLS, categories, of_pool
+from anomaly_lab.data.layouts import POOLS, categories, of_pool, textures_of
 from anomaly_lab.launch.jobs import Job, Outcome, Words
 from anomaly_lab.launch.table import JobTable
 from anomaly_lab.runs.folder import state_of, write_job
@@ -123,7 +123,8 @@ def expanded(compose: Composer, words: Words) -> list[Words]:
     pool, data = POOL_WORDS[word], compose(words).data
     if "categories" in data:
         known = [str(name) for name in data.categories if name not in POOLS]
-        names = categories(data.root, pool) if data.root else of_pool(known, pool)
+        textures = textures_of(data.categories)
+        names = categories(data.root, pool, textures) if data.root else of_pool(known, pool, textures)
         return [tuple(f"data.category={name}" if each == word else each for each in words) for name in names]
     if data.name != "folder":
         raise UserError(f"data.category: expected a single category in a sweep over data={data.name}, found {pool!r}")

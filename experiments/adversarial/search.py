@@ -10,11 +10,12 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from anomaly_lab.config.resolvers import resolve
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.runs.checkpoint import load_checkpoint
 
 run = Path(sys.argv[1])
-config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)
+config = resolve(OmegaConf.load(run / ".hydra" / "config.yaml"))
 data, method = instantiate(config["data"]["datamodule"]), build_method(config).eval()
 method.load_state_dict(load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"])
 data.setup("fit")

@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
+from anomaly_lab.config.resolvers import resolve
 from anomaly_lab.data.placement import content
 from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.build import build_method
@@ -50,7 +51,7 @@ def average(states):
 
 
 for run in map(Path, sys.argv[1:]):
-    config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=True)
+    config = resolve(OmegaConf.load(run / ".hydra" / "config.yaml"))
     data, method = instantiate(config["data"]["datamodule"]), build_method(config).eval()
     with contextlib.redirect_stdout(sys.stderr):  # what it says is no row
         data.setup("fit")

@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from anomaly_lab.config.files import CONF
-from anomaly_lab.data.layouts import TEXTURES
+from anomaly_lab.config.resolvers import resolve
+from anomaly_lab.data.layouts import textures_of
 
 HERE = Path(__file__).parent
 SEEDS = 5
@@ -53,16 +54,17 @@ START = float(FIRST["wall"])  # seconds
 def configuration(method, kind):
     category = KINDS[kind]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", [f"method={method}", f"data.category={category}"]), resolve=True)
+        return resolve(compose("train", [f"method={method}", f"data.category={category}"]))
 
 
 def main():
     assert [sum(each) for each in zip(*CATEGORIES.values(), strict=True)] == [3629, 1725]
+    textures = textures_of(OmegaConf.load(CONF / "data" / "mvtec_ad.yaml").categories)
     with_gradient, without, read, written, rows, caches = [], [], 0.0, 0.0, 0.0, {}
     hours = dict.fromkeys((*WITH_A_GRADIENT, *ROWS), 0.0)
     for method in hours:
         for category, (train, test) in CATEGORIES.items():
-            config = configuration(method, "texture" if category in TEXTURES else "object")
+            config = configuration(method, "texture" if category in textures else "object")
             data, held_out = config["data"], round(train * config["data"]["held_out"])
             kind, epochs = data["kind"], config["trainer"]["max_epochs"]
             learnt = train - held_out

@@ -15,10 +15,10 @@ from pathlib import Path
 import tifffile
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from wandb.proto import wandb_internal_pb2
 
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.resolvers import resolve
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.build import build_method
 
@@ -45,7 +45,7 @@ def of_methods():
             words = [f"method={name}", f"data.category={category}"]
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 few = [f"method.search_steps={SEARCH}"] if name == "anogan" else []
-                config = OmegaConf.to_container(compose("train", words + few), resolve=True)
+                config = resolve(compose("train", words + few))
             data, method = config["data"], build_method(config).eval()
             patches = torch.rand(PATCHES, data["channels"], data["patch_size"], data["patch_size"])
             image = torch.rand(1, data["channels"], data["image_size"], data["image_size"])

@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from anomaly_lab.config.resolvers import resolve
 from anomaly_lab.data.datamodule import ImageLoader
 from anomaly_lab.evaluation.maps import PixelEvaluation
 from anomaly_lab.inference.detector import load
@@ -19,8 +20,8 @@ run = Path(sys.argv[1])
 detector = load(run)
 method = detector.method
 method._compared = lambda images: method.counted.float().expand(images.shape)
-config = OmegaConf.load(run / ".hydra" / "config.yaml")
-samples = instantiate(OmegaConf.to_container(config.data.layout, resolve=True)).test
+config = resolve(OmegaConf.load(run / ".hydra" / "config.yaml"))
+samples = instantiate(config["data"]["layout"]).test
 found = PixelEvaluation()
 for batch in ImageLoader(samples, detector.decoding, 8, 2):
     batch = batch._replace(image=batch.image.float() / 255)

@@ -1,11 +1,10 @@
 """The resolvers of a configuration."""
 
-import omegaconf.base
 import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from anomaly_lab.config.resolvers import resolving
+from anomaly_lab.config.resolvers import resolve
 
 CONFIG = {
     "a": "${want:a,1}", "b": "${want:b,${c}}", "c": 5, "passes": "${fact:passes,${c}}", "sees": "${fact:sees,x}",
@@ -15,8 +14,7 @@ CONFIG = {
 
 
 def resolved(**changes):
-    with resolving():
-        return OmegaConf.to_container(OmegaConf.create({**CONFIG, **changes}), resolve=True)
+    return resolve(OmegaConf.create({**CONFIG, **changes}))
 
 
 def test_a_wish_comes_before_the_default_and_may_be_a_reference():
@@ -35,10 +33,3 @@ def test_facts_are_those_of_the_class_and_its_base_classes():
 
 def test_the_stem_of_a_path():
     assert resolved()["stem"] == "parts"
-
-
-def test_the_memory_of_interpolations_ends_with_the_block():
-    before = omegaconf.base.parse
-    with resolving():
-        assert omegaconf.base.parse is not before
-    assert omegaconf.base.parse is before

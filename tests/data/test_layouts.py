@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.layouts import POOLS, categories, csv, folder, mvtec_ad, of_pool, pooled
+from anomaly_lab.data.layouts import POOLS, categories, csv, folder, mvtec_ad, of_pool, pooled, textures_of
 from anomaly_lab.data.samples import Sample, file_names, fingerprint, hold_out
 
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
@@ -52,13 +52,22 @@ def test_all_categories_are_one_set_in_their_order(parts):
 def test_textures_and_objects_are_the_categories_of_their_kind(parts):
     for name in ("wood", "carpet"):
         shutil.copytree(parts, parts.parent / name)
-    root = str(parts.parent)
-    assert [categories(root, pool) for pool in POOLS] == [["bar", "carpet", "wood"], ["carpet", "wood"], ["bar"]]
-    assert {sample.defect for sample in mvtec_ad(root, "textures").test} == {
+    root, textures = str(parts.parent), ["carpet", "weave", "wood"]
+    assert [categories(root, pool, textures) for pool in POOLS] == [
+        ["bar", "carpet", "wood"],
+        ["carpet", "wood"],
+        ["bar"],
+    ]
+    assert {sample.defect for sample in mvtec_ad(root, "textures", textures).test} == {
         "carpet/good", "carpet/hole", "wood/good", "wood/hole"
     }  # fmt: skip
-    assert mvtec_ad(root, "objects") == pooled({"bar": mvtec_ad(root, "bar")})
-    assert of_pool(["weave", "washer"], "textures") == ["weave"]
+    assert mvtec_ad(root, "objects", textures) == pooled({"bar": mvtec_ad(root, "bar")})
+    assert of_pool(["weave", "washer"], "textures", textures) == ["weave"]
+
+
+def test_the_textures_of_a_table():
+    table = {"a": {"kind": "texture"}, "b": {"kind": "object"}, "c": {}, "textures": {"kind": "texture"}}
+    assert textures_of(table) == ["a"]
 
 
 def test_no_category_at_all_is_named(tmp_path):
