@@ -6,10 +6,14 @@ from typing import Any
 
 import yaml
 
+from anomaly_lab.config.schema import class_fact
+from anomaly_lab.core.errors import UserError
+
 Settings = dict[str, Any]  # "method.network.latent_size" -> 100
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, and not everywhere
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-WANT = re.compile(r"\$\{want:([\w.]+),(.*)\}")
+OF_THE_METHOD = re.compile(r"\$\{(want|fact):([\w.]+),(.*)\}")  # config/resolvers.py
+TILED_AS = re.compile(r"\$\{tiled_as:(.*?\})\}")
 SECRET = re.compile(r"(api_?key|token|password|secret|credential|entity)", re.IGNORECASE)
 # An absolute path: after nothing that belongs to a word, `/a/`, `~/` or `C:\`, up to its last part, which stays.
 PLACE = re.compile(r"(?<![\w.:/\\}<])(?:~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
@@ -38,17 +42,31 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"expected a mapping, found {type(config).__name__}")
     method = config.get("method")
     wants = method.pop("wants", None) if isinstance(method, dict) else None
-    return _granted(config, wants if isinstance(wants, dict) else {})
+    target = str(method.get("_target_")) if isinstance(method, dict) else ""
+    return _decided(config, target, wants if isinstance(wants, dict) else {})
 
 
-def _granted(node: Any, wants: dict[str, Any]) -> Any:
-    """A configuration in which `${want:key,default}` is what the method wants, or the default."""
+def _decided(node: Any, target: str, wants: dict[str, Any]) -> Any:
+    """A configuration in which what the method decides, by its wants or by facts of its class, has its value."""
     if isinstance(node, dict):
-        return {key: _granted(value, wants) for key, value in node.items()}
-    found = WANT.fullmatch(node) if isinstance(node, str) else None
+        return {key: _decided(value, target, wants) for key, value in node.items()}
+    if not isinstance(node, str):
+        return node
+    node = TILED_AS.sub("object" if _fact(target, "sees") == "images" else r"\1", node)
+    found = OF_THE_METHOD.fullmatch(node)
     if found is None:
         return node
-    return wants[found[1]] if found[1] in wants else yaml.load(found[2], Loader)
+    kind, name, default = found.groups()
+    value = wants.get(name) if kind == "want" else _fact(target, name)
+    return yaml.load(default, Loader) if value is None and name not in wants else value
+
+
+def _fact(target: str, name: str) -> Any:
+    """A class attribute of a method; None where the run is of another version, which had no such class."""
+    try:
+        return class_fact(target, name)
+    except UserError:
+        return None
 
 
 def chosen(config: dict[str, Any]) -> Settings:

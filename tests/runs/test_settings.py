@@ -81,6 +81,28 @@ def test_references_in_a_circle_end():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("method", "epochs", "channels", "tiling"),
+    [
+        ("ssim_ae.SSIMAE", 20, 1, "window"),
+        ("variation_model.VariationModel", 1, 1, "whole"),
+        ("gone.Gone", 20, 1, "window"),
+    ],
+)
+def test_what_the_method_decides_is_shown_as_its_value(tmp_path, method, epochs, channels, tiling):
+    lines = (
+        "budget: {epochs: 20}", "input: {channels: '${want:input.channels,3}'}", "data: {kind: texture}",
+        "trainer: {max_epochs: '${fact:passes,${budget.epochs}}', n: '${want:a,${budget.epochs}}'}",
+        "tiling: ${tilings.${tiled_as:${data.kind}}}", "tilings: {texture: {name: window}, object: {name: whole}}",
+        f"method: {{wants: {{input.channels: 1}}, _target_: anomaly_lab.methods.{method}}}",
+    )  # fmt: skip
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    found = settings.shown_settings(settings.read(tmp_path / "config.yaml"))
+    assert (found["trainer.max_epochs"], found["trainer.n"]) == (epochs, 20)
+    assert (found["input.channels"], found["tiling.name"]) == (channels, tiling)
+    assert not any(key.startswith("method.wants") for key in found)
+
+
 def test_what_is_no_mapping_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="expected a mapping, found list"):
