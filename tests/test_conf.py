@@ -74,6 +74,22 @@ def test_stems_of_code_configuration_and_tests_agree():
         assert (CONF / "method" / f"{stem}.yaml").is_file()
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "method").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_file_of_a_method_names_code_and_paper_and_holds_its_own_numbers(path):
+    first, *lines = path.read_text().splitlines()
+    assert first.startswith(f"# anomaly_lab/methods/{path.stem}.py: ")
+    assert len(lines) <= 14
+    assert max(map(len, lines)) <= 120
+    assert "@package" not in first
+    assert set(OmegaConf.load(path)) <= {
+        "defaults",
+        "name",
+        "wants",
+        "_target_",
+        *signature(OmegaConf.load(path)._target_),
+    }
+
+
 def test_every_module_has_its_test():
     modules = [path.relative_to(ROOT / "anomaly_lab") for path in (ROOT / "anomaly_lab").rglob("*.py")]
     assert len(modules) > 20

@@ -47,7 +47,8 @@ class CNNDictionary(FittedMethod):
     The paper leaves open: how a patch of 16 px enters the network (enlarged to 64 px here, the values being
     normalised before), how many patches build the dictionary (`vectors_per_image` of every training image at random
     places of the grid, `vectors` in all), and over how many entries the distance is averaged (`neighbours`). An entry
-    is the training vector nearest to the centre of a cluster (`medoid`), as in the paper, or the centre itself.
+    is the training vector nearest to the centre of a cluster (`medoid`), as in the paper, or the centre itself. The
+    network sees `batch_size` patches at a time. `whiten` scales the principal components to the same variance.
 
     Raises UserError where the patch, the stride and the layer do not fit.
     """
@@ -68,14 +69,14 @@ class CNNDictionary(FittedMethod):
         restarts: PositiveInt,
         neighbours: PositiveInt,
         variance: Annotated[float, Field(gt=0, lt=1)],
-        whiten: bool,
         patch_size: PositiveInt,
         stride: PositiveInt,
         patch_resize: PositiveInt | None,
         vectors_per_image: PositiveInt,
-        vectors: PositiveInt,
-        batch_size: PositiveInt,
         seed: NonNegativeInt,
+        vectors: PositiveInt = 100_000,
+        whiten: bool = False,
+        batch_size: PositiveInt = 256,
     ) -> None:
         super().__init__(tiling)
         if len(backbone.layers) != 1:

@@ -76,7 +76,7 @@ FITTED = {
     ),
     "cnn_dictionary": lambda weights: CNNDictionary(
         WholeImage(), Backbone("resnet18.tv_in1k", ["layer2"], str(weights)), 64, "dense", "mean", "medoid", 4, 2, 1,
-        0.95, False, 16, 4, 64, 20, 50, 50, 0,
+        0.95, 16, 4, 64, 20, 0, vectors=50, batch_size=50,
     ),
 }  # fmt: skip
 
