@@ -49,10 +49,11 @@ Keys people set most
   data.image_size, data.resize=pad|stretch|crop
   data.patches, data.batch_size, trainer.max_epochs, trainer.precision
   seed, name, runs_dir, rerun=true, dry_run=true, data.workers
+  method.KEY, method.optimizer.KEY, callbacks.NAME.KEY, trainer.KEY   any argument of the classes that their files name
   hydra/launcher=local|slurm       where the jobs of a sweep run; hydra.launcher.jobs=N at a time
 
 More
-  --cfg job                        the whole configuration, composed
+  --cfg job                        the whole configuration, composed; --cfg job --resolve: with its values
   --hydra-help                     flags of Hydra: --info, shell completion for `anomaly-lab`
 """
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from anomaly_lab.config.check import check, refuse_unread
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.overrides import composed
+from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
@@ -33,6 +34,7 @@ def main() -> None:
         yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads with the former: a third of the time of an answer
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
+    register()
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
     sys.argv[1:] = overrides = as_people_write(sys.argv[1:])
     if not any(argument.startswith("-") for argument in overrides):

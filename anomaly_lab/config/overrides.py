@@ -35,7 +35,9 @@ def _added(words: list[str], error: ConfigCompositionException) -> list[str]:
         raise error
     known = dict.fromkeys([*(str(each) for each in parent), *parameters])
     names = [name for name in known if not name.startswith("_") and name not in {"tiling", "wants"}]  # from `tilings`
-    added = [f"+{word}" if f"{where}.".startswith(f"{word.partition('=')[0]}.") else word for word in words]
+    added = [
+        f"+{word}" if word.startswith((f"{where}=", f"{str(where).rpartition('.')[0]}={{")) else word for word in words
+    ]
     if key not in names or added == words:
         expected = f"one of {', '.join(names)}" if names else "no key"
         raise UserError(f"{where}: expected {expected}, found {key!r}{nearest(str(key), names)}") from error

@@ -24,7 +24,7 @@ def register() -> None:
         OmegaConf.register_new_resolver("want", _want)
         OmegaConf.register_new_resolver("fact", _fact)
         OmegaConf.register_new_resolver("tiled_as", _tiled_as)
-        OmegaConf.register_new_resolver("textures", lambda *, _root_: textures_of(_root_["data"]["categories"]))
+        OmegaConf.register_new_resolver("textures", _textures)
 
 
 def resolve(config: DictConfig | ListConfig) -> dict[str, Any]:
@@ -45,6 +45,10 @@ def _fact(name: str, default: Any, *, _root_: DictConfig) -> Any:
 
 def _tiled_as(kind: str, *, _root_: DictConfig) -> str:
     return "object" if class_fact(_method(_root_)["_target_"], "sees") == "images" else kind
+
+
+def _textures(*, _root_: DictConfig) -> ListConfig:
+    return OmegaConf.create(textures_of(_root_["data"]["categories"]))
 
 
 def _method(root: DictConfig) -> Any:

@@ -15,12 +15,17 @@ def typed(*words):
 
 def test_they_are_typed_like_all_others():
     config, words = typed(
-        "callbacks.finite_loss.every_batches=10", "method.optimizer.amsgrad=true", "trainer.benchmark=true", "seed=3"
+        "method=ganomaly",
+        "callbacks.finite_loss.every_batches=10",
+        "method.optimizer.amsgrad=true",
+        "trainer.benchmark=true",
+        "method.optimizer.lr=1",
     )
     assert config.callbacks.finite_loss.every_batches == 10
     assert config.method.optimizer.amsgrad is config.trainer.benchmark is True
     assert words == [
-        "+callbacks.finite_loss.every_batches=10", "+method.optimizer.amsgrad=true", "+trainer.benchmark=true", "seed=3"
+        "method=ganomaly", "+callbacks.finite_loss.every_batches=10", "+method.optimizer.amsgrad=true",
+        "+trainer.benchmark=true", "method.optimizer.lr=1",
     ]  # fmt: skip
 
 
