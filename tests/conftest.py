@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 
 from anomaly_lab.core.console import print_messages
@@ -20,6 +21,11 @@ from tests.warm import WarmProgram
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+# Property tests: the same few examples everywhere, no clock, nothing kept between runs; a fixture serves all examples.
+settings.register_profile(
+    "few", max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("few")
 REQUIRED = {name for name in os.environ.get("ANOMALY_LAB_REQUIRE", "").split(",") if name}
 
 
