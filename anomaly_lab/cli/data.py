@@ -3,10 +3,9 @@
 import shutil
 from pathlib import Path
 
-from filelock import Timeout
-
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.cache import LOCK, default_folder, lock, size
+from anomaly_lab.core.lock import lock
+from anomaly_lab.data.cache import default_folder, lock_of, size
 
 USAGE = "python -m anomaly_lab data cache [clear] [data.cache_dir=FOLDER]"
 
@@ -30,8 +29,6 @@ def main(arguments: list[str]) -> None:
         print(f"{total / 2**20:10.1f} MB  in {len(entries)} entries of {folder}")
         return
     cleared = sum(_clear(path) for path in entries)
-    for file in folder.glob(f"*{LOCK}"):
-        file.unlink()
     print(f"cleared {cleared / 2**20:.1f} of {total / 2**20:.1f} MB in {folder}")
 
 
@@ -39,9 +36,9 @@ def _clear(path: Path) -> int:
     """Remove an entry, or what a killed process left of one, unless it is being written; bytes that came free."""
     name = path.name.removeprefix(".").partition(".")[0]
     try:
-        with lock(path.with_name(name)).acquire(timeout=0):
+        with lock(lock_of(path.with_name(name)), None):
             freed = size(path)
             shutil.rmtree(path)
             return freed
-    except Timeout:
+    except BlockingIOError:
         return 0

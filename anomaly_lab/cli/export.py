@@ -1,6 +1,5 @@
 """`python -m anomaly_lab export`: a finished run as one file for the line. Options first, torch when they are right."""
 
-import csv
 import hashlib
 import json
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anomaly_lab import __version__
 from anomaly_lab.cli.options import Options, parse
 from anomaly_lab.core.errors import UserError, nearest
-from anomaly_lab.core.files import write_whole
+from anomaly_lab.core.files import read_csv, write_whole
 from anomaly_lab.runs.collect import finished_run
 
 if TYPE_CHECKING:
@@ -191,8 +190,7 @@ def photos(run: Path, decoding: "Decoding") -> Trial | None:
     table = run / "scores.csv"
     if not table.is_file():
         return None
-    with table.open(newline="") as file:
-        paths = [Path(row["path"]) for row in csv.DictReader(file)]
+    paths = [Path(row["path"]) for row in read_csv(table)]
     read = []
     for path in paths[:: max(1, len(paths) // PHOTOS)][:PHOTOS]:
         try:

@@ -3,15 +3,14 @@
 Neither torch nor wandb is imported before it is needed, so that mistakes are answered at once.
 """
 
-import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.lock import lock
 from anomaly_lab.tracking.service import obstacle, remedy
 
 USAGE = "python -m anomaly_lab sync [FOLDER]"
@@ -19,6 +18,7 @@ HELP = f"""\
 usage: {USAGE}
   FOLDER: where to look for wandb/offline-run-* (default: runs/); each run is uploaded once, the same command goes on
 """
+LOCK = ".sync.lock"  # in the folder of an offline run
 UPLOAD_SECONDS = 3600.0
 # wandb tries for hours by default; here the run is listed as failed and the next call goes on with it
 RETRIES = {
@@ -78,12 +78,15 @@ def upload_all(runs: list[Path], upload: Callable[[Path], None]) -> None:
     lost = ""
     for run in track(runs, "uploading", transient=True):
         try:
-            with lock(run) as free:
-                if not free or is_uploaded(run):  # another call has it, or had it since the runs were listed
+            with lock(run / LOCK, None) as file:
+                if is_uploaded(run):  # since the runs were listed
                     elsewhere += 1
                     continue
+                os.set_inheritable(file.fileno(), True)  # an upload that outlives a killed `sync` still holds the run
                 upload(run)
                 uploaded += 1
+        except BlockingIOError:
+            elsewhere += 1
         except ServiceLostError as error:
             lost = str(error)
             break
@@ -97,25 +100,6 @@ def upload_all(runs: list[Path], upload: Callable[[Path], None]) -> None:
         raise UserError(
             f"sync: {left} of {len(runs)} runs not uploaded, the same command tries them again: {'; '.join(failed)}"
         )
-
-
-@contextmanager
-def lock(run: Path) -> Iterator[bool]:
-    """Hold a run; yields False where another process holds it.
-
-    The system opens the lock when its holder has ended, however it ended. The upload inherits it: one that outlives a
-    killed `sync` still holds the run.
-    """
-    with (run / ".sync.lock").open("a") as file:
-        os.set_inheritable(file.fileno(), True)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass  # a file system without locks: a run that is uploaded twice has the same id and the same content
-        yield True
 
 
 def wandb_sync(run: Path) -> None:

@@ -27,11 +27,11 @@ def composed(compose: Callable[[list[str]], Composed], words: Sequence[str]) -> 
 
 def _added(words: list[str], error: ConfigCompositionException) -> list[str]:
     """The words with a `+` before the one that Hydra stumbled over, if it sets an argument of the constructor there."""
-    cause = error.__cause__
-    parent, key, where = (getattr(cause, name, None) for name in ("parent_node", "key", "full_key"))
-    target = parent.get("_target_") if isinstance(parent, DictConfig) and "_target_" in parent else None
-    parameters = parameters_of(target) if target else None
-    if parameters is None or key in parent:
+    parent, key, where = (getattr(error.__cause__, name, None) for name in ("parent_node", "key", "full_key"))
+    if not isinstance(parent, DictConfig) or "_target_" not in parent or key in parent:
+        raise error
+    parameters = parameters_of(parent["_target_"])
+    if parameters is None:
         raise error
     known = dict.fromkeys([*(str(each) for each in parent), *parameters])
     names = [name for name in known if not name.startswith("_") and name not in {"tiling", "wants"}]  # from `tilings`

@@ -1,9 +1,10 @@
-"""Files that are never half-written: JSON, CSV, anything."""
+"""Files and folders that are never half-written: JSON, CSV, anything; and CSV read back."""
 
 import csv
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +17,33 @@ CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # nam
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all; null for what is no finite number."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(finite(value), indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda part: part.write_text(text))
 
 
-def _finite(value: Any) -> Any:
-    """What is no number becomes null: JSON has no NaN."""
+def finite(value: Any, infinity: float | None = None) -> Any:
+    """The same value in what JSON can hold, which has no NaN: null instead, and for infinity this number or null."""
     if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_finite(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return {str(key): finite(child, infinity) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(child, infinity) for child in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if infinity is None or math.isnan(value) else math.copysign(infinity, value)
+    return value
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by the names of their columns.
+
+    Raises OSError where it cannot be read, ValueError where it is no table: a row longer or shorter than the first.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            return [dict(zip(header, row, strict=True)) for row in rows]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -69,15 +86,33 @@ def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequenc
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """Let `write` fill a file: readers see the old one or the new one. Raises UserError where the disk is full."""
     try:
-        write(part)
-        part.replace(path)
+        with writing(path) as part:
+            write(part)
     except Exception as error:  # torch reports a full disk as an error of its own format
         if mistake := full_disk(error, path):
             raise mistake from error
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A path beside `path` for a file or folder that takes its place when the block ends well, and else is removed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(part)  # of a killed process with the same number
+    try:
+        yield part
+        if part.is_dir():
+            _remove(path)  # nothing is renamed onto a folder that holds something
+        part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -5,14 +5,14 @@ darker: mean brightness or sharpness alone must not tell good from bad.
 """
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from anomaly_lab.core.files import writing
+from anomaly_lab.core.lock import lock
 from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.data.samples import Splits
 
@@ -24,20 +24,20 @@ Random = np.random.Generator
 Drawing = tuple[np.ndarray, np.ndarray]  # float32 image (side, side, 3) in 0 ... 255, bool mask (side, side)
 
 
-def demo(root: str | None, category: str) -> Splits:
+def demo(root: str | None, category: str, textures: Sequence[str] = ()) -> Splits:
     """Make the data where it is missing (seconds), then read it like MVTec AD."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomaly_lab"
     folder = Path(root).expanduser() if root else cache / f"demo-{VERSION}"
     if not folder.is_dir():
-        make(folder)
-    return mvtec_ad(str(folder), category)
+        with lock(folder.with_name(f".{folder.name}.lock"), lambda _: None):
+            if not folder.is_dir():  # another process was faster
+                make(folder)
+    return mvtec_ad(str(folder), category, textures)
 
 
 def make(folder: Path) -> None:
     """Write both categories; the folder appears when all of it is there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with writing(folder) as part:
         for number, (category, draw, defects) in enumerate(CATEGORIES):
             random = np.random.default_rng([VERSION, number])
             for i in range(TRAIN):
@@ -49,13 +49,6 @@ def make(folder: Path) -> None:
                     drawing = draw(random, defect)
                     _write(part / category / "test" / defect, i, drawing)
                     _write_mask(part / category / "ground_truth" / defect, i, drawing)
-        try:
-            part.rename(folder)
-        except OSError:  # another process was faster and made the same
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def washer(random: Random, defect: str | None) -> Drawing:

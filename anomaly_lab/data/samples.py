@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,14 +54,23 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sampl
 
 
 def digests(files: list[Path]) -> list[str]:
-    """The SHA-256 of the content of each file."""
+    """The SHA-256 of the content of each file, which a process reads once.
+
+    It reads a file again whose status has changed: the kernel sets that time at every write, and nobody else can.
+    """
 
     def digest(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        status = path.stat()
+        return _digest(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter
         return list(pool.map(digest, files))
+
+
+@cache
+def _digest(path: Path, *_status: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(samples: list[Sample]) -> str:

@@ -9,13 +9,14 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from filelock import Timeout
 from jaxtyping import Int, UInt8
 from rich.progress import track
 from torch import Tensor
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import writing
+from anomaly_lab.core.lock import lock
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data import cache
 from anomaly_lab.data.images import Decoding
@@ -126,25 +127,26 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
     files = [sample.path for sample in samples]
     if isinstance(decoding.region, str):  # a mask image counts by its content, wherever it lies
         settings, files = replace(decoding, region=None), [*files, Path(decoding.region)]
-    path = cache.entry(folder, [_digests(files), astuple(settings), on_error])
-    guard = cache.lock(path)
-    try:
-        guard.acquire(timeout=0)
-    except Timeout:
+    content = _digests(files)
+    path = cache.entry(folder, [content, astuple(settings), on_error])
+
+    def wait(_: str) -> None:
         say("cache: another process is decoding these images, waiting for it")
-        guard.acquire()
-    try:
+
+    with lock(cache.lock_of(path), wait):
         if not _is_whole(path):
-            with cache.writing(path) as part:
+            with writing(path) as part:
+                part.mkdir()
                 shape = _shape(samples, decoding)
                 _reserve(part / "images", int(np.prod(shape)))
                 images = np.memmap(part / "images", dtype=np.uint8, mode="r+", shape=shape)
                 good, boxes = _read_all(samples, decoding, workers, on_error, images.__setitem__)
                 images.flush()
+                for file, before, now in zip(files, content, _digests(files), strict=True):
+                    if now != before:  # since it was hashed, long before it was decoded perhaps
+                        raise UserError(f"{file}: expected a file that stays as it is, found that it changed")
                 places = [[samples.index(sample), *box] for sample, box in zip(good, boxes, strict=True)]
                 (part / "about.json").write_text(json.dumps({"shape": shape, "places": places}))
-    finally:
-        guard.release()
     about = json.loads((path / "about.json").read_text())
     # Mapped copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
     images = np.memmap(path / "images", dtype=np.uint8, mode="c", shape=tuple(about["shape"]))

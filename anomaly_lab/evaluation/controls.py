@@ -1,20 +1,23 @@
 """Trivial detectors beside every result: a method that does not beat them has shown nothing."""
 
-import hashlib
 import json
+import math
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import of_all_processes
-from anomaly_lab.core.files import write_csv, write_json
-from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.core.files import write_csv, write_json, writing
+from anomaly_lab.core.lock import lock
+from anomaly_lab.core.types import Prediction
+from anomaly_lab.data.cache import lock_of
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.placement import content
-from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.maps import PixelEvaluation
 from anomaly_lab.functional.scores import default_score
@@ -27,82 +30,51 @@ COMPARED = (
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro",
     "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed",
 )  # fmt: skip
-
-
-CONTROLS_VERSION = 1  # raise it when the figures of the controls change
-
-
-def controls_file(folder: Path, decides: list[Any]) -> Path:
-    """The file of the figures of the controls for everything that decides them."""
-    text = json.dumps([CONTROLS_VERSION, *decides], default=str)
-    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+FIGURES = "controls.json"  # in an entry of the cache
+Figures = dict[str, dict[str, float]]  # of each kind, by the name of the metric
 
 
 class Controls(pl.Callback):
-    """Ask every `Control` about the same test images, write controls.csv, and say which metrics one of them reaches.
+    """Show every `Control` the same test images, write controls.csv, and say which metrics one of them reaches.
 
-    Their figures depend on the data and the decoding alone: the first run computes them into the file `cache`, the
-    others read them there. Image-level controls are scored in both directions: darker good images are as easy to detect
-    as brighter ones.
+    Their figures depend on the data and the decoding alone: the first run computes them, before its own test, into the
+    entry `cache`; the others read them there, and wait where another process is at them. Image-level controls are
+    scored in both directions: darker good images are as easy to detect as brighter ones.
     """
 
     def __init__(self, evaluation: Evaluation, cache: Path | None = None) -> None:
         self.evaluation = evaluation
         self.cache = cache
-        self.found: dict[str, dict[str, float]] = {}
+        self.found: Figures = {}
         self.beaten_by: dict[str, tuple[str, float]] = {}
-        self._control: Control | None = None  # None: the figures are known
-        self._scores: dict[Kind, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
-        self._maps = {kind: PixelEvaluation() for kind in LOCAL}
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read the figures, or take the statistics of the training images."""
-        self.found = of_all_processes([_read(self.cache)])[0]  # all do what the first one can
-        if self.found:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Read the figures before the test, or compute them; collective."""
+        if stage != "test":
             return
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self._control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
-        for batch in data.whole_training_images(trainer.global_rank, trainer.world_size):
-            self._control.update(batch.image, batch.index)
-        self._control.fit()
-        self._control.to(pl_module.device)
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
-    ) -> None:
-        """Ask all kinds about a batch."""
-        if self._control is None:
-            return
-        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
-        valid = content(batch.placement, batch.image)
-        for kind in KINDS:
-            anomaly_map = enlarge(self._control.answer(kind, batch.image), batch.image)
-            scores = default_score(anomaly_map, valid).tolist()
-            self._scores[kind] += zip(batch.index.tolist(), scores, strict=True)
-            if kind in LOCAL:
-                self._maps[kind].update(Prediction(anomaly_map, None, None), batch, samples)
+        with ExitStack() as stack:
+            cache = self.cache if trainer.is_global_zero else None  # the first process reads and writes for all
+            try:
+                if cache is not None:
+                    stack.enter_context(lock(lock_of(cache), _wait))
+            except OSError as error:
+                say(f"cache: {cache} cannot be used ({error}); the controls are computed for this run alone")
+                cache = None
+            self.found = of_all_processes([_read(cache)])[0]
+            if self.found:
+                return
+            self.found = figures_of(trainer)
+            if cache is not None:
+                _write(cache, self.found)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compute, compare, write; `Evaluation` comes first in the list of callbacks and has its metrics."""
-        if self._control is not None:
-            self._compute(trainer.datamodule.test_samples)  # type: ignore[attr-defined]
-            if trainer.is_global_zero and self.cache is not None:
-                write_json(self.cache, self.found)
+        """Compare and write; `Evaluation` comes first in the list of callbacks and has its metrics."""
         self.beaten_by = not_beaten(self.evaluation.metrics, self.found)
         if trainer.is_global_zero:
             rows_of_file = [[kind, *(values.get(name, "") for name in COMPARED)] for kind, values in self.found.items()]
             write_csv(Path(trainer.default_root_dir) / "controls.csv", ("control", *COMPARED), rows_of_file)
             for name, (control, value) in self.beaten_by.items():
                 say(f"{name} {self.evaluation.metrics[name]:.3f} does not beat the control {control}, {value:.3f}")
-
-    def _compute(self, samples: list[Sample]) -> None:
-        for kind in KINDS:
-            rows = sorted(of_all_processes(self._scores[kind]))
-            label, score = np.array([samples[index].label for index, _ in rows]), np.array([score for _, score in rows])
-            metrics = self._maps[kind].compute(samples) if kind in LOCAL else {}
-            if (label == 0).any() and (label == 1).any():
-                metrics["image_auroc"] = rank(score[label == 0], score[label == 1]).auroc().value
-            self.found[kind] = metrics
 
     def metrics(self) -> dict[str, float]:
         """The best control of each metric, `control_<metric>`."""
@@ -128,9 +100,57 @@ def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float
     return kind, value
 
 
-def _read(cache: Path | None) -> dict[str, dict[str, float]]:
-    """The figures of a file that is whole; {} without one."""
+@torch.inference_mode()
+def figures_of(trainer: pl.Trainer) -> Figures:
+    """Show all kinds of control the training images and the test images; collective."""
+    data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+    device, samples = trainer.strategy.root_device, data.test_samples
+    control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
+    for batch in data.whole_training_images(trainer.global_rank, trainer.world_size):
+        control.update(batch.image, batch.index)
+    control.fit()
+    control.to(device)
+    scores: dict[Kind, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
+    maps = {kind: PixelEvaluation() for kind in LOCAL}
+    loader, limit = data.test_dataloader(), trainer.limit_test_batches
+    most = limit if isinstance(limit, int) else int(limit * len(loader))
+    for batch in islice(loader, most):
+        batch = data.moved(batch, device)
+        valid = content(batch.placement, batch.image)
+        for kind in KINDS:
+            anomaly_map = enlarge(control.answer(kind, batch.image), batch.image)
+            scores[kind] += zip(batch.index.tolist(), default_score(anomaly_map, valid).tolist(), strict=True)
+            if kind in LOCAL:
+                maps[kind].update(Prediction(anomaly_map, None, None), batch, samples)
+    figures: Figures = {}
+    for kind in KINDS:
+        rows = sorted(of_all_processes(scores[kind]))
+        label, score = np.array([samples[index].label for index, _ in rows]), np.array([score for _, score in rows])
+        figures[kind] = maps[kind].compute(samples) if kind in LOCAL else {}
+        if (label == 0).any() and (label == 1).any():
+            figures[kind]["image_auroc"] = rank(score[label == 0], score[label == 1]).auroc().value
+    return figures
+
+
+def _wait(_: str) -> None:
+    say("cache: another process computes the controls of these images, waiting for it")
+
+
+def _read(cache: Path | None) -> Figures:
+    """The figures of an entry that is whole; {} without one."""
     try:
-        return json.loads(cache.read_text()) if cache is not None else {}
+        found = json.loads((cache / FIGURES).read_text()) if cache is not None else {}
     except (OSError, ValueError):
         return {}
+    return {
+        kind: {name: math.nan if value is None else value for name, value in figures.items()}
+        for kind, figures in found.items()
+    }
+
+
+def _write(cache: Path, found: Figures) -> None:
+    try:
+        with writing(cache) as part:
+            write_json(part / FIGURES, found)
+    except OSError as error:
+        say(f"cache: {cache} cannot be written ({error}); the next run computes the controls again")

@@ -1,6 +1,7 @@
 """How well a method finds synthetic defects in held-out normal images: an objective without the test set."""
 
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -30,6 +31,8 @@ class SyntheticDefects(pl.Callback):
     `defect_seed` and the number of the image, not from the run's seed: all trials of a search see the same ones. No
     other image is read and no other metric changes. Every process predicts all of them.
     """
+
+    decides: ClassVar[str] = "result"  # the key of the run that it enters
 
     def __init__(self, copies: PositiveInt = 3, defect_seed: NonNegativeInt = 0) -> None:
         self.copies = copies

@@ -9,18 +9,18 @@ search that was killed ends with the trials of an undisturbed one.
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.lock import lock
 from anomaly_lab.launch.space import SearchRequest, Settings
 
 SQLITE, JOURNAL = "study.db", "study.journal"
@@ -57,9 +57,9 @@ class Study:
             self.study.set_user_attr("search", description)
             self._recover()
 
-    def alone(self) -> FileLock:
+    def alone(self) -> AbstractContextManager[object]:
         """No other launcher asks or takes over meanwhile."""
-        return FileLock(self._locks / "study.lock")
+        return lock(self._locks / "study.lock", lambda _: None)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in their order."""
@@ -125,8 +125,8 @@ class Study:
     def _take(self, number: int, held: ExitStack) -> bool:
         """Hold a trial until its value is told; False where another launcher is at it, or has told it meanwhile."""
         try:
-            held.enter_context(FileLock(self._locks / f"{number}.lock", blocking=False))
-        except Timeout:
+            held.enter_context(lock(self._locks / f"{number}.lock", None))
+        except BlockingIOError:
             return False
         return self.trials()[number].state == TrialState.RUNNING
 
@@ -136,7 +136,6 @@ class Study:
             self.study.tell(number, state=TrialState.FAIL)
         else:
             self.study.tell(number, value)
-        (self._locks / f"{number}.lock").unlink(missing_ok=True)  # still held, and nobody asks for it any more
 
 
 def storage(folder: Path, name: str) -> BaseStorage:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.fitted import FittedMethod
+from anomaly_lab.methods.base.pretrained import Pretrained
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.backbone import Backbone
@@ -30,7 +31,7 @@ Image = Float[Tensor, "channel height width"]
 Vectors = Float[Tensor, "patch feature"]
 
 
-class CNNDictionary(FittedMethod):
+class CNNDictionary(FittedMethod, Pretrained):
     """Patches of 16 px at a stride of 4 px, 95 % of the variance of their features, 10 entries.
 
     `evaluation` says how a patch becomes a vector; it is the mean of the layer's map over the patch both times (or the
@@ -126,20 +127,6 @@ class CNNDictionary(FittedMethod):
                 f"{place} px (a place of {self.backbone.layers[0]}) for method.evaluation=dense, found "
                 f"{self.patch_resize} with a stride of {self.stride} px; 64 fits the defaults"
             )
-
-    def prepare_data(self) -> None:
-        """Read the network's weights, before hours are spent on anything else."""
-        self._load_weights()
-
-    def setup(self, stage: str) -> None:
-        """Read the network's weights in every process."""
-        if stage == "fit":
-            self._load_weights()
-
-    def _load_weights(self) -> None:
-        if unused := self.backbone.load():
-            above = sorted({name.split(".")[0] for name in unused})
-            self.say(f"{self.backbone.name}: weights above {self.backbone.layers[0]} not used ({', '.join(above)})")
 
     # The vectors of an image
 

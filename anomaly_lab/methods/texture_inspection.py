@@ -11,7 +11,6 @@ of neighbouring levels are intersected and the intersections united. Our map say
 """
 
 import warnings
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.functional.pyramid import Gray, Levels, combine, pyramid
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 from anomaly_lab.methods.base.tiling import Tiling
@@ -37,9 +37,6 @@ GRAY_LEVEL = 1 / 255  # keeps Weber's fraction of black patches finite
 STEPS, TOLERANCE = 100, 1e-3  # of expectation maximisation
 ROWS = 8192  # vectors that are scored at once: bounds the memory, 32 MB with ten components
 COPIES = 4  # of its vectors that scikit-learn holds in a step
-
-Gray = Float[Tensor, "batch 1 height width"]
-Levels = list[Tensor]  # batch 1 height width, the sides halved from level to level
 
 
 class TextureInspection(FittedMethod):
@@ -256,35 +253,6 @@ def negative_log_likelihood(
     """
     whitened = torch.bmm(vectors[None] - means[:, None], factors)
     return -torch.logsumexp(offsets[:, None] - whitened.square().sum(dim=2) / 2, dim=0)
-
-
-def pyramid(images: Gray, levels: int) -> Levels:
-    """The images, their means over 2 x 2 px, the means of those, and so on.
-
-    Where a side is odd its last pixel counts twice, so that every pixel of the image is under one of each level.
-    """
-    answer = [images]
-    for _ in range(levels - 1):
-        height, width = answer[-1].shape[-2:]
-        even = functional.pad(answer[-1], [0, width % 2, 0, height % 2], mode="replicate")
-        answer.append(functional.avg_pool2d(even, 2))
-    return answer
-
-
-def combine(levels: Levels, size: tuple[int, int]) -> Gray:
-    """Maximum over neighbouring levels of the smaller of the two; each level is enlarged bilinearly to the full size.
-
-    A threshold of the answer is the union of the intersections of neighbouring levels' regions at that threshold.
-    """
-    height, width = size
-    full = [levels[0]]
-    for i, level in enumerate(levels[1:], 1):
-        large = functional.interpolate(level, scale_factor=2.0**i, mode="bilinear", align_corners=False)
-        full.append(large[..., :height, :width])  # what padding added lies at the end
-    if len(full) == 1:
-        return full[0]
-    pairs = [torch.minimum(fine, coarse) for fine, coarse in pairwise(full)]
-    return torch.stack(pairs).amax(dim=0)
 
 
 def split(

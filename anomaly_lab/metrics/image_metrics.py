@@ -1,12 +1,11 @@
 """How well the scores of images rank them, and how often a decision is right."""
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from anomaly_lab.metrics.intervals import auroc_interval
 from anomaly_lab.metrics.ranking import rank
 
 
@@ -26,31 +25,6 @@ def ranking_metrics(score: Float[np.ndarray, " image"], label: Int[np.ndarray, "
         "f1max": ranking.f1max()[0].value,
         "recall_at_95_specificity": ranking.recall_at_specificity(0.95),
     }
-
-
-def auroc_interval(
-    normal: Float[np.ndarray, " normal"], abnormal: Float[np.ndarray, " abnormal"], confidence: float = 0.95
-) -> tuple[float, float]:
-    """Confidence interval of the AUROC: DeLong et al. 1988, on the logit scale so that it stays inside 0 ... 1.
-
-    Where all pairs are in order the variance is zero and says nothing. Then: k = min(images of a class) pairs share no
-    image, and all of them are in order with probability AUROC^k, so the lower end is (1 - confidence)^(1/k). nan where
-    a class is missing.
-    """
-    if not len(normal) or not len(abnormal):
-        return float("nan"), float("nan")
-    below, above = np.sort(normal), np.sort(abnormal)
-    won = (np.searchsorted(below, abnormal, "left") + np.searchsorted(below, abnormal, "right")) / 2 / len(normal)
-    lost = (np.searchsorted(above, normal, "left") + np.searchsorted(above, normal, "right")) / 2 / len(abnormal)
-    auroc = float(won.mean())
-    if auroc in (0.0, 1.0):
-        end = (1 - confidence) ** (1 / min(len(normal), len(abnormal)))
-        return (end, 1.0) if auroc else (0.0, 1 - end)
-    variance = sum(share.var(ddof=1) / len(share) for share in (won, lost) if len(share) > 1)
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance) / (auroc * (1 - auroc))
-    middle = math.log(auroc / (1 - auroc))
-    low, high = (1 / (1 + math.exp(-min(max(middle + side * reach, -700), 700))) for side in (-1, 1))
-    return low, high
 
 
 def decision_metrics(abnormal: Bool[np.ndarray, " image"], label: Int[np.ndarray, " image"]) -> dict[str, float]:

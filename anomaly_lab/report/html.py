@@ -1,8 +1,6 @@
 """One self-contained page: data, styles and code in one file that asks nothing of any network."""
 
-import csv
 import json
-import math
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_lab import __version__
-from anomaly_lab.core.files import write_whole
+from anomaly_lab.core.files import finite, read_csv, write_whole
 from anomaly_lab.report.groups import Groups, group
 from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
 from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
@@ -72,20 +70,9 @@ def title_of(runs: Sequence[Run]) -> str:
 
 def in_script(value: Any) -> str:
     """JSON that no script element ends early and that has no NaN: null for it, the largest number for infinity."""
-    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite(value, 1.7e308), ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str)
+    text = text.encode("utf-8", "replace").decode()  # names of files that are no UTF-8
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(child) for child in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else math.copysign(1.7e308, value)
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")  # names of files that are no UTF-8
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def data_of(
@@ -171,49 +158,48 @@ def _run(
     }  # fmt: skip
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """Header and rows of a CSV file; empty where there is none or it cannot be read."""
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file or it cannot be read."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file))
-    except (OSError, ValueError, csv.Error):
+        return read_csv(path)
+    except (OSError, ValueError):
         return []
 
 
 def _points(path: Path) -> list[list[float]]:
     """The first two columns of a curve, four digits each: a picture has no more."""
     try:
-        return [[round(float(x), 4), round(float(y), 4)] for x, y, *_ in _rows(path)[1:]]
+        return [[round(float(x), 4), round(float(y), 4)] for x, y, *_ in (row.values() for row in _rows(path))]
     except ValueError:
         return []
 
 
 def _losses(path: Path) -> list[dict[str, Any]]:
     """A series a column of losses.csv, empty fields left out."""
-    header, *rows = _rows(path) or [[]]
+    rows = _rows(path)
     try:
         series = [
-            {"name": name, "points": [[int(row[0]), float(row[i])] for row in rows if row[i] != ""]}
-            for i, name in enumerate(header) if is_loss(name)
+            {"name": name, "points": [[int(row["epoch"]), float(row[name])] for row in rows if row[name] != ""]}
+            for name in next(iter(rows), {}) if is_loss(name)
         ]  # fmt: skip
-    except (ValueError, IndexError):
+    except (ValueError, KeyError):
         return []
     return [entry for entry in series if entry["points"]]
 
 
 def _features(run: Run) -> tuple[list[list[Any]], str]:
     """Points of the map of features (x, y, label, defect), and how it was made."""
-    header, *rows = _rows(run.folder / "curves" / "features.csv") or [[]]
+    rows = _rows(run.folder / "curves" / "features.csv")
     try:
-        points = [[round(float(x), 5), round(float(y), 5), int(label), defect] for _, defect, label, x, y in rows]
+        fields = [row.values() for row in rows]
+        points = [[round(float(x), 5), round(float(y), 5), int(label), defect] for _, defect, label, x, y in fields]
     except ValueError:
         return [], ""
-    made = {"pc1": "the first two principal components", "tsne1": "t-SNE"}.get(header[3] if len(header) > 3 else "", "")
-    return points, made
+    made = {"pc1": "the first two principal components", "tsne1": "t-SNE"}
+    return points, next((made[column] for column in next(iter(rows), {}) if column in made), "")
 
 
 @cache
 def published() -> tuple[dict[str, Any], ...]:
     """Figures of papers, `published.csv`: measure, method, category, value, source, note."""
-    with Path(__file__).with_name("published.csv").open(newline="", encoding="utf-8") as file:
-        return tuple({**row, "value": float(row["value"])} for row in csv.DictReader(file))
+    return tuple({**row, "value": float(row["value"])} for row in read_csv(Path(__file__).with_name("published.csv")))

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from anomaly_lab.metrics.intervals import auroc_difference, t_interval
 from anomaly_lab.report.groups import Column, Groups, Row
-from anomaly_lab.report.noise import auroc_difference, t_interval
 from anomaly_lab.runs.collect import Run
 from anomaly_lab.runs.measures import EITHER_WAY, MEASURES, Measure
 

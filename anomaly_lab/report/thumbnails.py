@@ -1,12 +1,12 @@
 """Pictures of a run, small enough to lie in a page by the thousand."""
 
 import base64
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 
+from anomaly_lab.core.files import read_csv
 from anomaly_lab.runs.collect import Run
 
 WIDTH = 640  # px of a strip of tiles that had to be made smaller
@@ -55,12 +55,11 @@ def _gallery(run: Run) -> list[Entry]:
     folder = run.folder / "gallery"
     places = {path: i for i, path in enumerate(run.paths)}
     try:
-        with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
-            return [
-                (folder / Path(row["file"]).name, places.get(row["path"], -1), row["kind"], tuple(row["tiles"].split()))
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
+        return [
+            (folder / Path(row["file"]).name, places.get(row["path"], -1), row["kind"], tuple(row["tiles"].split()))
+            for row in read_csv(folder / "index.csv")
+        ]
+    except (OSError, ValueError, KeyError):
         return []
 
 

@@ -1,6 +1,5 @@
 """Read the folders of runs: what is there, finished or not, whole or damaged."""
 
-import csv
 import glob
 import hashlib
 import json
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import read_csv
 from anomaly_lab.runs import settings
-from anomaly_lab.runs.folder import RESULT_VERSION, is_finished, maker_of
+from anomaly_lab.runs.folder import RESULT_VERSION, is_finished, maker_of, read_job
 from anomaly_lab.runs.lock import is_left
 from anomaly_lab.runs.measures import BY_KEY
+from anomaly_lab.runs.naming import versions_of
 
 
 def finished_runs(folders: str) -> list[Path]:
@@ -27,7 +28,8 @@ def finished_runs(folders: str) -> list[Path]:
     for name in [folders] if Path(folders).expanduser().is_dir() else folders.split(","):
         folder = Path(name).expanduser()
         matches = [folder] if folder.is_dir() else sorted(map(Path, glob.glob(str(folder), recursive=True)))
-        found = [run for match in matches if name and match.is_dir() for run in find(match) if is_finished(run)]
+        below = [run for match in matches if name and match.is_dir() for run in find(match)]
+        found = [run for run in below if is_finished(run) and not changed_method(run)]
         for run in found or [finished_run(name)]:
             runs.setdefault(run.resolve(), run)
     return list(runs.values())
@@ -45,7 +47,26 @@ def finished_run(folder: str) -> Path:
             "run: expected the folder of a finished run of this version (metrics.json, and job.json with state done), "
             f"found {run}"
         )
+    if change := changed_method(run):
+        raise UserError(f"run: expected a run of {change}: {run}; run its command again")
     return run
+
+
+def changed_method(run: Path) -> str:
+    """What has become of the method of a finished run since its training; empty where nothing has.
+
+    The weights are those of other code then: what they would say now is no result of either.
+    """
+    before = read_job(run).get("versions")
+    if not isinstance(before, dict):
+        return ""
+    try:
+        config = settings.read(run / ".hydra" / "config.yaml")
+        now = versions_of(config)["method"]
+    except (OSError, ValueError) as error:
+        return f"a method of this version, found another ({error})"
+    name = config["method"]["name"]
+    return "" if before.get("method") == now else f"version {now} of {name}, found version {before.get('method')}"
 
 
 MARKS = ("job.json", "metrics.json")  # what makes a folder that of a run
@@ -305,11 +326,10 @@ def _list(path: Path, trouble: list[str]) -> list[dict[str, Any]]:
 def _table(path: Path, trouble: list[str]) -> Table:
     """The rows of a CSV file; none, with a line in `trouble`, where it cannot be read, none where it is missing."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return read_csv(path)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         trouble.append(f"{path.name}: cannot be read ({error})")
         return []
 

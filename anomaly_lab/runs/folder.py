@@ -1,15 +1,18 @@
 """The folder of a run: where it lies, whether it is finished, and files that are never half-written."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.files import write_json, write_whole
 
 FORMAT = 3  # of a run folder: raise it when older folders can no longer be read
 RESULT_VERSION = 3  # raise it when the code of evaluation changes what the same weights result in
+OF_THE_TEST = ("scores.csv", "defects.csv", "controls.csv", "maps", "pictures", "gallery")  # and curves but the losses
+Rerun = bool | Literal["judge"]
 
 
 def is_finished(folder: Path) -> bool:
@@ -29,13 +32,13 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
     return checkpoint if checkpoint.is_file() and read_job(folder).get("format") == FORMAT else None
 
 
-def state_of(folder: Path, result_key: str, rerun: bool = False) -> str:
+def state_of(folder: Path, result_key: str, rerun: Rerun = False) -> str:
     """What is left to do for a run: all of it, the rest from its checkpoint, judging alone, or nothing."""
-    if is_finished(folder):
-        if rerun:
-            return "to do again"
-        return "finished" if is_current(folder, result_key) else "to judge again"
-    return "unfinished" if checkpoint_to_resume(folder) else "to start"
+    if not is_finished(folder):
+        return "unfinished" if checkpoint_to_resume(folder) else "to start"
+    if rerun is False and is_current(folder, result_key):
+        return "finished"
+    return "to do again" if rerun is True or checkpoint_to_resume(folder) is None else "to judge again"
 
 
 def maker_of(folder: Path) -> str | None:
@@ -65,6 +68,16 @@ def _read(path: Path) -> dict[str, Any]:
 def write_job(folder: Path, state: str, **details: Any) -> None:
     """Write `job.json`."""
     write_json(folder / "job.json", {"state": state, "format": FORMAT, **details})
+
+
+def remove_result(folder: Path) -> None:
+    """Remove what an earlier test has written, so that nothing of it is taken for a part of the next one."""
+    curves = [path for path in (folder / "curves").glob("*") if path.stem != "losses"]
+    for path in (*(folder / name for name in OF_THE_TEST), *curves):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_threshold(folder: Path, threshold: dict[str, Any]) -> None:
@@ -104,5 +117,5 @@ def keep_region(data: dict[str, Any], folder: Path) -> None:
 
 
 def region_of(folder: Path, region: Any) -> Any:
-    """The region of a finished run: its own mask image, where it has one."""
-    return str(folder / REGION) if isinstance(region, str) and (folder / REGION).is_file() else region
+    """The region of a finished run: a box as it is; of a mask image the one that the run has kept, and no other."""
+    return str(folder / REGION) if isinstance(region, str) else region

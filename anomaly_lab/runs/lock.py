@@ -1,16 +1,15 @@
 """The lock of a run folder: one process at a time."""
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
+from anomaly_lab.core.lock import is_held, lock
 from anomaly_lab.runs.folder import is_finished
 
 LOCK = ".lock"
@@ -21,50 +20,20 @@ POLL = 0.2  # seconds
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a run folder; wait, and say for whom, while another process does.
 
-    The kernel opens the lock when its holder ends, however it ends; a lock that is the existence of a file would stay
-    behind after SIGKILL. Of the processes of one run the first holds it for all.
+    Of the processes of one run the first holds it for all.
     """
     if not is_first_process():
         follow(folder)
         yield
         return
-    with locked(folder) as file:
+
+    def wait(holder: str) -> None:
+        say(f"{folder}: {holder or 'another process'} is at this run; waiting until it ends")
+
+    with lock(folder / LOCK, wait) as file:
         file.write(f"process {os.getpid()} on {socket.gethostname()} {step()}".rstrip())
         file.flush()
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)  # still held: those who wait see that it is not the file any more
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[IO[str]]:
-    """The lock file of a folder, empty and locked."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            file = (folder / LOCK).open("a+")
-        except FileNotFoundError:  # the folder was removed in this very moment
-            continue
-        with file:
-            lock(file, folder)
-            if same(file, folder / LOCK):
-                file.truncate(0)
-                yield file
-                return
-
-
-def lock(file: IO[str], folder: Path) -> None:
-    """Lock a file; on a file system without locks do nothing."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read() or "another process"
-        say(f"{folder}: {holder} is at this run; waiting until it ends")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        say(f"{folder}: cannot be locked ({error}); do not start the same run twice")
+        yield
 
 
 def is_left(folder: Path) -> bool:
@@ -73,21 +42,10 @@ def is_left(folder: Path) -> bool:
     Of what another host holds nothing is known.
     """
     try:
-        with (folder / LOCK).open() as file:
-            if f" on {socket.gethostname()} " not in f"{file.read()} ":
-                return False
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return True
-    except OSError:  # no lock, or held
-        return False
-
-
-def same(file: IO[str], path: Path) -> bool:
-    """Whether a path still leads to the open file: the holder before may have removed it with its folder."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        holder = (folder / LOCK).read_text()
     except FileNotFoundError:
         return False
+    return f" on {socket.gethostname()} " in f"{holder} " and not is_held(folder / LOCK)
 
 
 def step() -> str:

@@ -15,8 +15,9 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 OF_THE_METHOD = re.compile(r"\$\{(want|fact):([\w.]+),(.*)\}")  # config/resolvers.py
 TILED_AS = re.compile(r"\$\{tiled_as:(.*?\})\}")
 SECRET = re.compile(r"(api_?key|token|password|secret|credential|entity)", re.IGNORECASE)
-# An absolute path: after nothing that belongs to a word, `/a/`, `~/` or `C:\`, up to its last part, which stays.
-PLACE = re.compile(r"(?<![\w.:/\\}<])(?:~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
+# An absolute path: after nothing that belongs to a word, `/a/`, `~/`, `C:\` or `file:///`, up to its last part, which
+# stays.
+PLACE = re.compile(r"(?<![\w./\\}<])(?:\w+:///?(?=/)|~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
 # Which data, not how they are learnt: these may differ between categories without making another method.
 OF_THE_DATA = (
     "data.kind", "data.image_size", "data.patch_size", "data.stride", "data.channels", "data.resize",
@@ -62,10 +63,10 @@ def _decided(node: Any, target: str, wants: dict[str, Any]) -> Any:
 
 
 def _fact(target: str, name: str) -> Any:
-    """A class attribute of a method; None where the run is of another version, which had no such class."""
+    """A class attribute of a method; None where the run names no class that is there."""
     try:
         return class_fact(target, name)
-    except UserError:
+    except (UserError, OSError, SyntaxError, ValueError):
         return None
 
 

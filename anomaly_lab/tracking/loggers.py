@@ -3,7 +3,6 @@
 Everything that a logger gets is in the run folder too, under the same names.
 """
 
-import csv
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
+from anomaly_lab.core.files import read_csv
 from anomaly_lab.runs.collect import names_of
 from anomaly_lab.runs.settings import public
 from anomaly_lab.tracking.service import obstacle
@@ -173,32 +173,23 @@ def log_tables(logger: WandbLogger, folder: Path) -> None:
     import wandb
 
     tables: dict[str, Any] = {}
-    if (folder / "scores.csv").is_file():
-        header, *rows = _read(folder / "scores.csv")
-        place = header.index("path")
-        names = names_of([row[place] for row in rows])
-        rows = [[*row[:place], name, *row[place + 1 :]] for row, name in zip(rows, names, strict=True)]
+    if (folder / "scores.csv").is_file() and (rows := read_csv(folder / "scores.csv")):
+        names = names_of([row["path"] for row in rows])
+        rows = [{**row, "path": name} for row, name in zip(rows, names, strict=True)]
         if len(rows) > TABLE_ROWS:
             say(f"W&B: its table shows {TABLE_ROWS} of {len(rows)} images, evenly drawn; scores.csv has all")
             rows = [rows[i] for i in np.linspace(0, len(rows) - 1, TABLE_ROWS).astype(int)]
-        typed = [
-            [value if column in TEXTS else float(value) for column, value in zip(header, row, strict=True)]
-            for row in rows
-        ]
-        tables["tables/scores"] = wandb.Table(columns=header, data=typed)
+        typed = [[value if column in TEXTS else float(value) for column, value in row.items()] for row in rows]
+        tables["tables/scores"] = wandb.Table(columns=list(rows[0]), data=typed)
     for path in sorted((folder / "curves").glob("*.csv")):
-        header, *rows = _read(path)
+        rows = read_csv(path)
+        header: list[Any] = list(next(iter(rows), {}))
         if header[2:] == ["threshold"]:
-            points = wandb.Table(columns=header[:2], data=[[float(x), float(y)] for x, y, _ in rows])
+            points = wandb.Table(columns=header[:2], data=[[float(row[name]) for name in header[:2]] for row in rows])
             title = path.stem.replace("_", " ")
             tables[f"plots/{path.stem}"] = wandb.plot.line(points, header[0], header[1], title=title, split_table=True)
     if tables:
         logger.log_metrics(tables)
-
-
-def _read(path: Path) -> list[list[Any]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
 
 
 def finish(run: "wandb.Run") -> None:

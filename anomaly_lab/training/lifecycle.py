@@ -14,17 +14,23 @@ from rich.table import Table
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.files import write_json
+from anomaly_lab.core.files import write_json, write_whole
 from anomaly_lab.core.messages import is_user_mistake
 from anomaly_lab.report.html import write_report
 from anomaly_lab.runs.checkpoint import load_checkpoint
 from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, state_of, write_job
-from anomaly_lab.runs.naming import place_of
+from anomaly_lab.runs.naming import place_of, versions_of
 from anomaly_lab.training.run import fit_and_test
+
+# The configuration of the result that lies there: Hydra has overwritten its own file before anything can fail.
+CONFIG, CONFIG_OF_RESULT = Path(".hydra/config.yaml"), Path(".hydra/config_of_result.yaml")
 
 
 def run(config: DictConfig, folder: Path) -> None:
-    """Train and test one configuration in its folder, unless its result is there already."""
+    """Train and test one configuration in its folder, or what is left of that to do.
+
+    A run that fails before it has changed anything leaves the earlier result as it was.
+    """
     resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     key = place_of(resolved).result_key
     state = state_of(folder, key, config.rerun)
@@ -32,15 +38,15 @@ def run(config: DictConfig, folder: Path) -> None:
         say(f"already done, skipped: {folder} (rerun=true does it again)")
         return
     if state == "to judge again":
-        say(f"trained already, judged again from its checkpoint: {folder}")
+        say(f"trained already, tested again from its checkpoint: {folder}")
     resume = checkpoint_to_resume(folder)
     if resume is None and is_first_process():
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of another version: must not be taken over later
     if resume and not is_whole(resume):
         say(f"{resume}: expected a whole checkpoint, found a damaged one; starting from the beginning")
         resume = None
-    resume = None if config.rerun else resume
-    before, checkpoint = read_job(folder), _identity(folder / "checkpoints" / "last.ckpt")
+    resume = None if config.rerun is True else resume
+    before, result = read_job(folder), _identity(folder)
     first = is_first_process()
     if first:
         write_job(folder, "running", started=time.time())
@@ -51,8 +57,9 @@ def run(config: DictConfig, folder: Path) -> None:
     except BaseException as error:
         terminated = isinstance(error, SystemExit) and not error.code  # SIGTERM, as Lightning tells it
         interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
-        if first and checkpoint == _identity(folder / "checkpoints" / "last.ckpt") and before.get("state") == "done":
+        if first and result == _identity(folder) and before.get("state") == "done":
             write_json(folder / "job.json", before)  # the earlier result is whole and still there
+            _copy(folder / CONFIG_OF_RESULT, folder / CONFIG)
         elif first and is_user_mistake(error) and not checkpoint_to_resume(folder):
             remove(folder, Path(config.runs_dir).absolute())  # nothing came of it
         elif first:
@@ -66,7 +73,8 @@ def run(config: DictConfig, folder: Path) -> None:
         raise
     if first:
         write_json(folder / "metrics.json", metrics)
-        write_job(folder, "done", finished=time.time())
+        _copy(folder / CONFIG, folder / CONFIG_OF_RESULT)
+        write_job(folder, "done", finished=time.time(), versions=versions_of(resolved))
         write_page(folder)
         show(metrics, folder)
 
@@ -80,9 +88,16 @@ def is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is written anew; None without one."""
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None
+def _identity(folder: Path) -> list[tuple[int, int] | None]:
+    """What changes when weights, threshold or scores are written anew."""
+    files = [folder / name for name in ("checkpoints/last.ckpt", "threshold.json", "scores.csv")]
+    return [(path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None for path in files]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file where it is there, whole."""
+    if source.is_file():
+        write_whole(target, lambda part: shutil.copyfile(source, part))
 
 
 def remove(folder: Path, upto: Path) -> None:

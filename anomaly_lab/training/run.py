@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +13,17 @@ from pytorch_lightning.loggers import WandbLogger
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.files import write_json
+from anomaly_lab.data.cache import entry
 from anomaly_lab.data.datamodule import DataModule
-from anomaly_lab.evaluation.controls import Controls, controls_file
+from anomaly_lab.evaluation.controls import Controls
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method, evaluating
+from anomaly_lab.methods.control import Control
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
-from anomaly_lab.runs.folder import keep_region
-from anomaly_lab.runs.naming import fingerprints_of
+from anomaly_lab.runs.folder import RESULT_VERSION, keep_region, remove_result
+from anomaly_lab.runs.naming import decoding_key, fingerprints_of
 from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
 from anomaly_lab.training.checks import check_batch_norm, check_manual_optimisation, check_processes, check_strategy
 from anomaly_lab.training.environment import environment
@@ -80,6 +81,8 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     calibrates = type(method).calibrate is not Method.calibrate
     if resume is None or throughput.has_trained or calibrates:  # else the checkpoint is that of a whole training
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    if trainer.is_global_zero:
+        remove_result(folder)  # of an earlier test of this run
     trainer.predict(method, datamodule, return_predictions=False)  # normal images: sets the threshold
     if datamodule.test_samples:
         trainer.test(method, datamodule, verbose=False)
@@ -102,10 +105,14 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     return {**metrics, **held_out, "precision": trainer.precision}
 
 
-def controls_cache(resolved: dict[str, Any], datamodule: DataModule) -> Path:
-    """The file that keeps what the trivial controls reach on these data, decoded in this way, for all runs."""
-    data = resolved["data"]
-    return controls_file(
-        datamodule.cache_dir.parent / "controls",
-        [*fingerprints_of(resolved), *astuple(datamodule.decoding), data["held_out"], data["split_seed"]],
-    )
+def controls_cache(resolved: dict[str, Any], datamodule: DataModule) -> Path | None:
+    """The entry of the cache with what the controls reach on these data, decoded in this way; None for a part of them.
+
+    They learn from the training images, so the split decides too.
+    """
+    if resolved["trainer"].get("limit_test_batches", 1.0) != 1.0:
+        return None
+    split = [resolved["data"][name] for name in ("held_out", "split_seed", "on_error")]
+    versions = ["controls", RESULT_VERSION, Control.version]
+    decides = [*versions, *fingerprints_of(resolved), decoding_key(resolved), split]
+    return entry(datamodule.cache_dir, decides)

@@ -1,6 +1,6 @@
 """Every random draw of a step follows from (seed, epoch, batch, rank), of an image from (seed, image)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from pydantic import NonNegativeInt
@@ -15,6 +15,8 @@ class SeedEveryStep(pl.Callback):
     Nothing about randomness has to be saved: a generator state in the checkpoint would be rank 0's only. Whole images
     are seeded by their numbers, so that methods which draw while they inspect say the same on any rank.
     """
+
+    decides: ClassVar[str] = "weights"  # the key of the run that it enters
 
     def __init__(self, seed: NonNegativeInt) -> None:
         self.seed = seed

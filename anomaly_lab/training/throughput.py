@@ -19,7 +19,8 @@ class Throughput(pl.Callback):
     - `predict_seconds_per_image`: the method alone, from the decoded image on the device to map and score, the device
       synchronised. The first batch warms up and does not count where there are others; else it is timed once more.
     - `test_seconds`: the whole test, with decoding, controls, map files and metrics.
-    - `peak_memory_mb`: of the accelerator where there is one, else of the process.
+    - `peak_memory_mb`: of the accelerator where there is one, else of the process; the largest of all the processes
+      that have trained and tested this run one after another.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Throughput(pl.Callback):
         self._since: float | None = None  # the start of this training, while it lasts
         self._seconds = 0.0  # of training before that
         self._images = 0
+        self._peak = 0.0  # bytes
         self._test_start = self._batch_start = 0.0
         self._predicted: list[tuple[float, int]] = []  # seconds and images of each batch
 
@@ -41,6 +43,10 @@ class Throughput(pl.Callback):
         """Count the images of all processes."""
         self._images += len(batch.image) * trainer.world_size
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """Ask for the peak of memory, before the checkpoint of this epoch is written."""
+        self._peak = max(self._peak, peak_memory(pl_module.device))
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Stop the clock of the training."""
         self._seconds, self._since = self._spent(), None
@@ -53,12 +59,13 @@ class Throughput(pl.Callback):
         self.costs |= {"fit_seconds": self._seconds, "train_images_per_second": self._images / self._seconds}
 
     def state_dict(self) -> dict[str, float]:
-        """Seconds and images of training so far."""
-        return {"seconds": self._spent(), "images": self._images}
+        """Seconds and images of training so far, and the peak of memory."""
+        return {"seconds": self._spent(), "images": self._images, "peak": self._peak}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on from there."""
         self._seconds, self._images = state_dict["seconds"], int(state_dict["images"])
+        self._peak = state_dict["peak"]
         self._tell_training()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
@@ -87,7 +94,8 @@ class Throughput(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
         """Ask for the peak of memory so far."""
-        self.costs["peak_memory_mb"] = peak_memory(pl_module.device) / 2**20
+        self._peak = max(self._peak, peak_memory(pl_module.device))
+        self.costs["peak_memory_mb"] = self._peak / 2**20
 
 
 def _now(device: torch.device) -> float:

@@ -15,6 +15,7 @@ import pytest
 
 from anomaly_lab.cli import sync
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.lock import lock
 
 KEY = "k" * 40
 RECORD = """
@@ -180,23 +181,10 @@ def test_a_lost_service_ends_it_at_once(runs):
 
 def test_what_another_call_holds_is_left_to_it(runs, capsys):
     upload = Upload()
-    with sync.lock(runs[0]) as free:
-        assert free
+    with lock(runs[0] / sync.LOCK, None):
         sync.upload_all(runs, upload)
     assert upload.seen == Counter(runs[1:])
     assert "2 offline runs uploaded, 1 by another call" in capsys.readouterr().out
-
-
-def test_the_lock_of_a_killed_process_is_taken_over(runs, tmp_path):
-    holder = "import sys, time; from pathlib import Path; from anomaly_lab.cli import sync\n"
-    holder += "with sync.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", holder, str(runs[0])], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        with sync.lock(runs[0]) as free:
-            assert not free
-        process.send_signal(signal.SIGKILL)
-    with sync.lock(runs[0]) as free:
-        assert free
 
 
 def test_mistakes_and_obstacles_are_told_in_one_line(runs, tmp_path, monkeypatch, capsys):

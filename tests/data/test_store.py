@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -183,23 +184,30 @@ class Slow(Decoding):
         time.sleep(0.05)
         print("decoded", path.name, flush=True)
         return super().read(path)
+while not Path(sys.argv[3]).exists():
+    time.sleep(0.01)
 found = open_store(mvtec_ad(sys.argv[1], "bar").train, Slow(64, 3), 1, "disk", Path(sys.argv[2]))
 print("sum", int(found.images.long().sum()))
 """
 
 
-def test_of_three_processes_on_a_cold_cache_one_decodes(samples, folder, parts):
+def test_of_processes_on_a_cold_cache_one_decodes(samples, folder, counting, parts, tmp_path):
     """And when it is killed half way, another one does it from the start."""
     start = [sys.executable, "-c", SLOWLY, str(parts.parent), str(folder)]
-    victim = subprocess.Popen(start, stdout=subprocess.PIPE, text=True)
+    victim, other = (
+        subprocess.Popen([*start, str(tmp_path / name)], stdout=subprocess.PIPE, text=True) for name in ("one", "two")
+    )
+    (tmp_path / "one").touch()
     assert victim.stdout.readline().startswith("decoded")
-    others = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    (tmp_path / "two").touch()
     victim.kill()
     victim.communicate()
-    told = [process.communicate(timeout=120)[0] for process in others]
-    assert sorted(text.count("decoded ") - text.count("decoded training") for text in told) == [0, 0, 10]
-    assert len({text.splitlines()[-1] for text in told}) == 1
-    assert told[0].splitlines()[-1] == f"sum {int(expected(samples).long().sum())}"
+    found = opened(samples, folder, decoding=counting)
+    told = other.communicate(timeout=120)[0]
+    theirs = told.count("decoded ") - told.count("decoded training")
+    assert sorted([theirs, len(counting.read_files)]) == [0, 10]
+    assert torch.equal(found.images, expected(samples))
+    assert told.splitlines()[-1] == f"sum {int(found.images.long().sum())}"
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
@@ -230,6 +238,39 @@ def test_a_file_replaced_under_the_same_name_size_and_time_gives_its_own_pixels(
     after = opened(samples, folder).images
     assert torch.equal(after, expected(samples))
     assert not torch.equal(after[3], before[3])
+
+
+def test_a_file_that_changes_between_its_hash_and_its_decoding_is_named(samples, folder):
+    class Replacing(Decoding):
+        def read(self, path):
+            if path == samples[0].path:  # long before that one is decoded
+                assert cv2.imwrite(str(samples[9].path), np.full((140, 140, 3), 7, np.uint8))
+            return super().read(path)
+
+    with pytest.raises(UserError, match=r"009.png: expected a file that stays as it is, found that it changed"):
+        open_store(samples, Replacing(64, 3), 0, "disk", folder)
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+def test_a_mask_image_counts_by_what_it_shows(samples, folder, counting, tmp_path):
+    """Rewritten at the same path with the same size it decodes again; a copy of it elsewhere does not."""
+    white = np.zeros((140, 140), np.uint8)
+    white[20:80, 10:90] = 255
+    path = tmp_path / "region.bmp"
+    assert cv2.imwrite(str(path), white)
+    decoding = replace(counting, region=str(path))
+    before, size = opened(samples, folder, decoding=decoding).images.clone(), path.stat().st_size
+    assert cv2.imwrite(str(path), white[::-1, ::-1])
+    os.utime(path, (1, 1))
+    assert path.stat().st_size == size
+    after = opened(samples, folder, decoding=decoding).images
+    assert len(counting.read_files) == 20
+    assert torch.equal(after, expected(samples, decoding))
+    assert not torch.equal(after, before)
+    copy = shutil.copy(path, tmp_path / "copy.bmp")
+    again = opened(samples, folder, decoding=replace(counting, region=str(copy))).images
+    assert len(counting.read_files) == 30  # by `expected`, not by the store
+    assert torch.equal(again, after)
 
 
 def test_copies_of_the_photos_share_an_entry(samples, folder, counting, tmp_path, parts):

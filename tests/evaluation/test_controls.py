@@ -2,14 +2,17 @@
 
 import csv
 import json
+import math
 
 import pytest
 import pytorch_lightning as pl
-import torch
 
-from anomaly_lab.core.files import write_json
-from anomaly_lab.core.types import Batch, Prediction
-from anomaly_lab.evaluation.controls import COMPARED, Controls, controls_file, not_beaten, strongest
+from anomaly_lab.data.augmentation import Augmentation
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.evaluation import controls
+from anomaly_lab.evaluation.controls import COMPARED, FIGURES, Controls, not_beaten, strongest
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.metrics.thresholds import Area
 from tests.conftest import stand_in
@@ -45,9 +48,9 @@ def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_metho
     told = [name for name in COMPARED if f"{name} {found[name]:.3f} does not beat the control" in done.stdout]
     assert told == [name for name in COMPARED if not found[name] > found[f"control_{name}"]]
     assert "image_auroc" in told  # no image can score above a control that is perfect
-    assert len(list((tmp_path / "cache" / "anomaly_lab" / "controls").iterdir())) == 1  # for the next run
+    assert len(list((tmp_path / "cache").rglob(FIGURES))) == 1  # for the next run
     arguments = [argument for argument in arguments if "epochs" not in argument]
-    for kind in ("mean_image", "brightness", "pca"):
+    for kind in ("mean_image", "brightness"):
         lab(*arguments, "method=control", f"method.kind={kind}", f"name={kind}")
         (path,) = (tmp_path / "runs" / kind).rglob("scores.csv")
         metrics = json.loads((path.parent / "metrics.json").read_text())
@@ -57,24 +60,75 @@ def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_metho
                 assert metrics[name] == pytest.approx(float(rows[kind][name]), abs=1e-9), (kind, name)
 
 
-def test_figures_that_are_known_are_not_computed_again(tmp_path, capsys):
-    cache = controls_file(tmp_path / "cache", ["train", "test", 64])
-    assert cache != controls_file(tmp_path / "cache", ["train", "other", 64])
-    write_json(cache, FOUND)
-    evaluation = Evaluation(Area(0.1))
-    evaluation.metrics = {"image_auroc": 0.8, "pixel_auroc": 0.9}
-    controls = Controls(evaluation, cache)
-    trainer = stand_in(pl.Trainer, default_root_dir=str(tmp_path), is_global_zero=True)  # no data to look at
-    controls.on_test_start(trainer, pl.LightningModule())
-    prediction, index = Prediction(torch.zeros(1, 1, 2, 2), None, None), torch.zeros(1).long()
-    controls.on_test_batch_end(
-        trainer, pl.LightningModule(), prediction, Batch(torch.zeros(1, 3, 2, 2), (), index, index, ())
-    )
-    controls.on_test_epoch_end(trainer, pl.LightningModule())
-    assert controls.metrics() == {"control_image_auroc": 0.9, "control_pixel_auroc": 0.85}
-    assert capsys.readouterr().out == "image_auroc 0.800 does not beat the control low brightness, 0.900\n"
+@pytest.fixture
+def trainer(parts, tmp_path):
+    data = DataModule(
+        mvtec_ad(str(parts.parent), "bar"), Augmentation(), "object", Decoding(64, 3), 64, "patches", 8, True, 8, 4, 0,
+        "memory", None, "stop", 0.1, 0, 0,
+    )  # fmt: skip
+    data.setup("fit")
+    strategy = pl.strategies.SingleDeviceStrategy("cpu")
+    return stand_in(
+        pl.Trainer, datamodule=data, strategy=strategy, global_rank=0, world_size=1, is_global_zero=True,
+        limit_test_batches=1.0, default_root_dir=str(tmp_path),
+    )  # fmt: skip
+
+
+CROWDED = pytest.mark.filterwarnings("ignore:.* lies between .* the scores crowd into few bins")
+
+
+@CROWDED
+def test_figures_are_computed_once_for_all_runs(trainer, tmp_path, capsys, monkeypatch):
+    counted, compute = [], controls.figures_of
+    monkeypatch.setattr(controls, "figures_of", lambda trainer: counted.append(1) or compute(trainer))
+    runs = [Controls(Evaluation(Area(0.1)), tmp_path / "cache" / "entry") for _ in range(2)]
+    for run in runs:
+        run.setup(trainer, pl.LightningModule(), "fit")
+        assert not run.found
+        run.setup(trainer, pl.LightningModule(), "test")
+    assert counted == [1]
+    assert runs[0].found == runs[1].found
+    assert set(runs[0].found) == set(controls.KINDS)
+    assert runs[0].found["brightness"] == {"image_auroc": 1.0}
+    Controls(Evaluation(Area(0.1)), tmp_path / "cache" / "other").setup(trainer, pl.LightningModule(), "test")
+    assert counted == [1, 1]
+    assert not list((tmp_path / "cache").glob("*.lock"))
+
+    runs[1].evaluation.metrics = {"image_auroc": 0.8}
+    capsys.readouterr()
+    runs[1].on_test_epoch_end(trainer, pl.LightningModule())
+    assert capsys.readouterr().out == "image_auroc 0.800 does not beat the control sharpness, 1.000\n"
+    assert runs[1].metrics() == {"control_image_auroc": 1.0}
     with (tmp_path / "controls.csv").open() as file:
-        assert {row["control"]: row["image_auroc"] for row in csv.DictReader(file)}["mean_image"] == "0.7"
+        assert {row["control"]: row["image_auroc"] for row in csv.DictReader(file)}["brightness"] == "1.0"
+
+
+@CROWDED
+@pytest.mark.filterwarnings("ignore:pixel metrics need normal and defective pixels")
+def test_figures_of_a_part_of_the_test_are_those_of_its_images(trainer):
+    whole = controls.figures_of(trainer)
+    trainer.limit_test_batches = 0.34  # the first of three batches: good images alone
+    assert "image_auroc" not in controls.figures_of(trainer)["brightness"]
+    trainer.limit_test_batches = 3
+    assert controls.figures_of(trainer) == whole
+
+
+def test_a_figure_that_does_not_exist_is_read_as_it_was_written(tmp_path):
+    controls._write(tmp_path / "entry", {"pca": {"pixel_aupro": math.nan, "image_auroc": 0.1 + 0.2}})
+    found = controls._read(tmp_path / "entry")
+    assert math.isnan(found["pca"].pop("pixel_aupro"))
+    assert found == {"pca": {"image_auroc": 0.1 + 0.2}}
+    (tmp_path / "entry" / FIGURES).write_text('{"pca":')
+    assert controls._read(tmp_path / "entry") == {}
+
+
+@CROWDED
+def test_a_cache_that_cannot_be_used_costs_no_result(trainer, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    run = Controls(Evaluation(Area(0.1)), tmp_path / "file" / "cache" / "entry")
+    run.setup(trainer, pl.LightningModule(), "test")
+    assert run.found["brightness"] == {"image_auroc": 1.0}
+    assert "cannot be used" in capsys.readouterr().out
 
 
 def test_controls_see_textures_whole(lab, tiny, parts, tmp_path):

@@ -17,7 +17,7 @@ from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
-from anomaly_lab.evaluation.evaluation import Evaluation, tell
+from anomaly_lab.evaluation.evaluation import Evaluation, report_remarks
 from anomaly_lab.evaluation.maps import counted, inner_map
 from anomaly_lab.metrics.thresholds import Area, FalseAlarms, just_above
 from tests.conftest import stand_in
@@ -282,9 +282,9 @@ def test_remarks_are_told_once_a_text_with_the_names_of_the_first_images(tmp_pat
 
 
 def test_of_many_remarks_five_images_are_named(capsys):
-    tell([Remark(f"good/{i}.png", "not aligned") for i in range(7)])
+    report_remarks([Remark(f"good/{i}.png", "not aligned") for i in range(7)])
     assert capsys.readouterr().out == (
         "7 not aligned: good/0.png, good/1.png, good/2.png, good/3.png, good/4.png, ...\n"
     )
-    tell([])
+    report_remarks([])
     assert capsys.readouterr().out == ""

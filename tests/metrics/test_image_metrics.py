@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, precision_score, roc_auc_score
 
-from anomaly_lab.metrics.image_metrics import auroc_interval, by_defect, decision_metrics, ranking_metrics
+from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
 
 RANDOM = np.random.default_rng(0)
 
@@ -22,30 +22,6 @@ def test_recall_at_95_specificity_keeps_19_of_20_normal_images():
     normal, abnormal = np.arange(20.0), np.array([18.5, 17.5, 30.0, 18.5])
     score, label = np.concatenate([normal, abnormal]), np.repeat([0, 1], [20, 4])
     assert ranking_metrics(score, label)["recall_at_95_specificity"] == 3 / 4
-
-
-def test_delong_variance_in_closed_form():
-    """Two and two images: components .5, 1 and 1, .5, so the variance is .0625 + .0625 and the AUROC .75."""
-    low, high = auroc_interval(np.array([0.1, 0.4]), np.array([0.35, 0.8]))
-    reach = 1.959964 * np.sqrt(0.125) / (0.75 * 0.25)
-    assert low == pytest.approx(1 / (1 + np.exp(-(np.log(3) - reach))), rel=1e-5)
-    assert high == pytest.approx(1 / (1 + np.exp(-(np.log(3) + reach))), rel=1e-5)
-
-
-def test_the_interval_holds_the_truth_95_times_in_100():
-    """Normal scores one standard deviation apart: AUROC Phi(1 / sqrt 2) = .76025."""
-    inside = 0
-    for _ in range(400):
-        low, high = auroc_interval(RANDOM.normal(size=40), RANDOM.normal(1, size=60))
-        inside += low <= 0.76025 <= high
-    assert 0.92 <= inside / 400 <= 0.98
-
-
-def test_perfect_order_is_no_certainty():
-    low, high = auroc_interval(np.arange(3.0), np.arange(10.0, 50.0))
-    assert (low, high) == (pytest.approx(0.05 ** (1 / 3)), 1.0)
-    assert auroc_interval(np.arange(10.0, 50.0), np.arange(3.0)) == (0.0, pytest.approx(1 - 0.05 ** (1 / 3)))
-    assert np.isnan(auroc_interval(np.arange(3.0), np.zeros(0))).all()
 
 
 def test_decisions_equal_scikit_learn():

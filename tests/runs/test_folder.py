@@ -1,17 +1,15 @@
-"""Which folder a configuration gets, and files that are whole or not there."""
+"""The state of a run folder, its thresholds, its region."""
 
-import errno
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from anomaly_lab.core.errors import UserError, full_disk
-from anomaly_lab.core.files import growing_csv, write_csv, write_json, write_whole
-from anomaly_lab.core.messages import explain, is_user_mistake
+from anomaly_lab.config.schema import class_fact
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import write_json
 from anomaly_lab.data.placement import read_white
-from anomaly_lab.runs.collect import finished_run
+from anomaly_lab.runs.collect import finished_run, finished_runs
 from anomaly_lab.runs.folder import (
     RESULT_VERSION,
     is_finished,
@@ -20,6 +18,7 @@ from anomaly_lab.runs.folder import (
     read_job,
     read_thresholds,
     region_of,
+    remove_result,
     state_of,
     write_job,
     write_threshold,
@@ -48,7 +47,44 @@ def test_a_finished_run_is_judged_again_by_another_key(tmp_path):
     write_json(tmp_path / "metrics.json", {"result_key": "a"})
     assert state_of(tmp_path, "a") == "finished"
     assert state_of(tmp_path, "b") == "to judge again"
-    assert state_of(tmp_path, "b", rerun=True) == "to do again"
+    assert state_of(tmp_path, "a", "judge") == "to judge again"
+    assert state_of(tmp_path, "a", True) == state_of(tmp_path, "b", True) == "to do again"
+    (tmp_path / "checkpoints" / "last.ckpt").unlink()
+    assert state_of(tmp_path, "a") == "finished"
+    assert state_of(tmp_path, "b") == state_of(tmp_path, "a", "judge") == "to do again"
+
+
+def test_of_an_earlier_test_nothing_is_left_and_of_the_training_all(tmp_path):
+    kept = ["checkpoints/last.ckpt", "curves/losses.csv", "curves/losses.png", "samples/epoch_1.png", "threshold.json"]
+    gone = ["scores.csv", "maps/a/test/good/0.tiff", "pictures/good_0.png", "gallery/index.csv", "curves/image_roc.csv"]
+    for name in (*kept, *gone):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    remove_result(tmp_path)
+    remove_result(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == kept
+
+
+def test_a_run_whose_method_has_changed_since_is_refused(tmp_path):
+    def job(**versions):
+        write_job(tmp_path, "done", versions=versions)
+
+    write_json(tmp_path / "metrics.json", {"result_key": "a"})
+    (tmp_path / ".hydra").mkdir()
+    target = "anomaly_lab.methods.cae.CAE"
+    write_json(tmp_path / ".hydra/config.yaml", {"method": {"name": "cae", "_target_": target}})  # JSON is YAML
+    now = class_fact(target, "version")
+    job(method=now, weights=0)
+    assert finished_run(str(tmp_path)) == tmp_path
+    job(method=now + 1, weights=0)
+    with pytest.raises(UserError, match=f"expected a run of version {now} of cae, found version {now + 1}: .*again"):
+        finished_run(str(tmp_path))
+    with pytest.raises(UserError, match="found version"):
+        finished_runs(str(tmp_path))
+    job(method=now, weights=0)
+    write_json(tmp_path / ".hydra/config.yaml", {"method": {"name": "cae", "_target_": f"{target}s"}})
+    with pytest.raises(UserError, match="expected a run of a method of this version, found another .*'CAEs'"):
+        finished_run(str(tmp_path))
 
 
 def test_a_folder_of_another_version_is_named_with_its_maker(tmp_path):
@@ -70,11 +106,6 @@ def test_a_file_that_is_no_json_is_no_state(tmp_path):
     assert not is_finished(tmp_path)
 
 
-def test_what_is_no_number_is_null(tmp_path):
-    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": 2.5}})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [1.0, None], "c": {"d": 2.5}}
-
-
 def test_thresholds_are_added_and_the_earlier_ones_stay(tmp_path):
     assert read_thresholds(tmp_path) == []
     for line in (1.5, 2.5):
@@ -83,83 +114,10 @@ def test_thresholds_are_added_and_the_earlier_ones_stay(tmp_path):
     assert all("drawn" in entry for entry in read_thresholds(tmp_path))
 
 
-def test_files_are_whole_or_the_old_ones(tmp_path):
-    write_json(tmp_path / "deep" / "a.json", {"x": 1.5})
-
-    def fails(part):
-        part.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(tmp_path / "deep" / "a.json", fails)
-    assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1.5}
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
-
-
-def test_a_full_disk_is_the_users_to_mend(tmp_path):
-    def fails(part):
-        part.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    write_json(tmp_path / "a.json", 1)
-    with pytest.raises(UserError, match=r"a.json: expected room on the disk, found none \(No space left on device\)"):
-        write_whole(tmp_path / "a.json", fails)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["1\n"]
-    wrapped = RuntimeError("unexpected pos")
-    wrapped.__context__ = OSError(errno.EDQUOT, "Disk quota exceeded", "maps/001.tiff")
-    assert is_user_mistake(wrapped)
-    assert str(explain(wrapped)).startswith(
-        "maps/001.tiff: expected room on the disk, found none (Disk quota exceeded)"
-    )
-    assert full_disk(OSError(errno.EACCES, "Permission denied")) is None
-
-
-def test_csv(tmp_path):
-    write_csv(tmp_path / "a.csv", ("path", "score"), [("a, b.png", 0.5)])
-    assert (tmp_path / "a.csv").read_text().splitlines() == ["path,score", '"a, b.png",0.5']
-
-
-def test_a_table_that_grows_has_its_name_when_it_is_whole(tmp_path):
-    path, part = tmp_path / "deep/scores.csv", tmp_path / "deep/scores.csv.part"
-    with growing_csv(path, ("path", "score")) as add:
-        add(("größe\udcff,.png", 0.5))
-        assert part.read_bytes() == b'path,score\r\n"gr\xc3\xb6\xc3\x9fe\\udcff,.png",0.5\r\n'  # at once
-        assert not path.exists()
-    whole = path.read_bytes()
-    assert not part.exists()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(path)
-    assert path.read_bytes() == whole
-    assert part.read_bytes() == b"path,score\r\nb.png,1\r\n"
-
-
-def interrupted(path):
-    with growing_csv(path, ("path", "score")) as add:
-        add(("b.png", 1))
-        raise KeyboardInterrupt
-
-
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="expected a folder that can be written, found .*/file/deep"):
-        interrupted(tmp_path / "file/deep/scores.csv")
-
-
 def test_json_that_is_no_object_is_no_result(tmp_path):
     write_job(tmp_path, "done")
     (tmp_path / "metrics.json").write_text("[1]")
     assert not is_finished(tmp_path)
-
-
-class Full:
-    def __str__(self):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_full_disk_is_told_of_a_table_that_grows(tmp_path):
-    told = pytest.raises(UserError, match=r"scores.csv.part: expected room on the disk")
-    with told, growing_csv(tmp_path / "scores.csv", ("path",)) as add:
-        add((Full(),))
 
 
 def test_a_run_keeps_the_mask_image_that_it_was_trained_with(tmp_path, write):

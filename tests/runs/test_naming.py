@@ -1,29 +1,21 @@
 """The two keys of a run: what decides its weights, what decides how they are judged, and what decides neither."""
 
 import copy
+import re
 
 import cv2
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_lab.cli.train import run_directory  # noqa: F401  # what it imports is what a run imports
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.schema import class_fact
 from anomaly_lab.runs import naming
-from anomaly_lab.runs.naming import (
-    DATA,
-    DECODING,
-    PATCHES,
-    TILING,
-    TRAINER,
-    place_of,
-    result_key,
-    run_folder,
-    weights_key,
-)
+from anomaly_lab.runs.naming import place_of, result_key, run_folder, weights_key
 
 PATCHWISE = {"data": "demo", "data.category": "weave"}
 ONCE = {"method": "variation_model", **PATCHWISE}
@@ -37,6 +29,15 @@ def configured(**words):
 @pytest.fixture(scope="module")
 def config():
     return configured(**PATCHWISE)
+
+
+@pytest.fixture(scope="module")
+def configs(config):
+    return [
+        config,
+        configured(data="demo", **{"data.category": "washer"}, method="ganomaly", threshold="area"),
+        configured(**PATCHWISE, callbacks="synthetic"),
+    ]
 
 
 def keys(config):
@@ -54,21 +55,28 @@ def changed(config, path, value):
 
 
 def leaves(node, path=""):
-    if isinstance(node, dict):
+    if isinstance(node, dict) and not any("." in key for key in node):  # `method.wants` has such keys
         for key, child in node.items():
             yield from leaves(child, f"{path}.{key}" if path else key)
     else:
         yield path
 
 
-# The method is given the size of what it sees, its channels, the seed and the schedule.
-WEIGHTS = (
-    *(f"data.datamodule.{name}" for name in (*DATA, *PATCHES)), *(f"trainer.{name}" for name in TRAINER),
-    *("seed", "method", "data.patch_size", "data.channels", "budget.schedule"),
-    *(f"data.datamodule.decoding.{name}" for name in (*DECODING, "region")),
-)  # fmt: skip
-RESULT = ("threshold", "controls", *(f"tiling.{name}" for name in TILING), "callbacks.synthetic")
 REGION = "data.datamodule.decoding.region"
+# Written out: what the two keys are for, whatever the module says. The method is supplied with the size of what it
+# sees, its channels, the seed and the schedule.
+DATA = "kind sees passes augmented corruption on_error held_out split_seed seed patch_size patches redraw batch_size"
+WEIGHTS = (
+    *(f"data.datamodule.{name}" for name in DATA.split()),
+    *(f"data.datamodule.decoding.{name}" for name in ("image_size", "channels", "resize", "value_range", "region")),
+    *("data.datamodule.augmentation", "data.patch_size", "data.channels", "budget.schedule", "seed", "method"),
+    *("trainer.max_epochs", "trainer.precision", "trainer.accumulate_grad_batches", "trainer.sync_batchnorm"),
+    *("trainer.limit_train_batches", "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "callbacks.seed"),
+)  # fmt: skip
+RESULT = (
+    *("threshold", "controls", "tiling._target_", "tiling.size", "tiling.stride", "tiling.score"),
+    *("callbacks.synthetic", "trainer.limit_test_batches"),
+)  # fmt: skip
 NEITHER = ("method.name", "method.wants")
 
 
@@ -76,25 +84,69 @@ def belongs(path, names):
     return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_a_key_of_a_list_changes_its_own_key_and_a_key_of_none_changes_nothing(config, data):
-    path = data.draw(st.sampled_from(sorted(leaves(config))))
-    if path in {"method._target_", REGION}:  # no class of that name, no such image
-        return
-    before, after = keys(config), keys(changed(config, path, "another"))
-    weights = belongs(path, WEIGHTS) and not belongs(path, NEITHER)
-    assert (before[0] != after[0]) == weights, path
-    assert (before[1] != after[1]) == belongs(path, RESULT), path
+ABSENT = ("trainer.limit_train_batches", "trainer.limit_test_batches", "trainer.gradient_clip_algorithm")  # but listed
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["callbacks.pictures.per_defect", "callbacks.anomaly_maps", "logger", "data.workers", "data.test_batch_size",
-     "data.root", "trainer.devices", "tiling.batch_size", "tilings.object", "checkpoint.every_batches"],
-)  # fmt: skip
-def test_what_only_looks_or_only_runs_decides_nothing(config, path):
-    assert keys(changed(config, path, "another")) == keys(config)
+def can_be_changed(path):
+    return path not in {"method._target_", REGION} and not re.fullmatch(r"callbacks\.\w+\._target_", path)
+
+
+def test_each_key_of_a_list_changes_its_own_key(configs):
+    for config in configs:
+        before = keys(config)
+        listed = [path for path in {*leaves(config), *ABSENT} if belongs(path, (*WEIGHTS, *RESULT))]
+        assert len(listed) > 30
+        for path in filter(can_be_changed, listed):
+            after = keys(changed(config, path, "another"))
+            weights = belongs(path, WEIGHTS) and not belongs(path, NEITHER)
+            assert (before[0] != after[0]) == weights, path
+            assert (before[1] != after[1]) == belongs(path, RESULT), path
+
+
+def sections(node, path=""):
+    """The parts of a configuration that have keys, the whole included."""
+    if isinstance(node, dict):
+        yield path
+        for key, child in node.items():
+            yield from sections(child, f"{path}.{key}" if path else key)
+
+
+@pytest.fixture(scope="module")
+def unlisted(configs):
+    """The keys that stand in no list, with their configuration, and a new one in every section."""
+    found = []
+    for config in configs:
+        new = [f"{section}.NEW".removeprefix(".") for section in sections(config) if section != "callbacks"]
+        paths = [path for path in sorted({*leaves(config), *new}) if not belongs(path, (*WEIGHTS, *RESULT))]
+        found += [(config, keys(config), path) for path in paths if can_be_changed(path)]
+    return found
+
+
+@given(data=st.data(), name=st.text("abcdefgh_", min_size=1), value=st.none() | st.booleans() | st.floats() | st.text())
+def test_no_other_key_changes_anything_whether_it_is_new_or_old(unlisted, data, name, value):
+    config, before, path = data.draw(st.sampled_from(unlisted))
+    assert keys(changed(config, path.replace("NEW", name), value)) == before, path
+
+
+def test_a_callback_enters_the_key_that_its_class_names_whatever_it_is_called(configs):
+    config, with_synthetic = configs[0], configs[2]
+    assert keys(with_synthetic)[0] == keys(config)[0]
+    assert keys(with_synthetic)[1] != keys(config)[1]
+    callbacks = with_synthetic["callbacks"]
+    renamed = {**callbacks, "synthetic": None, "other_name": callbacks["synthetic"]}
+    assert keys(changed(with_synthetic, "callbacks", renamed)) == keys(with_synthetic)
+    assert keys(changed(config, "callbacks.seed", None))[0] != keys(config)[0]  # torch's generators decide
+
+
+def test_a_callback_of_another_package_counts_for_the_weights(config):
+    average = {"_target_": "pytorch_lightning.callbacks.StochasticWeightAveraging", "swa_lrs": 0.01}
+    changed_key = keys(changed(config, "callbacks.average", average))
+    assert changed_key[0] != keys(config)[0]
+    assert changed_key[1] == keys(config)[1]
+
+
+def test_without_a_callback_that_only_writes_both_keys_stay(config):
+    assert keys(changed(config, "callbacks.anomaly_maps", None)) == keys(config)
 
 
 @pytest.mark.parametrize("path", ["patches", "patch_size", "batch_size", "redraw"])
@@ -113,7 +165,12 @@ def test_another_threshold_keeps_the_weights_and_another_seed_does_not(config):
 def test_the_version_of_a_method_touches_its_own_runs_alone(config, monkeypatch):
     others = {method: configured(**PATCHWISE, method=method) for method in ("ssim_ae", "ganomaly")}
     before = {method: keys(other) for method, other in others.items()}
-    monkeypatch.setattr(naming, "class_fact", lambda target, name: 2 if target.endswith("SSIMAE") else 1)
+
+    def raised(target, name):
+        found = class_fact(target, name)
+        return found + 1 if name == "version" and target.endswith("SSIMAE") else found
+
+    monkeypatch.setattr(naming, "class_fact", raised)
     after = {method: keys(other) for method, other in others.items()}
     assert after["ganomaly"] == before["ganomaly"]
     assert after["ssim_ae"][0] != before["ssim_ae"][0]

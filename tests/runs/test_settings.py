@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from anomaly_lab.runs import settings
 from tests.report.synthetic import config
@@ -54,6 +56,39 @@ def test_neither_places_nor_secrets_nor_the_environment_are_told(monkeypatch):
 )
 def test_of_an_absolute_path_the_last_part_stays(value, shown):
     assert settings.public(value) == shown
+
+
+FOLDERS = st.lists(st.text("abcXYZ019äß_-.#=+%@", min_size=1, max_size=6).map("ordner".__add__), min_size=1, max_size=4)
+
+
+@st.composite
+def places(draw):
+    """A path that begins at a root, its folders, the last part."""
+    folders = draw(FOLDERS)
+    root, separator = draw(st.sampled_from((("/", "/"), ("~/", "/"), ("C:\\", "\\"), ("d:/", "/"), ("file:///", "/"))))
+    last = draw(st.sampled_from(("a.png", "weights", "größe.tiff")))
+    return root + separator.join([*folders, last]), folders, last
+
+
+BEFORE = st.sampled_from(("", " ", "'", '"', "(", "[", "=", "key=", "found: ", "error:", "a.png,", "weights at ", "→"))
+BEHIND = st.sampled_from(("", " ", "'", '"', ")", "]", ": ", ", expected one", "; next", "\n"))
+
+
+@given(place=places(), before=BEFORE, behind=BEHIND, wrap=st.sampled_from((0, 1, 2)))
+@example((("/ordner/a"), ["ordner"], "a"), "sqlite://", "", 0)
+def test_no_absolute_path_survives_wherever_it_stands(place, before, behind, wrap):
+    path, folders, last = place
+    text = before + path + behind
+    value = (text, [1, {"a": text}], {"a": {"b": [text, None]}})[wrap]
+    shown = repr(settings.public(value))
+    assert not [folder for folder in folders if folder in shown]
+    assert last in shown
+
+
+@given(st.recursive(st.none() | st.floats(allow_nan=False) | st.text("ab1 .,:-"),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text("ab"), inner), max_leaves=5))  # fmt: skip
+def test_what_is_no_path_stays_as_it_is(value):
+    assert settings.public(value) == value
 
 
 def test_a_home_with_spaces_is_no_exception(monkeypatch):

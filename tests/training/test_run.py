@@ -18,8 +18,11 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.inference.detector import Detector
 from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.cae import CAE
 from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.runs.folder import write_job
 from anomaly_lab.training.checks import check_batch_norm, check_processes, check_strategy
 from anomaly_lab.training.strategy import DDP
 from tests.conftest import stand_in
@@ -124,6 +127,59 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(lab, tiny, parts, t
     losses = [path.parents[1].joinpath("curves/losses.csv").read_text() for path in (found[0], whole)]
     assert losses[0] == losses[1]  # of the epochs before the kill too
     assert len(losses[0].splitlines()) == 1 + 4
+
+
+def test_another_threshold_tests_the_finished_run_again(lab, tiny, parts, tmp_path, write):
+    """Nothing is trained, nothing of the earlier test is left, and a mistake leaves the earlier result."""
+    mask = np.full((140, 140), 255, np.uint8)
+    mask[:, :20] = 0
+    region = write(tmp_path / "mask.png", mask)
+    arguments = ("data=folder", f"data.root={parts}", *tiny, "controls=false",
+                 f"data.region={region}")  # fmt: skip
+    begun = time.monotonic()
+    lab(*arguments)
+    whole = time.monotonic() - begun
+    folder = folder_of(tmp_path)
+    first, checkpoint = read(folder), folder / "checkpoints" / "last.ckpt"
+    state = checkpoint.stat().st_ino, checkpoint.stat().st_mtime_ns
+    assert 0 < first["fit_seconds"] < whole
+    assert json.loads((folder / "job.json").read_text())["versions"] == {"method": CAE.version, "weights": 1}
+
+    stale = folder / "pictures" / "of_the_first_test.png"
+    stale.touch()
+    again = lab(*arguments, "threshold=area", "callbacks.anomaly_maps=null")
+    assert again.stdout.count("trained already, tested again from its checkpoint") == 1
+    assert "epoch 1/2" not in again.stdout
+    second = read(folder_of(tmp_path))  # the same folder
+    assert second["result_key"] != first["result_key"]
+    assert second["threshold"] != first["threshold"]
+    assert second["image_auroc"] == first["image_auroc"]
+    assert (checkpoint.stat().st_ino, checkpoint.stat().st_mtime_ns) == state
+    for name in ("fit_seconds", "train_images_per_second"):  # of the training, whoever tells them
+        assert second[name] == first[name]
+    assert not stale.exists()
+    assert not (folder / "maps").exists()
+    assert lab(*arguments, "threshold=area").stdout.startswith("already done, skipped:")
+
+    files = [folder / name for name in ("job.json", "metrics.json", "scores.csv", "threshold.json")]
+    before = [path.read_bytes() for path in (*files, folder / ".hydra/config.yaml")]
+    lab(*arguments, "rerun=judge", "threshold=sigma", "trainer.accelerator=tpu", code=1)
+    assert [path.read_bytes() for path in (*files, folder / ".hydra/config.yaml")] == before
+
+    # Killed in its test: the times of the training are those of the training. The mask image is gone by then.
+    write_job(folder, "running")
+    (folder / "metrics.json").unlink()
+    write(region, mask)
+    lab(*arguments)
+    third = read(folder)
+    assert {name: third[name] for name in ("fit_seconds", "threshold")} == {
+        name: first[name] for name in ("fit_seconds", "threshold")
+    }
+    region.unlink()
+    detector = Detector.load(folder, device="cpu")
+    assert detector.decoding.region == str(folder / "region.png")
+    row = rows_of(folder)[0]
+    assert detector.predict(row["path"]).score == pytest.approx(float(row["score"]), rel=1e-5)
 
 
 def test_good_images_alone_train_and_set_the_threshold(lab, tiny, parts, tmp_path):

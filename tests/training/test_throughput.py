@@ -36,6 +36,20 @@ def test_training_counts_images_of_all_processes_over_real_time():
     assert 50 < throughput.costs["peak_memory_mb"] < 100_000
 
 
+def test_the_peak_of_memory_is_that_of_all_processes_of_a_run(monkeypatch):
+    peak = [0]
+    monkeypatch.setattr("anomaly_lab.training.throughput.peak_memory", lambda device: peak[0])
+    first, second = Throughput(), Throughput()
+    trainer = stand_in(pl.Trainer, world_size=1)
+    peak[0] = 900 * 2**20
+    trained(first, 0.0)
+    first.on_train_epoch_end(trainer, module())
+    peak[0] = 300 * 2**20  # of the process that only tests
+    second.load_state_dict(first.state_dict())
+    second.teardown(trainer, module(), "test")
+    assert second.costs["peak_memory_mb"] == 900
+
+
 def test_a_run_that_goes_on_tells_the_seconds_of_all_its_parts():
     first = trained(Throughput(), 0.1)
     time.sleep(0.3)  # between two processes nothing is trained

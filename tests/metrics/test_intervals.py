@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval, t_interval
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.report.noise import auroc_difference, t_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_scipy():
@@ -18,6 +18,30 @@ def test_the_interval_of_a_mean_is_that_of_scipy():
 def test_one_value_has_no_interval():
     with pytest.raises(ValueError, match="at least two"):
         t_interval([1.0])
+
+
+def test_delong_variance_in_closed_form():
+    """Two and two images: components .5, 1 and 1, .5, so the variance is .0625 + .0625 and the AUROC .75."""
+    low, high = auroc_interval(np.array([0.1, 0.4]), np.array([0.35, 0.8]))
+    reach = 1.959964 * np.sqrt(0.125) / (0.75 * 0.25)
+    assert low == pytest.approx(1 / (1 + np.exp(-(np.log(3) - reach))), rel=1e-5)
+    assert high == pytest.approx(1 / (1 + np.exp(-(np.log(3) + reach))), rel=1e-5)
+
+
+def test_the_interval_holds_the_truth_95_times_in_100():
+    """Normal scores one standard deviation apart: AUROC Phi(1 / sqrt 2) = .76025."""
+    random, inside = np.random.default_rng(0), 0
+    for _ in range(400):
+        low, high = auroc_interval(random.normal(size=40), random.normal(1, size=60))
+        inside += low <= 0.76025 <= high
+    assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_perfect_order_is_no_certainty():
+    low, high = auroc_interval(np.arange(3.0), np.arange(10.0, 50.0))
+    assert (low, high) == (pytest.approx(0.05 ** (1 / 3)), 1.0)
+    assert auroc_interval(np.arange(10.0, 50.0), np.arange(3.0)) == (0.0, pytest.approx(1 - 0.05 ** (1 / 3)))
+    assert np.isnan(auroc_interval(np.arange(3.0), np.zeros(0))).all()
 
 
 def scores(count, seed=0):
