@@ -1,34 +1,152 @@
-"""Folders and tables on disk -> samples; each mistake is one line that names it."""
+"""Folders and tables on disk -> samples, as they were made; each mistake is one line that names it."""
 
+import csv as csv_file
 import shutil
+from collections import Counter
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.layouts import POOLS, categories, csv, folder, mvtec_ad, of_pool, pooled, textures_of
-from anomaly_lab.data.samples import Sample, file_names, fingerprint, hold_out
+from anomaly_lab.data.samples import Sample, Splits, file_names, fingerprint, hold_out
 
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
 
 
-def names(samples):
-    return [f"{sample.defect}/{sample.path.name}" for sample in samples]
+# Any names but those that mean something; letters that spell no word for a defect.
+NAMES = st.text("abcxyz089äß -'.,#%=", min_size=1, max_size=6).filter(lambda name: name.strip(" .") == name)
+PHOTOS = st.dictionaries(  # of a class: where each lies and its stem, its suffix
+    st.tuples(st.sampled_from(("", "", "monday", "a/b")), NAMES).map(lambda place: Path(*place).as_posix()),
+    st.sampled_from((".png", ".JPG", ".tiff")), min_size=1, max_size=4,
+)  # fmt: skip
+LITTER = ("notes.txt", ".hidden.png", ".hidden/a.png", "Thumbs.db")
 
 
-def test_mvtec_layout_pairs_images_with_masks(parts):
-    train, test = mvtec_ad(str(parts.parent), "bar")
-    assert len(train) == 10
-    assert {sample.label for sample in train} == {0}
-    assert [sample.defect for sample in test] == ["good"] * 5 + ["hole"] * 5
-    assert all(sample.mask_path is None for sample in test[:5])
-    assert [sample.mask_path.name for sample in test[5:]] == [f"{i:03d}_mask.png" for i in range(5)]
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
 
 
-def test_a_category_without_ground_truth_has_no_masks(parts):
-    shutil.rmtree(parts / "ground_truth")
-    assert all(sample.mask_path is None for sample in mvtec_ad(str(parts.parent), "bar").test)
+def made(folder, photos, label=0, defect="good", masks=None):
+    """The files of a class, empty, and their samples; `masks` makes the place of a mask from a stem."""
+    for name in LITTER:
+        touch(folder / name)
+    samples = []
+    for stem, suffix in photos.items():
+        path = touch(folder / f"{stem}{suffix}")
+        samples.append(Sample(path, masks and touch(masks(stem)), label, defect, str(path)))
+    return sorted(samples)
+
+
+def classes(draw):
+    """The classes of defects, with their photos, and how the masks of each lie, if they do."""
+    masks = st.none() | st.sampled_from(("_mask.png", ".png", ".bmp"))
+    return draw(st.dictionaries(NAMES, st.tuples(PHOTOS, masks), min_size=1, max_size=3))
+
+
+def defects(root, folder, found, mask_folder):
+    """The abnormal samples of classes that lie in a folder."""
+    samples = []
+    for name, (photos, end) in sorted(found.items(), key=lambda item: folder / item[0]):
+        masks = end and (lambda stem, name=name, end=end: root / mask_folder / name / f"{stem}{end}")
+        samples += made(folder / name, photos, 1, name, masks)
+    return samples
+
+
+MASKS = st.sampled_from(("ground_truth", "masks"))
+GOOD = st.sampled_from(("good", "Good", "ok", "NORMAL"))
+
+
+@settings(max_examples=40)
+@given(data=st.data(), split=st.sampled_from(("train", "Train")), good=GOOD, flat=st.booleans(), masks=MASKS)
+def test_class_folders_come_back_as_they_were_made(tmp_path, data, split, good, flat, masks):
+    root = Path(mkdtemp(dir=tmp_path)) / "bar"
+    if flat:
+        train = made(root / split, {Path(stem).name: end for stem, end in data.draw(PHOTOS).items()})
+    else:
+        train = made(root / split / good, data.draw(PHOTOS))
+    tested = root / split.replace("rain", "est")
+    normal = made(tested / good, data.draw(PHOTOS))
+    abnormal = defects(root, tested, classes(data.draw), masks)
+    test = sorted(normal + abnormal, key=lambda sample: tested / sample.path.relative_to(tested).parts[0])
+    assert folder(str(root), 0) == Splits(train, test)
+    if split == "train":
+        assert mvtec_ad(str(root.parent), "bar") == Splits(train, test)
+        assert mvtec_ad(str(root.parent), "all") == pooled({"bar": Splits(train, test)})
+
+
+@settings(max_examples=40)
+@given(data=st.data(), good=GOOD, masks=MASKS, seed=st.integers(0, 99))
+def test_of_good_photos_beside_defects_a_seeded_share_is_tested(tmp_path, data, good, masks, seed):
+    root = Path(mkdtemp(dir=tmp_path))
+    normal = made(root / good, data.draw(PHOTOS.filter(lambda photos: len(photos) > 1)))
+    abnormal = defects(root, root, classes(data.draw), masks)
+    train, test = folder(str(root), seed)
+    assert sorted(train + test[: -len(abnormal)]) == normal
+    assert test[-len(abnormal) :] == abnormal
+    assert len(train) == len(normal) - 1
+    assert folder(str(root), seed) == (train, test)
+
+
+def test_another_seed_tests_other_good_photos(tmp_path):
+    made(tmp_path / "good", {str(number): ".png" for number in range(20)})
+    made(tmp_path / "bad", {"0": ".png"})
+    assert len(folder(str(tmp_path), 0).train) == 16
+    assert folder(str(tmp_path), 0).train != folder(str(tmp_path), 1).train
+
+
+@given(photos=PHOTOS)
+def test_photos_of_good_parts_alone_train_and_there_is_no_test(tmp_path, photos):
+    root = Path(mkdtemp(dir=tmp_path))
+    train = made(root, photos)
+    assert folder(str(root), 0) == Splits(train, [])
+
+
+LABELS = {True: ("0", "0.0", "good", "Normal", " OK "), False: ("1", "1.0", "hole")}
+
+
+@given(rows=st.lists(st.tuples(NAMES, st.sampled_from(("train", "test", "TEST")), st.integers(0, 4), st.booleans(),
+                               st.none() | NAMES, st.none() | NAMES),
+                     unique_by=lambda row: row[0], min_size=1))  # fmt: skip
+def test_a_table_comes_back_as_it_was_written(tmp_path, rows):
+    """Names with commas and quotes, all words for good and bad, masks, defects and groups or none of them."""
+    root = Path(mkdtemp(dir=tmp_path))
+    lines, expected = [("path", "label", "split", "mask", "defect", "group")], Splits([], [])
+    rows = [("first", "train", 0, False, None, None), *rows]
+    for number, (name, split, word, has_mask, defect, group) in enumerate(rows):
+        normal = split == "train" or number % 2 == 0
+        label = LABELS[normal][word % len(LABELS[normal])]
+        path = touch(root / "photos" / f"{name}.png")
+        mask = touch(root / f"{name}_mask.png") if has_mask and not normal else None
+        group = group and f"{split.lower()} {group}"
+        lines.append((f"photos/{path.name}", label, split, mask and mask.name, defect, group))
+        named = "good" if normal else defect or ("hole" if label == "hole" else "bad")
+        getattr(expected, split.lower()).append(Sample(path, mask, int(not normal), named, group or str(path)))
+    with (root / "table.csv").open("w", newline="") as file:
+        csv_file.writer(file).writerows(lines)
+    assert csv(str(root / "table.csv")) == expected
+
+
+@given(
+    groups=st.lists(st.integers(0, 9), min_size=2, max_size=40).filter(lambda groups: len(set(groups)) > 1),
+    share=st.floats(0.05, 0.6),
+    seed=st.integers(0, 9),
+)
+def test_whole_groups_are_held_out_and_no_more_than_the_share_of_images(groups, share, seed):
+    samples = [sample(f"{number:02d}", f"part{group}") for number, group in enumerate(groups)]
+    kept, held = hold_out(samples, share, seed)
+    assert sorted(kept + held) == samples
+    assert [kept, held] == [sorted(kept), sorted(held)]
+    assert kept
+    assert held
+    assert not {s.group for s in kept} & {s.group for s in held}
+    assert len(held) <= max(round(share * len(samples)), min(Counter(groups).values()))
 
 
 def test_all_categories_are_one_set_in_their_order(parts):
@@ -98,34 +216,6 @@ def test_mistakes_in_the_layout_are_named(parts, break_it, message):
         mvtec_ad(str(parts.parent), "bar")
 
 
-def test_folder_reads_class_folders_with_masks(parts):
-    assert folder(str(parts), 0) == mvtec_ad(str(parts.parent), "bar")
-
-
-def test_folder_splits_good_beside_bad_by_seed(tmp_path, write):
-    for i in range(20):
-        write(tmp_path / f"good/{i}.png", PIXELS)
-    for i in range(4):
-        write(tmp_path / f"bad/{i}.png", PIXELS)
-    train, test = folder(str(tmp_path), 0)
-    assert len(train) == 16
-    assert sum(sample.label == 0 for sample in test) == 4
-    assert sum(sample.label == 1 for sample in test) == 4
-    assert not {sample.path for sample in train} & {sample.path for sample in test}
-    assert folder(str(tmp_path), 0) == (train, test)
-    assert folder(str(tmp_path), 1) != (train, test)
-
-
-def test_folder_of_good_images_alone_trains_and_has_no_test(tmp_path, write):
-    for name in ("a.png", "monday/b.jpg", "monday/.hidden/c.png", "notes.txt"):
-        if name.endswith("txt"):
-            (tmp_path / name).write_text("x")
-        else:
-            write(tmp_path / name, PIXELS)
-    assert [(sample.path.name) for sample in folder(str(tmp_path), 0).train] == ["a.png", "b.jpg"]
-    assert folder(str(tmp_path), 0).test == []
-
-
 @pytest.mark.parametrize("name", ["union_nut", "badge", "senior", "nokia", "undamaged", "positive_pole"])
 def test_good_parts_may_be_called_anything_else(tmp_path, name, write):
     for i in range(3):
@@ -139,30 +229,12 @@ def test_loose_images_beside_folders_are_refused(parts, tmp_path, write):
         mvtec_ad(str(parts.parent), "bar")
 
 
-def test_whole_groups_are_held_out_and_about_the_share_of_images(parts):
-    samples = mvtec_ad(str(parts.parent), "bar").train * 10
-    groups = ["large"] * 90 + ["a", "a", "b", "b", "c", "c", "d", "d", "e", "e"]
-    samples = [sample._replace(group=group) for sample, group in zip(samples, groups, strict=True)]
-    for seed in range(20):
-        kept, held = hold_out(samples, 0.1, seed)
-        assert len(held) == 10
-        assert not {sample.group for sample in kept} & {sample.group for sample in held}
-
-
 @pytest.mark.parametrize("name", ["defects", "NIO parts", "screw/test/crack", "a/b/ground_truth", "deep/down/good"])
 def test_what_may_be_defects_is_not_taken_for_good(tmp_path, write, name):
     write(tmp_path / name / "a.png", PIXELS)
     write(tmp_path / "fine" / "a.png", PIXELS)
     with pytest.raises(UserError, match="expected good images alone.* found the folder"):
         folder(str(tmp_path), 0)
-
-
-def test_capitals_do_not_matter(parts):
-    expected = folder(str(parts), 0)
-    for name in ("train", "test"):
-        (parts / name).rename(parts / name.capitalize())
-    (parts / "Train/good").rename(parts / "Train/Good")
-    assert [len(split) for split in folder(str(parts), 0)] == [len(split) for split in expected]
 
 
 def test_masks_beside_good_and_bad_must_fit(tmp_path, write):
@@ -173,20 +245,6 @@ def test_masks_beside_good_and_bad_must_fit(tmp_path, write):
     (tmp_path / "ground_truth/bad").rename(tmp_path / "ground_truth/Bad")
     with pytest.raises(UserError, match="0_mask.png: expected the image of this mask"):
         folder(str(tmp_path), 0)
-
-
-def test_csv_reads_labels_masks_and_groups(tmp_path, write):
-    for name in ("a", "b", "c", "d", "d_mask"):
-        write(tmp_path / f"{name}.png", PIXELS)
-    table = tmp_path / "table.csv"
-    table.write_text(
-        "path,label,split,mask,defect,group\n"
-        "a.png,0,train,,,part1\nb.png,good,train,,,part1\nc.png,normal,test,,,\nd.png,1,test,d_mask.png,hole,\n"
-    )
-    train, test = csv(str(table))
-    assert [sample.group for sample in train] == ["part1", "part1"]
-    assert names(test) == ["good/c.png", "hole/d.png"]
-    assert test[1].mask_path == tmp_path / "d_mask.png"
 
 
 @pytest.mark.parametrize(
@@ -229,13 +287,6 @@ def test_held_out_images_are_a_seeded_tenth():
     assert sorted(kept + held) == samples
     assert hold_out(samples, 0.1, 0)[1] == held
     assert hold_out(samples, 0.1, 1)[1] != held
-
-
-def test_groups_stay_on_one_side():
-    samples = [sample(str(i), f"part{i // 4}") for i in range(40)]
-    kept, held = hold_out(samples, 0.1, 3)
-    assert len(held) == 4
-    assert not {s.group for s in kept} & {s.group for s in held}
 
 
 def test_one_image_cannot_be_split():

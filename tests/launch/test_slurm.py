@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,11 +12,11 @@ from omegaconf import OmegaConf
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch import slurm
-from anomaly_lab.launch.jobs import Job
+from anomaly_lab.launch.jobs import Job, Outcome
 from anomaly_lab.launch.slurm import RECORD, Slurm, attached, queue
 from anomaly_lab.launch.table import JobTable
+from anomaly_lab.runs.folder import FORMAT
 from tests.conftest import need
-from tests.launch.test_faults import results
 from tests.launch.test_job import wait_until
 from tests.launch.test_local import DONE, at_once
 
@@ -68,84 +67,75 @@ def state_of(number):
     return queue().get(number, ("", ""))[0]
 
 
-def test_an_array_of_jobs_runs_and_its_end_is_read_back(run, cluster, tmp_path, capsys):
-    folders = [tmp_path / name for name in ("a", "b", "c", "bad")]
-    scripts = [DONE] * 3 + ["print('first'); raise SystemExit(3)"]
-    outcomes = run([job(folder, script) for folder, script in zip(folders, scripts, strict=True)])
-    assert [outcomes[folder].state for folder in folders] == ["done"] * 3 + ["failed"]
+MEETS = """
+import pathlib, sys, time
+here = pathlib.Path(sys.argv[1])
+(here / "here").touch()
+while not all((here.parent / name / "here").exists() for name in "ab"):
+    time.sleep(0.05)
+"""
+CANCELS = "import os, subprocess, time; subprocess.run(['scancel', os.environ['SLURM_JOB_ID']]); time.sleep(600)"
+
+
+def test_an_array_of_jobs_runs_and_the_end_of_each_is_read_back(run, cluster, tmp_path, capsys):
+    """Two at a time: two that wait for each other, a third, one that fails and one that is cancelled."""
+    scripts = {
+        "a": MEETS + DONE, "b": MEETS + DONE, "c": DONE, "bad": "print('first'); raise SystemExit(3)", "gone": CANCELS
+    }  # fmt: skip
+    folders = [tmp_path / name for name in scripts]
+    found = run([job(folder, script) for folder, script in zip(folders, scripts.values(), strict=True)], jobs=2)
+    outcomes = [found[folder] for folder in folders]
+    assert [outcome.state for outcome in outcomes] == ["done"] * 3 + ["failed"] * 2
     ids = [id_of(folder) for folder in folders]
-    assert [number.partition("_")[2] for number in ids] == ["0", "1", "2", "3"]
+    assert [number.partition("_")[2] for number in ids] == ["0", "1", "2", "3", "4"]
     assert len({number.partition("_")[0] for number in ids}) == 1
-    assert outcomes[folders[3]].note == f"SLURM job {ids[3]}: FAILED"
-    assert outcomes[folders[3]].last_lines == "first"
-    assert at_once(folders[:3]) > 1
+    assert outcomes[3].note == f"SLURM job {ids[3]}: FAILED"
+    assert outcomes[3].last_lines == "first"
+    assert "CANCELLED" in outcomes[4].note
+    assert at_once(folders[:3]) == 2
     environment = json.loads((folders[0] / "environment").read_text())
     assert environment["SLURM_ARRAY_JOB_ID"] == ids[0].partition("_")[0]
-    assert "[4/4]" in capsys.readouterr().out
+    assert "[5/5]" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_fewer_jobs_at_a_time(run, cluster, tmp_path):
-    folders = [tmp_path / name for name in ("a", "b", "c")]
-    run([job(folder) for folder in folders], jobs=1)
-    assert at_once(folders) == 1
-
-
-def test_a_cancelled_job_is_told(run, cluster, tmp_path):
-    cancel = "import os, subprocess, time; subprocess.run(['scancel', os.environ['SLURM_JOB_ID']]); time.sleep(600)"
-    (outcome,) = run([job(tmp_path / "a", cancel)]).values()
-    assert outcome.state == "failed"
-    assert "CANCELLED" in outcome.note
-
-
-def test_what_was_submitted_is_waited_for_and_not_submitted_again(run, cluster, tmp_path, capsys):
-    work = [job(tmp_path / "a", STARTS + DONE), job(tmp_path / "b", STARTS + DONE)]
+def test_what_was_submitted_is_waited_for_and_goes_on_when_its_time_is_over(run, cluster, tmp_path, capsys):
+    """SLURM sends SIGUSR2 before a time limit; the job is queued again, whatever its processes make of the signal."""
+    ended = "import anomaly_lab.launch.job as job; job.end_with_launcher()\n" + STARTS + DONE
+    work = [job(tmp_path / "a", ended), job(tmp_path / "b", STARTS + DONE)]
     outcomes = run(work, wait=False)
     assert {outcome.state for outcome in outcomes.values()} == {"waiting"}
-    ids = [id_of(tmp_path / name) for name in "ab"]
-    told = capsys.readouterr().out
-    assert f"`scancel {ids[0].partition('_')[0]}` cancels them" in told
+    ids = [id_of(each.folder) for each in work]
+    assert f"`scancel {ids[0].partition('_')[0]}` cancels them" in capsys.readouterr().out
+    wait_until(lambda: all((each.folder / "starts").exists() for each in work))
+    subprocess.run(["scancel", "--signal=USR2", ids[0]], check=True)
+    starts_again(work[0], ids[0])
     again = [*work, job(tmp_path / "c")]
     for each in again:
         each.folder.mkdir(exist_ok=True)
         (each.folder / "go").touch()
     assert {outcome.state for outcome in run(again).values()} == {"done"}
     assert "2 jobs are in SLURM's queue already" in capsys.readouterr().out
-    assert [id_of(tmp_path / name) for name in "ab"] == ids
-    assert [len((tmp_path / name / "starts").read_text().split()) for name in "ab"] == [1, 1]
+    assert [id_of(each.folder) for each in work] == ids
+    assert [len((each.folder / "starts").read_text().split()) for each in work] == [2, 1]
     assert id_of(tmp_path / "c").partition("_")[0] != ids[0].partition("_")[0]
 
 
-SWEEP = """
-import sys
-from pathlib import Path
-from omegaconf import OmegaConf
-from anomaly_lab.launch import slurm
-from anomaly_lab.launch.sweep import Job
-from anomaly_lab.launch.table import JobTable
-slurm.command = lambda job, config: [sys.executable, "-c", "import time; time.sleep(600)"]
-folder = Path(sys.argv[1])
-config = {"trainer": {"devices": 1, "accelerator": "cpu"}, "name": "x", "runs_dir": str(folder.parent)}
-with JobTable({folder: "a"}) as board:
-    slurm.Slurm(cpus_per_task=1, poll=0.5).execute([Job((), "a", folder, config, 0)], OmegaConf.create(), board)
-"""
+def test_ctrl_c_cancels_the_jobs(run, cluster, tmp_path, monkeypatch, capsys):
+    def interrupted_once_it_runs():
+        states = queue()
+        if states.get(number(), ("", ""))[0] == "RUNNING":
+            raise KeyboardInterrupt
+        return states
 
+    def number():
+        record = tmp_path / "a" / RECORD
+        return json.loads(record.read_text())["job"] if record.exists() else None
 
-def test_ctrl_c_cancels_the_jobs(cluster, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SWEEP, tmp_path / "a"], stdout=subprocess.PIPE, text=True)
-    number = id_of(tmp_path / "a")
-    wait_until(lambda: state_of(number) == "RUNNING")
-    process.send_signal(signal.SIGINT)
-    assert "1 jobs of SLURM cancelled" in process.communicate(timeout=60)[0]
-    assert process.returncode == -signal.SIGINT
-    wait_until(lambda: state_of(number) in {"", "COMPLETING"})
-
-
-def in_background(work, tmp_path, run):
-    """Submit a job and wait until it has started; its number."""
-    run([work], wait=False)
-    wait_until(lambda: (work.folder / "starts").exists())
-    return id_of(work.folder)
+    monkeypatch.setattr(slurm, "queue", interrupted_once_it_runs)
+    with pytest.raises(KeyboardInterrupt):
+        run([job(tmp_path / "a", "import time; time.sleep(600)")])
+    assert "1 jobs of SLURM cancelled" in capsys.readouterr().out
+    wait_until(lambda: state_of(number()) in {"", "COMPLETING"})
 
 
 def starts_again(work, number):
@@ -170,21 +160,12 @@ def node_is(state, *nodes):
         subprocess.run(command, check=state != "resume", capture_output=True)
 
 
-def test_a_job_whose_time_is_over_goes_on(run, cluster, tmp_path):
-    """SLURM sends SIGUSR2 before a time limit; the job is queued again, whatever its processes make of the signal."""
-    work = job(tmp_path / "a", "import anomaly_lab.launch.job as job; job.end_with_launcher()\n" + STARTS + DONE)
-    number = in_background(work, tmp_path, run)
-    subprocess.run(["scancel", "--signal=USR2", number], check=True)
-    starts_again(work, number)
-    (tmp_path / "a" / "go").touch()
-    assert {outcome.state for outcome in run([work]).values()} == {"done"}
-    assert id_of(tmp_path / "a") == number
-
-
 @pytest.mark.slow
 def test_a_job_whose_node_is_lost_goes_on_elsewhere(run, cluster, tmp_path):
     work = job(tmp_path / "a", STARTS + DONE)
-    number = in_background(work, tmp_path, run)
+    run([work], wait=False)
+    wait_until(lambda: (work.folder / "starts").exists())
+    number = id_of(work.folder)
     node = (tmp_path / "a" / "starts").read_text().strip()
     try:
         node_is("down", node)
@@ -237,60 +218,83 @@ def test_the_queue_of_a_slurm_that_does_not_answer_is_unknown_not_empty(tmp_path
     assert queue() is None
 
 
-WORLD = ("trainer.precision=32-true", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll=1")
+ACCOUNTING = """JobID|State|NodeList
+7_0|{0}|n1
+7_0.batch|{0}|n1
+7_0.0|{0}|n1
+7_1|RUNNING|n2
+7_[2-3%2]|PENDING|None assigned
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [("trainer.devices=2",), ("trainer.devices=1", "trainer.num_nodes=2")])
-def test_runs_of_two_processes_give_what_one_gives(cluster, lab, tiny, parts, tmp_path, shape):
-    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.precision=32-true")
-    lab(*arguments, "runs_dir=one")
-    lab("-m", *arguments, *WORLD, "trainer=ddp", *shape, "runs_dir=two", "seed=0,1")
-    one = next((tmp_path / "one").rglob("metrics.json"))
-    two = tmp_path / "two" / one.relative_to(tmp_path / "one")
-    assert json.loads((two.parent / "environment.json").read_text())["world_size"] == 2
-    assert len(list((tmp_path / "two").rglob("metrics.json"))) == 2
-    ours, theirs = json.loads(two.read_text()), json.loads(one.read_text())
+@pytest.fixture
+def accounting(tmp_path, monkeypatch):
+    """An sacct that answers what one has answered."""
+
+    def say(text):
+        (tmp_path / "sacct.txt").write_text(text)
+        (tmp_path / "sacct").write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/sacct.txt\n")
+        (tmp_path / "sacct").chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return say
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED by 0", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY"])
+def test_an_end_that_is_none_is_told_with_the_last_lines(accounting, tmp_path, state):
+    accounting(ACCOUNTING.format(state))
+    (tmp_path / "job.log").write_text("first\nlast\n")
+    assert slurm.ended(tmp_path, "7_0", 0.0) == Outcome("failed", f"SLURM job 7_0: {state}", "first\nlast")
+
+
+@pytest.mark.parametrize("number", ["7_0", "7_1", "7_3", "8_0"])  # done, and three of which nothing is known yet
+def test_files_and_accounting_may_be_late(accounting, tmp_path, number):
+    accounting(ACCOUNTING.format("COMPLETED"))
+    assert slurm.ended(tmp_path, number, slurm.PATIENCE - 1) is None
+    assert slurm.ended(tmp_path, number, slurm.PATIENCE).state == "failed"
+    (tmp_path / "metrics.json").write_text('{"score": 1}')
+    (tmp_path / "job.json").write_text(json.dumps({"state": "done", "format": FORMAT}))
+    assert slurm.ended(tmp_path, number, 0.0) == Outcome("done")
+
+
+WORLD = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.poll=1", "trainer=ddp")
+
+
+def assert_alike(two, one):
+    """Several processes sum in another order."""
+    ours, theirs = (json.loads((run / "metrics.json").read_text()) for run in (two, one))
     assert ours["threshold"] == pytest.approx(theirs["threshold"], rel=1e-3)
     assert ours["pixel_auroc"] == pytest.approx(theirs["pixel_auroc"], abs=1e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tasks", "devices"), [(1, 2), (2, 1)])
-def test_tasks_that_do_not_fit_the_devices_are_refused(cluster, tiny, parts, tmp_path, tasks, devices):
-    words = ("data=folder", f"data.root={parts}", *tiny, "trainer=ddp", f"trainer.devices={devices}")
-    done = subprocess.run(
-        ["srun", f"--ntasks-per-node={tasks}", "--nodes=1", sys.executable, "-m", "anomaly_lab", *words], cwd=tmp_path,
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode
-    assert f"error: trainer.devices: expected a process for each of {devices} devices" in done.stderr
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep_with_a_drained_and_a_lost_node_equals_an_undisturbed_one(cluster, lab, tiny, parts, tmp_path):
-    words = ("-m", "data=folder", f"data.root={parts}", *tiny, "trainer.max_epochs=4", "seed=0,1", "method=cae,ssim_ae")
-    lab(*words, "runs_dir=whole", "hydra.launcher.jobs=2")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anomaly_lab", *words, *WORLD[1:]], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
-    )  # fmt: skip
-    try:
-        wait_until(lambda: list((tmp_path / "runs").rglob("last.ckpt")), 300)
-        node_is("drain", "n1")
-        wait_until(lambda: len(list((tmp_path / "runs").rglob("last.ckpt"))) > 1, 300)
-        node_is("down", "n2")
-        node_is("resume", "n1")
-        deadline = time.monotonic() + 500
-        while process.poll() is None and time.monotonic() < deadline:
-            for number, (state, _) in (queue() or {}).items():
-                if state == "PENDING":
-                    now(number)
-            time.sleep(1)
-        out = process.communicate(timeout=10)[0]
-    finally:
-        process.kill()
-        node_is("resume", "n1", "n2")
+def test_two_processes_give_what_one_gives_on_two_nodes_and_after_one_was_lost(cluster, lab, tiny, parts, tmp_path):
+    """Two processes on a node each, the node of which is lost after its first checkpoint; then one on each node."""
+    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.precision=32-true", "controls=false",
+                 "data.image_size=64", "budget.epochs=8")  # fmt: skip
+    lab(*arguments, "runs_dir=one")
+    (one,) = (path.parent for path in (tmp_path / "one").rglob("metrics.json"))
+    lost = [sys.executable, "-m", "anomaly_lab", "-m", *arguments, *WORLD, "trainer.devices=2", "runs_dir=lost"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(lost, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            folder = tmp_path / "lost" / one.relative_to(tmp_path / "one")
+            wait_until(lambda: (folder / "checkpoints/last.ckpt").exists(), 200)
+            number = id_of(folder)
+            node = queue()[number][1]
+            node_is("down", node)
+            wait_until(lambda: state_of(number) == "PENDING", 60)
+            node_is("resume", node)
+            wait_until(lambda: now(number) or state_of(number) != "PENDING", 60)
+            out = process.communicate(timeout=200)[0]
+        finally:
+            process.kill()
+            node_is("resume", "n1", "n2")
     assert process.returncode == 0, out
-    assert results(tmp_path / "runs") == results(tmp_path / "whole")
+    log = (folder / "job.log").read_text()
+    assert [log.count(f"epoch {epoch}/8") for epoch in (1, 8)] == [1, 1], log  # it went on
+    lab("-m", *arguments, *WORLD, "trainer.devices=1", "trainer.num_nodes=2", "runs_dir=both")
+    for name in ("lost", "both"):
+        two = tmp_path / name / one.relative_to(tmp_path / "one")
+        assert json.loads((two / "environment.json").read_text())["world_size"] == 2
+        assert_alike(two, one)

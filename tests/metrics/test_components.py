@@ -23,7 +23,7 @@ def slow(anomaly_map, minimum_area):
 
 
 @given(anomaly_map=SMALL, minimum_area=st.integers(1, 40), above=st.integers(-3, 3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_equals_labelling_at_every_score(anomaly_map, minimum_area, above):
     expected = slow(anomaly_map, minimum_area)
     assert component_score(anomaly_map, minimum_area) == expected

@@ -304,7 +304,7 @@ def batches(draw, elements=SCORES, dtype=np.float32):
 
 
 @given(batch=batches(), limit=LIMITS, connectivity=st.sampled_from((4, 8)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_loop_over_all_thresholds_agrees_with_scikit_learn_and_mvtec(batch, limit, connectivity):
     slow, fast = slow_reference(*batch, limit, connectivity), reference(*batch, limit, connectivity)
     assert slow == pytest.approx(fast, abs=1e-12)
@@ -312,7 +312,7 @@ def test_the_loop_over_all_thresholds_agrees_with_scikit_learn_and_mvtec(batch, 
 
 @pytest.mark.parametrize("mode", MODES)
 @given(batch=batches(), limit=LIMITS, connectivity=st.sampled_from((4, 8)))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_equals_the_loop_over_all_thresholds(mode, batch, limit, connectivity):
     values = compute(*batch, limit, connectivity=connectivity, mode=mode)
     assert_close(values, slow_reference(*batch, limit, connectivity))
@@ -321,7 +321,7 @@ def test_equals_the_loop_over_all_thresholds(mode, batch, limit, connectivity):
 
 @pytest.mark.parametrize("mode", MODES)
 @given(batch=batches(HALVES, np.float16), tensors=st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_float16_equals_the_loop_over_all_thresholds(mode, batch, tensors):
     maps, masks = batch
     values = compute([torch.from_numpy(m) for m in maps] if tensors else maps, masks, mode=mode)
@@ -329,7 +329,7 @@ def test_float16_equals_the_loop_over_all_thresholds(mode, batch, tensors):
 
 
 @given(batch=batches(st.floats(-1e30, 1e30), np.float64), limit=LIMITS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_exact_mode_ranks_float64_as_it_is(batch, limit):
     maps, masks = batch
     maps[0].flat[0], maps[0].flat[-1] = 1 + 1e-12, 1
@@ -363,7 +363,7 @@ FILLERS = {kind: filler(kind) for kind in ("smooth", "any bits", "float16", "den
 
 @pytest.mark.parametrize("kind", FILLERS)
 @given(batch=batches(), limit=LIMITS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_bounds_hold_when_scores_share_bins(kind, batch, limit):
     (scores, mask), (maps, masks) = FILLERS[kind], batch
     metrics = PixelMetrics(limit, tolerance=1)
@@ -375,7 +375,7 @@ def test_bounds_hold_when_scores_share_bins(kind, batch, limit):
 
 
 @given(batch=batches(HALVES, np.float16), limit=LIMITS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_float16_is_exact_beyond_the_levels_that_are_told_apart(batch, limit):
     (scores, mask), (maps, masks) = FILLERS["float16"], batch
     metrics = PixelMetrics(limit)
