@@ -108,7 +108,7 @@ def mistakes_in_one_line() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoint")
+        sys.exit("interrupted; the same command continues from the last checkpoint")
     except Exception as error:
         if not is_user_mistake(error):
             raise

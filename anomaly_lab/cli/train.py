@@ -100,7 +100,7 @@ def job(config: DictConfig) -> None:
 
             run(config, folder)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoint")
+        sys.exit("interrupted; the same command continues from the last checkpoint")
     except Exception as error:  # here, because Hydra would add a line of its own
         if not is_user_mistake(error):
             raise

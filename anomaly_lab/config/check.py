@@ -1,7 +1,7 @@
-"""Check a configuration before anything heavy is imported, and say what is wrong with it in one line.
+"""Check of a configuration before anything heavy is imported; mistakes are reported in one line.
 
 The constructors are the schema: their parameters, types and ranges (pydantic's `PositiveInt` and the like) are read
-from the source by `ast`, so that no second list has to be kept and torch is not imported to find a typing mistake.
+from the source by `ast`. So there is no second list, and a typing mistake is found without importing torch.
 """
 
 import math
@@ -22,7 +22,7 @@ from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.messages import explain
 
-# What no constructor of ours says: the top level, and numbers that go to torch and Lightning.
+# Types that no constructor of ours states: the top level, and numbers that go to torch and Lightning.
 TOP_LEVEL = {
     "seed": typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)],
     "name": str,
@@ -37,8 +37,8 @@ SECTIONS = (
     *NEEDED, "logger", "budget", "checkpoint", "input", "tiling", "tilings", "run_folder", "hydra", "experiment",
 )  # fmt: skip
 POSITIVE = pydantic.PositiveInt
-# What torch and Lightning take and cannot use, or refuse only after seconds of imports. Names and plain types are read
-# from their signatures, so nothing has to be listed here for another optimizer or option.
+# Ranges that torch and Lightning do not check, or only after seconds of imports. Names and plain types are read from
+# their signatures, so another optimizer or option needs no entry here.
 NARROWER = {
     "lr": pydantic.PositiveFloat,
     "weight_decay": pydantic.NonNegativeFloat,
@@ -63,7 +63,7 @@ ADAPTERS: dict[str, pydantic.TypeAdapter] = {}
 def check(config: DictConfig) -> dict[str, Any]:
     """Check a composed configuration against the constructors that it names, and return it resolved.
 
-    Raises UserError: one line with the key, what was expected, what was found.
+    Raises UserError with one line: the key, what was expected, what was found.
     """
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
     _check_sections(raw)
@@ -91,7 +91,7 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 
 def refuse_unread(overrides: Iterable[str], config: DictConfig) -> None:
-    """Raise UserError for a learning rate that is asked for and that the method does not read."""
+    """Raise UserError for a typed `budget.learning_rate` that the method does not read."""
     asked = [word for word in overrides if word.lstrip("+").startswith("budget.learning_rate=")]
     if asked and "${budget.learning_rate}" not in str(OmegaConf.to_container(config.method, resolve=False)):
         name = config.method.name
@@ -102,7 +102,7 @@ def refuse_unread(overrides: Iterable[str], config: DictConfig) -> None:
 
 
 def _check_sizes(data: dict[str, Any]) -> None:
-    """Refuse sizes that fit their types but not each other."""
+    """Refuse sizes that are valid alone but not together."""
     image, patch, stride = (data[name] for name in ("image_size", "patch_size", "stride"))
     if data["kind"] == "object" and patch != image:
         raise UserError(
@@ -116,7 +116,7 @@ def _check_sizes(data: dict[str, Any]) -> None:
 
 
 def _check_sections(raw: dict[str, Any]) -> None:
-    """Refuse a section that is not there, or that nothing reads."""
+    """Refuse a missing section, and one that nothing reads."""
     sections = {*TOP_LEVEL, *SECTIONS}
     if unknown := next((key for key in raw if key not in sections), None):
         raise UserError(f"{unknown}: expected one of {', '.join(sorted(sections))}, found {unknown!r}")
@@ -130,7 +130,7 @@ def _check_sections(raw: dict[str, Any]) -> None:
 
 
 def _check_nodes(resolved: dict[str, Any], raw: dict[str, Any]) -> None:
-    """Check all values against the constructors that take them, those included that are supplied by name."""
+    """Check all values against the constructors that take them, including those supplied by name."""
     for key, expected in TOP_LEVEL.items():
         _check_value(key, resolved[key], expected)
     for section in ("data", *resolved):  # data first: others repeat its values, and the user set them there
@@ -140,7 +140,7 @@ def _check_nodes(resolved: dict[str, Any], raw: dict[str, Any]) -> None:
 
 
 def _check_passes(resolved: dict[str, Any]) -> None:
-    """Refuse another number of epochs than that of a method which sees the images a number of times of its own."""
+    """Refuse a number of epochs that differs from the fixed number of passes of the method."""
     if "max_epochs" not in resolved["trainer"]:
         raise UserError("trainer.max_epochs: expected a number, found none")
     target, epochs = resolved["method"]["_target_"], resolved["trainer"]["max_epochs"]
@@ -154,13 +154,13 @@ def _check_passes(resolved: dict[str, Any]) -> None:
 
 
 def _of_whole_objects(error: UserError, data: dict[str, Any]) -> UserError:
-    """Objects are shown whole: their patch has the size of the image, and that is what people set."""
+    """The error under the key that people set: for objects the patch is the image, so `data.image_size`."""
     whole = data.get("kind") == "object" and data.get("patch_size") == data.get("image_size")
     return UserError(str(error).replace("data.patch_size:", "data.image_size:", 1)) if whole else error
 
 
 def _check_category(config: DictConfig, data: dict[str, Any]) -> None:
-    """Refuse an unknown category, or no place at all, before an interpolation does it in words of its own."""
+    """Refuse an unknown category or a missing root, before an interpolation fails with a less clear message."""
     if data.get("root") in ("", "???") or (data.get("root", "") is None and data.get("name") != "demo"):
         raise UserError("data.root: expected a folder or file, found nothing; set data.root=...")
     known, category = data.get("categories"), data.get("category")
@@ -174,7 +174,7 @@ def _check_category(config: DictConfig, data: dict[str, Any]) -> None:
 
 
 def check_node(path: str, node: Any, raw: Any = None) -> None:
-    """Check a node and all below it: where it names one of our constructors, its keys and values must fit."""
+    """Check a node and its children: keys and values must fit the constructor that a node names."""
     if isinstance(node, list):
         for index, value in enumerate(node):
             check_node(f"{path}[{index}]", value, raw[index] if isinstance(raw, list) else None)
@@ -196,7 +196,7 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
 
 
 def _source(path: str, raw: Any) -> str:
-    """The key that the user sets, where this one only repeats it: `${data.patches}` -> data.patches."""
+    """The key that the user sets, if this one only repeats it: `${data.patches}` -> data.patches."""
     repeated = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
     return repeated[1] if repeated else path
 

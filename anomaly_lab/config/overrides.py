@@ -1,4 +1,4 @@
-"""Arguments of constructors that no file of `conf/` mentions are typed like all others, without Hydra's `+`."""
+"""Overrides of constructor arguments that no file of `conf/` mentions, typed without Hydra's `+`."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,9 +13,9 @@ Composed = TypeVar("Composed")
 
 
 def composed(compose: Callable[[list[str]], Composed], words: Sequence[str]) -> tuple[Composed, list[str]]:
-    """Compose from these words; also the words, those for such arguments with a `+`.
+    """The configuration composed from these words, and the words with a `+` where Hydra needs it.
 
-    Raises what Hydra raises, and UserError for a key that no argument of a constructor has.
+    Raises the exceptions of Hydra, and UserError for a key that is no argument of the constructor.
     """
     overrides = list(words)
     while True:
@@ -26,7 +26,7 @@ def composed(compose: Callable[[list[str]], Composed], words: Sequence[str]) -> 
 
 
 def _added(words: list[str], error: ConfigCompositionException) -> list[str]:
-    """The words with a `+` before the one that Hydra stumbled over, if it sets an argument of the constructor there."""
+    """The words with a `+` before the one that Hydra refused, if it sets an argument of the constructor there."""
     parent, key, where = (getattr(error.__cause__, name, None) for name in ("parent_node", "key", "full_key"))
     if not isinstance(parent, DictConfig) or "_target_" not in parent or key in parent:
         raise error

@@ -1,11 +1,11 @@
-"""What resolving a configuration of ours needs beside OmegaConf: its own `${...:}`.
+"""The resolvers `${...:}` of our configuration.
 
 - `${stem:path}`: the name of a file or folder without its suffix.
-- `${want:key,default}`: what the method wants for a key (`wants` in its file), else the default. What the user, an
-  experiment or a data set sets takes the place of the whole expression, and so beats both.
-- `${fact:name,default}`: a class attribute of the method, read from its source; the default where it is None.
-- `${textures:}`: the categories that `data.categories` calls textures.
-- `${tiled_as:kind}`: `object` for methods that see whole images, else the kind of the data.
+- `${want:key,default}`: the value that the method wants for a key (`wants` in its file), else the default. A value
+  that is typed, or set by an experiment or a data set, replaces the whole expression and so takes precedence.
+- `${fact:name,default}`: a class attribute of the method, read from its source; the default if it is None.
+- `${textures:}`: the categories of `data.categories` that are textures.
+- `${tiled_as:kind}`: `object` if the method sees whole images, else the kind of the data.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def register() -> None:
 
 
 def resolve(config: DictConfig | ListConfig) -> dict[str, Any]:
-    """A configuration of ours as plain values, composed just now or read from a run folder."""
+    """A configuration as plain values, whether just composed or read from a run folder."""
     register()
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 

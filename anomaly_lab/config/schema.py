@@ -1,4 +1,4 @@
-"""Constructors as schema: parameters, types and ranges, read from the source by `ast` without importing it."""
+"""Constructors as a schema: parameters, types and ranges, read from the source by `ast` without importing it."""
 
 import ast
 import builtins
@@ -13,19 +13,19 @@ import pydantic
 
 from anomaly_lab.core.errors import UserError
 
-OBJECT = dict  # what another constructor builds
+OBJECT = dict  # the type of a parameter that another constructor builds
 PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
 NAMES = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
 Parameters = dict[str, Any]  # names and types
-Imports = dict[str, tuple[str, str]]  # a name here -> its module and its name there
+Imports = dict[str, tuple[str, str]]  # local name -> module, name there
 
 
 @cache
 def signature(target: str) -> Parameters:
-    """Parameter names and types of a class or function of ours, from its source; Any where a type needs torch.
+    """Parameter names and types of a class or function of ours, from its source; Any for types that need torch.
 
-    A constructor that takes `**rest` has the parameters of its base class as well, and a class without a constructor
-    has that of its base class. Raises UserError where there is no such class or function.
+    A constructor with `**rest` also has the parameters of its base class, and a class without a constructor has those
+    of its base class. Raises UserError if there is no such class or function.
     """
     parameters = _parameters(target)
     if parameters is None:
@@ -36,7 +36,7 @@ def signature(target: str) -> Parameters:
 
 @cache
 def parameters_of(target: str) -> Parameters | None:
-    """The same of a class or function of any package; None where its source does not tell, as with `**kwargs`."""
+    """The same for a class or function of any package; None if its source does not name them, as with `**kwargs`."""
     if is_ours(target):
         return signature(target)
     try:
@@ -47,9 +47,9 @@ def parameters_of(target: str) -> Parameters | None:
 
 @cache
 def class_fact(target: str, name: str) -> Any:
-    """The value of a class attribute, read from the source of the class or of its first base class that has it.
+    """The value of a class attribute, read from the source of the class or of the first base class that has it.
 
-    Raises UserError where no class of ours has it.
+    Raises UserError if no class of ours has it.
     """
     module, _, class_name = target.rpartition(".")
     tree = _source_tree(module)
@@ -128,7 +128,7 @@ def _imported(tree: ast.Module) -> Imports:
 @cache
 def _source_tree(module: str) -> ast.Module:
     package, *rest = module.split(".")
-    found = find_spec(package)  # of the top alone: to find what lies below would import it
+    found = find_spec(package)  # of the top package only: finding a submodule would import it
     for folder in (found and found.submodule_search_locations) or ():
         path = Path(folder).joinpath(*rest)
         for file in (path.with_suffix(".py"), path / "__init__.py"):
@@ -138,7 +138,7 @@ def _source_tree(module: str) -> ast.Module:
 
 
 def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
-    """Evaluate an annotation made of built-in types, typing and pydantic; aliases are followed, the rest is Any."""
+    """Evaluate an annotation of built-in types, typing and pydantic; aliases are followed, all else is Any."""
     if annotation is None:
         return Any
     if isinstance(annotation, ast.Name):

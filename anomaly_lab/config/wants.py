@@ -1,7 +1,7 @@
-"""What a method wants of other groups: `wants` in its file, dotted keys and their values.
+"""The values that a method wants in other groups: `wants` in its file, dotted keys and values.
 
-The files of `conf/` offer a key by a default of the form `${want:key,default}`. What is typed, an experiment or another
-file takes the place of that whole expression, so it beats the method by plain composition.
+The files of `conf/` offer a key by a default of the form `${want:key,default}`. A value that is typed, or set by an
+experiment or another file, replaces the whole expression, so it takes precedence by plain composition.
 """
 
 import re
@@ -26,7 +26,7 @@ def offered() -> tuple[str, ...]:
 
 
 def refuse_unoffered(method: dict[str, Any]) -> None:
-    """Raise UserError where a method wants a key that no file offers: nothing would come of the wish."""
+    """Raise UserError if a method wants a key that no file offers: the value would have no effect."""
     if unknown := next((key for key in method.get("wants") or () if key not in offered()), None):
         raise UserError(
             f"method.wants: expected keys with a default ${{want:...}} in conf/ ({', '.join(offered())}), found "
@@ -35,7 +35,7 @@ def refuse_unoffered(method: dict[str, Any]) -> None:
 
 
 def wants_of(config: DictConfig) -> str:
-    """One line on what a method gets in place of defaults; empty where it gets nothing."""
+    """One line with the values that a method gets instead of defaults; empty if there are none."""
     defaults = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     wants = defaults.method.pop("wants", None) or {}
     register()
@@ -49,5 +49,5 @@ def wants_of(config: DictConfig) -> str:
 
 
 def _typed(value: Any) -> str:
-    """A value as people type it."""
+    """A value as it is typed on the command line."""
     return {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)

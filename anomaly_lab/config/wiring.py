@@ -1,4 +1,4 @@
-"""What constructors of a method get by the name of a parameter, so that no file of `conf/method` has to repeat it."""
+"""Arguments that the constructors of a method get by parameter name, so that no file of `conf/method` repeats them."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from anomaly_lab.config.schema import class_fact, signature
 
 
 def wired(resolved: dict[str, Any]) -> dict[str, Any]:
-    """The method of a resolved configuration with all that is supplied by name, except its tiling.
+    """The method of a resolved configuration with all arguments supplied by name, except its tiling.
 
-    Every class of ours in it that has such a parameter, and whose file does not set it, gets `image_size` (of what the
-    method sees: patches, or whole images), `channels`, `seed` and `schedule`; `sources` says from which keys.
+    Every class of ours in it gets `image_size` (of what the method sees: patches or whole images), `channels`, `seed`
+    and `schedule` if it has such a parameter and its file does not set it; `sources` names the keys.
     """
     supplied = {}
     for name, key in sources(resolved["method"]).items():
@@ -21,7 +21,7 @@ def wired(resolved: dict[str, Any]) -> dict[str, Any]:
 
 
 def sources(method: dict[str, Any]) -> dict[str, str]:
-    """The names of parameters that are supplied, and the keys that people set for them."""
+    """Supplied parameter -> the key that sets it."""
     size = "image_size" if class_fact(method["_target_"], "sees") == "images" else "patch_size"
     return {
         "image_size": f"data.{size}", "channels": "data.channels", "seed": "seed", "schedule": "budget.schedule",
@@ -29,7 +29,7 @@ def sources(method: dict[str, Any]) -> dict[str, str]:
 
 
 def complete(method: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
-    """A method's node without what is for people, completed by what is supplied."""
+    """The node of a method without `name` and `wants`, completed by the supplied arguments."""
     return _complete({key: value for key, value in method.items() if key not in {"name", "wants"}}, supplied)
 
 

@@ -1,4 +1,4 @@
-"""What long work tells people beside Lightning's own bars. Imports nothing heavy: a sweep tells its time too."""
+"""Messages and progress bars beside Lightning's own. Imports nothing heavy, because a sweep uses it too."""
 
 import logging
 from collections.abc import Generator, Iterator
@@ -18,16 +18,16 @@ LOGGER = logging.getLogger("anomaly_lab")
 
 class _ToStandardOutput(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)  # into whatever sys.stdout is now
+        print(self.format(record), flush=True)  # to the present sys.stdout
 
 
 def say(text: str) -> None:
-    """Log a message for people at level INFO, under the name `anomaly_lab`; the command line prints it as it is."""
+    """Log a message at level INFO to the logger `anomaly_lab`; the command line prints it unchanged."""
     LOGGER.info("%s", text)
 
 
 def print_messages() -> None:
-    """Print what `say` logs to standard output: for the command line, which owns its process."""
+    """Print the messages of `say` to standard output; for the command line, which owns its process."""
     if not any(isinstance(handler, _ToStandardOutput) for handler in LOGGER.handlers):
         LOGGER.addHandler(_ToStandardOutput())
     LOGGER.setLevel(logging.INFO)
@@ -35,9 +35,9 @@ def print_messages() -> None:
 
 
 def tracked(items: Generator[Item, None, None], what: str, total: int | None = None) -> Generator[Item, None, None]:
-    """Pass items on under a bar: how many, how many a second; without a `total` it has no end.
+    """Yield items under a progress bar with their number and rate; `total` None: the bar has no end.
 
-    What takes `counted` steps for an item shows them below it. Close it where the loop over it may end early.
+    `counted` steps within an item appear in a second bar. Close the generator if the loop over it may end early.
     """
     from rich.console import Console
     from rich.progress import (
@@ -65,7 +65,7 @@ def tracked(items: Generator[Item, None, None], what: str, total: int | None = N
 
 
 def counted(trainer: "pytorch_lightning.Trainer | None", steps: int, what: str) -> Iterator[int]:
-    """Count the steps of something long inside a batch, with a second bar below that of the batches if one is drawn."""
+    """Count the steps of long work inside a batch, with a second bar if the batches have one."""
     from pytorch_lightning.callbacks import RichProgressBar
 
     bar = trainer.progress_bar_callback if trainer else None
@@ -78,19 +78,19 @@ def counted(trainer: "pytorch_lightning.Trainer | None", steps: int, what: str) 
         for step in range(steps):
             yield step
             progress.advance(task)
-            if refresh := getattr(progress, "soft_refresh", None):  # Lightning's does not refresh by itself
+            if refresh := getattr(progress, "soft_refresh", None):  # Lightning's bar does not refresh by itself
                 refresh()
     finally:
         progress.remove_task(task)
 
 
 def printable(text: str) -> str:
-    """A text in one line that any terminal can show: names of files may hold line breaks, escapes and broken UTF-8."""
+    """A text in one printable line: file names may contain line breaks, escapes and invalid UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds in words: `45 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Several processes: which is the first, and items gathered from all."""
+"""Several processes: the first one, and collective gather and sum."""
 
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the run's files: the only one, or rank 0 of several."""
+    """Whether this process writes the files of the run: the only process, or rank 0."""
     return os.environ.get("LOCAL_RANK", "0") == os.environ.get("SLURM_PROCID", "0") == "0"
 
 
@@ -16,11 +16,11 @@ Item = TypeVar("Item")
 
 
 def of_all_processes(items: list[Item]) -> list[Item]:
-    """The items of every process, in the order of the processes; alone, the items themselves.
+    """The items of every process, in the order of the ranks; with one process, the items themselves.
 
-    Collective: all processes must call it, the same number of times.
+    Collective: all processes must call it the same number of times.
     """
-    import torch  # here: the first process is asked for before torch is there
+    import torch  # here: is_first_process is called before torch is imported
 
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return items
@@ -30,7 +30,7 @@ def of_all_processes(items: list[Item]) -> list[Item]:
 
 
 def sum_of_all_processes(values: "Tensor") -> "Tensor":
-    """The sum of a tensor over all processes; alone, the tensor itself. Collective."""
+    """The sum of a tensor over all processes; with one process, the tensor itself. Collective."""
     import torch
 
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard, and what a full disk raises."""
+"""The exception for mistakes of a user, and its form for a full disk."""
 
 import errno
 from collections.abc import Iterable
@@ -9,27 +9,27 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UserError(ValueError):
-    """A mistake in the input, told in one line: what was expected, what was found, what to do now.
+    """A mistake in the input, in one line: what was expected, what was found, what to do.
 
-    The command line prints the message without a traceback and exits with 1. Everything else that is
-    raised is a mistake in the program and keeps its traceback.
+    The command line prints the message without a traceback and exits with 1. Any other exception is a bug in the
+    program and keeps its traceback.
     """
 
 
 def full_disk(error: BaseException, path: Path | None = None) -> UserError | None:
-    """The one line for an exception that a full disk has caused, however it was wrapped; None for others."""
+    """The user error for an exception that a full disk has caused, however wrapped; None for other exceptions."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
             return UserError(
                 f"{path or cause.filename or 'a file'}: expected room on the disk, found none ({cause.strerror}); "
-                "earlier files are unchanged, with more room the same command goes on"
+                "earlier files are unchanged; free some space, and the same command continues"
             )
         cause = cause.__cause__ or cause.__context__
     return None
 
 
 def nearest(found: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest right name, where there is one."""
+    """The end of an error message: the nearest valid name, or nothing."""
     match = get_close_matches(found, list(known), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""

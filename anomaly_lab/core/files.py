@@ -1,4 +1,4 @@
-"""Files and folders that are never half-written: JSON, CSV, anything; and CSV read back."""
+"""Files and folders that are never half-written: JSON, CSV and others; and a reader of CSV."""
 
 import csv
 import json
@@ -12,17 +12,17 @@ from typing import Any
 
 from anomaly_lab.core.errors import UserError, full_disk
 
-CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files may be no UTF-8
+CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # file names may be invalid UTF-8
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all; null for what is no finite number."""
+    """Write JSON, whole or not at all; numbers that are not finite become null."""
     text = json.dumps(finite(value), indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda part: part.write_text(text))
 
 
 def finite(value: Any, infinity: float | None = None) -> Any:
-    """The same value in what JSON can hold, which has no NaN: null instead, and for infinity this number or null."""
+    """The value in a form that JSON can hold: NaN becomes None, infinities become +-`infinity`, or None without it."""
     if isinstance(value, dict):
         return {str(key): finite(child, infinity) for key, child in value.items()}
     if isinstance(value, list | tuple):
@@ -33,9 +33,9 @@ def finite(value: Any, infinity: float | None = None) -> Any:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by the names of their columns.
+    """The rows of a CSV file, each as column name -> text.
 
-    Raises OSError where it cannot be read, ValueError where it is no table: a row longer or shorter than the first.
+    Raises OSError if it cannot be read, ValueError if a row is longer or shorter than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -58,10 +58,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 @contextmanager
 def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Any]], None]]:
-    """Write a CSV file row by row, as `<name>.part`, which gets its name when it is whole.
+    """Write a CSV file row by row as `<name>.part`, which is renamed when it is complete.
 
-    What ends early, in whatever way, leaves the rows that it has written as `<name>.part`, and an older file as it was.
-    Raises UserError where nothing can be written.
+    If the block ends early, the rows written so far stay in `<name>.part`, and an older file stays as it was. Raises
+    UserError if the folder cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -78,7 +78,7 @@ def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequenc
                 raise mistake from error
             raise
 
-    with part.open("w", newline="", buffering=1, **CSV) as file:  # a line at a time: killed, nothing is lost
+    with part.open("w", newline="", buffering=1, **CSV) as file:  # line by line: a killed process loses nothing
         rows = csv.writer(file)
         write(header)
         yield write
@@ -86,7 +86,7 @@ def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequenc
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file: readers see the old one or the new one. Raises UserError where the disk is full."""
+    """Let `write` fill a file: readers see either the old one or the new one. Raises UserError if the disk is full."""
     try:
         with writing(path) as part:
             write(part)
@@ -98,14 +98,14 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A path beside `path` for a file or folder that takes its place when the block ends well, and else is removed."""
+    """A temporary path for a file or folder: it is moved to `path` if the block succeeds, and removed otherwise."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(part)  # of a killed process with the same number
+    _remove(part)  # left by a killed process with the same id
     try:
         yield part
         if part.is_dir():
-            _remove(path)  # nothing is renamed onto a folder that holds something
+            _remove(path)  # a folder cannot be renamed onto one that is not empty
         part.replace(path)
     finally:
         _remove(part)

@@ -1,4 +1,4 @@
-"""Lock files: one process at a time. The kernel opens a lock when its holder ends, however it ends."""
+"""Lock files: one process at a time. The kernel releases a lock when its holder ends, however it ends."""
 
 import fcntl
 import os
@@ -14,21 +14,21 @@ ATTEMPTS = 100  # to open a file in a folder that others remove
 
 @contextmanager
 def lock(path: Path, wait: Callable[[str], None] | None) -> Iterator[IO[str]]:
-    """Hold a lock file, which is gone afterwards; yields it, empty, for a line about the holder.
+    """Hold a lock file and remove it afterwards; yields the empty file, for one line about the holder.
 
-    Where another process holds it, `wait` is called with the line of that process before the wait begins. Raises
-    BlockingIOError instead without `wait`.
+    If another process holds it, `wait` is called with the line of that process before waiting. Raises BlockingIOError
+    instead if `wait` is None.
     """
     while True:
         with _opened(path) as file:
             _hold(file, path, wait)
-            if not _is(file, path):  # the holder before has removed it: hold the one that is there now
+            if not _is(file, path):  # the previous holder has removed it: hold the present one
                 continue
             file.truncate(0)
             try:
                 yield file
             finally:
-                path.unlink(missing_ok=True)  # still held: those who wait see that it is not the file any more
+                path.unlink(missing_ok=True)  # while still held: waiting processes see that the path has changed
             return
 
 
@@ -56,7 +56,7 @@ def _hold(file: IO[str], path: Path, wait: Callable[[str], None] | None) -> None
 
 
 def _is(file: IO[str], path: Path) -> bool:
-    """Whether a path still leads to the open file."""
+    """Whether the path still names the open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def _is(file: IO[str], path: Path) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file, or whether that cannot be found out. Writes nothing."""
+    """Whether a process holds a lock file; True also if that cannot be determined. Writes nothing."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""One line for every mistake of a user, whatever exception carries it."""
+"""One line for every mistake of a user, whichever exception carries it."""
 
 import re
 
@@ -16,9 +16,9 @@ from anomaly_lab.core.errors import UserError, full_disk, nearest
 
 
 def explain(error: BaseException) -> UserError:
-    """Turn what Hydra and OmegaConf say of a mistake into one line."""
+    """Turn an error of Hydra or OmegaConf into one line."""
     cause: BaseException | None = error
-    while cause is not None:  # our own message is the best one, wherever Hydra wrapped it
+    while cause is not None:  # our own message is the clearest, however Hydra has wrapped it
         if isinstance(cause, UserError):
             return cause
         cause = cause.__cause__ or cause.__context__
@@ -31,7 +31,7 @@ def explain(error: BaseException) -> UserError:
             return UserError(
                 f"{group}: expected one of {', '.join(options)}, found {wanted!r}{nearest(wanted, options)}"
             )
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # what Lightning or torch refused
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # refused by Lightning or torch
         full_key = re.search(r"full_key: (\S+)", str(error))
         reason = " ".join(str(error.__cause__).split())
         return UserError(f"{full_key[1]}: {reason}" if full_key else reason)
@@ -42,7 +42,7 @@ def explain(error: BaseException) -> UserError:
         under = f" under {where.rpartition('.')[0]}" if "." in where else ""
         names = ", ".join(key for key in known if not key.startswith("_"))
         if where.startswith("data.settings."):
-            return UserError(f"{where}: expected no key, categories are a table; set augmentation.{found}=...")
+            return UserError(f"{where}: expected no key, because categories are a table; set augmentation.{found}=...")
         hint = nearest(str(found), known)
         expected = f"one of the keys{under} ({names})" if names else f"no key{under}"
         return UserError(f"{where}: expected {expected}, found {str(found)!r}{hint}")
@@ -59,7 +59,7 @@ def explain(error: BaseException) -> UserError:
 
 
 def is_user_mistake(error: BaseException) -> bool:
-    """Whether an exception tells of a mistake in the configuration or the data rather than in the program."""
+    """Whether an exception reports a mistake in the configuration or the data, not a bug in the program."""
     if isinstance(error, HydraException | OmegaConfBaseException) or full_disk(error):
         return True
     cause: BaseException | None = error

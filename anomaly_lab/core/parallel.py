@@ -1,4 +1,4 @@
-"""A `map` whose threads work ahead."""
+"""A `map` with threads that work ahead."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -10,10 +10,10 @@ Result = TypeVar("Result")
 
 
 def prefetch(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
-    """Like `map`, with `workers` threads a few items ahead: order kept, memory bounded, exceptions passed on.
+    """Like `map`, with `workers` threads a few items ahead: it keeps the order, bounds memory and passes on exceptions.
 
-    Threads suffice: decoding and resizing release the interpreter. Close it (`contextlib.closing`) where the loop over
-    it may end early: left to the garbage collector, a thread of the pool might be told to wait for itself.
+    Threads suffice, because decoding and resizing release the interpreter. Close the generator (`contextlib.closing`)
+    if the loop over it may end early: the garbage collector might make a thread of the pool wait for itself.
     """
     if workers == 0:
         yield from map(work, items)

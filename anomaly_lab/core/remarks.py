@@ -6,32 +6,32 @@ from typing import NamedTuple
 
 from anomaly_lab.core.console import printable
 
-NAMED = 5  # images, at most, that a message names
+NAMED = 5  # a message names at most so many images
 
 
 class Remark(NamedTuple):
-    """What a method has to say about one image."""
+    """A remark of a method on one image."""
 
     path: str
     text: str
 
 
 class RemarkCounter:
-    """How many images a remark holds for, and the names of the first of them: all that is kept of a million."""
+    """The number of images per remark and the names of the first few; memory does not grow with the images."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, list[str]] = {}
 
     def add(self, text: str, path: Path) -> None:
-        """Note that `text` is said of an image."""
+        """Count the remark `text` on an image."""
         self._counts[text] += 1
         names = self._first.setdefault(text, [])
         if len(names) < NAMED:
             names.append(printable(f"{path.parent.name}/{path.name}"))
 
     def lines(self) -> list[str]:
-        """A line a text: `3 not aligned: good/000.png, good/001.png, good/007.png`."""
+        """One line per text: `3 not aligned: good/000.png, good/001.png, good/007.png`."""
         return [
             f"{count} {text}: {', '.join(self._first[text])}{', ...' if count > NAMED else ''}"
             for text, count in self._counts.items()

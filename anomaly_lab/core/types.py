@@ -1,6 +1,6 @@
-"""The values that travel from the disk to the metrics: Placement, Batch, Prediction (and Sample, in data/samples.py).
+"""The values passed from disk to metrics: Placement, Batch, Prediction (and Sample, in data/samples.py).
 
-Each is made once and never changed.
+Each is created once and never changed.
 """
 
 from typing import NamedTuple
@@ -15,17 +15,17 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
 class Placement(NamedTuple):
-    """How a photo of any shape was put into the square working image."""
+    """How a photo of any shape was placed in the square working image."""
 
     photo: tuple[int, int]  # height and width of the photo
     source: Box  # the part of the photo that is shown
     target: Box  # where this part lies in the working image; the rest is padding
-    region: Box | None = None  # the part of the photo that is inspected at all; None: all of it
-    white: np.ndarray | None = None  # bool, of the region's size: its pixels that are inspected; None: all of them
-    valid: np.ndarray | None = None  # bool, of the working image's size: pixels that show white ones
+    region: Box | None = None  # the inspected part of the photo; None: all of it
+    white: np.ndarray | None = None  # bool, size of the region: its inspected pixels; None: all of them
+    valid: np.ndarray | None = None  # bool, working size: pixels that show white ones
 
     def shown(self) -> np.ndarray | None:
-        """`white` within `source`."""
+        """The part of `white` within `source`; None: all of it is inspected."""
         if self.white is None or self.region is None:
             return None
         top, left, height, width = self.source
@@ -34,15 +34,15 @@ class Placement(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images on their way through a method; never changed after they reached the device."""
+    """A batch of images for a method; never changed once it is on the device."""
 
     image: Float[Tensor, "batch channel height width"]  # in [0, 1], at the working size
     mask: tuple[Bool[Tensor, "1 photo_height photo_width"], ...]  # at each photo's own size; () in training
     label: Int[Tensor, " batch"]  # 0 normal, 1 abnormal, -1 unknown
     index: Int[Tensor, " batch"]  # type: ignore[assignment]  # into the split's list of samples; hides tuple.index
     placement: tuple[Placement, ...]  # where each photo lies in its working image; () in training
-    row: Int[Tensor, " batch"] | None = None  # number in the epoch, in training only
-    clean: Images | None = None  # the images without synthetic defects; None: there are none in them
+    row: Int[Tensor, " batch"] | None = None  # row number in the epoch; training only
+    clean: Images | None = None  # the images without synthetic defects; None: `image` has none
     defect: Bool[Tensor, "batch 1 height width"] | None = None  # where `image` differs from `clean`
 
     @classmethod
@@ -53,9 +53,9 @@ class Batch(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a method says about a batch of images."""
+    """The output of a method for a batch of images."""
 
     anomaly_map: Float[Tensor, "batch 1 height width"]  # larger = more abnormal; no fixed range, never rescaled
-    score: Float[Tensor, " batch"] | None  # larger = more abnormal; None: the default score of the map is meant
+    score: Float[Tensor, " batch"] | None  # larger = more abnormal; None: the default score of the map
     reconstruction: Float[Tensor, "batch channel height width"] | None  # in [0, 1], for pictures
-    remarks: tuple[str, ...] = ()  # what people should know of single images, one text each, "": nothing; (): of none
+    remarks: tuple[str, ...] = ()  # one remark per image for people, "" for none; (): no remarks at all

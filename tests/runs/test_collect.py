@@ -49,7 +49,7 @@ def test_a_run_whose_process_was_killed_is_interrupted(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         runs = collect([tmp_path])
     assert [run.state for run in runs] == ["interrupted", "running", "running"]
-    assert runs[0].trouble == "its process has ended; the same command goes on from the last checkpoint"
+    assert runs[0].trouble == "its process has ended; the same command continues from the last checkpoint"
 
 
 @pytest.mark.parametrize(
