@@ -254,3 +254,8 @@ class DataModule(pl.LightningDataModule):
         # Fewer batches than processes: smaller ones, because a process without any would not meet the others.
         batch_size = min(self.test_batch_size, max(1, len(samples) // world_size))
         return ImageLoader(samples, self.decoding, batch_size, self.workers, rank, world_size)
+
+
+def data_of(trainer: pl.Trainer) -> DataModule:
+    """The data that a trainer trains and tests on."""
+    return trainer.datamodule  # type: ignore[attr-defined]

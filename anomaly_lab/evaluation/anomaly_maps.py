@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.placement import to_photo
 from anomaly_lab.data.samples import file_names
 from anomaly_lab.evaluation.drawing import write_map
@@ -30,7 +31,7 @@ class AnomalyMaps(pl.Callback):
     ) -> None:
         """Write the maps of a batch: every process those that it has seen."""
         folder = Path(trainer.default_root_dir) / "maps"
-        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        samples = data_of(trainer).test_samples
         self._names = self._names or file_names(samples)
         for index, place, anomaly_map in zip(
             batch.index.tolist(), batch.placement, outputs.anomaly_map.cpu().numpy(), strict=True

@@ -16,7 +16,7 @@ from anomaly_lab.core.files import write_csv, write_json, writing
 from anomaly_lab.core.lock import lock
 from anomaly_lab.core.types import Prediction
 from anomaly_lab.data.cache import lock_of
-from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.placement import content
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.maps import PixelEvaluation
@@ -103,7 +103,7 @@ def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float
 @torch.inference_mode()
 def figures_of(trainer: pl.Trainer) -> Figures:
     """Show all kinds of control the training images and the test images; collective."""
-    data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     device, samples = trainer.strategy.root_device, data.test_samples
     control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
     for batch in data.whole_training_images(trainer.global_rank, trainer.world_size):

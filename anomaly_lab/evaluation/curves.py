@@ -1,4 +1,4 @@
-"""What a run looks like in curves: ROC, precision-recall, PRO, scores, losses, and a map of its features."""
+"""What a run looks like in curves: ROC, precision-recall, PRO, scores, and a map of its features."""
 
 import warnings
 from collections.abc import Mapping
@@ -15,15 +15,14 @@ from torch import Tensor
 from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation import figures
 from anomaly_lab.evaluation.drawing import write_picture
-from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.evaluation.evaluation import Evaluation, evaluation_of
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics import curves
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.runs.measures import is_loss
-from anomaly_lab.tracking.logged import logged_since
 from anomaly_lab.tracking.loggers import log_pictures
 
 BOX = ("minimum", "first_quartile", "median", "third_quartile", "maximum")
@@ -43,9 +42,8 @@ OF_PIXELS = {
 class Curves(pl.Callback):
     """Write `curves/`: every curve as CSV and PNG; the PNG go to the logger too.
 
-    `losses.csv` is written after every epoch, with any logger and with none, and goes on in a resumed run. A method may
-    offer `embed(images)`, a vector for each of a batch of images or tiles: `features.csv` is a map of these vectors
-    for at most `images` test images (those of a sliding window are averaged), made by `projection`.
+    A method may offer `embed(images)`, one vector per image or tile of a batch: `features.csv` is a map of these
+    vectors for at most `images` test images (those of a sliding window are averaged), made by `projection`.
     """
 
     def __init__(
@@ -54,53 +52,7 @@ class Curves(pl.Callback):
         self.points = points
         self.projection = projection
         self.images = images
-        self._losses: list[dict[str, float]] = []  # one an epoch
-        self._validated: dict[str, float] = {}
-        self._before: dict[str, Tensor] = {}
         self._vectors: list[tuple[int, np.ndarray]] = []
-
-    # Losses
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember what was logged before: Lightning keeps it, and of an earlier stage it is no news."""
-        self._before = dict(trainer.callback_metrics)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what this validation measured: later epochs without one must not repeat it."""
-        if not trainer.sanity_checking:
-            self._validated = self._logged(trainer, validation=True)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the values of the epoch and write them all."""
-        values, self._validated = {**self._logged(trainer, validation=False), **self._validated}, {}
-        if values:
-            self._losses.append({"epoch": trainer.current_epoch + 1, **values})
-        if trainer.is_global_zero and self._losses:
-            names = list(dict.fromkeys(name for row in self._losses for name in row))
-            rows = [[row.get(name, "") for name in names] for row in self._losses]
-            write_csv(Path(trainer.default_root_dir) / "curves" / "losses.csv", names, rows)
-
-    def _logged(self, trainer: pl.Trainer, validation: bool) -> dict[str, float]:
-        values = logged_since(self._before, trainer.callback_metrics)
-        return {name: value for name, value in values.items() if name.startswith("validation/") == validation}
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw them."""
-        lines = series(self._losses)
-        if trainer.is_global_zero and lines:
-            picture = figures.losses(lines)
-            write_picture(Path(trainer.default_root_dir) / "curves" / "losses.png", picture)
-            log_pictures(trainer.loggers, {"curves/losses": {"": picture}})
-
-    def state_dict(self) -> dict[str, Any]:
-        """The losses so far."""
-        return {"losses": self._losses}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after them."""
-        self._losses = list(state_dict["losses"])
-
-    # Features
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: Method, outputs: Prediction, batch: Batch, *_: int
@@ -108,25 +60,23 @@ class Curves(pl.Callback):
         """Ask for the vectors of the images that were drawn."""
         if self.projection == "none":
             return
-        drawn = drawn_images(len(trainer.datamodule.test_samples), self.images)  # type: ignore[attr-defined]
+        drawn = drawn_images(len(data_of(trainer).test_samples), self.images)
         places = [i for i, index in enumerate(batch.index.tolist()) if index in drawn]
         if places:
             vectors = embedded(pl_module, batch.image[places])
             if vectors is not None:
                 self._vectors += zip(batch.index[places].tolist(), vectors.cpu().numpy(), strict=True)
 
-    # The end of the test
-
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, write, log; after the clock of the test has stopped, which is no measure of drawing."""
-        evaluation = next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
+        evaluation = evaluation_of(trainer)
         vectors = sorted(of_all_processes(self._vectors), key=lambda pair: pair[0])
         vectors = [(index, vector) for index, vector in vectors if np.isfinite(vector).all()]
         with evaluation.localisation.raw.sync_context():
             pixels = evaluation.localisation.raw.ranking() if "pixel_auroc" in evaluation.metrics else None
         if not trainer.is_global_zero:
             return
-        samples: list[Sample] = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        samples = data_of(trainer).test_samples
         folder = Path(trainer.default_root_dir) / "curves"
         label = np.array([samples[row.index].label for row in evaluation.rows])
         score = np.array([row.score for row in evaluation.rows])
@@ -167,15 +117,6 @@ class Curves(pl.Callback):
         write_csv(folder / "features.csv", ("path", "defect", "label", *columns), rows)
         label = np.array([sample.label for sample in shown])
         return figures.feature_map(points, label, "features of the test images", names)
-
-
-def series(rows: list[dict[str, float]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Name -> epochs and values, from a row an epoch."""
-    losses = dict.fromkeys(name for row in rows for name in row if is_loss(name))
-    return {
-        name: ([int(row["epoch"]) for row in rows if name in row], [row[name] for row in rows if name in row])
-        for name in losses
-    }
 
 
 def drawn_images(count: int, most: int) -> set[int]:

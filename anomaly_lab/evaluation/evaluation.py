@@ -13,6 +13,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.remarks import Remark, RemarkCounter
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.maps import PixelEvaluation, counted, inner_map, inner_valid, masked
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
@@ -86,7 +87,7 @@ class Evaluation(pl.Callback):
         assert outputs.score is not None
         assert self.threshold is not None
         assert self._decisions is not None
-        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        samples = data_of(trainer).test_samples
         for i, index in enumerate(batch.index.tolist()):
             anomaly_map, score = inner_map(outputs, batch, i), outputs.score[i].item()
             decision_score = self.threshold.decision_score(anomaly_map, score)
@@ -104,7 +105,7 @@ class Evaluation(pl.Callback):
         """Bring together what the processes saw, compute the metrics and write the tables."""
         assert self.threshold is not None
         assert self._decisions is not None
-        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        samples = data_of(trainer).test_samples
         self.rows = rows = sorted(of_all_processes(self.rows))
         remarks = sorted(of_all_processes(self._remarks))
         score, mean, decision_score = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
@@ -152,3 +153,8 @@ def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshol
         )
         for row, sample, beyond in zip(rows, samples, abnormal, strict=True)
     ]  # fmt: skip
+
+
+def evaluation_of(trainer: pl.Trainer) -> Evaluation:
+    """The evaluation of a trainer: it has judged a batch before the callbacks after it in the list see it."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]

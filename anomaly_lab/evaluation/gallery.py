@@ -11,8 +11,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.files import write_csv, write_whole
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.evaluation.drawing import Panel, color_range, heat, overlay, panel
-from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.evaluation.evaluation import evaluation_of
 from anomaly_lab.tracking.loggers import log_pictures
 
 Kind = Literal["miss", "false_alarm", "random"]
@@ -47,8 +48,8 @@ class Gallery(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
         """Look at a batch; `Evaluation` comes first in the list of callbacks and has judged it."""
-        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
-        rows = _evaluation(trainer).rows[-len(batch.index) :]
+        samples = data_of(trainer).test_samples
+        rows = evaluation_of(trainer).rows[-len(batch.index) :]
         if len(self._chance) != len(samples):
             self._chance = np.random.default_rng(0).permutation(len(samples))
         for i, row in enumerate(rows):
@@ -85,7 +86,7 @@ class Gallery(pl.Callback):
         shots = [shot for kind in KINDS for shot in kept[kind]]
         if not trainer.is_global_zero or not shots:
             return
-        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        samples = data_of(trainer).test_samples
         folder = Path(trainer.default_root_dir) / "gallery"
         low, high = color_range([shot.panel.anomaly_map for shot in shots])
         rows = []
@@ -112,10 +113,6 @@ def tiles_of(shown: Panel, low: float, high: float) -> dict[str, np.ndarray]:
     if shown.mask is not None:
         tiles["mask"] = np.repeat(shown.mask[..., None], 3, axis=2).astype(np.uint8) * 255
     return {name: tile for name, tile in tiles.items() if tile is not None}
-
-
-def _evaluation(trainer: pl.Trainer) -> Evaluation:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]
 
 
 def _write_webp(path: Path, picture: np.ndarray) -> None:

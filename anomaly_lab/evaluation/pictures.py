@@ -8,6 +8,7 @@ from pydantic import PositiveInt
 
 from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample, file_names
 from anomaly_lab.evaluation.drawing import Panel, color_range, panel, stack, write_picture
 from anomaly_lab.tracking.loggers import log_pictures
@@ -30,7 +31,7 @@ class Pictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
         """Keep the first images of each defect type."""
-        samples = trainer.datamodule.test_samples  # type: ignore[attr-defined]
+        samples = data_of(trainer).test_samples
         self._names = self._names or file_names(samples)
         self._shown = self._shown or set(first_of_each(samples, self.per_defect))
         for i, index in enumerate(batch.index.tolist()):
@@ -46,7 +47,7 @@ class Pictures(pl.Callback):
         kept = dict(sorted(of_all_processes(self._panels), key=lambda pair: pair[0]))
         if not trainer.is_global_zero or not kept:
             return
-        overview = first_of_each(trainer.datamodule.test_samples, 1)[:6]  # type: ignore[attr-defined]
+        overview = first_of_each(data_of(trainer).test_samples, 1)[:6]
         folder = Path(trainer.default_root_dir) / "pictures"
         low, high = color_range([panel.anomaly_map for panel in kept.values()])
         pictures = {panel.name: panel.draw(low, high) for panel in kept.values()}

@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from anomaly_lab.core.randomness import seed
 from anomaly_lab.core.types import Batch, Placement
 from anomaly_lab.data.corruption import AtLeast, Corruption, other_corruptions
-from anomaly_lab.data.datamodule import DataModule, ImageLoader
+from anomaly_lab.data.datamodule import DataModule, ImageLoader, data_of
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import content
 from anomaly_lab.evaluation.maps import counted
@@ -41,11 +41,11 @@ class SyntheticDefects(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
         """Raise UserError before training where no kind of defect is left for this callback."""
-        corruptions_for(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        corruptions_for(pl_module, data_of(trainer))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Predict them, when training is over; nothing is left of it in the generators of torch."""
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         corruptions = corruptions_for(pl_module, data)
         scores: dict[bool, list[float]] = {False: [], True: []}
         pixels = PixelMetrics(sync_on_compute=False)  # every process has seen all of them

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.remarks import RemarkCounter
-from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.tracking.logged import logged_since
 from anomaly_lab.training.cost import search_cost, step_cost
@@ -27,7 +27,7 @@ class Budget(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Print the line."""
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         counts = (
             f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
             f"{len(data.test_samples)} test images"
@@ -63,7 +63,7 @@ class Budget(pl.Callback):
         """Print the remarks."""
         if not trainer.is_global_zero:
             return
-        samples = trainer.datamodule.train_samples  # type: ignore[attr-defined]
+        samples = data_of(trainer).train_samples
         counter = RemarkCounter()
         for number, text in sorted(pl_module.remarks.items()):
             counter.add(text, samples[number].path)
@@ -91,7 +91,7 @@ class ImagesPerSecond(ProgressColumn):
         """`123 images/s`, empty before the first batch."""
         if task.fields.get("inside"):
             return Text()  # steps inside a batch
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
         batch = batch_size(self.trainer) if self.trainer.training else data.test_batch_size
         return Text(f"{task.speed * batch:.0f} images/s" if task.speed else "", style="progress.data.speed")
 

@@ -27,6 +27,7 @@ from anomaly_lab.runs.naming import decoding_key, fingerprints_of
 from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
 from anomaly_lab.training.checks import check_batch_norm, check_manual_optimisation, check_processes, check_strategy
 from anomaly_lab.training.environment import environment
+from anomaly_lab.training.losses import Losses
 from anomaly_lab.training.precision import choose
 from anomaly_lab.training.throughput import Throughput
 
@@ -57,7 +58,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         precision = "32-true"
     trainer = instantiate(
         {**resolved["trainer"], "precision": precision},
-        callbacks=[throughput, evaluation, *([controls] if controls else []), *callbacks],
+        callbacks=[throughput, evaluation, *([controls] if controls else []), Losses(), *callbacks],
         logger=logger or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),

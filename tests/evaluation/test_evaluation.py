@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.core.remarks import Remark
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
@@ -35,7 +36,7 @@ def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=
     """Run the callback over two batches and return the metrics."""
     trainer = stand_in(
         pl.Trainer,
-        datamodule=SimpleNamespace(test_samples=samples),
+        datamodule=stand_in(DataModule, test_samples=samples),
         is_global_zero=True,
         default_root_dir=str(tmp_path),
     )
@@ -254,7 +255,7 @@ def test_remarks_are_told_once_a_text_with_the_names_of_the_first_images(tmp_pat
     samples, maps, _, scores = set_of()
     trainer = stand_in(
         pl.Trainer,
-        datamodule=SimpleNamespace(test_samples=samples),
+        datamodule=stand_in(DataModule, test_samples=samples),
         predict_dataloaders=SimpleNamespace(samples=[sample(i, 0) for i in (7, 8)]),
         is_global_zero=True,
         default_root_dir=str(tmp_path),

@@ -1,7 +1,6 @@
 """The gallery keeps the worst of each kind, whatever the batches and the processes, and no more."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.drawing import Panel
@@ -32,7 +32,7 @@ def shown(tmp_path, gallery, batch_size, order):
     """What is kept of a test in batches of this size."""
     evaluation = stand_in(Evaluation, rows=[])
     trainer = stand_in(
-        pl.Trainer, datamodule=SimpleNamespace(test_samples=SAMPLES), callbacks=[evaluation, gallery], loggers=[],
+        pl.Trainer, datamodule=stand_in(DataModule, test_samples=SAMPLES), callbacks=[evaluation, gallery], loggers=[],
         is_global_zero=True, default_root_dir=str(tmp_path),
     )  # fmt: skip
     for start in range(0, COUNT, batch_size):

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from rich.progress import Task
 
+from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.methods.anogan import AnoGAN, Discriminator, Generator
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.training import progress
@@ -14,7 +15,7 @@ from tests.conftest import stand_in
 
 
 def test_speed_is_told_in_images():
-    data, loader = SimpleNamespace(test_batch_size=8), SimpleNamespace(batch_size=16)
+    data, loader = stand_in(DataModule, test_batch_size=8), SimpleNamespace(batch_size=16)
     column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, train_dataloader=loader, training=True))
     assert column.render(stand_in(Task, speed=2.0, fields={})).plain == "32 images/s"
     assert column.render(stand_in(Task, speed=None, fields={})).plain == ""
