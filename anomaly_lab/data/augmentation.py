@@ -1,4 +1,4 @@
-"""What else counts as normal: the ranges from which the variation of the training patches is drawn."""
+"""Augmentation: the ranges from which the variation of the training patches is drawn."""
 
 import math
 from dataclasses import dataclass
@@ -23,6 +23,6 @@ class Augmentation:
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0  # factor, uniform in 1 - contrast ... 1 + contrast
 
     def reach(self) -> float:
-        """Side of the upright square that holds a unit square however it is turned: |cos| + |sin|, at most sqrt 2."""
+        """Side of the upright square around a unit square at any allowed rotation: |cos| + |sin|, at most sqrt 2."""
         angle = math.radians(min(self.rotation, 45.0))
         return math.cos(angle) + math.sin(angle)

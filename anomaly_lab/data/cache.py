@@ -1,8 +1,7 @@
-"""Where decoded images are kept between runs, and the command that shows and clears them.
+"""The cache of decoded images and of the figures of the controls.
 
-An entry is a folder named after the hash of everything that decides its contents. It is there when it is whole; a lock
-beside it lets one process write while others wait.
-Neither torch nor NumPy is imported here.
+An entry is a folder named after the hash of everything that decides its contents. It appears when it is complete; a
+lock beside it lets one process write while others wait. Neither torch nor NumPy is imported here.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-VERSION = 1  # of what an entry holds: raise it when decoding changes, and older entries are never read again
+VERSION = 1  # of the entries: raise it when decoding changes, so that older ones are never read again
 
 
 def default_folder() -> Path:
@@ -19,15 +18,15 @@ def default_folder() -> Path:
 
 
 def entry(folder: Path, decides: list[Any]) -> Path:
-    """The entry for what decides its contents."""
+    """The folder of the entry with the contents that these values decide."""
     return folder / hashlib.sha256(repr([VERSION, *decides]).encode()).hexdigest()[:20]
 
 
 def lock_of(path: Path) -> Path:
-    """The file whose lock is held while an entry is made."""
+    """The lock file of an entry, held while it is written."""
     return path.with_name(f"{path.name}.lock")
 
 
 def size(path: Path) -> int:
-    """Bytes of a folder."""
+    """The size of a folder in bytes."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

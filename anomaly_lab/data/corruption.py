@@ -50,7 +50,7 @@ class Corrupted(NamedTuple):
 
 @runtime_checkable
 class Corruption(Protocol):
-    """A generator of synthetic defects."""
+    """A generator of synthetic defects, for a batch on its device."""
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -60,8 +60,8 @@ class Corruption(Protocol):
     def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
         """Copies of gray or colour images in [0, 1] with one defect each, and the masks of the defects.
 
-        `keys` come from `row_keys`, one per image. Only pixels `inside` change (None: any), and positions and sizes are
-        relative to the bounding box of these pixels. A mask is empty where the defect happens to be invisible.
+        `keys` come from `row_keys`, one per image. Only pixels `inside` change (None: all may), and positions and sizes
+        are relative to the bounding box of these pixels. The mask is empty if the defect happens to be invisible.
         """
         ...
 
@@ -82,14 +82,14 @@ def _region(images: Images, inside: Masks | None) -> Region:
     return Region(inside, top, left, height, width)
 
 
-def _extent(line: Bool[Tensor, "batch 1 length"]) -> tuple[Scalars, Scalars]:
-    """Start and length of the shortest part of a line that holds all its true places."""
-    start, end = line.int().argmax(2), line.shape[2] - line.flip(2).int().argmax(2)
+def _extent(occupied: Bool[Tensor, "batch 1 length"]) -> tuple[Scalars, Scalars]:
+    """Start and length of the shortest interval that holds all true places."""
+    start, end = occupied.int().argmax(2), occupied.shape[2] - occupied.flip(2).int().argmax(2)
     return start[..., None].float(), (end - start)[..., None].float()
 
 
 def _visible(images: Images, corrupted: Images, covered: Masks) -> Corrupted:
-    """Change only covered pixels, and of these only those whose change shows; `corrupted` is overwritten."""
+    """Change only covered pixels whose change is visible; overwrites `corrupted`."""
     corrupted = corrupted.clamp_(0, 1)
     defect = covered & ((corrupted - images).abs_().amax(1, keepdim=True) >= VISIBLE)
     return Corrupted(torch.where(defect, corrupted, images), defect)
@@ -281,10 +281,10 @@ class AnyOf:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """A corruption repeated with other random numbers until its defect covers a least share of the region.
+    """A corruption repeated with other random numbers until its defect covers a minimum share of the region.
 
-    A row that never gets there, as a patch on an image of one colour, gets a `Blob`; where even that is too small, as
-    in a region of few pixels, all of the region turns black or white. For evaluation: it waits for the device.
+    A row that never reaches it, such as a patch on an image of one colour, gets a `Blob`. If that is too small as well,
+    as in a region of few pixels, the whole region turns black or white. For evaluation only: it waits for the device.
     """
 
     corruption: Corruption
@@ -315,9 +315,9 @@ class AtLeast:
 
 
 def other_corruptions(kinds: Collection[Kind]) -> tuple[Corruption, ...]:
-    """Corruptions of all other kinds, for testing a method that was trained with these kinds.
+    """Corruptions of all other kinds, to test a method that was trained with these kinds.
 
-    Raises UserError where no kind is left.
+    Raises UserError if no kind is left.
     """
     every = (PerlinTexture(), Patch(), Scar(), Blob())
     others = tuple(corruption for corruption in every if corruption.kinds.isdisjoint(kinds))

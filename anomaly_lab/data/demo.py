@@ -1,7 +1,7 @@
-"""Demo data made on the spot: a washer (object) and a weave (texture), with exact masks, in MVTec AD's layout.
+"""Generated demo data: a washer (object) and a weave (texture), with exact masks, in the layout of MVTec AD.
 
 Light, noise and pose vary from image to image, independently of the defects, and a defect is as often brighter as
-darker: mean brightness or sharpness alone must not tell good from bad.
+darker: mean brightness or sharpness alone must not separate good from bad.
 """
 
 import os
@@ -25,7 +25,7 @@ Drawing = tuple[np.ndarray, np.ndarray]  # float32 image (side, side, 3) in 0 ..
 
 
 def demo(root: str | None, category: str, textures: Sequence[str] = ()) -> Splits:
-    """Make the data where it is missing (seconds), then read it like MVTec AD."""
+    """Generate the data if it is missing (seconds), then read it like MVTec AD."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomaly_lab"
     folder = Path(root).expanduser() if root else cache / f"demo-{VERSION}"
     if not folder.is_dir():
@@ -36,7 +36,7 @@ def demo(root: str | None, category: str, textures: Sequence[str] = ()) -> Split
 
 
 def make(folder: Path) -> None:
-    """Write both categories; the folder appears when all of it is there."""
+    """Write both categories; the folder appears when it is complete."""
     with writing(folder) as part:
         for number, (category, draw, defects) in enumerate(CATEGORIES):
             random = np.random.default_rng([VERSION, number])

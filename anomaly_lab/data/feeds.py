@@ -1,4 +1,4 @@
-"""What training shows a method: patches that are drawn anew in every epoch, or every image, whole.
+"""Training data of an epoch: random patches, or every image whole.
 
 A feed turns an epoch into rows of numbers (`loader`), and rows into images on the device (`render`).
 """
@@ -21,19 +21,19 @@ from anomaly_lab.data.store import Store
 
 
 class Rows(NamedTuple):
-    """The rows of an epoch's plan that one process takes of a batch; on the host."""
+    """The rows of a batch that one process renders; on the host."""
 
     epoch: int
-    number: Int[Tensor, " row"]  # in the epoch, whatever the batch and the process
+    number: Int[Tensor, " row"]  # row numbers in the epoch, independent of batch and process
     plan: PatchPlan
 
 
 class RowLoader:
-    """The rows of an epoch, one batch over all processes at a time, of which each process takes its share.
+    """The rows of an epoch, batch by batch; each process takes its share of every batch.
 
-    Rows are numbers, so there are no workers. Batches are cut before they are shared: processes never differ in the
-    number of steps (that deadlocks), and the same seed gives the same batches whatever the number of processes. The
-    state is one number, so a run resumes inside an epoch.
+    Rows are numbers, so there are no workers. Batches are cut before they are shared: all processes take the same
+    number of steps (else they deadlock), and the same seed gives the same batches for any number of processes. The
+    state is one number, so a run can resume inside an epoch.
     """
 
     def __init__(
@@ -62,21 +62,21 @@ class RowLoader:
         self.done = 0
 
     def rows(self, number: Int[Tensor, " row"]) -> Rows:
-        """The rows of these numbers."""
+        """The rows with these numbers."""
         return Rows(self.epoch, number, self.plan.take(number))
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches were handed out."""
+        """The number of batches yielded so far."""
         return {"done": self.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were handed out; a finished epoch starts anew."""
+        """Continue after the batches that were yielded; a finished epoch starts from the beginning."""
         self.done = state["done"] % len(self)
 
 
 @dataclass(frozen=True)
 class Feed(ABC):
-    """What an epoch shows of the training images; all of it follows from the seed and the epoch."""
+    """The training data of each epoch, determined by the seed and the epoch."""
 
     boxes: Int[np.ndarray, "image 4"]  # where each photo lies in its image: top, left, height, width in pixels
     image_size: int  # px, side of an image
@@ -87,7 +87,7 @@ class Feed(ABC):
     @property
     @abstractmethod
     def side(self) -> int:
-        """Pixels of a side of what the method sees."""
+        """Side in px of the images that the method sees."""
 
     @abstractmethod
     def plan(self, epoch: int) -> PatchPlan:
@@ -95,19 +95,19 @@ class Feed(ABC):
 
     @abstractmethod
     def loader(self, epoch: int, rank: int = 0, world_size: int = 1) -> RowLoader:
-        """The batches of an epoch that one of several processes takes.
+        """The batches of an epoch for one of several processes.
 
-        Raises UserError where they cannot be shared.
+        Raises UserError if they cannot be shared.
         """
 
     def render(self, rows: Rows, store: Store, device: torch.device) -> Batch:
-        """The images of some rows, in [0, 1] on the device."""
+        """The images of these rows, in [0, 1] on the device."""
         index = rows.plan.image.to(device, non_blocking=True)
         number = rows.number.to(device, non_blocking=True)
         return Batch(self._images(rows.plan, store, device), (), torch.zeros_like(index), index, (), number)
 
     def shown(self, rows: Rows, device: torch.device) -> Bool[Tensor, "row 1 side side"] | None:
-        """The pixels of each row that show its photo: neither padding nor a repeated border. None: all of them."""
+        """The pixels of each row that show its photo, not padding or a repeated border. None: all of them."""
         return shown(rows.plan, self.side, self.boxes, device)
 
     def _images(self, plan: PatchPlan, store: Store, device: torch.device) -> Images:
@@ -117,9 +117,9 @@ class Feed(ABC):
 
 @dataclass(frozen=True)
 class PatchFeed(Feed):
-    """`patches` an epoch, of images drawn at random: crops of textures, whole objects that are turned and shifted.
+    """`patches` per epoch from random images: crops of textures, or whole objects, rotated and shifted.
 
-    The last batch is left out where it is not full. Without `redraw` every epoch shows the same patches.
+    The last batch is dropped if it is not full. Without `redraw` every epoch has the same patches.
     """
 
     kind: Kind
@@ -129,7 +129,7 @@ class PatchFeed(Feed):
 
     @property
     def side(self) -> int:
-        """That of a patch."""
+        """Side of a patch in px."""
         return self.patch_size
 
     def plan(self, epoch: int) -> PatchPlan:
@@ -142,7 +142,7 @@ class PatchFeed(Feed):
     def loader(self, epoch: int, rank: int = 0, world_size: int = 1) -> RowLoader:
         """Batches of one size, shared equally.
 
-        Raises UserError where the size is no multiple of the number of processes.
+        Raises UserError if the size is not a multiple of the number of processes.
         """
         size = min(self.batch_size, self.patches)
         if size % world_size:
@@ -153,26 +153,26 @@ class PatchFeed(Feed):
         return RowLoader(epoch, self.plan(epoch), full.split(size), rank, world_size)
 
     def shown(self, rows: Rows, device: torch.device) -> Bool[Tensor, "row 1 side side"] | None:
-        """All of a texture's crop, which lies inside its photo."""
+        """None for textures, whose crops lie inside their photos."""
         return None if self.kind == "texture" else super().shown(rows, device)
 
 
 @dataclass(frozen=True)
 class ImageFeed(Feed):
-    """Every training image once an epoch, whole, in an order drawn for the epoch if `shuffled`.
+    """Every training image once per epoch, whole, in random order if `shuffled`.
 
-    Batches differ in size by at most one image, and none is left out.
+    Batch sizes differ by at most one image, and no image is left out.
     """
 
     shuffled: bool
 
     @property
     def side(self) -> int:
-        """That of an image."""
+        """Side of an image in px."""
         return self.image_size
 
     def plan(self, epoch: int) -> PatchPlan:
-        """The images of an epoch, varied as objects are."""
+        """The images of an epoch, augmented as objects are."""
         random, count = np.random.default_rng([self.seed, epoch]), len(self.boxes)
         order = random.permutation(count) if self.shuffled else np.arange(count)
         plan = draw_plan(random, "object", count, self.boxes, self.image_size, self.image_size, self.augmentation)
@@ -181,7 +181,7 @@ class ImageFeed(Feed):
     def loader(self, epoch: int, rank: int = 0, world_size: int = 1) -> RowLoader:
         """Batches that are shared as equally as their sizes allow.
 
-        Raises UserError where there are fewer images than processes.
+        Raises UserError if there are fewer images than processes.
         """
         count = len(self.boxes)
         if count < world_size:

@@ -1,8 +1,8 @@
-"""An image file of whatever format, or an image in memory -> uint8 gray or RGB, or one line that names the file.
+"""Decoding of an image file of any format, or of an image in memory, to uint8 gray or RGB.
 
-The content decides on the format, never the suffix. OpenCV decodes PNG and JPEG (twice as fast as Pillow, to the same
-bits), tifffile what only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's formula (ITU-R 601)
-whoever decoded it.
+The format is recognised by the content, never by the suffix. OpenCV decodes PNG and JPEG (twice as fast as Pillow, to
+the same bits), tifffile the types that only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's
+formula (ITU-R 601) with every decoder.
 """
 
 import logging
@@ -29,9 +29,9 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GRAY_MODES = ("1", "L", "LA", "La")
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4}  # of a TIFF, without alpha
-BLOCK = 2**18  # values that are scaled at once: no float copy of a photo is ever made
+BLOCK = 2**18  # values scaled at once, so that no float copy of a whole photo is made
 
-Photo = Path | Image.Image | np.ndarray  # a file, or an image that somebody has decoded already
+Photo = Path | Image.Image | np.ndarray  # a file, or a decoded image
 
 _said: set[str] = set()
 _saying = threading.Lock()
@@ -41,26 +41,26 @@ _decoding = ContextVar("_decoding", default=False)
 
 
 class Pixels(NamedTuple):
-    """What a file holds, upright and without alpha."""
+    """The pixels of a file, upright and without alpha."""
 
-    values: np.ndarray  # (height, width) gray or (height, width, 3) RGB; uint8, or wider and not scaled yet
+    values: np.ndarray  # (height, width) gray or (height, width, 3) RGB; uint8, or a wider type, not yet scaled
     pages: int = 1
-    bits: int | None = None  # of a sample, where they are fewer than those of the type
+    bits: int | None = None  # per sample, if fewer than those of the type
 
 
 def read_photo(
     photo: Photo, channels: Literal[1, 3], value_range: list[float] | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode a file, or take an image in memory, to uint8 (height, width, channels), 1 (gray) or 3 (RGB), upright.
+    """Decode a file or an image in memory to uint8 (height, width, channels), upright; 1 channel is gray, 3 are RGB.
 
-    Alpha is ignored, in palettes too: a transparent pixel has the colour that is stored for it. Files of 8 bits are
-    taken as they are. Wider ones are scaled so that `value_range` (black, white) becomes 0 to 255, rounded; values
-    outside become black or white, and a warning says so. Without `value_range` the range is that of the type for 8 and
-    16 bits, 0 to 1 for floating point within it, and that of the file's own values, with a warning, for all others.
-    Of several pages the first is read. Every warning comes once a run.
+    Alpha is ignored, in palettes too: a transparent pixel has its stored colour. 8-bit files are used as they are.
+    Wider ones are scaled so that `value_range` (black, white) becomes 0 to 255, rounded; values outside become black or
+    white, with a warning. Without `value_range` the range is that of the type for 16 bits, 0 to 1 for floating point
+    within it, and otherwise that of the values of the file, with a warning. Of several pages the first is read. Every
+    warning appears once per run.
 
-    Raises UserError naming the file where it is missing, is no image, is damaged or cut off, declares more than
-    `max_pixels` or holds NaN; and where an image in memory is none that `in_memory` takes.
+    Raises UserError naming the file if it is missing, not an image, damaged or truncated, declares more than
+    `max_pixels` or contains NaN; and for an image in memory that `in_memory` does not accept.
     """
     pixels = read_pixels(photo, max_pixels) if isinstance(photo, Path) else in_memory(photo, max_pixels)
     values = pixels.values
@@ -72,7 +72,7 @@ def read_photo(
 
 
 def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a file; its values keep the type they are stored in.
+    """Decode a file; the values keep their stored type.
 
     Raises UserError as `read_photo` does.
     """
@@ -83,7 +83,7 @@ def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise
     except FileNotFoundError:
         raise UserError(f"{path}: expected an image, found no such file") from None
-    except Exception as error:  # decoders raise whatever comes to them on files that are broken
+    except Exception as error:  # decoders raise any exception on broken files
         raise UserError(f"{path}: expected a readable image, found: {_reason(path, error)}") from error
     if pixels.pages > 1:
         say_once(
@@ -93,10 +93,10 @@ def read_pixels(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def in_memory(image: Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """The pixels of an image that is in memory already, as those of its file would be; the image is left as it is.
+    """The pixels of an image in memory, as if read from its file; the image is not changed.
 
-    Arrays are (height, width) or (height, width, channel), 1 channel (gray) or 3 (RGB, not OpenCV's BGR) and maybe one
-    of alpha, which is ignored; uint8, uint16, int16 or floating point. Pillow's images are turned as their EXIF says.
+    Arrays are (height, width) or (height, width, channel) with 1 channel (gray) or 3 (RGB, not OpenCV's BGR), and
+    optionally alpha, which is ignored; uint8, uint16, int16 or floating point. Pillow images are rotated by their EXIF.
     Raises UserError for all others.
     """
     name = name_of(image)
@@ -114,15 +114,15 @@ def in_memory(image: Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> 
         return Pixels(np.ascontiguousarray(values))
     _check_size(name, *image.size, max_pixels)
     try:
-        with _loading:  # Pillow reads a file when its pixels are wanted, and two threads may want the same
+        with _loading:  # Pillow reads a file lazily, and two threads may load the same image
             upright = ImageOps.exif_transpose(image)
-    except Exception as error:  # decoders raise whatever comes to them on files that are broken
+    except Exception as error:  # decoders raise any exception on broken files
         raise UserError(f"{name}: expected a readable image, found: {' '.join(str(error).split())}") from error
     return Pixels(_with_pillow(upright))
 
 
 def name_of(photo: Photo) -> str:
-    """What messages call a photo: its file, where it has one."""
+    """The name of a photo in messages: its file if it has one, else `image`."""
     if isinstance(photo, Path):
         return str(photo)
     return str(getattr(photo, "filename", "") or "image")
@@ -137,7 +137,7 @@ def to_gray(colour: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _opened(file: Path | BinaryIO, formats: tuple[str, ...]) -> Iterator[Image.Image]:
-    """Open an image without Pillow's limit of pixels, which would come before `max_pixels`; the header only is read."""
+    """Open an image without Pillow's own pixel limit, which would precede `max_pixels`; reads only the header."""
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -150,7 +150,7 @@ def _opened(file: Path | BinaryIO, formats: tuple[str, ...]) -> Iterator[Image.I
 
 @contextmanager
 def _silent_tifffile() -> Iterator[None]:
-    """Silence tifffile in this thread: our error says once what is wrong with a file."""
+    """Silence tifffile in this thread: our own error names what is wrong with a file."""
     logging.getLogger("tifffile").addFilter(_is_foreign)
     token = _decoding.set(True)
     try:
@@ -164,7 +164,7 @@ def _is_foreign(record: logging.LogRecord) -> bool:
 
 
 def say_once(what: str, text: str) -> None:
-    """Warn, unless this was said already in this run."""
+    """Warn, once per run for each `what`."""
     with _saying:
         new = what not in _said
         _said.add(what)
@@ -173,7 +173,7 @@ def say_once(what: str, text: str) -> None:
 
 
 def read_alpha(path: Path) -> np.ndarray | None:
-    """The alpha channel of a file, uint8 (height, width), upright; None where it has none or Pillow cannot read it."""
+    """The alpha channel of a file, uint8 (height, width), upright; None if it has none or Pillow cannot read it."""
     try:
         with _opened(path, FORMATS) as image:
             ImageOps.exif_transpose(image, in_place=True)
@@ -203,7 +203,7 @@ def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
         values = None
         if image.format in {"PNG", "JPEG", "MPO"} and image.mode != "CMYK":
             values = _with_opencv(file, image)
-        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's JPEG ends with previews
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # the JPEG of a phone ends with previews
         return Pixels(_with_pillow(image) if values is None else values, pages)
 
 
@@ -213,9 +213,9 @@ def _check_size(path: Path | str, width: int, height: int, max_pixels: int) -> N
 
 
 def _with_opencv(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
-    """Decode a PNG or JPEG whose header Pillow has read; None where that is Pillow's to judge.
+    """Decode a PNG or JPEG whose header Pillow has read; None for files that Pillow has to judge.
 
-    Some versions of OpenCV fill in gray what a cut-off file lacks, so only files that end as they should come this far.
+    Some versions of OpenCV fill the missing part of a truncated file with gray, so truncated files are not passed on.
     """
     file.seek(0)
     data = file.read()
@@ -225,7 +225,7 @@ def _with_opencv(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
         values = _opencv(data, _flags(image))
         return None if values is None else _upright(values, image.getexif().get(ORIENTATION, 1))
     chunks = _png_chunks(data)
-    wide = data[24] == 16  # bits a sample; Pillow would drop the lower 8 of colour
+    wide = data[24] == 16  # bits per sample; Pillow would drop the lower 8 of colour
     values = _opencv(data, cv2.IMREAD_UNCHANGED if wide else _flags(image))
     if values is None:
         _check_png(data, chunks)  # Pillow does not look at the checksums
@@ -250,7 +250,7 @@ def _opencv(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
-    """The chunks of a PNG: kind, place and length of the data. Raises OSError where the file ends before its end."""
+    """The chunks of a PNG: kind, offset and length of the data. Raises OSError if the file is truncated."""
     chunks = []
     kind, position = b"", 8
     while kind != b"IEND":
@@ -273,14 +273,14 @@ def _check_png(data: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
 
 def _with_pillow(image: Image.Image) -> np.ndarray:
     ImageOps.exif_transpose(image, in_place=True)
-    image.info.pop("transparency", None)  # alpha is ignored; Pillow would warn of what it cannot convert
+    image.info.pop("transparency", None)  # alpha is ignored; Pillow would warn if it cannot convert it
     if image.mode.startswith("I") or image.mode == "F":
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode in GRAY_MODES else "RGB"))
 
 
 def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror an image as EXIF or TIFF demands; numbers that mean nothing change nothing."""
+    """Rotate and mirror an image by its EXIF or TIFF orientation; invalid numbers change nothing."""
     if orientation in {5, 6, 7, 8}:
         values = values.swapaxes(0, 1)
     if orientation in {3, 4, 7, 8}:
@@ -293,12 +293,12 @@ def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
 def _decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
     """Decode the first page: 8 bits by Pillow, which knows all colours and compressions, other types by tifffile.
 
-    What tifffile cannot decompress is left to OpenCV and Pillow, but only where they keep the values.
+    Files that tifffile cannot decompress are left to OpenCV and Pillow if these keep the values.
     """
     with _silent_tifffile(), tifffile.TiffFile(file) as tiff:
         pages = len(tiff.pages)
         if pages > 1:
-            pages = sum(not getattr(page, "is_reduced", False) for page in tiff.pages)  # a preview is no page
+            pages = sum(not getattr(page, "is_reduced", False) for page in tiff.pages)  # previews are not pages
         page = tiff.pages.first
         _check_size(path, page.imagewidth, page.imagelength, max_pixels)
         end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
@@ -320,7 +320,7 @@ def _tiff_of_8_bits(file: BinaryIO) -> np.ndarray | None:
 
 
 def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
-    """The page in the type of its samples, gray or RGB."""
+    """The page as gray or RGB in the type of its samples."""
     photometric = getattr(page.photometric, "name", str(page.photometric))
     colours = CHANNELS.get(photometric, 0)
     numbers = page.dtype is not None and page.dtype.kind in "uif"
@@ -348,7 +348,7 @@ def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarra
 
 
 def _decompressed(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
-    """Decode, upright, what tifffile cannot decompress, or say what to do about it."""
+    """Decode a page that tifffile cannot decompress, upright. Raises UserError if OpenCV and Pillow cannot either."""
     file.seek(0)
     assert page.dtype is not None
     whole_bytes = page.bitspersample == 8 * page.dtype.itemsize
@@ -372,7 +372,7 @@ def _decompressed(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.nda
 
 
 def to_8_bits(path: Path | str, pixels: Pixels, value_range: list[float] | None) -> np.ndarray:
-    """Scale values of any other type to uint8 as `read_photo` says; `path` is for what is said."""
+    """Scale values of a wider type to uint8 as `read_photo` describes; `path` is for messages."""
     values = pixels.values
     black, white = _default_range(path, pixels) if value_range is None else value_range
     flat = np.ascontiguousarray(values).reshape(-1)
@@ -394,7 +394,7 @@ def to_8_bits(path: Path | str, pixels: Pixels, value_range: list[float] | None)
 
 
 def _default_range(path: Path | str, pixels: Pixels) -> tuple[float, float]:
-    """The values that become black and white where nobody says."""
+    """The values that become black and white without `data.value_range`."""
     values = pixels.values
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return 0, 2 ** (pixels.bits or 8 * values.dtype.itemsize) - 1
@@ -407,7 +407,7 @@ def _default_range(path: Path | str, pixels: Pixels) -> tuple[float, float]:
         return 0, 1
     say_once(
         "range",
-        f"{path}: values from {low:g} to {high:g} ({values.dtype}) are shown from black to white, and so is each such "
-        "file by its own values; set data.value_range=[BLACK,WHITE] to make them comparable",
+        f"{path}: values from {low:g} to {high:g} ({values.dtype}) become black to white, and each such file is scaled "
+        "by its own values; set data.value_range=[BLACK,WHITE] to make them comparable",
     )
     return low, high if high > low else low + 1

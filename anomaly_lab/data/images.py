@@ -1,4 +1,4 @@
-"""One file or image -> one uint8 image at the working size, and the way back from a map to the photo."""
+"""Decoding of a photo to a uint8 image at the working size, and of its mask."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ class Decoding:
     """How a photo becomes a working image: everything that decides its pixels.
 
     `value_range`: the values of 16-bit and floating-point files that become black and white; None: the range of the
-    type, or of the data where the type has none, with a warning. `region`: the part of every photo that is inspected,
-    x, y, width, height in px, or the file of a mask image in which it is white. Files that declare more than
-    `max_pixels` are refused before they are decoded.
+    type, or of the data if the type has none, with a warning. `region`: the inspected part of every photo, as x, y,
+    width, height in px, or as a mask image file in which it is white. Files that declare more than `max_pixels` are
+    refused before they are decoded.
     """
 
     image_size: PositiveInt
@@ -35,16 +35,16 @@ class Decoding:
             raise UserError(f"data.value_range: expected [black,white], black below white, found {self.value_range}")
 
     def read(self, photo: Photo) -> tuple[np.ndarray, Placement]:
-        """Decode a photo to its uint8 working image (channels, image_size, image_size) and say how it was placed.
+        """The uint8 working image (channels, image_size, image_size) of a photo, and its placement.
 
-        Raises UserError where it cannot be read or lacks the region.
+        Raises UserError if the photo cannot be read or does not contain the region.
         """
         pixels = read_photo(photo, self.channels, self.value_range, self.max_pixels)
         placement = self._place(name_of(photo), pixels)
         return fit(pixels, placement, self.image_size), placement
 
     def size(self, path: Path) -> tuple[int, int]:
-        """Height and width of a file's photo; raises UserError where it cannot be read or lacks the region."""
+        """Height and width of a photo. Raises UserError as `read` does."""
         return self._place(str(path), read_photo(path, self.channels, self.value_range, self.max_pixels)).photo
 
     def _place(self, name: str, photo: np.ndarray) -> Placement:
@@ -72,10 +72,10 @@ class Decoding:
 
 
 def read_mask(path: Path | None, photo: tuple[int, int]) -> np.ndarray:
-    """Read a defect mask as bool (height, width), True = defect; no path: nothing is defective.
+    """Read a defect mask as bool (height, width), True = defect; without a path nothing is defective.
 
-    Masks are stored as 0 and 255 or as 0 and 1; grays between (JPEG) belong to the nearer end. Raises UserError
-    where the mask is not of the size of its photo or marks nothing.
+    Masks are stored as 0 and 255 or as 0 and 1; grays between (JPEG) are rounded to the nearer value. Raises UserError
+    if the mask has another size than its photo or marks no pixel.
     """
     if path is None:
         return np.zeros(photo, dtype=bool)

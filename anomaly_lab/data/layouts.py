@@ -1,7 +1,7 @@
-"""A folder on disk -> which images train, which are tested, and what is known about each.
+"""Layouts of data sets: a folder on disk -> training and test samples with labels, masks and groups.
 
-Pure functions of a path; no image is opened and neither torch nor NumPy is imported, so that a wrong path is
-answered at once.
+Pure functions of a path. No image is opened and neither torch nor NumPy is imported, so a wrong path is reported at
+once.
 """
 
 import csv as csv_file
@@ -18,20 +18,21 @@ from anomaly_lab.data.samples import Sample, Splits, hold_out
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 NORMAL = {"good", "normal", "ok"}  # folder names and CSV labels that mean "no defect"
 NOT_IMAGES_OF_PARTS = {"ground_truth", "masks"}
-POOLS = ("all", "textures", "objects")  # in place of a category: all of them, or those of one kind
+POOLS = ("all", "textures", "objects")  # instead of a category: all of them, or those of one kind
 
 
 def mvtec_ad(root: str, category: str, textures: Sequence[str] = ()) -> Splits:
-    """Read `root/category` in the layout of MVTec AD; `textures` are the categories that are no objects.
+    """Read `root/category` in the layout of MVTec AD; `textures` are the categories that are not objects.
 
-    `train/good/*`, `test/<defect>/*`, `ground_truth/<defect>/<stem>_mask.png`. A category without any
-    `ground_truth` is tested on the image level only. `all`, `textures`, `objects`: every such category that is there,
-    one after the other; their defects are then called `<category>/<defect>`.
+    `train/good/*`, `test/<defect>/*`, `ground_truth/<defect>/<stem>_mask.png`. A category without `ground_truth` is
+    tested on the image level only. The categories `all`, `textures` and `objects` read every such category in `root` as
+    one data set; defects are then called `<category>/<defect>`. Raises UserError for a missing folder or category, and
+    for masks that do not fit.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
         raise UserError(
-            f"data.root: expected the folder of MVTec AD with one folder a category, found nothing at {root}; "
+            f"data.root: expected the folder of MVTec AD with one folder per category, found nothing at {root}; "
             "see 'MVTec AD' in the README, or try data=demo"
         )
     if category in POOLS:
@@ -46,19 +47,19 @@ def mvtec_ad(root: str, category: str, textures: Sequence[str] = ()) -> Splits:
 
 
 def categories(root: str, pool: str, textures: Sequence[str] = ()) -> list[str]:
-    """The categories of a pool, `all`, `textures` or `objects`, that are there. Raises UserError where none is."""
+    """The categories in `root` of a pool: `all`, `textures` or `objects`. Raises UserError if there are none."""
     found = of_pool(_categories(Path(root).expanduser()), pool, textures)
     if not found:
         what = "category" if pool == "all" else f"category of {pool}"
         raise UserError(
-            f"data.root: expected one folder a {what} (<category>/train/good), found none in {root}; photos of one "
-            "part alone are read by data=folder"
+            f"data.root: expected one folder per {what} (<category>/train/good), found none in {root}; for photos of "
+            "one part use data=folder"
         )
     return found
 
 
 def of_pool(names: Iterable[str], pool: str, textures: Sequence[str] = ()) -> list[str]:
-    """Those names that belong to a pool; what is not among the textures is an object."""
+    """The names that belong to a pool; a category that is not a texture is an object."""
     return [name for name in names if pool == "all" or (name in textures) == (pool == "textures")]
 
 
@@ -72,7 +73,7 @@ def _categories(base: Path) -> list[str]:
 
 
 def pooled(splits_of: dict[str, Splits]) -> Splits:
-    """The images of all categories as one set, `<category>/` before the names of their defects, `good` included."""
+    """The images of all categories as one data set, with `<category>/` before all defect names, `good` included."""
     train, test = (
         [
             sample._replace(defect=f"{name}/{sample.defect}")
@@ -85,11 +86,13 @@ def pooled(splits_of: dict[str, Splits]) -> Splits:
 
 
 def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits:
-    """Read the user's own photos, in whichever of three layouts is found.
+    """Read a folder of photos in one of three layouts.
 
     1. `train/good` and `test/<class>`, with or without `ground_truth/<class>/<stem>_mask.png`;
     2. `good/` beside folders of defects, without a split: a seeded share of the good images is tested too;
-    3. nothing but images, flat or nested: all of them are good and train, there is nothing to test on.
+    3. only images, flat or nested: all are good and used for training, and there is no test.
+
+    Raises UserError for any other layout.
     """
     path = Path(root).expanduser()
     if not path.is_dir():
@@ -126,12 +129,12 @@ DEFECT_WORDS = re.compile(  # whole words: a union nut is no NIO part, a badge i
 
 
 def _child(path: Path, name: str) -> Path | None:
-    """The sub-folder of this name, in capitals or not."""
+    """The sub-folder of this name, in upper or lower case."""
     return next((child for child in sorted(path.iterdir()) if child.is_dir() and child.name.lower() == name), None)
 
 
 def class_folders(path: Path) -> Splits:
-    """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks where there are any."""
+    """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks if there are any."""
     train_folder, test_folder = _child(path, "train") or path / "train", _child(path, "test")
     good = [child for child in subfolders(train_folder) if child.name.lower() in NORMAL]
     bad = [child.name for child in subfolders(train_folder) if child.name.lower() not in NORMAL]
@@ -157,16 +160,16 @@ def class_folders(path: Path) -> Splits:
 
 
 def _refuse_loose(path: Path, folders: str) -> None:
-    """Images beside the folders would be passed over in silence."""
+    """Refuse images beside the class folders, which would be ignored silently."""
     if loose := [file for file in images_in(path) if file.parent == path]:
         raise UserError(f"{loose[0]}: expected images in folders, {folders}, found one beside them")
 
 
 def csv(root: str) -> Splits:
-    """Read a table with the columns path, label, split and, where known, mask, defect, group.
+    """Read a table with the columns path, label, split and optionally mask, defect, group.
 
-    `root` is the CSV file; paths are relative to its folder. label: 0/good/normal/ok or 1/anything else;
-    split: train or test.
+    `root` is the CSV file; paths are relative to its folder. label: 0, good, normal or ok, or 1 or any other text for a
+    defect; split: train or test. Raises UserError naming the line of a mistake.
     """
     table = Path(root).expanduser()
     if not table.is_file():
@@ -236,7 +239,7 @@ def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
 
 
 def subfolders(path: Path) -> list[Path]:
-    """Folders of images: sorted, not hidden, without the folders of masks."""
+    """The folders of images in a folder, sorted; without hidden folders and folders of masks."""
     return sorted(
         child
         for child in path.iterdir()
@@ -245,14 +248,14 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def images_in(path: Path) -> list[Path]:
-    """All image files below a folder, sorted, hidden files and folders of masks left out."""
+    """All image files below a folder, sorted; without hidden files and folders of masks."""
     return sorted(walk(path))
 
 
 def walk(path: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """The same, one folder in memory at a time: the files of a folder, sorted, then those of its folders.
+    """The same as an iterator with one folder in memory at a time: the files of a folder, sorted, then its folders.
 
-    Links to folders are not followed. A folder that cannot be listed is told to `unlisted`.
+    Links to folders are not followed. The error of a folder that cannot be listed is passed to `unlisted`.
     """
 
     def counts(name: str) -> bool:
@@ -286,7 +289,7 @@ def _samples(class_folder: Path, root: Path, defect: str, label: int) -> list[Sa
 
 
 def _check_masks(root: Path, samples: list[Sample]) -> None:
-    """Refuse masks that belong to no image: a misspelt folder would otherwise leave the pixel metrics out."""
+    """Refuse masks without an image: with a misspelt folder the pixel metrics would be missing silently."""
     used = {sample.mask_path for sample in samples}
     for folder in sorted(child for child in root.iterdir() if child.name.lower() in NOT_IMAGES_OF_PARTS):
         for mask in images_in(folder):

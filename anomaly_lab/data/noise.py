@@ -32,7 +32,7 @@ def row_keys(seed: int, epoch: int, rows: Int[Tensor, " batch"]) -> Keys:
 
 
 def derive(keys: Keys, number: int | Keys) -> Keys:
-    """Keys of another stream of random numbers."""
+    """The keys of another stream of random numbers."""
     return _hash(_hash(keys) + number)
 
 
@@ -50,7 +50,7 @@ def _hash(number: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 
 def scalars(keys: Keys, count: int) -> tuple[Scalars, ...]:
-    """Random numbers in [0, 1), in shapes that fit planes."""
+    """`count` random numbers in [0, 1) per row, in shapes that broadcast over planes."""
     return uniform(keys, count)[..., None, None].unbind(1)
 
 
@@ -72,7 +72,7 @@ def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
 
 
 def offsets(height: int, width: int, y: Scalars, x: Scalars, turns: Scalars) -> tuple[Plane, Plane]:
-    """Distances (down, right) in pixels of every pixel's middle from a point, along axes that are turned."""
+    """Offsets (down, right) in px of every pixel centre from a point, along rotated axes."""
     down = torch.arange(height, device=y.device)[:, None] + 0.5 - y
     right = torch.arange(width, device=x.device) + 0.5 - x
     cos, sin = direction(turns)
@@ -100,9 +100,9 @@ def perlin_noise(keys: Keys, y: Plane, x: Plane) -> Plane:
 def procedural_texture(keys: Keys, channels: int, height: int, width: int) -> Images:
     """Random textures in [0, 1]: noise of six octaves (2 to 64 cells a side), three in ten with oblique stripes.
 
-    Octaves whose cells would be smaller than a pixel are left out.
-    The mean colour, the contrast, the weight of the finer octaves, the share of the noise that all channels have in
-    common, and the period and direction of the stripes vary from texture to texture.
+    Octaves whose cells would be smaller than a pixel are left out. The mean colour, the contrast, the weight of the finer
+    octaves, the share of the noise that all channels have in common, and the period and direction of the stripes vary
+    from texture to texture.
     """
     roughness, gray, gain, striped, periods, turns, phase = scalars(derive(keys, 0), 7)
     gain, persistence = 0.05 + 0.25 * gain, 0.4 + 0.6 * roughness[:, None]

@@ -1,7 +1,7 @@
 """The patches of an epoch as a table of numbers, rendered on the device.
 
-Nothing is materialised: 100 000 rows are drawn in milliseconds and every patch is cut from its image when its
-batch is needed, with one resampling.
+Nothing is materialised: 100 000 rows are drawn in milliseconds, and a patch is cut from its image when its batch is
+needed, with one resampling.
 """
 
 import math
@@ -33,7 +33,7 @@ class PatchPlan(NamedTuple):
     contrast: Float[Tensor, " patch"]  # factor
 
     def take(self, rows: slice | Int[Tensor, " row"]) -> "PatchPlan":
-        """The plan of some of its rows."""
+        """The plan of these rows."""
         return PatchPlan(*(column[rows] for column in self))
 
 
@@ -46,12 +46,13 @@ def draw_plan(
     patch_size: int,
     augmentation: Augmentation,
 ) -> PatchPlan:
-    """Draw the patches of an epoch, on the CPU whatever the device, so that the device never changes them.
+    """Draw the patches of an epoch, always on the CPU, so that they do not depend on the device.
 
-    `boxes` (top, left, height, width) say which part of each image shows the photo, the rest being padding. A texture
-    is cropped anywhere such that the turned crop lies inside: neither fill nor padding enters a patch.
-    An object is shown whole, turned and shifted about its centre; the border is repeated where it shows.
-    Crops and shifts are whole pixels, so that a patch that is not turned is not blurred either.
+    `boxes` (top, left, height, width) mark the part of each image that shows the photo; the rest is padding. Crops of a
+    texture lie anywhere inside this part, rotation included: a patch contains neither fill nor padding. An object is
+    shown whole, rotated and shifted about its centre; beyond the border of the image the border is repeated. Crops and
+    shifts are whole pixels, so a patch that is not rotated is not blurred. Raises UserError if a texture is too small
+    for a rotated patch.
     """
     angle = np.radians(random.uniform(-augmentation.rotation, augmentation.rotation, patches))
     if augmentation.quarter_turns:
@@ -83,7 +84,7 @@ def draw_plan(
 
 
 def _whole_margin(side: Side, patch_size: int) -> Side:
-    """A side that is larger by an even number of pixels, so that the patch starts on a whole pixel."""
+    """The side, enlarged to an even margin around the patch, so that the patch starts on a whole pixel."""
     return side + (side - patch_size) % 2
 
 
@@ -98,12 +99,12 @@ def render(
     reach: float = math.sqrt(2),
     device: torch.device | None = None,
 ) -> Float[Tensor, "patch channel patch_size patch_size"]:
-    """Cut the patches of a plan out of the decoded images: one bilinear resampling, then photometry.
+    """Cut the patches of a plan out of the decoded images: one bilinear resampling, then brightness and contrast.
 
-    Pixels outside the image repeat its border. On the CPU every pixel is read where it lies in the store; crops, flips
-    and quarter turns are exact. For an accelerator a uint8 window a patch travels to `device` (`reach` is the largest
-    side of the upright window around a turned patch, in patch sides; the plan stays on the host) and is resampled
-    there. Both ways agree to 1e-4, a fortieth of a gray level.
+    Pixels outside the image repeat its border. On the CPU pixels are read directly from the store; crops, flips and
+    quarter turns are exact. For an accelerator one uint8 window per patch is copied to `device` and resampled there
+    (`reach` is the largest side of the upright window around a rotated patch, in patch sides; the plan stays on the
+    host). Both ways agree to 1e-4, a fortieth of a gray level.
     """
     if store.device.type == "cpu" and (device is None or device.type == "cpu"):
         patches = _render_on_host(store, plan, patch_size)
@@ -119,7 +120,7 @@ def render(
 def _render_on_host(
     store: UInt8[Tensor, "image channel side side"], plan: PatchPlan, patch_size: int
 ) -> Float[Tensor, "patch channel patch_size patch_size"]:
-    """On one thread: beside torch's own threads a second one costs more than it brings."""
+    """Render on one thread: beside torch's own threads a second one costs more than it saves."""
     patches = torch.empty((len(plan.image), store.shape[1], patch_size, patch_size))
     images = np.ascontiguousarray(store.numpy())
     _sample(images, plan.image.numpy(), _to_source(plan, patch_size), patches.numpy())
@@ -144,9 +145,9 @@ def _to_source(plan: PatchPlan, patch_size: int) -> Float[np.ndarray, "patch 2 3
 def shown(
     plan: PatchPlan, patch_size: int, boxes: Int[np.ndarray, "image 4"], device: torch.device
 ) -> Bool[Tensor, "patch 1 patch_size patch_size"]:
-    """The pixels of each patch that show its photo: neither padding nor a repeated border.
+    """The pixels of each patch that show its photo, not padding or a repeated border.
 
-    `boxes` (top, left, height, width) say where each photo lies in its image.
+    `boxes` (top, left, height, width) locate each photo in its image.
     """
     matrix = torch.from_numpy(_to_source(plan, patch_size)).float().to(device)[:, :, :, None, None]
     box = torch.from_numpy(boxes[plan.image.numpy()]).float().to(device)[:, :, None, None]
@@ -166,10 +167,10 @@ def _sample(
     matrix: Float[np.ndarray, "patch 2 3"],
     out: Float[np.ndarray, "patch channel height width"],
 ) -> None:
-    """Fill `out` bilinearly; exact where every pixel falls on one of the source.
+    """Fill `out` bilinearly; exact if every pixel falls on a pixel of the source.
 
-    Places and weights of a row are found once for all channels. The loops are plain and all their numbers 32 bits wide,
-    so that the compiler does many pixels at a time.
+    Positions and weights of a row are computed once for all channels. The loops are plain and all numbers are 32 bits
+    wide, so that the compiler vectorises them.
     """
     side, width = store.shape[-1], out.shape[-1]
     zero, last, white = np.float32(0), np.float32(side - 1), np.float32(255)
@@ -205,7 +206,7 @@ def _render_windows(
     reach: float,
     device: torch.device | None,
 ) -> Float[Tensor, "patch channel patch_size patch_size"]:
-    """A window a patch to the device, one resampling of all of them there."""
+    """Copy one window per patch to the device and resample all of them there."""
     image_size = store.shape[-1]
     side = min(image_size, math.ceil(patch_size * reach) + 2)
     origin = (plan.center - side / 2).round().clamp(0, image_size - side).long()

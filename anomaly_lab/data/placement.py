@@ -1,4 +1,4 @@
-"""Where a photo lies in its square working image, and the way back."""
+"""The placement of a photo in its square working image, and the way back from a map to the photo."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +18,10 @@ Resize = Literal["pad", "stretch", "crop"]
 
 
 def place(height: int, width: int, image_size: int, resize: Resize, region: Box | None = None) -> Placement:
-    """Say where a photo, or a `region` of it, goes in a working image of `image_size` x `image_size`.
+    """The placement of a photo, or of a `region` of it, in a working image of `image_size` x `image_size`.
 
-    `pad` keeps the aspect ratio and all of the photo, `crop` keeps the aspect ratio and the central square,
-    `stretch` keeps all of the photo and gives up the aspect ratio.
+    `pad` keeps the aspect ratio and the whole photo, `crop` the aspect ratio and the central square, `stretch` the
+    whole photo but not the aspect ratio.
     """
     photo, whole = (height, width), region or (0, 0, height, width)
     top, left, height, width = whole
@@ -39,9 +39,10 @@ def place(height: int, width: int, image_size: int, resize: Resize, region: Box 
 
 @lru_cache(maxsize=4)
 def place_in_white(file: Path, changed: int, image_size: int, resize: Resize, max_pixels: int) -> Placement:
-    """Place the box around the white part of a mask image; all photos of a run share the answer.
+    """The placement of the box around the white part of a mask image; the same for all photos of a run.
 
-    `changed` (when the file was) makes a new mask a new question.
+    `changed` is the modification time of the file: it invalidates the cached result when the mask is edited. Raises
+    UserError if no white pixel remains.
     """
     white = read_white(file, max_pixels)
     if not white.any():
@@ -66,10 +67,10 @@ def place_in_white(file: Path, changed: int, image_size: int, resize: Resize, ma
 
 
 def fit(photo: np.ndarray, placement: Placement, image_size: int) -> np.ndarray:
-    """Resize the inspected part of a photo into a uint8 (channels, image_size, image_size) working image.
+    """Resize the inspected part of a photo into a uint8 working image (channels, image_size, image_size).
 
-    Padding repeats the border: black bars would be learnt as edges. What is not inspected within the part has the mean
-    colour of what is: nothing can be learnt from it.
+    Padding repeats the border: black bars would be learnt as edges. Pixels outside the mask image get the mean colour
+    of those inside: nothing can be learnt from them.
     """
     top, left, height, width = placement.source
     part = photo[top : top + height, left : left + width]
@@ -92,7 +93,7 @@ def fit(photo: np.ndarray, placement: Placement, image_size: int) -> np.ndarray:
 
 
 def content(placement: tuple[Placement, ...], images: Images) -> Bool[Tensor, "batch 1 height width"] | None:
-    """Which pixels of the working images show the inspected part of the photo; None where all do."""
+    """The pixels of the working images that show the inspected part of the photo; None: all of them."""
     height, width = images.shape[-2:]
     if all(place.target == (0, 0, height, width) and place.valid is None for place in placement):
         return None
@@ -106,10 +107,10 @@ def content(placement: tuple[Placement, ...], images: Images) -> Bool[Tensor, "b
 
 
 def to_photo(anomaly_map: np.ndarray, placement: Placement) -> np.ndarray:
-    """Bring a float32 map from the working size to the photo's own size, bilinearly, without the padding.
+    """Resize a float32 map from the working size to the size of the photo, bilinearly, without the padding.
 
-    Pixels that `crop` cut away were not judged and carry the lowest value of the map: a defect there is missed. So do
-    those outside the region; whoever measures leaves them out.
+    Pixels that `crop` cut away get the lowest value of the map: a defect there is missed. So do pixels outside the
+    region, which metrics leave out.
     """
     top, left, height, width = placement.target
     inner = anomaly_map[top : top + height, left : left + width]
@@ -123,7 +124,7 @@ def to_photo(anomaly_map: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def enlarge(inner: np.ndarray, placement: Placement) -> np.ndarray:
-    """The bilinear mean of the valid pixels around each white one; all others carry the lowest valid value."""
+    """The bilinear mean of the valid pixels around each white pixel; all other pixels get the lowest valid value."""
     white = placement.shown()
     assert placement.valid is not None
     assert white is not None
@@ -137,9 +138,9 @@ def enlarge(inner: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def read_white(path: Path, max_pixels: int) -> np.ndarray:
-    """Which pixels of a mask image are marked, bool (height, width): those above half its largest value.
+    """The marked pixels of a mask image, bool (height, width): those above half of its largest value.
 
-    A mask of one colour with an alpha channel is drawn as what is not transparent.
+    In a mask of one colour with an alpha channel, the opaque pixels are marked.
     """
     values = read_pixels(path, max_pixels).values  # as they are stored: a mask of 16 bits may hold 0 and 1
     values = to_gray(values) if values.ndim == 3 else values

@@ -1,4 +1,4 @@
-"""Samples of a data set: the splits, held-out images, the fingerprint."""
+"""Samples of a data set: splits, held-out images, fingerprint."""
 
 import hashlib
 import random
@@ -12,26 +12,27 @@ from anomaly_lab.core.errors import UserError
 
 
 class Sample(NamedTuple):
-    """One image file on disk and what is known about it."""
+    """One image file with its label, mask and group."""
 
     path: Path
-    mask_path: Path | None  # None: no mask is stored, the image is normal or its defects were not marked
+    mask_path: Path | None  # None: the image is normal, or its defects are not marked
     label: int  # 0 normal, 1 abnormal, -1 unknown
     defect: str  # name of the folder, "good" for normal images; "<category>/<folder>" in a pool of categories
-    group: str  # images of one group (shots of one part) stay on one side of a split
+    group: str  # images of one group (shots of one part) are never split
 
 
 class Splits(NamedTuple):
-    """What a layout finds: normal images to learn from, labelled images to test on (maybe none)."""
+    """Normal images for training, and labelled images for the test, if there are any."""
 
     train: list[Sample]
     test: list[Sample]
 
 
 def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split off about `share` of the images, whole groups at a time, at least one group on either side.
+    """Split off about `share` of the images in whole groups, at least one group on either side: (kept, held out).
 
-    Groups are numbered as they appear: neither their names nor the place on disk change the choice.
+    Groups are numbered in order of appearance: neither their names nor their folder change the choice. Raises UserError
+    for fewer than two groups.
     """
     groups = Counter(sample.group for sample in samples)
     if len(groups) < 2:
@@ -54,9 +55,9 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sampl
 
 
 def digests(files: list[Path]) -> list[str]:
-    """The SHA-256 of the content of each file, which a process reads once.
+    """The SHA-256 of the content of each file; a process reads each file once.
 
-    It reads a file again whose status has changed: the kernel sets that time at every write, and nobody else can.
+    A file is read again when its change time differs: the kernel sets it at every write, and no program can.
     """
 
     def digest(path: Path) -> str:
@@ -74,7 +75,7 @@ def _digest(path: Path, *_status: int) -> str:
 
 
 def fingerprint(samples: list[Sample]) -> str:
-    """A hash of everything in which samples can change a result: contents, masks, labels, names, groups; no place."""
+    """A hash of everything in samples that can change a result: contents, masks, labels, names, groups; no folder."""
     files = [path for sample in samples for path in (sample.path, sample.mask_path) if path]
     content = dict(zip(files, digests(files), strict=True))
     total = hashlib.sha256()
@@ -87,7 +88,7 @@ def fingerprint(samples: list[Sample]) -> str:
 
 
 def file_names(samples: list[Sample]) -> list[str]:
-    """A name for each image's results: its stem, with its number where two images of a defect share the stem."""
+    """A file name per image for its results: the stem, with a number if two images of a defect share the stem."""
     seen = Counter((sample.defect, sample.path.stem) for sample in samples)
     return [
         sample.path.stem if seen[sample.defect, sample.path.stem] == 1 else f"{sample.path.stem}-{number}"

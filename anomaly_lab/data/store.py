@@ -1,4 +1,4 @@
-"""Every training image decoded once: kept as one uint8 tensor in memory, in a file or on the accelerator."""
+"""The training images, decoded once: one uint8 tensor in memory, in a file or on the accelerator."""
 
 import json
 from collections.abc import Callable
@@ -29,20 +29,20 @@ Box = tuple[int, int, int, int]
 
 @runtime_checkable
 class Store(Protocol):
-    """The training images that can be read, decoded, in the order of their samples."""
+    """The readable training images, decoded, in the order of their samples."""
 
     @property
     def samples(self) -> list[Sample]:
-        """Those that can be read."""
+        """The samples that can be read."""
         ...
 
     @property
     def boxes(self) -> list[Box]:
-        """Where each photo lies in its working image: top, left, height, width."""
+        """The part of each working image that shows the photo: top, left, height, width in px."""
         ...
 
     def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
-        """Images, and which of them each row means."""
+        """Some images, and for each row of `index` its position among them."""
         ...
 
 
@@ -54,12 +54,12 @@ class Decoded(NamedTuple):
     boxes: list[Box]
 
     def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
-        """All of them: rows are what they are."""
+        """All images; positions equal indices."""
         return self.images, index
 
 
 class OnDemandStore(NamedTuple):
-    """No image is kept: each is decoded whenever it is asked for. Slow, and nothing but a batch is ever in memory."""
+    """A store that keeps no image: each is decoded when it is needed. Slow, with one batch in memory."""
 
     decoding: Decoding
     workers: int
@@ -67,7 +67,7 @@ class OnDemandStore(NamedTuple):
     boxes: list[Box]
 
     def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
-        """Those of the rows, decoded."""
+        """The images of these rows, decoded."""
         wanted, rows = index.unique(return_inverse=True)
         paths = [self.samples[i].path for i in wanted.tolist()]
         with closing(prefetch(self.decoding.read, paths, self.workers)) as decoded:
@@ -84,13 +84,13 @@ def open_store(
     on_error: Literal["stop", "skip"] = "stop",
     device: torch.device | None = None,
 ) -> Store:
-    """Decode the images of `samples`, or find them decoded by an earlier run, and say which and how large they are.
+    """Decode the images of `samples`, or find them decoded by an earlier run; prints number, size and place.
 
-    `kept`: `none`; `memory`, of this process alone; `disk`, a memory-mapped file below `folder` that runs share;
-    `device`, the same on the accelerator; `auto`, on the accelerator where that takes less than half of its free
-    memory, else on disk. Where nothing can be written there, the images stay in memory and one line says so.
+    `kept`: `none`; `memory`, of this process; `disk`, a memory-mapped file below `folder` that runs share; `device`,
+    the same on the accelerator; `auto`, on the accelerator if that takes less than half of its free memory, else on
+    disk. If `folder` cannot be written, the images stay in memory and one line says so.
 
-    Raises UserError naming the first file that cannot be read (`on_error=stop`) or changes while it is read.
+    Raises UserError naming the first file that cannot be read (`on_error=stop`) or that changes while it is read.
     """
     if kept == "none":
         read = _read_all(samples, decoding, workers, on_error, keep=lambda row, image: None)
@@ -100,7 +100,7 @@ def open_store(
         try:
             store = _on_disk(samples, decoding, workers, on_error, folder)
         except OSError as error:
-            say(f"cache: {folder} cannot be used ({error}); going on without it, images stay in memory")
+            say(f"cache: {folder} cannot be used ({error}); continuing without it, images stay in memory")
             store = _in_memory(samples, decoding, workers, on_error)
     where = "in memory" if kept == "memory" else f"in {folder}"
     if device is not None and device.type == "cuda" and kept in {"device", "auto"}:
@@ -122,7 +122,7 @@ def _in_memory(samples: list[Sample], decoding: Decoding, workers: int, on_error
 
 
 def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path) -> Decoded:
-    """The entry of these files and settings; the first process to ask makes it, the others wait."""
+    """The cache entry of these files and settings; the first process writes it while the others wait."""
     settings = decoding
     files = [sample.path for sample in samples]
     if isinstance(decoding.region, str):  # a mask image counts by its content, wherever it lies
@@ -143,7 +143,7 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
                 good, boxes = _read_all(samples, decoding, workers, on_error, images.__setitem__)
                 images.flush()
                 for file, before, now in zip(files, content, _digests(files), strict=True):
-                    if now != before:  # since it was hashed, long before it was decoded perhaps
+                    if now != before:  # since it was hashed, perhaps long before it was decoded
                         raise UserError(f"{file}: expected a file that stays as it is, found that it changed")
                 places = [[samples.index(sample), *box] for sample, box in zip(good, boxes, strict=True)]
                 (part / "about.json").write_text(json.dumps({"shape": shape, "places": places}))
@@ -156,7 +156,7 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Take the space now: a full disk is an error here, and a crash when a mapped page cannot be written."""
+    """Reserve the space: a full disk is an error here, but a crash when a mapped page cannot be written."""
     with path.open("wb") as file:
         block = bytes(2**20)
         for start in range(0, size, len(block)):
@@ -172,7 +172,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _digests(files: list[Path]) -> list[str]:
-    """Hashes of the contents: a file that is replaced under the same name, size and time is another one."""
+    """Hashes of the contents, which differ even for a file replaced under the same name, size and time."""
     try:
         return digests(files)
     except OSError as error:
@@ -180,7 +180,7 @@ def _digests(files: list[Path]) -> list[str]:
 
 
 def _identity(path: Path) -> tuple[str, int, int]:
-    """What changes when a file does."""
+    """Path, size and time, which change with the file."""
     try:
         status = path.stat()
     except OSError as error:
@@ -199,7 +199,7 @@ def _read_all(
     on_error: str,
     keep: Callable[[int, np.ndarray], None],
 ) -> tuple[list[Sample], list[Box]]:
-    """Decode image after image and hand it to `keep` with its row; the samples that could be read, and their places."""
+    """Decode the images and pass each with its row to `keep`; the readable samples and their boxes."""
     good: list[Sample] = []
     boxes: list[Box] = []
     unreadable: list[str] = []
@@ -233,6 +233,6 @@ def _read_all(
 
 
 def report_skipped(unreadable: list[str], count: int) -> None:
-    """Name what `data.on_error=skip` left out."""
+    """Name the images that `data.on_error=skip` left out."""
     if unreadable:
         say(f"data.on_error=skip: {len(unreadable)} of {count} images left out: {'; '.join(unreadable)}")

@@ -189,7 +189,7 @@ def test_the_textures_of_a_table():
 
 
 def test_no_category_at_all_is_named(tmp_path):
-    with pytest.raises(UserError, match="data.root: expected one folder a category .*, found none in "):
+    with pytest.raises(UserError, match="data.root: expected one folder per category .*, found none in "):
         mvtec_ad(str(tmp_path), "all")
 
 

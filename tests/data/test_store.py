@@ -122,7 +122,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(samples, folder, monkeypatch, c
     monkeypatch.setattr(store, "_reserve", full)
     found = opened(samples, folder)
     assert "No space left on device" in (told := capsys.readouterr().out)
-    assert "going on without it" in told
+    assert "continuing without it" in told
     assert torch.equal(found.images, expected(samples))
     assert not [path for path in folder.iterdir() if path.is_dir()]
 

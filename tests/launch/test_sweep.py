@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -17,11 +18,12 @@ from anomaly_lab.cli.train import run_directory
 from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
+from anomaly_lab.launch import local
 from anomaly_lab.launch.jobs import Outcome, command
 from anomaly_lab.launch.local import Local
 from anomaly_lab.launch.slurm import Slurm
 from anomaly_lab.launch.sweep import Composer, checked, expanded, labels, launch, plan
-from anomaly_lab.runs.folder import write_job
+from anomaly_lab.runs.folder import FORMAT, write_job
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_a_pool_of_folders_and_of_what_has_no_categories(composer, categories):
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"data.category: expected a single category in a sweep over data=csv"):
         expanded(composer(), ("data=csv", "data.root=x.csv", "data.category=all"))
-    with pytest.raises(UserError, match=r"expected one folder a category of textures .* found none"):
+    with pytest.raises(UserError, match=r"expected one folder per category of textures .* found none"):
         expanded(composer(), (f"data.root={categories / 'notes'}", "data.category=textures"))
 
 
@@ -184,6 +186,33 @@ def test_finished_jobs_are_skipped_and_the_others_run_once(sweep, capsys):
     assert again.ran == []
     sweep(again, ["seed=0", "rerun=true"], ["seed=1", "rerun=true"])
     assert again.ran == [0, 1]
+
+
+FINISHES = f"""
+import json, pathlib, sys
+folder, key = pathlib.Path(sys.argv[1]), sys.argv[2]
+(folder / "metrics.json").write_text(json.dumps({{"score": 1, "result_key": key}}))
+(folder / "job.json").write_text(json.dumps({{"state": "done", "format": {FORMAT}}}))
+"""
+
+
+def test_processes_of_which_one_fails_and_only_that_one_runs_again(sweep, monkeypatch, capsys):
+    words, scripts = [["seed=0"], ["seed=1"]], {0: FINISHES, 1: "raise SystemExit('error: boom')"}
+
+    def script(job, config):
+        return [sys.executable, "-c", scripts.pop(job.config["seed"]), str(job.folder), job.result_key]
+
+    monkeypatch.setattr(local, "command", script)
+    answers = sweep(Local(jobs=2), *words)
+    assert [answer.status for answer in answers] == [JobStatus.COMPLETED, JobStatus.FAILED]
+    out = capsys.readouterr().out
+    for line in ("2 jobs: 2 to start", "error: boom", "1 failed, 1 done after"):
+        assert line in out
+    scripts[1] = FINISHES
+    assert [answer.status for answer in sweep(Local(), *words)] == [JobStatus.COMPLETED] * 2
+    assert "2 jobs: 1 finished, 1 to start" in capsys.readouterr().out
+    assert [answer.status for answer in sweep(Local(), *words)] == [JobStatus.COMPLETED] * 2
+    assert capsys.readouterr().out == "2 jobs: 2 finished\n"
 
 
 def test_a_sweep_with_another_threshold_judges_again(sweep, capsys):

@@ -132,8 +132,8 @@ def test_on_a_full_disk_the_old_file_stays_and_one_line_says_so(tmp_path):
     AtomicCheckpointIO().save_checkpoint({"a": torch.ones(2)}, path)
     done = subprocess.run([sys.executable, "-c", FULL, path], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        f"{path}: expected room on the disk, found none (File too large); earlier files are unchanged; free some space, "
-        "and the same command continues\n"
+        f"{path}: expected room on the disk, found none (File too large); earlier files are unchanged; free some "
+        "space, and the same command continues\n"
     )
     assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(2))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
