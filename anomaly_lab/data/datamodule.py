@@ -1,4 +1,4 @@
-"""Where the data of a run comes from: patches for training, whole images for thresholds and tests."""
+"""The data of a run: patches or whole images for training, whole images for threshold and test."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -33,11 +33,11 @@ HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic d
 
 
 class ImageLoader:
-    """Whole images in order, a batch at a time, decoded by threads a few images ahead.
+    """Batches of whole images in order, decoded by threads a few images ahead.
 
-    Images are uint8 at the working size (the datamodule scales them on the device), masks have the size of
-    their photo. Several processes take turns batch by batch: no image is repeated to make their shares equal, so that
-    no metric counts one twice, and batches are the same whatever the number of processes.
+    Images are uint8 at the working size (the datamodule scales them on the device); masks have the size of their
+    photo. Several processes take turns batch by batch. No image is repeated to make their shares equal, so no metric
+    counts an image twice, and the batches are the same for any number of processes.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ def collate(items: list[Batch]) -> Batch:
 
 
 class DataModule(pl.LightningDataModule):
-    """Splits off the held-out normal images, then feeds the rest to training and serves the others as they are.
+    """The training feed, and loaders of the held-out normal images and of the test images.
 
-    Held-out images are chosen before anything is augmented; the validation loss sees only them, and so do thresholds
-    (but for `threshold_images: training`, which a strategy asks for).
+    Held-out images are split off before any augmentation. Only they enter the validation loss and, unless the threshold
+    rule wants `threshold_images="training"`, the threshold.
 
-    `sees`, `passes` and `augmented` are facts of the method. Patches come `batch_size` at a time. So do whole images,
-    in another order every epoch; where the number of `passes` is fixed, they come in order, `test_batch_size` at a
-    time. A `corruption` puts synthetic defects into what training and validation see, on the device.
+    `sees`, `passes` and `augmented` are class attributes of the method. Patches come in batches of `batch_size`. So do
+    whole images, in a new order every epoch; with a fixed number of `passes` they come in order, in batches of
+    `test_batch_size`. A `corruption` adds synthetic defects to training and validation images, on the device.
     """
 
     def __init__(
@@ -137,9 +137,9 @@ class DataModule(pl.LightningDataModule):
         self.store: Store | None = None
 
     def setup(self, stage: str) -> None:
-        """Decode the training images once, and read all others through before hours are spent.
+        """Decode the training images once, and check that all other images can be read, before hours are spent.
 
-        Raises UserError naming the file that cannot be read, or the mask that is empty or of another size.
+        Raises UserError naming a file that cannot be read, or a mask that is empty or of another size.
         """
         if stage != "fit" or self.store is not None:
             return
@@ -152,7 +152,7 @@ class DataModule(pl.LightningDataModule):
         self.train_samples = self.store.samples
 
     def _readable(self, samples: list[Sample]) -> list[Sample]:
-        """Read images through; those that cannot be read end the run, or are named and left out (`on_error`)."""
+        """The samples that can be read; others end the run, or are named and left out (`on_error`)."""
 
         def trouble(sample: Sample) -> UserError | None:
             try:
@@ -171,7 +171,7 @@ class DataModule(pl.LightningDataModule):
 
     @cached_property
     def feed(self) -> Feed:
-        """What training shows, once the images are decoded."""
+        """The training feed; available once the images are decoded."""
         assert self.store is not None
         boxes, side = np.array(self.store.boxes), self.decoding.image_size
         if self.sees == "patches":
@@ -182,14 +182,17 @@ class DataModule(pl.LightningDataModule):
         return ImageFeed(boxes, side, self.augmentation, batch_size, self.seed, shuffled)
 
     def train_dataloader(self) -> RowLoader:
-        """What the epoch that is about to start shows; the trainer asks anew every epoch."""
+        """The batches of the coming epoch; the trainer reloads them every epoch."""
         assert self.trainer is not None
         return self.feed.loader(self.trainer.current_epoch, self.trainer.global_rank, self.trainer.world_size)
 
     def whole_training_images(
         self, rank: int = 0, world_size: int = 1, device: torch.device | None = None
     ) -> Iterator[Batch]:
-        """The training images as they are, a batch at a time, on the host or a device; the share of one process."""
+        """Batches of the training images, whole, unaugmented and in [0, 1]; the share of one process.
+
+        They are on `device`, or on the host without one.
+        """
         assert self.store is not None
         for index in torch.arange(len(self.train_samples))[rank::world_size].split(self.test_batch_size):
             images, rows = self.store.take(index)
@@ -197,7 +200,7 @@ class DataModule(pl.LightningDataModule):
             yield Batch(image, (), torch.zeros_like(on_device), on_device, ())
 
     def held_out_images(self, device: torch.device) -> Iterator[Batch]:
-        """The held-out normal images, whole, unaugmented and in [0, 1] on a device, a batch at a time."""
+        """Batches of the held-out normal images, whole, unaugmented and in [0, 1] on a device."""
         for batch in self.val_dataloader():
             yield self.moved(batch, device)
 
@@ -206,19 +209,19 @@ class DataModule(pl.LightningDataModule):
         return self._images(self.held_out_samples)
 
     def predict_dataloader(self) -> ImageLoader:
-        """The normal images that set the threshold after training, whole and unaugmented: as a rule the held-out."""
+        """The normal images that set the threshold, whole and unaugmented: usually the held-out ones."""
         return self._images(self.train_samples if self.threshold_images == "training" else self.held_out_samples)
 
     def test_dataloader(self) -> ImageLoader:
         """The test images with their masks; processes take turns, batch by batch.
 
-        Raises UserError where there are more processes than test images.
+        Raises UserError if there are more processes than test images.
         """
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return self._images(self.test_samples, rank, world_size)
 
     def transfer_batch_to_device(self, batch: Rows | Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Render rows of the feed, move whole images; synthetic defects in training and validation."""
+        """Render rows of the feed or move whole images; add synthetic defects in training and validation."""
         if isinstance(batch, Rows):
             return self.rendered(batch, device)
         assert self.trainer is not None
@@ -228,7 +231,7 @@ class DataModule(pl.LightningDataModule):
         return self._corrupted(batch, HELD_OUT, batch.index, content(batch.placement, batch.image))
 
     def rendered(self, rows: Rows, device: torch.device) -> Batch:
-        """What a training step sees for some rows of the feed, on the device."""
+        """The training batch of some rows of the feed, on the device."""
         assert self.store is not None
         batch = self.feed.render(rows, self.store, device)
         if self.corruption is None:
@@ -237,7 +240,7 @@ class DataModule(pl.LightningDataModule):
         return self._corrupted(batch, rows.epoch, batch.row, self.feed.shown(rows, device))
 
     def moved(self, batch: Batch, device: torch.device) -> Batch:
-        """Whole uint8 images in [0, 1] on the device, with their masks; placements stay what they are."""
+        """A batch of whole uint8 images, moved to the device and scaled to [0, 1], with its masks."""
         batch = super().transfer_batch_to_device(batch, device, 0)
         return batch._replace(image=batch.image.float() / 255)
 
@@ -257,5 +260,5 @@ class DataModule(pl.LightningDataModule):
 
 
 def data_of(trainer: pl.Trainer) -> DataModule:
-    """The data that a trainer trains and tests on."""
+    """The datamodule of a trainer."""
     return trainer.datamodule  # type: ignore[attr-defined]

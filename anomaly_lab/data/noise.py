@@ -100,9 +100,9 @@ def perlin_noise(keys: Keys, y: Plane, x: Plane) -> Plane:
 def procedural_texture(keys: Keys, channels: int, height: int, width: int) -> Images:
     """Random textures in [0, 1]: noise of six octaves (2 to 64 cells a side), three in ten with oblique stripes.
 
-    Octaves whose cells would be smaller than a pixel are left out. The mean colour, the contrast, the weight of the finer
-    octaves, the share of the noise that all channels have in common, and the period and direction of the stripes vary
-    from texture to texture.
+    Octaves whose cells would be smaller than a pixel are left out. The mean colour, the contrast, the weight of the
+    finer octaves, the share of the noise that all channels have in common, and the period and direction of the stripes
+    vary from texture to texture.
     """
     roughness, gray, gain, striped, periods, turns, phase = scalars(derive(keys, 0), 7)
     gain, persistence = 0.05 + 0.25 * gain, 0.4 + 0.6 * roughness[:, None]

@@ -1,4 +1,4 @@
-"""The anomaly map of every test image as a TIFF, in the layout that MVTec's own evaluation script reads."""
+"""The anomaly map of every test image as a TIFF, in the layout that MVTec's evaluation script reads."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,9 +16,8 @@ from anomaly_lab.evaluation.drawing import write_map
 class AnomalyMaps(pl.Callback):
     """Write `maps/<category>/test/<defect>/<stem>.tiff`, one channel, at the size of the photo.
 
-    In a pool of categories, whose defects are called `<category>/<defect>`, every image's own category.
-
-    float32 keeps the metrics to the last digit; float16 halves the files and rounds scores to 3 digits.
+    In a pool of categories, `<category>` is that of the image. float32 keeps the metrics to the last digit; float16
+    halves the files and rounds scores to 3 digits.
     """
 
     def __init__(self, category: str, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -29,7 +28,7 @@ class AnomalyMaps(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Write the maps of a batch: every process those that it has seen."""
+        """Write the maps of a batch; every process writes its own."""
         folder = Path(trainer.default_root_dir) / "maps"
         samples = data_of(trainer).test_samples
         self._names = self._names or file_names(samples)

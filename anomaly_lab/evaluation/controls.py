@@ -1,4 +1,4 @@
-"""Trivial detectors beside every result: a method that does not beat them has shown nothing."""
+"""Trivial detectors beside every result; a method that does not beat them has shown nothing."""
 
 import json
 import math
@@ -35,11 +35,11 @@ Figures = dict[str, dict[str, float]]  # of each kind, by the name of the metric
 
 
 class Controls(pl.Callback):
-    """Show every `Control` the same test images, write controls.csv, and say which metrics one of them reaches.
+    """Evaluate every `Control` on the same test images, write controls.csv, and name the metrics that a control reaches.
 
-    Their figures depend on the data and the decoding alone: the first run computes them, before its own test, into the
-    entry `cache`; the others read them there, and wait where another process is at them. Image-level controls are
-    scored in both directions: darker good images are as easy to detect as brighter ones.
+    The figures depend only on data and decoding. The first run computes them, before its own test, and writes them to
+    the cache entry `cache`; other runs read them there, and wait while another process computes them. Image-level
+    controls are scored in both directions: darker is as easy to detect as brighter.
     """
 
     def __init__(self, evaluation: Evaluation, cache: Path | None = None) -> None:
@@ -49,7 +49,7 @@ class Controls(pl.Callback):
         self.beaten_by: dict[str, tuple[str, float]] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Read the figures before the test, or compute them; collective."""
+        """Read or compute the figures before the test. Collective."""
         if stage != "test":
             return
         with ExitStack() as stack:
@@ -68,7 +68,7 @@ class Controls(pl.Callback):
                 _write(cache, self.found)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare and write; `Evaluation` comes first in the list of callbacks and has its metrics."""
+        """Compare and write; `Evaluation` precedes this callback and has its metrics."""
         self.beaten_by = not_beaten(self.evaluation.metrics, self.found)
         if trainer.is_global_zero:
             rows_of_file = [[kind, *(values.get(name, "") for name in COMPARED)] for kind, values in self.found.items()]
@@ -77,19 +77,19 @@ class Controls(pl.Callback):
                 say(f"{name} {self.evaluation.metrics[name]:.3f} does not beat the control {control}, {value:.3f}")
 
     def metrics(self) -> dict[str, float]:
-        """The best control of each metric, `control_<metric>`."""
+        """The value of the best control for each metric, as `control_<metric>`."""
         best = {name: strongest(name, self.found)[1] for name in COMPARED if name in self.evaluation.metrics}
         return {f"control_{name}": value for name, value in best.items()}
 
 
 def not_beaten(metrics: dict[str, float], found: dict[str, dict[str, float]]) -> dict[str, tuple[str, float]]:
-    """The metrics that a control reaches: name -> the strongest control and its value."""
+    """The metrics that a control reaches or exceeds: name -> strongest control, its value."""
     strongest_ones = {name: strongest(name, found) for name in COMPARED if name in metrics}
     return {name: best for name, best in strongest_ones.items() if not metrics[name] > best[1]}
 
 
 def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float]:
-    """The control with the largest value of a metric."""
+    """The control with the largest value of a metric, and the value."""
     values = []
     for kind, metrics in found.items():
         if name in metrics:
@@ -102,7 +102,7 @@ def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float
 
 @torch.inference_mode()
 def figures_of(trainer: pl.Trainer) -> Figures:
-    """Show all kinds of control the training images and the test images; collective."""
+    """The figures of all controls, from the training and the test images. Collective."""
     data = data_of(trainer)
     device, samples = trainer.strategy.root_device, data.test_samples
     control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
@@ -137,7 +137,7 @@ def _wait(_: str) -> None:
 
 
 def _read(cache: Path | None) -> Figures:
-    """The figures of an entry that is whole; {} without one."""
+    """The figures of a complete entry; {} without one."""
     try:
         found = json.loads((cache / FIGURES).read_text()) if cache is not None else {}
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a run looks like in curves: ROC, precision-recall, PRO, scores, and a map of its features."""
+"""Curves of a run: ROC, precision and recall, PRO, scores, and a map of its features."""
 
 import warnings
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from anomaly_lab.tracking.loggers import log_pictures
 
 BOX = ("minimum", "first_quartile", "median", "third_quartile", "maximum")
 LIMIT = 0.3  # of AU-PRO
-# file: the curve, the names of its axes, the metric that is its area
+# file: the curve, the names of its axes, the metric that is the area under it
 OF_IMAGES = {
     "image_roc": (curves.roc, ("false_positive_rate", "true_positive_rate"), "image_auroc"),
     "image_pr": (curves.precision_recall, ("recall", "precision"), "image_aupr"),
@@ -40,10 +40,10 @@ OF_PIXELS = {
 
 
 class Curves(pl.Callback):
-    """Write `curves/`: every curve as CSV and PNG; the PNG go to the logger too.
+    """Write `curves/`: every curve as CSV and PNG; the PNG files are logged too.
 
-    A method may offer `embed(images)`, one vector per image or tile of a batch: `features.csv` is a map of these
-    vectors for at most `images` test images (those of a sliding window are averaged), made by `projection`.
+    If a method has `embed(images)`, one vector per image or tile, `features.csv` is a map of these vectors for at most
+    `images` test images by `projection` (vectors of a sliding window are averaged).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Curves(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: Method, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Ask for the vectors of the images that were drawn."""
+        """Keep the vectors of the images on the map."""
         if self.projection == "none":
             return
         drawn = drawn_images(len(data_of(trainer).test_samples), self.images)
@@ -68,7 +68,7 @@ class Curves(pl.Callback):
                 self._vectors += zip(batch.index[places].tolist(), vectors.cpu().numpy(), strict=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, write, log; after the clock of the test has stopped, which is no measure of drawing."""
+        """Draw, write and log, after the clock of the test has stopped: drawing is not measured."""
         evaluation = evaluation_of(trainer)
         vectors = sorted(of_all_processes(self._vectors), key=lambda pair: pair[0])
         vectors = [(index, vector) for index, vector in vectors if np.isfinite(vector).all()]
@@ -120,7 +120,7 @@ class Curves(pl.Callback):
 
 
 def drawn_images(count: int, most: int) -> set[int]:
-    """Which of so many test images are on the map: all, or `most` of them that are always the same."""
+    """The test images on the map: all, or a fixed random selection of `most`."""
     if count <= most:
         return set(range(count))
     return set(np.random.default_rng(0).choice(count, most, replace=False).tolist())
@@ -129,7 +129,7 @@ def drawn_images(count: int, most: int) -> set[int]:
 def embedded(
     method: Method, images: Float[Tensor, "batch channel height width"]
 ) -> Float[Tensor, "batch feature"] | None:
-    """The vector of each image, of a sliding window the mean over its windows; None where a method has none."""
+    """One vector per image, for a sliding window the mean over its windows; None if the method has none."""
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         vectors = method.embed(method.tiling.training_like(images))
     if vectors is None:
@@ -140,10 +140,10 @@ def embedded(
 def projected(
     vectors: Float[np.ndarray, "image feature"], projection: Literal["pca", "tsne", "none"]
 ) -> tuple[Float[np.ndarray, "image 2"], tuple[str, str]]:
-    """Two numbers for each vector, and what the axes are called.
+    """Two coordinates per vector, and the names of the axes.
 
-    `pca`: the first two principal components and their share of the variance. `tsne`: from these, perplexity 30 or a
-    third of the images; distances between groups mean nothing there.
+    `pca`: the first two principal components, with their share of the variance. `tsne`: initialised by these, with
+    perplexity 30 or a third of the images; distances between groups mean nothing there.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -164,7 +164,7 @@ def projected(
 
 
 def draw_scores(folder: Path, evaluation: Evaluation, samples: list[Sample]) -> np.ndarray:
-    """`score_boxes.csv`, `score_histogram.csv` and their picture: the finite scores that meet the threshold."""
+    """Write `score_boxes.csv` and `score_histogram.csv` of the finite decision scores, and return their picture."""
     assert evaluation.threshold is not None
     values: dict[str, list[float]] = {}
     rows = [row for row in evaluation.rows if np.isfinite(row.decision_score)]

@@ -13,7 +13,7 @@ from anomaly_lab.core.types import Batch, Prediction
 
 
 class Panel(NamedTuple):
-    """One test image with everything a person wants to see of it, at the working size."""
+    """The pictures of one test image, at one size without padding."""
 
     name: str
     image: np.ndarray  # uint8 RGB, height x width x 3, as all pictures here
@@ -22,14 +22,14 @@ class Panel(NamedTuple):
     mask: np.ndarray | None  # bool, height x width; None: not known
 
     def draw(self, low: float, high: float) -> np.ndarray:
-        """The panel's pictures side by side; the map coloured from `low` (dark) to `high` (yellow)."""
+        """The pictures side by side, with the map coloured from `low` (dark) to `high` (yellow)."""
         outlined = overlay(self.image, self.anomaly_map, low, high) if self.mask is None else outline(self)
         pictures = [self.image, self.reconstruction, heat(self.anomaly_map, low, high), outlined]
         return np.concatenate([picture for picture in pictures if picture is not None], axis=1)
 
 
 def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask: Tensor | None) -> Panel:
-    """Panel of image `i` of a batch, `side` px along its longer side, without padding."""
+    """The panel of image `i` of a batch, `side` px along its longer side, without padding."""
     place = batch.placement[i]
     top, left, height, width = place.target
     size = (max(1, side * width // max(height, width)), max(1, side * height // max(height, width)))
@@ -55,20 +55,20 @@ def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask:
 
 
 def stack(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures below each other, black to the right of narrower ones."""
+    """Pictures stacked vertically, padded with black on the right."""
     width = max(picture.shape[1] for picture in pictures)
     return np.concatenate([np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0))) for picture in pictures])
 
 
 def beside(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures side by side, black below lower ones."""
+    """Pictures side by side, padded with black at the bottom."""
     height = max(picture.shape[0] for picture in pictures)
     padded = [np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0))) for picture in pictures]
     return np.concatenate(padded, axis=1)
 
 
 def captioned(picture: np.ndarray, lines: list[str], width: int, color: tuple[int, int, int]) -> np.ndarray:
-    """A picture of at least `width` px with lines of text above it, long ones without their middle."""
+    """A picture of at least `width` px with lines of text above it; long lines lose their middle."""
     picture = np.pad(picture, ((0, 0), (0, max(0, width - picture.shape[1])), (0, 0)))
     strip = np.zeros((8 + 18 * len(lines), picture.shape[1], 3), np.uint8)
     most = (picture.shape[1] - 8) // 8  # letters, about 8 px each at this size
@@ -79,7 +79,7 @@ def captioned(picture: np.ndarray, lines: list[str], width: int, color: tuple[in
 
 
 def color_range(maps: list[np.ndarray]) -> tuple[float, float]:
-    """The scores that are drawn darkest and brightest: the least, and the top of all but the highest 0.1 %."""
+    """The scores drawn darkest and brightest: the minimum and the 99.9th percentile."""
     values = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
     return float(values.min()), float(np.quantile(values, 0.999))
 
@@ -91,7 +91,7 @@ def heat(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The image under its coloured map."""
+    """The image blended with its coloured map."""
     return cv2.addWeighted(image, 0.5, heat(anomaly_map, low, high), 0.5, 0)
 
 

@@ -1,4 +1,4 @@
-"""Scores, threshold and metrics of a test, from predictions and batches alone."""
+"""Scores, threshold and metrics of a test, from predictions and batches only."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ DEFECTS = ("defect", "images", "accuracy", "auroc", "auroc_low", "auroc_high")
 
 
 class Row(NamedTuple):
-    """What is known of a test image after the method has seen it."""
+    """The scores of a test image."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     score: float
@@ -36,17 +36,17 @@ class Row(NamedTuple):
 
 
 class Evaluation(pl.Callback):
-    """Threshold from normal images (predict), then scores.csv, defects.csv and metrics from the test.
+    """The threshold from normal images (predict), then scores.csv, defects.csv and the metrics of the test.
 
-    Image metrics: `image_*` of the score and `image_auroc_mean` of the mean of the map; pixel metrics as in
-    `PixelEvaluation`, and `pixel_*` at the threshold. Several processes share the images and have the same metrics.
+    Image metrics: `image_*` of the score, and `image_auroc_mean` of the mean of the map. Pixel metrics: those of
+    `PixelEvaluation`, and `pixel_*` at the threshold. Several processes share the images and get the same metrics.
     """
 
     def __init__(self, rule: ThresholdRule) -> None:
         self.rule = rule
         self.threshold: Threshold | None = None
         self.metrics: dict[str, float] = {}
-        self.rows: list[Row] = []  # after the test those of all processes, in the order of the images
+        self.rows: list[Row] = []  # after the test of all processes, in the order of the images
         self.localisation = PixelEvaluation()
         self._decisions: PixelDecisions | None = None
         self._remarks: list[Remark] = []
@@ -54,7 +54,7 @@ class Evaluation(pl.Callback):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Show the threshold rule the normal images that it asked for."""
+        """Update the threshold rule with a batch of normal images."""
         assert outputs.score is not None
         for i, score in enumerate(outputs.score.tolist()):
             if math.isnan(score):
@@ -102,7 +102,7 @@ class Evaluation(pl.Callback):
                 self._decisions.update(part, defect)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring together what the processes saw, compute the metrics and write the tables."""
+        """Gather the rows of all processes, compute the metrics and write the tables."""
         assert self.threshold is not None
         assert self._decisions is not None
         samples = data_of(trainer).test_samples
@@ -128,13 +128,13 @@ class Evaluation(pl.Callback):
 
 
 def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:
-    """What the method remarks on the images of a batch."""
+    """The remarks of the method on the images of a batch."""
     said = zip(batch.index.tolist(), prediction.remarks, strict=False)  # a method that never remarks has ()
     return [Remark(str(samples[index].path), text) for index, text in said if text]
 
 
 def report_remarks(remarks: list[Remark], whose: str = "") -> None:
-    """Print a line for each text: how many images it holds for, and the names of the first of them."""
+    """Print one line per text: the number of its images and the names of the first few."""
     tally = RemarkCounter()
     for remark in remarks:
         tally.add(remark.text, Path(remark.path))
@@ -143,7 +143,7 @@ def report_remarks(remarks: list[Remark], whose: str = "") -> None:
 
 
 def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:
-    """The rows of scores.csv. `scaled` lies between the least and the largest score of the test: it decides nothing."""
+    """The rows of scores.csv. `scaled` maps the scores of the test to [0, 1]; it decides nothing."""
     scores = [row.score for row in rows]
     low, span = min(scores), (max(scores) - min(scores)) or 1.0
     return [

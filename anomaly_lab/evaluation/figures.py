@@ -1,4 +1,4 @@
-"""Curves, scores, losses and features as pictures; matplotlib without its global state."""
+"""Figures of curves, scores, losses and features; matplotlib without its global state."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ QUIET = "#666b70"
 
 
 class Panel:
-    """A figure with some axes side by side, in one plain style."""
+    """A figure with one or more axes side by side, in one plain style."""
 
     def __init__(self, panels: int = 1, width: float = 4.6, height: float = 3.6) -> None:
         self.figure = Figure(figsize=(width * panels, height), dpi=100, layout="constrained")
@@ -43,7 +43,7 @@ def curve(
     limit: float = 1.0,
     chance: bool = False,
 ) -> Picture:
-    """A curve whose axes are shares; `title` tells its area, `names` its axes, `chance` draws the diagonal."""
+    """A curve between shares in [0, 1]; `names` are the axes, `limit` ends the x axis, `chance` draws the diagonal."""
     panel = Panel()
     (axes,) = panel.axes
     if chance:
@@ -55,7 +55,7 @@ def curve(
 
 
 def scores(values: Mapping[str, Float[np.ndarray, " image"]], normal: set[str], threshold: float) -> Picture:
-    """Box plots by kind of image beside a histogram of the normal and the abnormal ones; `values` by kind."""
+    """Box plots of the scores by defect type, beside histograms of normal and abnormal images; `values` by type."""
     panel = Panel(2, height=max(3.6, 1.2 + 0.32 * len(values)))
     boxes, bars = panel.axes
     kinds = list(values)[::-1]
@@ -84,7 +84,7 @@ def scores(values: Mapping[str, Float[np.ndarray, " image"]], normal: set[str], 
 
 
 def losses(series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Picture:
-    """Losses by epoch, name -> (epochs, values); logarithmic where they fall far."""
+    """Losses by epoch, name -> (epochs, values); on a logarithmic axis if they fall by more than a factor of 20."""
     panel = Panel(width=6.4)
     (axes,) = panel.axes
     everything = [value for _, values in series.values() for value in values]
@@ -103,7 +103,7 @@ def losses(series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Pictu
 def feature_map(
     points: Float[np.ndarray, "image 2"], label: Int[np.ndarray, " image"], title: str, names: tuple[str, str]
 ) -> Picture:
-    """A point an image: normal ones circles, abnormal ones triangles."""
+    """One point per image: circles for normal images, triangles for abnormal ones."""
     panel = Panel()
     (axes,) = panel.axes
     for value, color, marker, name in ((0, NORMAL, "o", "normal"), (1, ABNORMAL, "^", "abnormal")):
@@ -122,5 +122,5 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def _plain(text: str, width: int) -> str:
-    """A name that is no formula (matplotlib reads $...$) and not longer than a width."""
+    """A name without formulas (matplotlib reads $...$), cut to a width."""
     return (text if len(text) <= width else f"{text[: width - 1]}…").replace("$", "\\$")

@@ -1,4 +1,4 @@
-"""The images that a person wants to see first: the worst misses, the worst false alarms, and some at random."""
+"""A gallery of test images: the worst misses, the worst false alarms, and a random selection."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,7 +22,7 @@ HEADER = ("file", "kind", "path", "defect", "label", "decision_score", "tiles")
 
 
 class GalleryItem(NamedTuple):
-    """An image that is kept, and what decides whether it stays: the lower, the longer."""
+    """A candidate image with its sort key; those with the lowest keys are kept."""
 
     order: float
     index: int  # type: ignore[assignment]  # hides tuple.index
@@ -31,10 +31,10 @@ class GalleryItem(NamedTuple):
 
 
 class Gallery(pl.Callback):
-    """Write `gallery/`: `count` abnormal images with the lowest scores, as many normal ones with the highest, `random`.
+    """Write `gallery/`: `count` abnormal images with the lowest scores, `count` normal ones with the highest, `random`.
 
-    A WebP an image, tiles of `side` px: image, reconstruction where there is one, map over the image, mask where it is
-    known; `index.csv` says what is what. Memory does not grow with the test. Several processes keep what one would.
+    One WebP per image with tiles of `side` px: image, reconstruction if there is one, map, overlay, mask if known;
+    `index.csv` describes the files. Memory does not grow with the test. Several processes keep the same images as one.
     """
 
     def __init__(self, count: PositiveInt = 6, random: NonNegativeInt = 6, side: PositiveInt = 160) -> None:
@@ -42,12 +42,12 @@ class Gallery(pl.Callback):
         self.random = random
         self.side = side
         self._kept: dict[Kind, list[GalleryItem]] = {kind: [] for kind in KINDS}
-        self._chance = np.zeros(0, dtype=int)  # a place in a random order for each image
+        self._chance = np.zeros(0, dtype=int)  # position of each image in a random order
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Look at a batch; `Evaluation` comes first in the list of callbacks and has judged it."""
+        """Keep the candidates of a batch; `Evaluation` precedes this callback and has scored it."""
         samples = data_of(trainer).test_samples
         rows = evaluation_of(trainer).rows[-len(batch.index) :]
         if len(self._chance) != len(samples):
@@ -80,7 +80,7 @@ class Gallery(pl.Callback):
         return sorted(shots, key=lambda shot: (shot.order, shot.index))[: self._most(kind)]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, write and log what all processes have kept."""
+        """Draw, write and log the images kept by all processes."""
         kept = {kind: self._first(kind, of_all_processes(self._kept[kind])) for kind in KINDS}
         self._kept = {kind: [] for kind in KINDS}
         shots = [shot for kind in KINDS for shot in kept[kind]]
@@ -107,7 +107,7 @@ class Gallery(pl.Callback):
 
 
 def tiles_of(shown: Panel, low: float, high: float) -> dict[str, np.ndarray]:
-    """The tiles of an image by name, RGB; maps coloured from `low` to `high`."""
+    """The tiles of an image by name, as RGB; maps are coloured from `low` to `high`."""
     tiles = {"image": shown.image, "reconstruction": shown.reconstruction}
     tiles |= {"map": heat(shown.anomaly_map, low, high), "overlay": overlay(shown.image, shown.anomaly_map, low, high)}
     if shown.mask is not None:

@@ -1,4 +1,4 @@
-"""Anomaly maps at the size of the photo, and the pixels that are judged."""
+"""Anomaly maps at the size of the photo, and the pixels that are evaluated."""
 
 import cv2
 import numpy as np
@@ -13,10 +13,10 @@ PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")
 
 
 class PixelEvaluation:
-    """Pixel metrics of the maps as they are and smoothed by the Gaussian of the default score.
+    """Pixel metrics of the raw maps and of the maps smoothed by the Gaussian of the default score.
 
-    Maps are compared at the size of the photos. Abnormal images without a mask do not count, nor does anything
-    outside the region that is inspected (`counted`).
+    Maps are compared with masks at the size of the photos. Abnormal images without a mask and pixels outside the
+    inspected region are left out (`counted`).
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class PixelEvaluation:
                 metrics.update(*counted(maps[i, 0].cpu().numpy(), mask, batch.placement[i]))
 
     def compute(self, samples: list[Sample]) -> dict[str, float]:
-        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; nothing where no defect is marked."""
+        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; empty if no defect is marked."""
         if not any(sample.mask_path for sample in samples):
             return {}
         metrics: dict[str, float] = {}
@@ -43,7 +43,7 @@ class PixelEvaluation:
 
 
 def masked(batch: Batch, samples: list[Sample]) -> list[int]:
-    """The places in the batch of the images of which every pixel is known to be normal or defective."""
+    """The positions in the batch of normal images and of images with a mask."""
     known = [samples[index].label == 0 or samples[index].mask_path is not None for index in batch.index.tolist()]
     return [i for i, yes in enumerate(known) if yes]
 
@@ -51,7 +51,7 @@ def masked(batch: Batch, samples: list[Sample]) -> list[int]:
 def inner_map(prediction: Prediction, batch: Batch, i: int) -> np.ndarray:
     """The map of image `i` at the working size, float32 (height, width), without padding.
 
-    Pixels within it that a mask image leaves out have the lowest value of the others: no region reaches into them.
+    Pixels outside the mask image of `data.region` get the lowest value of the others: no defect reaches into them.
     """
     top, left, height, width = batch.placement[i].target
     inner = prediction.anomaly_map[i, 0, top : top + height, left : left + width].float().cpu().numpy()
@@ -60,18 +60,18 @@ def inner_map(prediction: Prediction, batch: Batch, i: int) -> np.ndarray:
 
 
 def inner_valid(batch: Batch, i: int) -> np.ndarray | None:
-    """Which pixels of `inner_map` are inspected, bool; None: all of them."""
+    """The inspected pixels of `inner_map`, bool; None: all of them."""
     place = batch.placement[i]
     top, left, height, width = place.target
     return None if place.valid is None else place.valid[top : top + height, left : left + width]
 
 
 def counted(anomaly_map: np.ndarray, mask: np.ndarray, place: Placement) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What of a map (working size) and its mask (size of the photo) counts in pixel metrics: maps, and their masks.
+    """The parts of a map (working size) and of its mask (size of the photo) that pixel metrics count: maps, masks.
 
-    Without a region that is the whole photo, what `crop` cut away included: a defect there is missed. With one it is
-    the region's box. Of a mask image it is the white pixels and nothing else: in a strip one pixel high for those that
-    are normal, and one for each defect, so that it is a region still.
+    Without a region that is the whole photo, including pixels that `crop` cut away: a defect there is missed. With a
+    box it is the box. With a mask image it is the white pixels: one strip of height 1 with the normal ones, and one
+    per defect, so that each defect remains one region.
     """
     at_photo = to_photo(anomaly_map, place)
     if place.region is None:

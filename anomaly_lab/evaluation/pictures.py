@@ -1,4 +1,4 @@
-"""Pictures of what was found: image | reconstruction | anomaly map | defect outline."""
+"""Pictures of test images: image | reconstruction | anomaly map | defect outline."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,7 @@ from anomaly_lab.tracking.loggers import log_pictures
 class Pictures(pl.Callback):
     """Write the first `per_defect` test images of every defect type, and one overview, to `pictures/`.
 
-    All maps of a run share one colour range, so that bright means abnormal in every picture of it.
+    All maps of a run share one colour range, so that colours mean the same in every picture.
     """
 
     def __init__(self, per_defect: PositiveInt = 4, side: PositiveInt = 256) -> None:
@@ -43,7 +43,7 @@ class Pictures(pl.Callback):
             self._panels.append((index, panel(name, i, outputs, batch, self.side, mask)))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, write and log what all processes have kept."""
+        """Draw, write and log the images kept by all processes."""
         kept = dict(sorted(of_all_processes(self._panels), key=lambda pair: pair[0]))
         if not trainer.is_global_zero or not kept:
             return
@@ -58,7 +58,7 @@ class Pictures(pl.Callback):
 
 
 def first_of_each(samples: list[Sample], count: int) -> list[int]:
-    """The places of the first `count` images of every defect type."""
+    """The positions of the first `count` images of every defect type."""
     seen: Counter[str] = Counter()
     places = []
     for place, sample in enumerate(samples):

@@ -1,4 +1,4 @@
-"""How well a method finds synthetic defects in held-out normal images: an objective without the test set."""
+"""Metrics on synthetic defects in held-out normal images: an objective without the test set."""
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -23,13 +23,13 @@ STREAM = 3  # of random numbers, after core.randomness.PREDICTION: what a method
 
 
 class SyntheticDefects(pl.Callback):
-    """After training, predict the held-out normal images and `copies` copies of each with one synthetic defect each.
+    """After training, predict the held-out normal images, and `copies` copies of each with one synthetic defect.
 
-    `metrics`: `synthetic_image_auroc` of the scores; `synthetic_pixel_auroc` and `synthetic_pixel_aupro` of the maps as
-    they are, at the working size. Kinds of defects (`data.corruption`) take turns from image to image; those that the
-    method is trained with are left out, because it would be asked what it was told. The defects follow from
-    `defect_seed` and the number of the image, not from the run's seed: all trials of a search see the same ones. No
-    other image is read and no other metric changes. Every process predicts all of them.
+    `metrics`: `synthetic_image_auroc` of the scores; `synthetic_pixel_auroc` and `synthetic_pixel_aupro` of the raw
+    maps at the working size. Kinds of defects (`data.corruption`) alternate from image to image, without those that the
+    method is trained with. The defects depend on `defect_seed` and the number of the image, not on the seed of the run:
+    all trials of a search see the same ones. No other image is read and no other metric changes. Every process predicts
+    all images.
     """
 
     decides: ClassVar[str] = "result"  # the key of the run that it enters
@@ -40,11 +40,11 @@ class SyntheticDefects(pl.Callback):
         self.metrics: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
-        """Raise UserError before training where no kind of defect is left for this callback."""
+        """Raise UserError before training if no kind of defect is left for this callback."""
         corruptions_for(pl_module, data_of(trainer))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
-        """Predict them, when training is over; nothing is left of it in the generators of torch."""
+        """Predict all images after training; the state of torch's generators is restored."""
         data = data_of(trainer)
         corruptions = corruptions_for(pl_module, data)
         scores: dict[bool, list[float]] = {False: [], True: []}
@@ -69,7 +69,7 @@ class SyntheticDefects(pl.Callback):
     def batches(self, data: DataModule, corruptions: Sequence[Corruption], device: torch.device) -> Iterator[Batch]:
         """The held-out images in [0, 1] on the device, each batch followed by its copies with defects.
 
-        Masks, on the host, have the working size, and placements say that the photos have it too: nothing is enlarged.
+        Masks (on the host) have the working size, and so do the photos in the placements: nothing is enlarged.
         """
         for batch in ImageLoader(data.held_out_samples, data.decoding, data.test_batch_size, data.workers):
             images, index = batch.image.to(device).float() / 255, batch.index.to(device)
@@ -89,13 +89,13 @@ class SyntheticDefects(pl.Callback):
 
 
 def corruptions_for(method: Method, data: DataModule) -> tuple[Corruption, ...]:
-    """The kinds of defect that a method is not trained with. Raises UserError where there is none."""
+    """One corruption per kind of defect that the method is not trained with. Raises UserError if there is none."""
     trained = method.synthetic if data.corruption is None else method.synthetic | data.corruption.kinds
     return other_corruptions(trained)
 
 
 def at_working_size(place: Placement, image_size: int) -> Placement:
-    """The placement of a photo that is the working image itself, of which the same part is inspected."""
+    """The same placement for a photo of the working size, so that no map is enlarged."""
     top, left, height, width = inner = place.target
     white = None if place.valid is None else place.valid[top : top + height, left : left + width]
     return Placement((image_size, image_size), inner, inner, inner, white, place.valid)
