@@ -35,7 +35,7 @@ Figures = dict[str, dict[str, float]]  # of each kind, by the name of the metric
 
 
 class Controls(pl.Callback):
-    """Evaluate every `Control` on the same test images, write controls.csv, and name the metrics that a control reaches.
+    """Evaluate every `Control` on the same test images, write controls.csv, and name the metrics that one reaches.
 
     The figures depend only on data and decoding. The first run computes them, before its own test, and writes them to
     the cache entry `cache`; other runs read them there, and wait while another process computes them. Image-level

@@ -156,5 +156,5 @@ def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshol
 
 
 def evaluation_of(trainer: pl.Trainer) -> Evaluation:
-    """The evaluation of a trainer: it has judged a batch before the callbacks after it in the list see it."""
+    """The evaluation of a trainer; it processes a batch before the callbacks after it in the list."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, Evaluation))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Judge photos with a finished run, from Python.
+"""Predictions of a finished run for photos, from Python.
 
     from anomaly_lab import Detector
 
@@ -7,29 +7,28 @@
     prediction.is_abnormal                                  # the decision, at the threshold of the run
     prediction.decision_score, prediction.threshold         # abnormal: the former >= the latter
     prediction.anomaly_map                                  # float32, (height, width) of the photo
-    prediction.anomaly_map >= detector.threshold.pixel      # where
+    prediction.anomaly_map >= detector.threshold.pixel      # defective pixels
 
-The run folder alone is needed: configuration, checkpoint and thresholds lie in it. `predict` takes
+Only the run folder is needed: it contains configuration, checkpoint and thresholds. `predict` accepts
 
-- a path (any file that a training reads: PNG, JPEG, TIFF, ..., 8 and 16 bit, gray, colour, with alpha, turned by EXIF),
+- a path (any format that training reads: PNG, JPEG, TIFF, ..., 8 and 16 bit, gray, colour, with alpha and EXIF),
 - a Pillow image,
 - a NumPy array (height, width) or (height, width, channel) of uint8, uint16, int16 or floating point, RGB and not
-  OpenCV's BGR, alpha ignored. Of floating point black and white are the run's `data.value_range` or, without one, the
-  least and the largest value of this very array, with a warning: a picture of 8 bits is better given as uint8,
-- or a list or tuple of these, of any mix of sizes: it then answers with a list, and asks the method about a batch at
-  a time.
+  OpenCV's BGR; alpha is ignored. Floating-point values are scaled by the run's `data.value_range`, or else from
+  [0, 1]; if they leave [0, 1], the least and the largest value of this array become black and white, with a warning,
+- or a list or tuple of these, of any sizes: it then returns a list, and passes them to the method in batches.
 
-Whichever way a photo comes, it is decoded by the code of the training, with the run's `data.channels`,
-`data.value_range`, `data.resize` and `data.region`, and the answer is that of the run's own test: score and decision
-of `scores.csv`, map of `maps/`. Two things only the file can tell: Pillow keeps 8 of the 16 bits of a colour image,
-and an array has no EXIF.
+A photo is decoded by the code of the training, with the run's `data.channels`, `data.value_range`, `data.resize` and
+`data.region`, and the result is that of the run's own test: score and decision of `scores.csv`, map of `maps/`. Two
+exceptions: Pillow keeps only 8 of the 16 bits of a colour image, and an array has no EXIF.
 
-Mistakes raise `anomaly_lab.core.errors.UserError` (a ValueError) with one line: what was expected, what was found. For
-a folder of a million photos, TIFF maps and pictures there is the command `python -m anomaly_lab predict`. The same
-stream from Python, a photo at a time, with any number of detectors that share the reading, and errors as values:
+Bad input raises `anomaly_lab.core.errors.UserError` (a ValueError) with one line: what was expected, what was found.
+For folders of any size, TIFF maps and pictures use the command `python -m anomaly_lab predict`. The same stream from
+Python, photo by photo, with any number of detectors that share the decoding, and errors as values:
 
-    for path, (answer,) in iter_predictions([detector], paths):
-        said = answer if isinstance(answer, UserError) else detector.photo_prediction(answer)
+    for path, (result,) in iter_predictions([detector], paths):
+        if not isinstance(result, UserError):
+            prediction = detector.photo_prediction(result)
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -69,20 +68,20 @@ Given = TypeVar("Given", bound=Photo)
 
 @dataclass(frozen=True, eq=False)
 class PhotoPrediction:
-    """What a run says about one photo, for people.
+    """The prediction of a run for one photo.
 
-    - `anomaly_map`: float32 (height, width) at the photo's own size, upright; larger = more abnormal, no fixed range.
-      Pixels that were not inspected (`data.region`, `data.resize=crop`) have its lowest value.
-    - `score`: of the photo as a whole, as the paper of the method defines it; larger = more abnormal.
-    - `decision_score`: what decides: the score or, by the rule of some thresholds, that of the largest region.
-    - `threshold`: the run's, the last one of its `threshold.json`.
+    - `anomaly_map`: float32 (height, width) at the size of the photo, upright; larger = more abnormal, no fixed range.
+      Pixels that are not inspected (`data.region`, `data.resize=crop`) have its lowest value.
+    - `score`: of the whole photo, as the paper of the method defines it; larger = more abnormal.
+    - `decision_score`: the number that decides: the score or, with some threshold rules, that of the largest region.
+    - `threshold`: the last one in the run's `threshold.json`.
     - `is_abnormal`: `decision_score >= threshold`.
-    - `reconstruction`: how the method thinks the inspected part should look, float32 (height, width, channel) in
-      [0, 1] at the working size without padding; None where a method has no such thing.
-    - `remark`: what people should know of this photo ("not aligned"), "" for nothing.
+    - `reconstruction`: the inspected part as the method reconstructs it, float32 (height, width, channel) in [0, 1] at
+      the working size without padding; None if the method has none.
+    - `remark`: a remark on this photo for people ("not aligned"), "" for none.
 
-    It is not `anomaly_lab.core.types.Prediction`, what a method says about a batch: tensors at the working size,
-    padding included, before any threshold. One name for both would hide that their maps differ in size.
+    It differs from `anomaly_lab.core.types.Prediction`, the output of a method for a batch: tensors at the working
+    size, padding included, before any threshold.
     """
 
     anomaly_map: Float32[np.ndarray, "height width"]
@@ -95,7 +94,7 @@ class PhotoPrediction:
 
 
 class Decision(NamedTuple):
-    """What a run decides about one photo."""
+    """The decision of a run on one photo."""
 
     score: float
     decision_score: float  # what is compared with the threshold
@@ -103,32 +102,32 @@ class Decision(NamedTuple):
 
 
 class ImageResult(NamedTuple):
-    """What the method of a run says about one photo, at the working size, on the host."""
+    """The output of the method of a run for one photo, at the working size, on the host."""
 
     prediction: Prediction  # of a batch of one
     batch: Batch  # the photo as the method saw it
 
     @property
     def score(self) -> float:
-        """Of the photo."""
+        """The score of the photo."""
         assert self.prediction.score is not None
         return self.prediction.score.item()
 
     @property
     def remark(self) -> str:
-        """What the method has to say about the photo, "" for nothing."""
-        return next(iter(self.prediction.remarks), "")  # a method that never remarks has ()
+        """The remark of the method on the photo, "" for none."""
+        return next(iter(self.prediction.remarks), "")  # () for a method without remarks
 
     def inner_map(self) -> Float32[np.ndarray, "inner_height inner_width"]:
-        """The map at the working size without padding, as thresholds see it."""
+        """The map at the working size without padding, as threshold rules use it."""
         return inner_map(self.prediction, self.batch, 0)
 
     def photo_map(self) -> Float32[np.ndarray, "height width"]:
-        """The map at the photo's own size."""
+        """The map at the size of the photo."""
         return to_photo(self.prediction.anomaly_map[0, 0].numpy(), self.batch.placement[0])
 
     def reconstruction(self) -> Float32[np.ndarray, "inner_height inner_width channel"] | None:
-        """The reconstruction at the working size without padding."""
+        """The reconstruction at the working size without padding; None if the method has none."""
         if self.prediction.reconstruction is None:
             return None
         top, left, height, width = self.batch.placement[0].target
@@ -138,20 +137,20 @@ class ImageResult(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A finished run as a thing that judges photos: `Detector.load(run).predict(photo)`."""
+    """A finished run that predicts for photos: `Detector.load(run).predict(photo)`."""
 
     method: Method  # in evaluation mode, on its device
     threshold: Threshold  # the last one of `threshold.json`
     decoding: Decoding  # how a photo becomes the image that the method sees
-    batch_size: int  # of whole images, `data.test_batch_size`
-    workers: int  # threads that decode
+    batch_size: int  # whole images per batch, `data.test_batch_size`
+    workers: int  # decoding threads
 
     @classmethod
     def load(cls, run: str | PathLike[str], device: str | torch.device | None = None) -> "Detector":
         """Rebuild the method of a finished run from its configuration and checkpoint.
 
-        `device` is one of PyTorch's ("cpu", "cuda", "cuda:1"); None: the GPU where there is one. Raises UserError
-        where the folder is not that of a finished run, the checkpoint is damaged or there is no such device.
+        `device` is a PyTorch device ("cpu", "cuda", "cuda:1"); None: the GPU if there is one. Raises UserError if the
+        folder is not that of a finished run, the checkpoint is damaged or the device does not exist.
         """
         folder = finished_run(str(run))
         register()
@@ -173,8 +172,8 @@ class Detector:
                 f"{folder / 'checkpoints' / 'last.ckpt'}: expected the weights of the {type(method).__name__} that the "
                 "configuration beside it describes, found others; train it again with rerun=true"
             ) from error
-        drawn = read_thresholds(folder)[-1]
-        threshold = Threshold(**{name: drawn[name] for name in Threshold._fields})
+        latest = read_thresholds(folder)[-1]
+        threshold = Threshold(**{name: latest[name] for name in Threshold._fields})
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             method = method.eval().to(device)
@@ -194,10 +193,10 @@ class Detector:
     ) -> list[PhotoPrediction]: ...
 
     def predict(self, image: Any) -> PhotoPrediction | list[PhotoPrediction]:
-        """Judge a photo, or each of a list or tuple of photos.
+        """The prediction for a photo, or for each photo of a list or tuple.
 
-        A photo is a path, a Pillow image or a NumPy array (see the top of this module); it is left as it is. Raises
-        UserError where one cannot be read or is nothing of these: of a list, for the first such photo.
+        A photo is a path, a Pillow image or a NumPy array (see the top of this module); it is not changed. Raises
+        UserError if a photo cannot be read or is none of these; for a list, it names the first such photo.
         """
         several = isinstance(image, list | tuple)
         photos = [_photo(one) for one in (image if several else [image])]
@@ -210,7 +209,7 @@ class Detector:
         return predictions if several else predictions[0]
 
     def photo_prediction(self, result: ImageResult) -> PhotoPrediction:
-        """What the method says, held against the threshold and brought to the photo."""
+        """The output of the method at the size of the photo, with its decision."""
         score, decision_score, is_abnormal = self.decision(result)
         return PhotoPrediction(
             result.photo_map(), score, decision_score, self.threshold.image, is_abnormal, result.reconstruction(),
@@ -218,12 +217,12 @@ class Detector:
         )  # fmt: skip
 
     def decision(self, result: ImageResult) -> Decision:
-        """Hold what the method says against the threshold."""
+        """The decision on the output of the method, by the threshold."""
         decision_score = self.threshold.decision_score(result.inner_map(), result.score)
         return Decision(result.score, decision_score, decision_score >= self.threshold.image)
 
     def _ask(self, images: list[Batch | UserError]) -> list[ImageResult | UserError]:
-        """What the method says about those that could be read, as one batch."""
+        """The outputs of the method for the readable images, as one batch; errors stay in their places."""
         batches = [image for image in images if isinstance(image, Batch)]
         if not batches:
             return [image for image in images if isinstance(image, UserError)]
@@ -232,13 +231,13 @@ class Detector:
             prediction = self.method(batch.image.to(self.method.device), batch.placement)
         assert prediction.score is not None
         maps, scores = prediction.anomaly_map.float().cpu(), prediction.score.cpu()
-        drawn = None if prediction.reconstruction is None else prediction.reconstruction.float().cpu()
+        reconstructions = None if prediction.reconstruction is None else prediction.reconstruction.float().cpu()
         answers = iter(
             ImageResult(
                 Prediction(
                     maps[i : i + 1],
                     scores[i : i + 1],
-                    None if drawn is None else drawn[i : i + 1],
+                    None if reconstructions is None else reconstructions[i : i + 1],
                     prediction.remarks[i : i + 1],
                 ),
                 one,
@@ -251,10 +250,10 @@ class Detector:
 def iter_predictions(
     detectors: Sequence[Detector], photos: Iterable[Given]
 ) -> Generator[tuple[Given, tuple[ImageResult | UserError, ...]], None, None]:
-    """Every photo with what each run's method says about it, or why that run cannot read it.
+    """Yield every photo with one result per detector, or the error with which that detector cannot read it.
 
-    A photo is decoded once for each different decoding, by threads a few photos ahead; no more than a batch is in
-    memory, whatever the number of photos. Close it (`contextlib.closing`) where the loop over it may end early.
+    A photo is decoded once per distinct decoding, by threads a few photos ahead; memory holds one batch, for any
+    number of photos. Close the generator (`contextlib.closing`) if the loop over it may end early.
     """
     decodings: list[Decoding] = []
     for detector in detectors:
@@ -268,21 +267,21 @@ def iter_predictions(
     size = min(detector.batch_size for detector in detectors)
     with closing(prefetch(read, photos, max(detector.workers for detector in detectors))) as images:
         while chunk := list(islice(images, size)):
-            said = [
+            results = [
                 detector._ask([answers[place] for _, answers in chunk])
                 for detector, place in zip(detectors, own, strict=True)
             ]
-            yield from zip((photo for photo, _ in chunk), zip(*said, strict=True), strict=True)
+            yield from zip((photo for photo, _ in chunk), zip(*results, strict=True), strict=True)
 
 
 def _resolved(config: Any, key: str) -> Any:
-    """A part of a configuration, resolved alone: other parts may name what this machine does not have."""
+    """A part of a configuration, resolved alone: other parts may name paths or variables that this machine lacks."""
     value = OmegaConf.select(config, key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _photo(photo: Any) -> Photo:
-    """A path as a Path; raises UserError for what is no photo."""
+    """A path as a Path, images unchanged. Raises UserError for anything else."""
     if isinstance(photo, str | PathLike):
         return Path(photo).expanduser()
     if isinstance(photo, Image.Image | np.ndarray):
@@ -297,6 +296,6 @@ def _read(photo: Photo, decoding: Decoding) -> Batch | UserError:
     try:
         image, placement = decoding.read(photo)
     except UserError as error:
-        return UserError(str(error))  # the one that was raised holds on to the frames of the decoders, and to the file
+        return UserError(str(error))  # the raised one would keep the frames of the decoders and the file alive
     unknown = torch.tensor([-1])
     return Batch(torch.from_numpy(image)[None].float() / 255, (), unknown, unknown, (placement,))

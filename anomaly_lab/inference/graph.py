@@ -1,4 +1,4 @@
-"""A method as one graph from working images to map and score, in files that are used without this package."""
+"""Export of a method as one graph from working images to map and score, for use without this package."""
 
 import io
 from typing import NamedTuple
@@ -16,22 +16,22 @@ from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.method import Method
 
 INPUTS, OUTPUTS = ["image", "valid"], ["anomaly_map", "score"]
-FACTS = "anomaly_lab"  # what a file says of itself: in ONNX the metadata of this key, in pt2 the extra file FACTS.json
+FACTS = "anomaly_lab"  # the metadata of a file: in ONNX under this key, in pt2 the extra file FACTS.json
 Valid = Bool[Tensor, "batch 1 height width"]
 Maps = Float[Tensor, "batch 1 height width"]
 
 
 class Answer(NamedTuple):
-    """What a file says about a batch of images."""
+    """The output of an exported file for a batch of images."""
 
     anomaly_map: Float[np.ndarray, "batch 1 height width"]
     score: Float[np.ndarray, " batch"]
 
 
 class OnePass(nn.Module):
-    """What a file computes: map and score of working images, of which only the `valid` pixels count.
+    """The exported computation: map and score of working images, of which only the `valid` pixels count.
 
-    Pixels that are not valid carry the lowest value of those that are, so that no region reaches into them.
+    Other pixels get the lowest value of the valid ones, so that no region reaches into them.
     """
 
     def __init__(self, method: Method) -> None:
@@ -39,7 +39,7 @@ class OnePass(nn.Module):
         self.method = method
 
     def forward(self, image: Images, valid: Valid) -> tuple[Maps, Float[Tensor, " batch"]]:
-        """Map and score, as `Method.forward` gives them up to rounding."""
+        """Map and score of `Method.forward`, up to rounding."""
         anomaly_map, score, *_ = self.method.tiling.in_one_pass(self.method.predict, image)
         if score is None:
             score = default_score(anomaly_map, valid)
@@ -47,7 +47,7 @@ class OnePass(nn.Module):
 
 
 def answer_of(method: Method, images: Images, placement: tuple[Placement, ...]) -> Answer:
-    """What the method itself says, in the form of a file's answer."""
+    """The output of the method itself, in the form of an exported file's."""
     valid = valid_pixels(images, placement)
     with torch.no_grad():
         anomaly_map, score, *_ = method(images, placement)
@@ -56,13 +56,13 @@ def answer_of(method: Method, images: Images, placement: tuple[Placement, ...]) 
 
 
 def valid_pixels(images: Images, placement: tuple[Placement, ...]) -> Valid:
-    """Which pixels of the images show the inspected part of their photos."""
+    """The pixels of the images that show the inspected part of their photos."""
     valid = content(placement, images)
     return torch.ones_like(images[:, :1], dtype=torch.bool) if valid is None else valid
 
 
 def lowest_outside(anomaly_map: Maps, valid: Valid) -> Maps:
-    """The map with the lowest valid value of each image wherever it is not valid."""
+    """The map, with the lowest valid value of each image at pixels that are not valid."""
     lowest = anomaly_map.masked_fill(~valid, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
     return torch.where(valid, anomaly_map, lowest)
 
@@ -70,10 +70,10 @@ def lowest_outside(anomaly_map: Maps, valid: Valid) -> Maps:
 def traced(method: Method, channels: int, side: int) -> ExportedProgram:
     """The graph of a method for any number of images of one size.
 
-    The method must have judged images of that size before: what it keeps from then on (the window of SSIM) would else
-    be made of tensors that exist only while the graph is traced. Its weights become contiguous.
+    The method must have predicted for images of that size before: otherwise tensors that it caches (the window of SSIM)
+    would be created during tracing and exist only there. Its weights become contiguous.
     """
-    method.to(memory_format=torch.contiguous_format)  # pt2 complains of others
+    method.to(memory_format=torch.contiguous_format)  # pt2 warns of others
     images = torch.zeros(2, channels, side, side), torch.ones(2, 1, side, side, dtype=torch.bool)
     batch = Dim("batch")
     with torch.no_grad():
@@ -81,20 +81,20 @@ def traced(method: Method, channels: int, side: int) -> ExportedProgram:
     for module in program.graph_module.modules():
         if isinstance(module, GraphModule):
             for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)  # names files of this machine
+                node.meta.pop("stack_trace", None)  # contains file names of this machine
     program.example_inputs = None  # as large as two photos, and zeros
     return program
 
 
 def to_pt2(program: ExportedProgram, facts: str) -> bytes:
-    """The file of PyTorch: `torch.export.load(file, extra_files={"anomaly_lab.json": ""})`."""
+    """The bytes of a PyTorch file: `torch.export.load(file, extra_files={"anomaly_lab.json": ""})`."""
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={f"{FACTS}.json": facts})
     return file.getvalue()
 
 
 def to_onnx(program: ExportedProgram, facts: str) -> bytes:
-    """The file of ONNX."""
+    """The bytes of an ONNX file."""
     import onnx_ir
 
     batch = {"image": {0: "batch"}, "valid": None}
@@ -104,20 +104,20 @@ def to_onnx(program: ExportedProgram, facts: str) -> bytes:
     assert written is not None
     model = written.model
     for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
-        node.metadata_props.clear()  # names of files again
+        node.metadata_props.clear()  # file names again
     model.metadata_props[FACTS] = facts
     return onnx_ir.to_proto(model).SerializeToString()
 
 
 def ask_pt2(content: bytes, image: Images, valid: Valid) -> Answer:
-    """What a file of PyTorch says."""
+    """The output of a PyTorch file."""
     with torch.no_grad():
         anomaly_map, score = torch.export.load(io.BytesIO(content)).module()(image, valid)
     return Answer(anomaly_map.numpy(), score.numpy())
 
 
 def ask_onnx(content: bytes, image: Images, valid: Valid) -> Answer:
-    """What an ONNX file says in ONNX Runtime."""
+    """The output of an ONNX file in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""What `predict` writes about each photo: a row in a table, a picture, a map. Nothing grows with their number."""
+"""The results of `predict` per photo: a row in a table, a picture, a map. Memory does not grow with their number."""
 
 import sys
 from collections import Counter
@@ -24,26 +24,26 @@ WHITE, ORANGE = (255, 255, 255), (255, 170, 60)
 
 
 class RunResult(NamedTuple):
-    """What a run's method says about a photo, and what follows from it."""
+    """The output of a run's method for a photo, and its decision."""
 
     judged: ImageResult
     decision: Decision
 
 
 class Summary:
-    """What is told at the end of millions of photos: counts, and the first of what went wrong."""
+    """The summary after any number of photos: counts, and the first few errors."""
 
     def __init__(self, runs: int) -> None:
         self.runs = runs
         self.seen = 0
-        self.judged = 0  # by one run at least
-        self.failed = 0  # for one run at least
+        self.judged = 0  # photos scored by at least one run
+        self.failed = 0  # photos that at least one run could not read
         self.abnormal: Counter[str] = Counter()  # by run
         self.remarks = RemarkCounter()
         self.reasons: list[str] = []
 
     def add(self, path: Path, verdicts: Mapping[str, RunResult], errors: Mapping[str, str]) -> None:
-        """Count a photo."""
+        """Count a photo with its results and errors by run."""
         self.seen += 1
         self.judged += bool(verdicts)
         self.failed += bool(errors)
@@ -68,11 +68,11 @@ def write_results(
     pictures: bool,
     unlisted: Sequence[OSError] = (),
 ) -> None:
-    """Judge the photos by every run, by name, and write what the runs say below `out`, at the place below `base`.
+    """Predict every photo with every detector (by name), and write the results below `out`, in the tree of `base`.
 
-    `scores.csv` has a row a photo and run, `unreadable.csv`, if there is one, those that a run cannot read; until all
-    is done both are called `.part`, and stay so where it ends early. Raises UserError at the end where photos could not
-    be read, or folders not be listed (`unlisted`, which grows while `photos` are found).
+    `scores.csv` has one row per photo and run, `unreadable.csv` one per photo that a run cannot read. Both are called
+    `.part` until all is done, and stay so if it ends early. Raises UserError at the end if photos could not be read or
+    folders not listed (`unlisted`, which grows while `photos` are found).
     """
     summary = Summary(len(detectors))
     scores, unreadable = out / "scores.csv", out / "unreadable.csv"
@@ -80,19 +80,19 @@ def write_results(
         with (
             growing_csv(scores, SCORES) as add,
             growing_csv(unreadable, UNREADABLE) as add_unreadable,
-            closing(tracked(iter_predictions(list(detectors.values()), photos), "judging")) as answers,
+            closing(tracked(iter_predictions(list(detectors.values()), photos), "scoring")) as answers,
         ):
             for path, answer in answers:
-                said = list(zip(detectors, answer, strict=True))
-                errors = {run: str(one) for run, one in said if isinstance(one, UserError)}
-                judged = {run: one for run, one in said if isinstance(one, ImageResult)}
+                by_run = list(zip(detectors, answer, strict=True))
+                errors = {run: str(one) for run, one in by_run if isinstance(one, UserError)}
+                judged = {run: one for run, one in by_run if isinstance(one, ImageResult)}
                 verdicts = {run: RunResult(one, detectors[run].decision(one)) for run, one in judged.items()}
                 for run, reason in errors.items():
                     add_unreadable((path, run, reason))
                 for run, (one, decision) in verdicts.items():
                     word = "abnormal" if decision.is_abnormal else "normal"
-                    line = detectors[run].threshold.image
-                    add((path, run, decision.score, decision.decision_score, line, word, one.remark))
+                    threshold = detectors[run].threshold.image
+                    add((path, run, decision.score, decision.decision_score, threshold, word, one.remark))
                     if maps:
                         folder = out / "maps" / run if len(detectors) > 1 else out / "maps"
                         write_map(result(folder, path, base, ".tiff"), one.photo_map())
@@ -104,11 +104,11 @@ def write_results(
                 add_unreadable((error.filename, "", reason))
                 summary.note(f"{error.filename}: {reason}")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted: {summary.judged} images judged, see {scores}.part; the same command begins again")
-    by_run = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]
-    shown = summary.judged > 0
-    written = ["scores", *["pictures"] * (pictures and shown), *["maps"] * (maps and shown)]
-    say(f"{summary.judged} images judged, {', '.join(by_run)}; {' and '.join(written)}: {out}")
+        sys.exit(f"interrupted: {summary.judged} images scored, see {scores}.part; the same command starts again")
+    counts = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]
+    any_scored = summary.judged > 0
+    written = ["scores", *["pictures"] * (pictures and any_scored), *["maps"] * (maps and any_scored)]
+    say(f"{summary.judged} images scored, {', '.join(counts)}; {' and '.join(written)}: {out}")
     for remark in summary.remarks.lines():
         say(remark)
     if not summary.reasons:
@@ -122,10 +122,10 @@ def write_results(
 
 
 def picture(name: str, detectors: Mapping[str, Detector], verdicts: Mapping[str, RunResult]) -> np.ndarray:
-    """What the runs say about a photo, RGB. One run: photo, reconstruction, map, map over the photo.
+    """The picture of a photo, RGB. One run: photo, reconstruction, map, overlay.
 
-    Several: the photo, then for each run its map over what it saw of the photo, its name, score, threshold and
-    decision. Colours span 0 to twice the threshold of the run, whose line is in the middle.
+    Several runs: the photo, then per run the overlay with name, score, threshold and decision. Colours range from 0 to
+    twice the pixel threshold of the run.
     """
     panels = {run: panel(name, 0, *verdict.judged, side=SIDE, mask=None) for run, verdict in verdicts.items()}
     if len(detectors) == 1:
@@ -135,13 +135,13 @@ def picture(name: str, detectors: Mapping[str, Detector], verdicts: Mapping[str,
     photo = panels[in_colour].image
     tiles = [captioned(photo, [printable(name), "", ""], SIDE, WHITE)]
     for run, detector in detectors.items():
-        line = detector.threshold
+        threshold = detector.threshold
         if run in verdicts:
             score, decision_score, is_abnormal = verdicts[run].decision
-            decision = f">= {line.image:.4g}: abnormal" if is_abnormal else f"< {line.image:.4g}: normal"
+            decision = f">= {threshold.image:.4g}: abnormal" if is_abnormal else f"< {threshold.image:.4g}: normal"
             lines = [run, f"score {score:.4g}", f"{decision_score:.4g} {decision}"]
-            drawn = overlay(panels[run].image, panels[run].anomaly_map, 0.0, 2 * line.pixel)
-            tiles.append(captioned(drawn, lines, SIDE, ORANGE if is_abnormal else WHITE))
+            tile = overlay(panels[run].image, panels[run].anomaly_map, 0.0, 2 * threshold.pixel)
+            tiles.append(captioned(tile, lines, SIDE, ORANGE if is_abnormal else WHITE))
         else:
             tiles.append(captioned(np.zeros_like(photo), [run, "cannot read this photo", ""], SIDE, WHITE))
     return beside(tiles)

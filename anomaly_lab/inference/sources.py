@@ -1,4 +1,4 @@
-"""Where the photos are that someone wants judged, and where what is said of each goes. No image is opened."""
+"""The photos that `predict` reads, and the paths of their results. No image is opened."""
 
 import glob
 import hashlib
@@ -10,14 +10,14 @@ from pathlib import Path
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.layouts import walk
 
-LONGEST = 230  # bytes of a file name; disks take 255, and a name that is being written is longer
+LONGEST = 230  # bytes of a file name; disks allow 255, and the temporary name is longer
 
 
 def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """The images that a file, a folder or a glob names, a folder at a time, each sorted; what lies in `out` is none.
+    """The images that a file, a folder or a glob names, folder by folder, each sorted; files in `out` are left out.
 
-    A million of them are never in memory at once. Folders that cannot be listed are told to `unlisted`. Raises
-    UserError where there is no image.
+    Only one folder is in memory at a time. The errors of folders that cannot be listed are passed to `unlisted`. Raises
+    UserError if there is no image.
     """
     if Path(source).is_dir():
         paths = walk(Path(source), unlisted)
@@ -27,7 +27,7 @@ def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = No
         paths = expand(source)
     results = out.resolve()
     if results == Path(source).resolve():
-        raise UserError(f"out: expected another folder than the photos, found {out}; what lies in it is not judged")
+        raise UserError(f"out: expected another folder than the photos, found {out}; its files are left out")
     photos = (path for path in paths if results not in path.resolve().parents)
     first = next(photos, None)
     if first is None:
@@ -36,7 +36,7 @@ def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = No
 
 
 def expand(pattern: str) -> Iterator[Path]:
-    """The files that `glob.glob` finds, but folder by folder, each sorted."""
+    """The files that `glob.glob` finds, folder by folder, each sorted."""
     head, tail = os.path.split(pattern if Path(pattern).is_absolute() else f"./{pattern}")
     if tail == "**":
         head, tail = f"{head}/**", "*"
@@ -47,9 +47,9 @@ def expand(pattern: str) -> Iterator[Path]:
 
 
 def base_of(source: str) -> Path:
-    """The folder whose tree the results repeat: the source itself, that of a file, that before the first wildcard.
+    """The folder whose tree the results repeat: the source, the folder of a file, or the one before the first wildcard.
 
-    Raises UserError for `..` behind a wildcard: results would leave their folder.
+    Raises UserError for `..` after a wildcard: results would leave their folder.
     """
     path = Path(source)
     if path.is_dir():
@@ -59,14 +59,14 @@ def base_of(source: str) -> Path:
     parts = path.parts
     first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
     if ".." in parts[first:]:
-        raise UserError(f"source: expected no .. behind the first wildcard, found {source}")
+        raise UserError(f"source: expected no .. after the first wildcard, found {source}")
     return Path(*parts[:first])
 
 
 def result(folder: Path, photo: Path, base: Path, suffix: str) -> Path:
-    """Where the result for a photo goes: its place below `base`, its whole name, a suffix.
+    """The path of the result for a photo: its path below `base`, its full name, a suffix.
 
-    Names that would be too long are cut, and told apart by a digest.
+    Names that would be too long are cut and made unique by a digest.
     """
     relative = photo.relative_to(base)
     name = os.fsencode(relative.name)
@@ -77,7 +77,7 @@ def result(folder: Path, photo: Path, base: Path, suffix: str) -> Path:
 
 
 def new_folder(parent: Path, source: str) -> Path:
-    """A folder named after the source that is not there yet: nothing that was judged before is overwritten."""
+    """A new folder named after the source, so that earlier results are not overwritten."""
     stem = Path(source).stem.strip("*?[]. ") or "images"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
     return next(parent / name for name in names if not (parent / name).exists())

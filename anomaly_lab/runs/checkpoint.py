@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, and how they are read."""
+"""Checkpoints: written atomically, read safely."""
 
 import os
 from pathlib import Path
@@ -14,17 +14,17 @@ from anomaly_lab.core.files import write_whole
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The tensors and numbers of a checkpoint, on the host.
 
-    Raises UserError where the file is missing or damaged.
+    Raises UserError if the file is missing or damaged.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no checkpoint can raise anything
+    except Exception as error:  # bytes that are not a checkpoint can raise anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"{path}: expected a whole checkpoint, found: {reason}") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write to a temporary name in the same folder, flush to the disk, rename: the old file is there until then."""
+    """Write to a temporary file in the same folder, flush it to disk, rename it: the old file exists until then."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint, whole or not at all."""

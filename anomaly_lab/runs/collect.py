@@ -1,4 +1,4 @@
-"""Read the folders of runs: what is there, finished or not, whole or damaged."""
+"""Reading of run folders, finished or not, complete or damaged."""
 
 import glob
 import hashlib
@@ -20,9 +20,9 @@ from anomaly_lab.runs.naming import versions_of
 
 
 def finished_runs(folders: str) -> list[Path]:
-    """The finished runs that a text names, each once: folders with commas between them, or with wildcards.
+    """The finished runs named by a text, each once: folders separated by commas, or with wildcards.
 
-    A folder that is no run stands for the finished runs below it. Raises UserError where one stands for none.
+    A folder that is not a run stands for the finished runs below it. Raises UserError if there are none.
     """
     runs: dict[Path, Path] = {}
     for name in [folders] if Path(folders).expanduser().is_dir() else folders.split(","):
@@ -36,7 +36,7 @@ def finished_runs(folders: str) -> list[Path]:
 
 
 def finished_run(folder: str) -> Path:
-    """The folder of a finished run, or a UserError."""
+    """The folder of a finished run. Raises UserError if it is not one of this version."""
     run = Path(folder).expanduser()
     if maker := maker_of(run):
         raise UserError(
@@ -53,9 +53,9 @@ def finished_run(folder: str) -> Path:
 
 
 def changed_method(run: Path) -> str:
-    """What has become of the method of a finished run since its training; empty where nothing has.
+    """How the version of the method differs from that at training; empty if it does not.
 
-    The weights are those of other code then: what they would say now is no result of either.
+    If it does, the weights belong to other code, and their predictions now would be a result of neither version.
     """
     before = read_job(run).get("versions")
     if not isinstance(before, dict):
@@ -69,14 +69,14 @@ def changed_method(run: Path) -> str:
     return "" if before.get("method") == now else f"version {now} of {name}, found version {before.get('method')}"
 
 
-MARKS = ("job.json", "metrics.json")  # what makes a folder that of a run
+MARKS = ("job.json", "metrics.json")  # files that mark the folder of a run
 ROUNDING = 1e-6  # by which a rate may lie beyond 0 or 1
 STATES = ("done", "running", "interrupted", "failed", "unreadable")
 Table = list[dict[str, str]]
 
 
 class Key(NamedTuple):
-    """Which run it is; the parts of its folder."""
+    """The parts of a run folder's path that identify the run."""
 
     name: str
     method: str
@@ -95,17 +95,17 @@ class Image(NamedTuple):
 
 @dataclass
 class Run:
-    """A run as its folder tells of it. What is missing or damaged is empty."""
+    """A run as read from its folder. Missing or damaged parts are empty."""
 
     folder: Path
-    shown: str  # the folder, relative to the one that was asked for
+    shown: str  # the folder, relative to the collected one
     key: Key
     state: str  # one of STATES
     trouble: str = ""  # why it failed, or what could not be read
     metrics: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)  # of the images, as the run knew them; for no page
+    paths: list[str] = field(default_factory=list)  # of the images, as in scores.csv; never for a page
     scores: list[float] = field(default_factory=list)  # of the images, in their order
     decision_scores: list[float] = field(default_factory=list)
     threshold: float = math.nan
@@ -123,16 +123,13 @@ class Run:
 
     @property
     def test_set(self) -> str:
-        """The same for two runs exactly when they were tested on images of the same names and labels."""
+        """A hash that is equal for two runs exactly if their test images have the same names and labels."""
         text = json.dumps(self.images)
         return hashlib.sha256(text.encode()).hexdigest()[:10] if self.images else ""
 
 
 def collect(folders: list[Path]) -> list[Run]:
-    """All runs below some folders, in the order of their names.
-
-    Raises UserError where there is none: it says what was looked for.
-    """
+    """All runs below some folders, in the order of their names. Raises UserError if there are none."""
     for folder in folders:
         if not folder.is_dir():
             there = "the file" if folder.exists() else "no"
@@ -152,7 +149,7 @@ def collect(folders: list[Path]) -> list[Run]:
 
 
 def prefixes(folders: list[Path]) -> list[str]:
-    """What tells the runs of several folders apart: their names, numbered where equal; never where they lie."""
+    """Prefixes for the runs of several folders: the names of the folders, numbered if equal, never their paths."""
     names = [folder.resolve().name for folder in folders]
     again = [names[:i].count(name) for i, name in enumerate(names)]
     numbered = (f"{name}-{count + 1}/" if count else f"{name}/" for name, count in zip(names, again, strict=True))
@@ -160,7 +157,7 @@ def prefixes(folders: list[Path]) -> list[str]:
 
 
 def find(folder: Path) -> Iterator[Path]:
-    """The folders of runs at and below a folder; what lies inside a run is not searched."""
+    """The run folders at and below a folder; the inside of a run is not searched."""
     seen: set[str] = set()
     for path, folders, files in os.walk(folder, followlinks=True):
         here = os.path.realpath(path)
@@ -174,7 +171,7 @@ def find(folder: Path) -> Iterator[Path]:
 
 
 def read(folder: Path, root: Path, prefix: str = "") -> Run:
-    """A run, whatever state it is in; never raises for what a damaged file holds."""
+    """A run in any state; never raises for the contents of damaged files."""
     shown = folder.relative_to(root).as_posix()
     trouble: list[str] = []
     job = _object(folder / "job.json", trouble)
@@ -211,9 +208,9 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
 
 
 def _metrics(found: dict[str, Any], trouble: list[str]) -> dict[str, float]:
-    """The numbers of metrics.json; a known measure that cannot be what it says is left out and told, null is not told.
+    """The numbers of metrics.json; impossible values of known measures are left out and reported, nulls only left out.
 
-    The figures of the controls and the ends of intervals are held to the same.
+    The same holds for figures of controls and ends of intervals.
     """
     metrics = {}
     for name, value in found.items():
@@ -233,7 +230,7 @@ def _metrics(found: dict[str, Any], trouble: list[str]) -> dict[str, float]:
 
 
 def key_of(folder: Path, config: dict[str, Any]) -> Key:
-    """From the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else from the configuration."""
+    """The key from the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else the configuration."""
     parts = folder.resolve().parts
     if len(parts) > 6 and parts[-2].startswith("seed="):
         name, method_name, dataset, category, seed = parts[-6:-1]
@@ -248,11 +245,11 @@ def key_of(folder: Path, config: dict[str, Any]) -> Key:
 
 
 def _read_scores(run: Run, trouble: list[str]) -> None:
-    """The images and their scores, by name; an old table without `decision_score` decides by the score."""
+    """Read the images and their scores, sorted by name; a table without `decision_score` decides by the score."""
     before = len(trouble)
     rows = _table(run.folder / "scores.csv", trouble)
     if not rows and len(trouble) == before:
-        trouble.append("scores.csv: expected a row an image, found none")
+        trouble.append("scores.csv: expected one row per image, found none")
     try:
         read = sorted(
             (
@@ -271,10 +268,10 @@ def _read_scores(run: Run, trouble: list[str]) -> None:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Images by their paths relative to the folder that they share; that of images in one folder is the one above it.
+    """The paths of images relative to their common folder, or to its parent if all lie in one folder.
 
-    Where they share nothing but the root of the disk, the last folder and the name are left. Raises ValueError for
-    paths of which some are absolute and others are not.
+    If they share only the root of the disk, the last folder and the name remain. Raises ValueError if only some paths
+    are absolute.
     """
     folders = {Path(path).parent for path in paths}
     common = Path(os.path.commonpath(folders)) if folders else Path()
@@ -296,7 +293,7 @@ def _config(folder: Path, trouble: list[str]) -> dict[str, Any]:
 
 
 def _object(path: Path, trouble: list[str], needed: bool = True) -> dict[str, Any]:
-    """A JSON object; empty, with a line in `trouble`, where it is none."""
+    """The JSON object in a file; empty, with a line in `trouble`, if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -324,7 +321,7 @@ def _list(path: Path, trouble: list[str]) -> list[dict[str, Any]]:
 
 
 def _table(path: Path, trouble: list[str]) -> Table:
-    """The rows of a CSV file; none, with a line in `trouble`, where it cannot be read, none where it is missing."""
+    """The rows of a CSV file; empty if it is missing, empty with a line in `trouble` if it cannot be read."""
     try:
         return read_csv(path)
     except FileNotFoundError:
@@ -335,7 +332,7 @@ def _table(path: Path, trouble: list[str]) -> Table:
 
 
 def _number(value: Any) -> float:
-    """A finite number, else NaN: `precision` is a text, what does not exist is null."""
+    """A finite number, or NaN for anything else."""
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
     except (TypeError, ValueError, OverflowError):

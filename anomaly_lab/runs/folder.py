@@ -1,4 +1,4 @@
-"""The folder of a run: where it lies, whether it is finished, and files that are never half-written."""
+"""The folder of a run: its state, thresholds and kept mask image."""
 
 import json
 import shutil
@@ -10,30 +10,30 @@ from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.files import write_json, write_whole
 
 FORMAT = 3  # of a run folder: raise it when older folders can no longer be read
-RESULT_VERSION = 3  # raise it when the code of evaluation changes what the same weights result in
-OF_THE_TEST = ("scores.csv", "defects.csv", "controls.csv", "maps", "pictures", "gallery")  # and curves but the losses
+RESULT_VERSION = 3  # raise it when a change to the evaluation changes the metrics of the same weights
+OF_THE_TEST = ("scores.csv", "defects.csv", "controls.csv", "maps", "pictures", "gallery")  # and curves but losses
 Rerun = bool | Literal["judge"]
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the folder holds a whole result that this version can read."""
+    """Whether the folder holds a complete result that this version can read."""
     job = read_job(folder)
     return (job.get("state"), job.get("format")) == ("done", FORMAT) and bool(_read(folder / "metrics.json"))
 
 
 def is_current(folder: Path, result_key: str) -> bool:
-    """Whether a finished run was judged by these settings."""
+    """Whether the run is finished with this result key."""
     return is_finished(folder) and _read(folder / "metrics.json").get("result_key") == result_key
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
-    """The checkpoint from which a run goes on: with training, or with judging where the training is done."""
+    """The checkpoint from which a run continues its training, or its test if training is done; None: there is none."""
     checkpoint = folder / "checkpoints" / "last.ckpt"
     return checkpoint if checkpoint.is_file() and read_job(folder).get("format") == FORMAT else None
 
 
 def state_of(folder: Path, result_key: str, rerun: Rerun = False) -> str:
-    """What is left to do for a run: all of it, the rest from its checkpoint, judging alone, or nothing."""
+    """The state of a run: `to start`, `unfinished`, `to judge again` (test only), `to do again` or `finished`."""
     if not is_finished(folder):
         return "unfinished" if checkpoint_to_resume(folder) else "to start"
     if rerun is False and is_current(folder, result_key):
@@ -42,7 +42,7 @@ def state_of(folder: Path, result_key: str, rerun: Rerun = False) -> str:
 
 
 def maker_of(folder: Path) -> str | None:
-    """The version that made a run folder which this one cannot read; None for a folder that it can read or start."""
+    """The version that made a run folder that this version cannot read; None if it can read or start it."""
     job = read_job(folder)
     if not job or job.get("format") == FORMAT:
         return None
@@ -52,12 +52,12 @@ def maker_of(folder: Path) -> str | None:
 
 
 def read_job(folder: Path) -> dict[str, Any]:
-    """The content of `job.json`: state (running, done, failed), format, times; empty before the first run."""
+    """The content of `job.json`: state (running, done, failed), format, times; empty if there is none."""
     return _read(folder / "job.json")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON file that is whole; nothing else counts."""
+    """The object in a JSON file; empty if it is missing or damaged."""
     try:
         value = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -71,7 +71,7 @@ def write_job(folder: Path, state: str, **details: Any) -> None:
 
 
 def remove_result(folder: Path) -> None:
-    """Remove what an earlier test has written, so that nothing of it is taken for a part of the next one."""
+    """Remove the files of an earlier test, so that none is mistaken for a result of the next one."""
     curves = [path for path in (folder / "curves").glob("*") if path.stem != "losses"]
     for path in (*(folder / name for name in OF_THE_TEST), *curves):
         if path.is_dir():
@@ -81,7 +81,7 @@ def remove_result(folder: Path) -> None:
 
 
 def write_threshold(folder: Path, threshold: dict[str, Any]) -> None:
-    """Put a threshold at the end of `threshold.json`: the last one counts, the earlier ones stay."""
+    """Append a threshold to `threshold.json`: the last one counts, earlier ones stay."""
     entry = {**threshold, "drawn": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(folder / "threshold.json", [*read_thresholds(folder), entry])
 
@@ -92,18 +92,18 @@ def read_thresholds(folder: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
-REGION = "region.png"  # the mask image of `data.region`, as the run was trained with
+REGION = "region.png"  # the mask image of `data.region` with which the run was trained
 
 
 def keep_region(data: dict[str, Any], folder: Path) -> None:
-    """Store the mask image of `data.region` in the run folder, once, and read it from there.
+    """Store the mask image of `data.region` in the run folder, once, and point `data` to it.
 
-    A box, or none, is left as it is. Raises UserError where the mask image cannot be read.
+    A box or None stays as it is. Raises UserError if the mask image cannot be read.
     """
     if not isinstance(data["region"], str):
         return
     if not (folder / REGION).is_file() and is_first_process():
-        import cv2  # here: who asks for the state of a run needs no OpenCV
+        import cv2  # here: the state of a run needs no OpenCV
         import numpy as np
 
         from anomaly_lab.data.formats import MAX_PIXELS
@@ -117,5 +117,5 @@ def keep_region(data: dict[str, Any], folder: Path) -> None:
 
 
 def region_of(folder: Path, region: Any) -> Any:
-    """The region of a finished run: a box as it is; of a mask image the one that the run has kept, and no other."""
+    """The region of a finished run: a box unchanged, a mask image always as the copy in the run folder."""
     return str(folder / REGION) if isinstance(region, str) else region

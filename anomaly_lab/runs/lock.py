@@ -18,9 +18,9 @@ POLL = 0.2  # seconds
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a run folder; wait, and say for whom, while another process does.
+    """Hold the lock of a run folder; while another process holds it, name that process and wait.
 
-    Of the processes of one run the first holds it for all.
+    Of the processes of one run, the first holds the lock for all.
     """
     if not is_first_process():
         follow(folder)
@@ -28,7 +28,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         return
 
     def wait(holder: str) -> None:
-        say(f"{folder}: {holder or 'another process'} is at this run; waiting until it ends")
+        say(f"{folder}: {holder or 'another process'} is working on this run; waiting until it ends")
 
     with lock(folder / LOCK, wait) as file:
         file.write(f"process {os.getpid()} on {socket.gethostname()} {step()}".rstrip())
@@ -37,9 +37,9 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def is_left(folder: Path) -> bool:
-    """Whether the process that held a run folder was killed: its lock lies there and nobody of this host holds it.
+    """Whether the process that held a run folder was killed: a lock file of this host that no process holds.
 
-    Of what another host holds nothing is known.
+    False for lock files of other hosts, of which nothing is known.
     """
     try:
         holder = (folder / LOCK).read_text()
@@ -49,15 +49,15 @@ def is_left(folder: Path) -> bool:
 
 
 def step() -> str:
-    """The SLURM step that this process is part of, the same for all its tasks; empty without SLURM."""
+    """The SLURM step of this process, the same for all its tasks; empty without SLURM."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     return "step " + ".".join(os.environ.get(name, "0") for name in names) if "SLURM_STEP_ID" in os.environ else ""
 
 
 def follow(folder: Path) -> None:
-    """In a task of SLURM that is not the first: wait until the first holds the folder, or has found the run finished.
+    """In a SLURM task other than the first: wait until the first holds the folder or the run is finished.
 
-    Processes that Lightning starts come after that by themselves.
+    Processes started by Lightning need not wait.
     """
     if "LOCAL_RANK" in os.environ or not step():
         return

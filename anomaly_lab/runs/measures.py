@@ -1,4 +1,4 @@
-"""What the figures of metrics.json are called, what level they belong to, and which direction is better."""
+"""The measures of metrics.json: name, level, and which direction is better."""
 
 from typing import Literal, NamedTuple
 
@@ -6,7 +6,7 @@ Level = Literal["image", "pixel", "cost"]
 
 
 class Measure(NamedTuple):
-    """A figure of a run."""
+    """A measure of a run."""
 
     key: str  # in metrics.json
     name: str
@@ -20,12 +20,12 @@ OF_THE_MAP = (
     ("pixel_aupro", "AU-PRO", "per-region overlap up to a false positive rate of 0.3"),
     ("pixel_auroc", "pixel AUROC", "every pixel counts the same, so large defects count more"),
     ("pixel_aupr", "pixel AUPR", "average precision of the pixels"),
-    ("pixel_f1max", "pixel F1-max", "at the best line in hindsight"),
+    ("pixel_f1max", "pixel F1-max", "at the best threshold in hindsight"),
 )
 MEASURES = (
     Measure("image_auroc", "image AUROC", "image", "an abnormal image scores higher than a normal one"),
     Measure("image_aupr", "image AUPR", "image", "average precision"),
-    Measure("image_f1max", "image F1-max", "image", "at the best line in hindsight"),
+    Measure("image_f1max", "image F1-max", "image", "at the best threshold in hindsight"),
     Measure("image_recall_at_95_specificity", "recall at 95 % specificity", "image"),
     Measure("image_balanced_accuracy", "balanced accuracy", "image", "at the threshold"),
     Measure("image_accuracy_normal", "accuracy on good images", "image", "at the threshold"),
@@ -41,16 +41,16 @@ MEASURES = (
     Measure("pixel_precision", "pixel precision", "pixel", "at the pixel threshold"),
     Measure("pixel_recall", "pixel recall", "pixel", "at the pixel threshold"),
     Measure("fit_seconds", "training, seconds", "cost", "", "low"),
-    Measure("train_images_per_second", "training, images a second", "cost"),
-    Measure("predict_seconds_per_image", "method alone, seconds an image", "cost", "", "low"),
-    Measure("test_seconds", "whole test, seconds", "cost", "", "low"),
+    Measure("train_images_per_second", "training, images per second", "cost"),
+    Measure("predict_seconds_per_image", "method alone, seconds per image", "cost", "", "low"),
+    Measure("test_seconds", "test without controls, seconds", "cost", "", "low"),
     Measure("peak_memory_mb", "peak memory, MB", "cost", "", "low"),
 )  # fmt: skip
 BY_KEY = {measure.key: measure for measure in MEASURES}
-EITHER_WAY = {"brightness", "sharpness"}  # controls of the whole image: darker tells as well as brighter
-NO_LOSS = ("samples/", "seconds/", "reinitialisations", "gradient_norm")  # what is logged by epoch and falls nowhere
+EITHER_WAY = {"brightness", "sharpness"}  # controls of the whole image: darker is as informative as brighter
+NO_LOSS = ("samples/", "seconds/", "reinitialisations", "gradient_norm")  # logged by epoch, but not losses
 
 
 def is_loss(name: str) -> bool:
-    """Whether a value of an epoch belongs among the losses."""
+    """Whether a logged value of an epoch is a loss."""
     return name != "epoch" and not any(part in name for part in NO_LOSS)

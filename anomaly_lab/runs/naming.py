@@ -1,8 +1,8 @@
-"""The two keys of a run: one for its weights, which names the folder, and one for the way they are judged.
+"""The two keys of a run: the weights key, which names the folder, and the result key, which covers its evaluation.
 
-Both are white lists. What stands in neither, such as the number of pictures, the logger or the hardware, changes
-nothing; a new option changes nothing until it is listed here. A callback of ours enters a key where its class says so,
-by `decides: ClassVar = "weights"` or `"result"`; one of another package, which says nothing, counts for the weights.
+Both are white lists. Settings in neither, such as the number of pictures, the logger or the hardware, change no key; a
+new option changes none until it is listed here. A callback of ours enters a key if its class has the attribute
+`decides: ClassVar = "weights"` or `"result"`; a callback of another package enters the weights key.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.samples import digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 
-WEIGHTS_VERSION = 1  # raise it when data path or training loop change the weights that a configuration leads to
+WEIGHTS_VERSION = 1  # raise it when a change to data path or training loop changes the weights of a configuration
 DECODING = ("image_size", "channels", "resize", "value_range")
 DATA = ("kind", "sees", "passes", "augmented", "corruption", "on_error", "held_out", "split_seed", "seed")
 PATCHES = ("patch_size", "patches", "redraw", "batch_size", "augmentation")  # read only where patches are drawn
@@ -37,14 +37,14 @@ class Fingerprints(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a run lies, and by what its result is known."""
+    """The folder of a run, and its result key."""
 
     folder: Path
     result_key: str
 
 
 def place_of(resolved: dict[str, Any]) -> Place:
-    """Folder and result key of a checked configuration. Raises UserError where the data cannot be found."""
+    """Folder and result key of a checked configuration. Raises UserError if the data cannot be found."""
     found = fingerprints_of(resolved)
     return Place(run_folder(resolved, found.train), result_key(resolved, found.test))
 
@@ -81,7 +81,7 @@ def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
 
 
 def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
-    """A hash of everything that decides how given weights are judged."""
+    """A hash of everything that decides the metrics of given weights."""
     return _hash(
         RESULT_VERSION,
         test_fingerprint,
@@ -94,7 +94,7 @@ def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
 
 
 def versions_of(config: dict[str, Any]) -> dict[str, int]:
-    """The versions of the code on which the weights of a run depend: that of its method and that of the rest."""
+    """The versions of the code on which the weights of a run depend: that of the method and that of everything else."""
     return {"method": class_fact(config["method"]["_target_"], "version"), "weights": WEIGHTS_VERSION}
 
 
@@ -105,7 +105,7 @@ def decoding_key(config: dict[str, Any]) -> list[Any]:
 
 
 def region_key(region: Any) -> Any:
-    """What names `data.region` in a key: a box by its numbers, a mask image by its pixels."""
+    """The form of `data.region` in a key: a box by its numbers, a mask image by its pixels."""
     if not isinstance(region, str):
         return region
     from anomaly_lab.data.formats import MAX_PIXELS  # here: most runs have no mask image, and need no OpenCV yet
@@ -116,7 +116,7 @@ def region_key(region: Any) -> Any:
 
 
 def by_content(node: Any) -> Any:
-    """The same configuration with the SHA-256 of each file of `weights` in place of its name."""
+    """The configuration with the SHA-256 of each `weights` file instead of its path."""
     if not isinstance(node, dict):
         return node
     changed = {key: by_content(value) for key, value in node.items()}
@@ -127,13 +127,13 @@ def by_content(node: Any) -> Any:
 
 
 def fingerprints_of(resolved: dict[str, Any]) -> Fingerprints:
-    """Those of the data of a checked configuration. Raises UserError where the data cannot be found."""
+    """The fingerprints of the data of a checked configuration. Raises UserError if the data cannot be found."""
     return _fingerprints(json.dumps(resolved["data"]["layout"]))
 
 
 @cache
 def _fingerprints(layout: str) -> Fingerprints:
-    """A process reads the images once, however many jobs of a sweep share them."""
+    """Cached: a process reads the images once, even if many jobs of a sweep share them."""
     import hydra  # here: who only reads a run folder needs no Hydra
 
     splits = hydra.utils.instantiate(json.loads(layout))
@@ -141,13 +141,13 @@ def _fingerprints(layout: str) -> Fingerprints:
 
 
 def _callbacks(config: dict[str, Any], key: str) -> list[str]:
-    """The callbacks that enter a key, whatever their names and their order."""
+    """The callbacks that enter a key, independent of their names and order."""
     every = [callback for callback in config["callbacks"].values() if callback]
     return sorted(json.dumps(callback, sort_keys=True) for callback in every if _decides(callback["_target_"]) == key)
 
 
 def _decides(callback: str) -> str | None:
-    """The key that a class of callbacks enters."""
+    """The key that a callback enters: weights, result or None."""
     try:
         return class_fact(callback, "decides")
     except (UserError, OSError, SyntaxError):  # no such fact; of another package maybe no source either

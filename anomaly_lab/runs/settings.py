@@ -1,4 +1,4 @@
-"""The configuration of a run as people compare it: flat, without places and secrets, references followed."""
+"""The configuration of a run for comparison: flat, without paths and secrets, references followed."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,11 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 OF_THE_METHOD = re.compile(r"\$\{(want|fact):([\w.]+),(.*)\}")  # config/resolvers.py
 TILED_AS = re.compile(r"\$\{tiled_as:(.*?\})\}")
 SECRET = re.compile(r"(api_?key|token|password|secret|credential|entity)", re.IGNORECASE)
-# An absolute path: after nothing that belongs to a word, `/a/`, `~/`, `C:\` or `file:///`, up to its last part, which
-# stays.
-PLACE = re.compile(r"(?<![\w./\\}<])(?:\w+:///?(?=/)|~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])")
-# Which data, not how they are learnt: these may differ between categories without making another method.
+# The folders of an absolute path (`/a/`, `~/`, `C:\`, `file:///`), unless it begins inside a word; the last part stays.
+PLACE = re.compile(
+    r"(?<![\w./\\}<])(?:\w+:///?(?=/)|~|[A-Za-z]:)?(?:[/\\](?!\s)[^\s/\\'\":,;()\[\]{}<>]+)*[/\\](?=[^\s/\\])"
+)
+# Settings of the data, not of learning: they may differ between categories of one method.
 OF_THE_DATA = (
     "data.kind", "data.image_size", "data.patch_size", "data.stride", "data.channels", "data.resize",
     "data.value_range", "data.region", "data.max_pixels", "data.on_error", "data.settings", "data.test_batch_size",
@@ -26,7 +27,7 @@ OF_THE_DATA = (
 )  # fmt: skip
 
 
-NOT_SHOWN = {  # places, names, hardware
+NOT_SHOWN = {  # paths, names, hardware
     "": {"name", "runs_dir", "rerun", "dry_run", "logger", "run_folder", "hydra", "checkpoint", "budget"},
     "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
@@ -34,7 +35,7 @@ NOT_SHOWN = {  # places, names, hardware
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A configuration as Hydra wrote it, its references as they stand. Raises OSError or ValueError."""
+    """A configuration as Hydra wrote it, with unresolved references. Raises OSError or ValueError."""
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
@@ -48,7 +49,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _decided(node: Any, target: str, wants: dict[str, Any]) -> Any:
-    """A configuration in which what the method decides, by its wants or by facts of its class, has its value."""
+    """The configuration with the values that the method decides by its wants or class attributes."""
     if isinstance(node, dict):
         return {key: _decided(value, target, wants) for key, value in node.items()}
     if not isinstance(node, str):
@@ -63,7 +64,7 @@ def _decided(node: Any, target: str, wants: dict[str, Any]) -> Any:
 
 
 def _fact(target: str, name: str) -> Any:
-    """A class attribute of a method; None where the run names no class that is there."""
+    """A class attribute of a method; None if the class does not exist."""
     try:
         return class_fact(target, name)
     except (UserError, OSError, SyntaxError, ValueError):
@@ -71,9 +72,9 @@ def _fact(target: str, name: str) -> Any:
 
 
 def chosen(config: dict[str, Any]) -> Settings:
-    """What can change a result, seeds apart, as it was written: `${data.image_size}` stays a reference.
+    """The settings that can change a result, except the seed, as written: `${data.image_size}` stays a reference.
 
-    So a setting that follows from the category or from the seed is the same in all of them.
+    So a setting that follows from the category or the seed is equal in all runs.
     """
     kept = {key: value for key, value in config.items() if key not in NOT_SHOWN[""] | {"seed", "callbacks", "controls"}}
     for section in ("data", "trainer"):
@@ -87,7 +88,7 @@ def chosen(config: dict[str, Any]) -> Settings:
 
 
 def shown_settings(config: dict[str, Any]) -> Settings:
-    """The same with plain references followed and with no place, environment variable or secret of the machine."""
+    """The same with plain references followed, and without paths, environment variables and secrets of the machine."""
     places = {**config, "data": {**config["data"], "root": None}} if isinstance(config.get("data"), dict) else config
     settings = {"seed": config.get("seed")}
     for key, value in chosen(config).items():
@@ -101,7 +102,7 @@ def of_the_data(key: str) -> bool:
 
 
 def public(value: Any) -> Any:
-    """A value without the folders of this machine: of an absolute path the last part stays; secrets are left out."""
+    """A value without folders and secrets of this machine; of an absolute path the last part stays."""
     if isinstance(value, dict):
         return {key: public(child) for key, child in value.items() if not SECRET.search(str(key))}
     if isinstance(value, list):
@@ -112,7 +113,7 @@ def public(value: Any) -> Any:
 
 
 def short(key: str) -> str:
-    """A key as people say it: the wiring of the configuration left out."""
+    """A short key for people, without `method.` and `_target_`."""
     return key.removesuffix("._target_").removeprefix("method.")
 
 
@@ -125,9 +126,9 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Settings:
 
 
 def _resolved(key: str, value: Any, config: dict[str, Any], left: int = 3) -> Settings:
-    """A setting with its references followed; one that stands for a whole section becomes that section's settings.
+    """A setting with its references followed; a reference to a section becomes the settings of that section.
 
-    `left` ends sections that hold themselves.
+    `left` limits the depth of sections that contain themselves.
     """
     value = _follow(value, config)
     reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
@@ -139,9 +140,9 @@ def _resolved(key: str, value: Any, config: dict[str, Any], left: int = 3) -> Se
 
 
 def _follow(value: Any, config: dict[str, Any], left: int = 10) -> Any:
-    """Follow `${a.b}`, also where it is part of a name; resolvers, and with them the environment, are never asked.
+    """Follow `${a.b}`, also as part of a text; resolvers, and so the environment, are never called.
 
-    A reference to a whole section stays as it is; `left` ends circles.
+    A reference to a section stays as it is; `left` ends circles.
     """
     if isinstance(value, list):
         return [_follow(child, config, left) for child in value]
@@ -153,7 +154,7 @@ def _follow(value: Any, config: dict[str, Any], left: int = 10) -> Any:
 
 
 def _at(path: str, config: dict[str, Any], left: int) -> Any:
-    """What lies at a dotted path; a section on the way may be a reference to another one. None: nothing."""
+    """The value at a dotted path, through references to sections on the way; None: there is none."""
     node: Any = config
     for part in path.split("."):
         if isinstance(node, str):  # `data.settings: ${data.categories.${data.category}}`

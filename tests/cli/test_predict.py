@@ -39,7 +39,7 @@ def test_predict_equals_the_test_of_every_run(lab, tiny, parts, tmp_path, write)
     abnormal = Counter(run for (run, _), row in expected.items() if row["decision"] == "abnormal")
     assert set(abnormal) == set(methods)
     counts = ", ".join(f"{abnormal[run]} abnormal for {run}" for run in methods)
-    assert f"11 images judged, {counts}; scores and pictures and maps: judged\n" in done.stdout
+    assert f"11 images scored, {counts}; scores and pictures and maps: judged\n" in done.stdout
     assert done.stdout.startswith("2 runs: cae (runs/default/cae/")
     assert len(rows) == 2 * 11
     for row in rows:
@@ -58,7 +58,7 @@ def test_predict_equals_the_test_of_every_run(lab, tiny, parts, tmp_path, write)
     (photos / "good/bad.png").write_bytes(b"junk")
     one = lab("predict", f"run={runs['cae']}", f"source={photos}/good/*.png", "out=again", "pictures=false", code=1)
     count = sum(row["decision"] == "abnormal" for row in rows_of(tmp_path / "again/scores.csv"))
-    assert one.stdout == f"6 images judged, {count} abnormal; scores: again\n"
+    assert one.stdout == f"6 images scored, {count} abnormal; scores: again\n"
     assert "1 of 7 files could not be read" in one.stderr
     assert "bad.png: expected a readable image" in one.stderr
     assert one.stderr.count("\n") == 1
@@ -114,7 +114,7 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
         ("maps=yes", "maps: expected true or false, found 'yes'"),
         ("map=true", "found 'map'; did you mean 'maps'?"),
         ("source=nowhere", "source: expected an image file, a folder or a glob of images, found none at nowhere"),
-        ("source=*/../x/*.png", "source: expected no .. behind the first wildcard"),
+        ("source=*/../x/*.png", "source: expected no .. after the first wildcard"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(tmp_path, option, message, monkeypatch):

@@ -98,7 +98,7 @@ def test_hostile_names(tmp_path, capsys):
     for kind, suffix in (("maps", "*.tiff"), ("pictures", "*.png")):
         assert len([path for path in (tmp_path / "out" / kind).rglob(suffix) if path.is_file()]) == len(HOSTILE)
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"20 images judged, 0 abnormal; scores and pictures and maps: {tmp_path / 'out'}"
+    assert told[0] == f"20 images scored, 0 abnormal; scores and pictures and maps: {tmp_path / 'out'}"
     assert told[1].startswith("20 dark: ")
     assert len(told) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -148,7 +148,7 @@ def test_an_interruption_keeps_the_rows_and_the_earlier_table(tmp_path, write, m
         return Path(tmp_path / "out/pictures", arguments[1].name)
 
     monkeypatch.setattr(results, "result", interrupted)
-    with pytest.raises(SystemExit, match=r"interrupted: 4 images judged, see .*scores\.csv\.part"):
+    with pytest.raises(SystemExit, match=r"interrupted: 4 images scored, see .*scores\.csv\.part"):
         judge(tmp_path / "photos", tmp_path / "out", pictures=True, control=detector(batch_size=2))
     assert rows_of(tmp_path / "out/scores.csv") == before
     assert rows_of(tmp_path / "out/scores.csv.part") == before[:5]

@@ -92,7 +92,7 @@ def test_results_repeat_the_tree_of_the_source(photos):
     assert base_of(str(photos / "*/2.tif")) == photos
     assert base_of("*.png") == Path()
     for source in (str(photos / "*/../x/*.tif"), str(photos / "x*/../../*.png")):
-        with pytest.raises(UserError, match=r"source: expected no \.\. behind the first wildcard"):
+        with pytest.raises(UserError, match=r"source: expected no \.\. after the first wildcard"):
             base_of(source)
     assert result(Path("out"), photos / "x/2.tif", photos, ".png") == Path("out/x/2.tif.png")
     assert result(Path("out"), Path("a.png"), base_of("*.png"), ".tiff") == Path("out/a.png.tiff")

@@ -485,7 +485,7 @@ def test_quality_against_cost_follows_the_metric(opened):
     def label():
         return opened.execute_script("return document.querySelector('#cost-plot svg[role=img]').ariaLabel")
 
-    assert label().startswith("image AUROC against method alone, seconds an image: cae ")
+    assert label().startswith("image AUROC against method alone, seconds per image: cae ")
     choose(opened, "Cost", "fit_seconds")
     click(opened, "#Level-pixel")
     assert label().startswith("AU-PRO against training, seconds: cae .600 at ")

@@ -89,7 +89,7 @@ def test_a_run_without_scores_says_so(tmp_path, content):
     path.unlink() if content is None else path.write_text(content)
     (run,) = collect([tmp_path])
     assert run.done
-    assert run.trouble == "scores.csv: expected a row an image, found none"
+    assert run.trouble == "scores.csv: expected one row per image, found none"
 
 
 def test_an_unknown_state_and_a_job_that_is_no_json_are_unreadable(tmp_path):

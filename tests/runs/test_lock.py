@@ -30,7 +30,7 @@ def test_the_second_waits_and_says_for_whom(tmp_path, monkeypatch):
             second = pool.submit(again)
             assert said.wait(60)
         assert second.result(60) == SELF
-    assert texts == [f"{tmp_path}: {SELF} is at this run; waiting until it ends"]
+    assert texts == [f"{tmp_path}: {SELF} is working on this run; waiting until it ends"]
     assert list(tmp_path.iterdir()) == []
 
 
