@@ -1,4 +1,4 @@
-"""`python -m anomaly_lab compare`: finished runs side by side, in the terminal and as one page. Needs no torch."""
+"""`python -m anomaly_lab compare`: finished runs side by side, in the terminal and as one page. Imports no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from anomaly_lab.runs.measures import BY_KEY
 USAGE = "python -m anomaly_lab compare FOLDER [FOLDER ...] [--out FILE] [--metric NAME[,NAME]]"
 HELP = f"""\
 usage: {USAGE}
-  FOLDER: a folder with runs in it at any depth, usually runs/
+  FOLDER: a folder with runs at any depth, usually runs/
   --out: report.html (default: in the first folder), or a table: .csv, .md (Markdown), .tex (LaTeX); may be repeated
-  --metric: what the tables show, of {", ".join(BY_KEY)}
-    (default: image_auroc, and pixel_aupro where there are masks); the page shows all
+  --metric: the metrics of the tables, out of {", ".join(BY_KEY)}
+    (default: image_auroc, and pixel_aupro if there are masks); the page shows all
 """
 DEFAULT = ("image_auroc", "pixel_aupro")
 SUFFIXES = (".html", ".csv", ".md", ".tex")
 
 
 def main(arguments: list[str]) -> None:
-    """Print the matrix, say what was passed over, write the page and the tables that were asked for."""
+    """Print the matrix and the runs that are not in it, then write the page or the requested tables."""
     if {"--help", "-h"} & set(arguments):
         print(HELP, end="")
         return
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> tuple[list[Path], list[Path], list[str]]:
-    """Folders, files to write, measures; `--out FILE`, `--out=FILE` and `out=FILE` are the same. Raises UserError."""
+    """Folders, output files and metrics; `--out FILE`, `--out=FILE` and `out=FILE` are equal. Raises UserError."""
     folders, options = [], {"out": list[str](), "metric": list[str]()}
     rest = iter(arguments)
     for argument in rest:
@@ -75,7 +75,7 @@ def parse(arguments: list[str]) -> tuple[list[Path], list[Path], list[str]]:
 
 
 def show(runs: Sequence[Run], groups: Groups, shown: Sequence[Matrix]) -> None:
-    """The tables, then every run that is not in them, by name."""
+    """Print the tables, then every run that is not in them."""
     from rich.console import Console
 
     from anomaly_lab.report.tables import LEGEND, sheet, terminal
@@ -92,11 +92,11 @@ def show(runs: Sequence[Run], groups: Groups, shown: Sequence[Matrix]) -> None:
         elif run.trouble:
             print(f"damaged: {run.shown} ({one_line(run.trouble)})")
     for run in groups.repeated:
-        print(f"repeated: {run.shown} (the settings, seed and scores of another run; counted once)")
+        print(f"repeated: {run.shown} (same settings, seed and scores as another run; counted once)")
 
 
 def one_line(text: str, width: int = 200) -> str:
-    """A text in one line, cut to a width."""
+    """A text as one line, cut to a width."""
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 1]}…"
 

@@ -1,7 +1,7 @@
-"""`python -m anomaly_lab dashboard`: save a workspace in W&B that puts the runs of a project side by side.
+"""`python -m anomaly_lab dashboard`: save a W&B workspace that shows the runs of a project side by side.
 
-W&B has no panel for a table of two keys. The nearest thing is what is made here: runs grouped by method, then by
-category, with the means of their metrics as columns, and a bar for each of these groups. `compare` draws the matrix.
+W&B has no panel for a table of two keys. The nearest substitute is used here: runs grouped by method, then by category,
+with the means of their metrics as columns, and one bar per group. `compare` draws the matrix.
 """
 
 from typing import TYPE_CHECKING
@@ -16,8 +16,8 @@ USAGE = "dashboard entity=NAME project=NAME [name=TITLE]"
 NAME = "Which method wins"
 KNOWN: Options = {
     "entity": "user or team in W&B",
-    "project": "where the runs are: `logger.project` of the runs, anomaly_lab if it was not set",
-    "name": f"title of the workspace (default: {NAME}); every call saves a new one",
+    "project": "the W&B project of the runs: their `logger.project`, by default anomaly_lab",
+    "name": f"title of the workspace (default: {NAME}); every call saves a new workspace",
 }
 METHOD, CATEGORY = "method.name", "data.category"  # in the configuration of a run
 METRICS = {"image AUROC": "image_auroc", "AU-PRO": "pixel_aupro"}
@@ -27,7 +27,7 @@ LOSSES = {
     "generator": ("generator/adversarial", "generator/contextual", "generator/encoder"),
     "discriminator": ("discriminator/real", "discriminator/fake", "discriminator/gradient_penalty"),
     "encoder of f_anogan": ("encoder/latent", "encoder/image", "encoder/features"),
-    "what is drawn differs, 1: as much as the data": ("samples/diversity",),
+    "diversity of the samples, 1: as diverse as the data": ("samples/diversity",),
 }
 MAPS = {
     "worst misses": "gallery/miss", "worst false alarms": "gallery/false_alarm", "at random": "gallery/random"
@@ -45,7 +45,7 @@ RUNS = 100  # in a panel, at most
 def main(arguments: list[str]) -> None:
     """Save the workspace and print its address.
 
-    Raises UserError: options that are not right, no wandb-workspaces, no key, or what the service said.
+    Raises UserError for wrong options, without wandb-workspaces, without a key, and for an error of the service.
     """
     options = parse(arguments, USAGE, KNOWN, needed=("entity", "project"))
     if options is None:
@@ -60,17 +60,17 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"dashboard: nothing saved: {reason}{remedy(reason)}")
     try:
         made.save()
-    except Exception as error:  # of wandb, of its client, or of what the answer lacks
-        said = " ".join(str(error).split())
+    except Exception as error:  # of wandb, of its client, or of an incomplete answer
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"dashboard: expected a project of W&B that may be changed, found {made.entity}/{made.project} "
-            f"({type(error).__name__}: {said:.200})"
+            f"dashboard: expected a W&B project with write access, found {made.entity}/{made.project} "
+            f"({type(error).__name__}: {reason:.200})"
         ) from error
     print(f"dashboard: {made.url}")
 
 
 def workspace(entity: str, project: str, name: str) -> "Workspace":
-    """The workspace, not saved yet. Raises UserError for a name that W&B would refuse."""
+    """The workspace, not yet saved. Raises UserError for a name that W&B would refuse."""
     from wandb_workspaces import expr
     from wandb_workspaces.workspaces import RunsetSettings, Workspace, WorkspaceSettings
 

@@ -1,4 +1,4 @@
-"""`python -m anomaly_lab data cache [clear]`: show and clear the cache of decoded images."""
+"""`python -m anomaly_lab data cache [clear]`: show or clear the cache of decoded images."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ USAGE = "python -m anomaly_lab data cache [clear] [data.cache_dir=FOLDER]"
 
 
 def main(arguments: list[str]) -> None:
-    """Show what is kept, or clear it; entries that are being written are left alone."""
+    """Show the cache entries or clear them; entries that are being written stay."""
     if {"--help", "-h"} & set(arguments) or not arguments:
         print(f"usage: {USAGE}")
         return
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _clear(path: Path) -> int:
-    """Remove an entry, or what a killed process left of one, unless it is being written; bytes that came free."""
+    """Remove an entry, complete or not, unless it is being written; returns the bytes freed."""
     name = path.name.removeprefix(".").partition(".")[0]
     try:
         with lock(lock_of(path.with_name(name)), None):

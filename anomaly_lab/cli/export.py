@@ -1,4 +1,4 @@
-"""`python -m anomaly_lab export`: a finished run as one file for the line. Options first, torch when they are right."""
+"""`python -m anomaly_lab export`: a finished run as one file. Checks the options before it imports torch."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 OPTIONS: Options = {
     "run": "the folder of a finished run",
     "format": "onnx (for ONNX Runtime and others) or pt2 (for PyTorch: torch.export.load)",
-    "out": "the file; else export/model.onnx or export/model.pt2 in the folder of the run",
+    "out": "the file; default: export/model.onnx or export/model.pt2 in the folder of the run",
 }
 USAGE = "export run=DIR format=onnx|pt2 [out=FILE]"
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}  # format -> packages of the extra `export`
-FORMAT_VERSION = 1  # of what the file says of itself
+FORMAT_VERSION = 1  # of the metadata
 TOLERANCE = 1e-5
-PHOTOS = 4  # that the file is tried with
-TILING = ("size", "stride", "score")  # what decides of a sliding window; its batch size does not
+PHOTOS = 4  # with which the file is compared
+TILING = ("size", "stride", "score")  # the settings of a sliding window that change results; its batch size does not
 DECISIONS = {
     "score": "abnormal where score >= threshold.image",
     "component": "abnormal where {anomaly_map >= threshold.image} has an 8-connected region of at least "
@@ -46,7 +46,7 @@ PLACES = {
 
 
 class Trial(NamedTuple):
-    """Working images to compare a file with its method on."""
+    """Working images on which a file is compared with its method."""
 
     images: "Tensor"
     placement: tuple["Placement", ...]
@@ -54,7 +54,7 @@ class Trial(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    """Write the file, if what it says agrees with what the method says."""
+    """Write the file if its outputs agree with those of the method. Raises UserError otherwise."""
     options = parse(arguments, USAGE, OPTIONS, needed=("run", "format"))
     if options is None:
         return
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
 
 
 def check_target(out: Path) -> None:
-    """Raise UserError where no file can be written, before a minute is spent on it."""
+    """Raise UserError if the file cannot be written, before the export takes a minute."""
     try:
         if out.is_dir():
             raise UserError(f"out: expected a file, found the folder {out}")
@@ -84,12 +84,12 @@ def check_target(out: Path) -> None:
 
 
 def unwritable(out: Path, error: OSError) -> UserError:
-    """The one line for a place where nothing can be written."""
+    """The error for a path that cannot be written."""
     return UserError(f"out: expected a file that can be written, found {out} ({error.strerror})")
 
 
 def export(run: Path, kind: str, out: Path) -> None:
-    """Make the file in memory, compare what it says with what the method says, and only then write it."""
+    """Build the file in memory, compare its outputs with those of the method, and only then write it."""
     from omegaconf import OmegaConf
 
     from anomaly_lab.inference import graph
@@ -117,7 +117,7 @@ def export(run: Path, kind: str, out: Path) -> None:
 
 
 def describe(detector: "Detector", name: str, git: str | None) -> dict[str, Any]:
-    """What the file says of itself: no name of a file, of a folder or of a person."""
+    """The metadata of the file, without names of files, folders or persons."""
     decoding, threshold, tiling = detector.decoding, detector.threshold, detector.method.tiling
     side, channels = decoding.image_size, decoding.channels
     each = ["batch", 1, side, side]
@@ -145,13 +145,13 @@ def describe(detector: "Detector", name: str, git: str | None) -> dict[str, Any]
 
 
 def commit(run: Path) -> str | None:
-    """The commit that the run was trained with, where it is known."""
+    """The commit with which the run was trained; None if it is not known."""
     path = run / "environment.json"
     return json.loads(path.read_text()).get("git") if path.is_file() else None
 
 
 def region(decoding: "Decoding") -> list[int] | dict[str, str] | None:
-    """The inspected part of a photo; of a mask image its digest, by which the line knows the right one."""
+    """The inspected part of a photo: a box, or the digest of a mask image, which identifies the right one."""
     if not isinstance(decoding.region, str):
         return decoding.region
     mask = Path(decoding.region).expanduser()
@@ -161,7 +161,7 @@ def region(decoding: "Decoding") -> list[int] | dict[str, str] | None:
 
 
 def steps(decoding: "Decoding") -> list[str]:
-    """From a file to `image` and `valid`, in words."""
+    """The preprocessing from a file to `image` and `valid`, in words."""
     colours = "RGB" if decoding.channels == 3 else "gray (ITU-R 601, rounded as Pillow does)"
     inspected = []
     if isinstance(decoding.region, str):
@@ -183,7 +183,7 @@ def steps(decoding: "Decoding") -> list[str]:
 
 
 def photos(run: Path, decoding: "Decoding") -> Trial | None:
-    """Some photos with which the run was tested; None where none of them can be read any more."""
+    """Some test photos of the run; None if none of them can still be read."""
     import numpy as np
     import torch
 
@@ -204,7 +204,7 @@ def photos(run: Path, decoding: "Decoding") -> Trial | None:
 
 
 def noise(decoding: "Decoding") -> Trial:
-    """Random images of a square, of a wide and of a high photo."""
+    """Random images for a square, a wide and a high photo."""
     import torch
 
     from anomaly_lab.data.placement import place
@@ -217,11 +217,11 @@ def noise(decoding: "Decoding") -> Trial:
 
 
 def compare(expected: "Answer", found: "Answer") -> str:
-    """How far the answers of a file differ from those of its method, in words; a UserError where it is too far."""
+    """The differences between the outputs of the file and of the method, in words. Raises UserError if too large."""
     differences = []
-    for name, right, said in zip(expected._fields, expected, found, strict=True):
+    for name, right, exported in zip(expected._fields, expected, found, strict=True):
         largest = abs(right).max()
-        difference = float(abs(said - right).max() / (largest if largest > 0 else 1))
+        difference = float(abs(exported - right).max() / (largest if largest > 0 else 1))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"export: expected the {name} of the file within {TOLERANCE:g} of the method's (of its largest value), "

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from anomaly_lab.core.errors import UserError, nearest
 
-Options = dict[str, str]  # name -> what it is
+Options = dict[str, str]  # name -> description
 
 
 def parse(arguments: list[str], usage: str, known: Options, needed: Sequence[str]) -> dict[str, str] | None:
-    """The options of a command; None when only help was wanted.
+    """The options of a command; None after printing its help.
 
-    A name with a dot belongs to the known option before the dot: `threshold.rate=0.05`. Raises UserError.
+    A name with a dot belongs to the known option before the dot: `threshold.rate=0.05`. Raises UserError for an unknown
+    option, a missing value or a missing option of `needed`.
     """
     command, usage = usage.split()[0], f"python -m anomaly_lab {usage}"
     if {"--help", "-h"} & set(arguments):
@@ -30,7 +31,7 @@ def parse(arguments: list[str], usage: str, known: Options, needed: Sequence[str
 
 
 def switch(options: dict[str, str], name: str, default: bool) -> bool:
-    """An option that is true or false. Raises UserError."""
+    """The value of an option that is true or false. Raises UserError for anything else."""
     value = options.get(name, str(default)).lower()
     if value not in {"true", "false"}:
         raise UserError(f"{name}: expected true or false, found {options[name]!r}")

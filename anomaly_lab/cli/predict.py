@@ -1,4 +1,4 @@
-"""`python -m anomaly_lab predict`: judge new images with finished runs. Options first, torch when they are right."""
+"""`python -m anomaly_lab predict`: score new images with finished runs. Checks the options before it imports torch."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from anomaly_lab.runs import settings
 from anomaly_lab.runs.collect import finished_runs, key_of
 
 OPTIONS: Options = {
-    "run": "the folder of a finished run; several (commas, wildcards, or a folder above them) are put side by side",
+    "run": "the folder of a finished run; several (commas, wildcards, or a folder above them) are compared",
     "source": "a file, folder or glob of images",
     "out": "result folder; default: in predictions/ of the run, for several runs in predictions/ here",
-    "maps": "true: anomaly maps too, float32 TIFF of the size of the photo",
-    "pictures": "false: no pictures",
+    "maps": "true: write anomaly maps too, as float32 TIFF of the size of the photo",
+    "pictures": "false: write no pictures",
 }
 USAGE = "predict run=DIR[,DIR...] source=FILE|FOLDER|GLOB [out=DIR] [maps=true] [pictures=false]"
 
 
 def main(arguments: list[str]) -> None:
-    """Write scores.csv, a picture an image and maps; unreadable files are told at the end, with exit code 1."""
+    """Write scores.csv, one picture per image, and maps; unreadable files are named at the end, with exit code 1."""
     options = parse(arguments, USAGE, OPTIONS, needed=("run", "source"))
     if options is None:
         return
@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> None:
 
 
 def short_names(runs: list[Path]) -> list[str]:
-    """What runs are called in tables, folders and pictures: the method and, where several share it, what else differs.
+    """Short names of runs for tables, folders and pictures: the method, plus what else is needed to be unique.
 
-    That is the first of category, data, seed, name and hash that tell them apart, else their number.
+    That is the first of category, data, seed, name and hash that distinguish them, else their number.
     """
     keys = [key_of(run, settings.read(run / ".hydra" / "config.yaml")) for run in runs]
     columns = [

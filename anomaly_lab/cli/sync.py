@@ -1,4 +1,4 @@
-"""`python -m anomaly_lab sync`: upload the W&B runs that were recorded offline; whether the service can be used at all.
+"""`python -m anomaly_lab sync`: upload the W&B runs that were recorded offline.
 
 Neither torch nor wandb is imported before it is needed, so that mistakes are answered at once.
 """
@@ -16,11 +16,11 @@ from anomaly_lab.tracking.service import obstacle, remedy
 USAGE = "python -m anomaly_lab sync [FOLDER]"
 HELP = f"""\
 usage: {USAGE}
-  FOLDER: where to look for wandb/offline-run-* (default: runs/); each run is uploaded once, the same command goes on
+  FOLDER: where to look for wandb/offline-run-* (default: runs/); each run is uploaded once; repeat the command to continue
 """
 LOCK = ".sync.lock"  # in the folder of an offline run
 UPLOAD_SECONDS = 3600.0
-# wandb tries for hours by default; here the run is listed as failed and the next call goes on with it
+# wandb retries for hours by default; here the run is listed as failed and the next call tries it again
 RETRIES = {
     "WANDB__GRAPHQL_RETRY_MAX": "3",
     "WANDB__FILE_STREAM_RETRY_MAX": "3",
@@ -29,13 +29,13 @@ RETRIES = {
 
 
 class ServiceLostError(UserError):
-    """The service cannot be used any more: the next run would fail as this one did."""
+    """The service is lost: the next run would fail too."""
 
 
 def main(arguments: list[str]) -> None:
-    """Upload the offline runs below a folder; those that fail are listed at the end, with exit code 1.
+    """Upload the offline runs below a folder; failed ones are listed at the end, with exit code 1.
 
-    Raises UserError: no offline runs, no key, no answer, or runs that could not be uploaded.
+    Raises UserError without offline runs, without a key, without an answer, and for runs that could not be uploaded.
     """
     if {"--help", "-h"} & set(arguments):
         print(HELP, end="")
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
 
 
 def find(folder: Path) -> list[Path]:
-    """The offline runs below a folder, sorted by the time they began. Raises UserError when there is none."""
+    """The offline runs below a folder, sorted by their start. Raises UserError if there are none."""
     runs = [run for run in folder.resolve().rglob("offline-run-*") if run.parent.name == "wandb" and run.is_dir()]
     if not runs:
         raise UserError(f"sync: expected offline W&B runs (wandb/offline-run-*) below {folder}, found none")
@@ -62,14 +62,14 @@ def find(folder: Path) -> list[Path]:
 
 
 def is_uploaded(run: Path) -> bool:
-    """Whether wandb has marked the run: it does so only when all of it has arrived."""
+    """Whether wandb has marked the run as synced, which it does only after a complete upload."""
     return any(run.glob("*.wandb.synced"))
 
 
 def upload_all(runs: list[Path], upload: Callable[[Path], None]) -> None:
-    """Upload runs one after the other with a function that uploads a run and marks it; go on after one that fails.
+    """Upload runs one by one with a function that uploads and marks a run; continue after a failure.
 
-    Raises UserError at the end: which runs could not be uploaded, and why. A ServiceLostError is the end at once.
+    Raises UserError at the end with the runs that could not be uploaded, and why. A ServiceLostError ends the loop.
     """
     from rich.progress import track
 
@@ -82,7 +82,7 @@ def upload_all(runs: list[Path], upload: Callable[[Path], None]) -> None:
                 if is_uploaded(run):  # since the runs were listed
                     elsewhere += 1
                     continue
-                os.set_inheritable(file.fileno(), True)  # an upload that outlives a killed `sync` still holds the run
+                os.set_inheritable(file.fileno(), True)  # an upload that survives a killed `sync` still holds the lock
                 upload(run)
                 uploaded += 1
         except BlockingIOError:
@@ -105,7 +105,7 @@ def upload_all(runs: list[Path], upload: Callable[[Path], None]) -> None:
 def wandb_sync(run: Path) -> None:
     """Upload a run by wandb's own command.
 
-    Raises UserError with what wandb said, ServiceLostError where the service does not answer any more.
+    Raises UserError with the message of wandb, ServiceLostError if the service does not answer any more.
     """
     environment = {
         **RETRIES, **os.environ, "WANDB_MODE": "online", "WANDB_SILENT": "false",
@@ -124,5 +124,5 @@ def wandb_sync(run: Path) -> None:
     if reason := obstacle():
         raise ServiceLostError(reason)
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    said = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "nothing")
-    raise UserError(f"wandb said {said.removeprefix('wandb: ERROR ')!r} (exit code {done.returncode})")
+    message = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "nothing")
+    raise UserError(f"wandb said {message.removeprefix('wandb: ERROR ')!r} (exit code {done.returncode})")

@@ -1,4 +1,4 @@
-"""`python -m anomaly_lab threshold`: draw a finished run's line again from other normal images, without training."""
+"""`python -m anomaly_lab threshold`: set the threshold of a finished run from other normal images, without training."""
 
 from contextlib import closing
 from pathlib import Path
@@ -17,14 +17,14 @@ from anomaly_lab.runs.collect import finished_run
 OPTIONS: Options = {
     "run": "the folder of a finished run",
     "normals": "a folder of normal images that were not trained on",
-    "threshold": "area, max, quantile, sigma, false_alarms or train_percentile, and its keys (threshold.rate=0.05); "
-    "else the run's",
+    "threshold": "the rule: area, max, quantile, sigma, false_alarms or train_percentile, with its keys "
+    "(threshold.rate=0.05); default: the rule of the run",
 }
 USAGE = "threshold run=DIR normals=FOLDER [threshold=NAME] [threshold.KEY=VALUE ...]"
 
 
 def main(arguments: list[str]) -> None:
-    """Add a threshold to the run's `threshold.json`: it counts from now on, the earlier ones stay there."""
+    """Append a threshold to the run's `threshold.json`: it counts from now on, earlier ones stay."""
     options = parse(arguments, USAGE, OPTIONS, needed=("run", "normals"))
     if options is None:
         return
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
 
 
 def rule_config(run: Path, options: dict[str, str]) -> dict[str, Any]:
-    """The checked configuration of the strategy: the run's own or the one that was asked for, with changed keys."""
+    """The checked configuration of the threshold rule: that of the run or the requested one, with changed keys."""
     if name := options.get("threshold"):
         known = sorted(path.stem for path in (CONF / "threshold").glob("*.yaml"))
         if name not in known:
@@ -52,35 +52,35 @@ def rule_config(run: Path, options: dict[str, str]) -> dict[str, Any]:
         raise UserError(f"threshold: expected KEY=VALUE, found {' '.join(changes)}") from error
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if "images" in resolved and "threshold.images" not in options:
-        resolved["images"] = "held_out"  # these are new ones, whatever the run was asked to look at
+        resolved["images"] = "held_out"  # these images are new, whichever images the run has used
     check_node("threshold", resolved)
     return resolved
 
 
 def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
-    """Ask the run about the images, draw the line, write it."""
+    """Score the images with the run, then compute and write the threshold."""
     from hydra.utils import instantiate
 
     from anomaly_lab.inference.detector import Detector, iter_predictions
     from anomaly_lab.runs.folder import write_threshold
 
-    detector, strategy = Detector.load(run), instantiate(config)
+    detector, rule = Detector.load(run), instantiate(config)
     unreadable: list[str] = []
-    with closing(tracked(iter_predictions([detector], paths), "judging", total=len(paths))) as answers:
+    with closing(tracked(iter_predictions([detector], paths), "scoring", total=len(paths))) as answers:
         for _, (answer,) in answers:
             if isinstance(answer, UserError):
                 unreadable.append(str(answer))
             else:
-                strategy.update(answer.inner_map(), answer.score)
+                rule.update(answer.inner_map(), answer.score)
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}"
         )
-    old, new = detector.threshold, strategy.compute()
+    old, new = detector.threshold, rule.compute()
     write_threshold(run, new._asdict())
     print(
         f"threshold: {old.image:.6g} ({old.name}, {old.normals} images) -> {new.image:.6g} ({new.name}, "
-        f"{new.normals} images); `predict` uses it, metrics.json keeps the figures of the one it was tested with"
+        f"{new.normals} images); `predict` uses the new one, metrics.json keeps the figures of the tested one"
     )
     if new.note:
         print(f"threshold: {new.note}")

@@ -1,4 +1,4 @@
-"""One checkpoint, `last.ckpt`, that is whole at any moment."""
+"""One checkpoint, `last.ckpt`, that is never half-written."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from anomaly_lab.methods.base.method import Method
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
-    """Write `checkpoints/last.ckpt` at the end of every epoch and, for long epochs, every so many batches inside it.
+    """Write `checkpoints/last.ckpt` at the end of every epoch and, for long epochs, every `every_batches` batches.
 
-    Both are exact in both modes of optimisation: the loader's state says which batches are done, and every random draw
-    of a step follows from its number. (Lightning's own callback ignores its time interval in manual mode and compares
-    its step interval with a counter that grows by the number of optimizers.) Statistics that are half taken are of no
-    use: of a method that is not `resumable` there is a checkpoint after the last epoch only.
+    Both resume exactly, with automatic and manual optimisation: the state of the loader counts the finished batches,
+    and all random numbers of a step follow from its position. (Lightning's own callback ignores its time interval in
+    manual mode and compares its step interval with a counter that grows by the number of optimizers.) Incomplete
+    statistics are of no use: a method that is not `resumable` has a checkpoint only after the last epoch.
     """
 
     def __init__(self, every_batches: PositiveInt | None = None) -> None:
@@ -24,7 +24,7 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write inside an epoch; its end writes by itself."""
+        """Write inside an epoch; not at its end, which writes anyway."""
         if not self.every_batches or not pl_module.resumable:
             return
         if (batch_idx + 1) % self.every_batches == 0 and not trainer.is_last_batch:

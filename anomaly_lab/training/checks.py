@@ -1,4 +1,4 @@
-"""Settings of the trainer that do not fit the method or the machine."""
+"""Checks of trainer settings against the method and the machine."""
 
 import os
 from typing import Any
@@ -12,7 +12,7 @@ from anomaly_lab.training.strategy import DDP
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Refuse to train with other processes than the devices: under SLURM a run would be smaller without a word."""
+    """Refuse a number of processes that differs from the devices: under SLURM a run would be smaller silently."""
     devices, nodes = trainer.num_devices, trainer.num_nodes
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # what srun started
     if trainer.world_size != devices * nodes or tasks > trainer.world_size:
@@ -24,32 +24,32 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 
 def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:
-    """Refuse what the trainer cannot do for a method that steps its optimizers itself, or that has none."""
+    """Refuse trainer settings that have no effect on methods with manual optimisation or without optimizers."""
     if method.automatic_optimization:
         return
     name, clip = type(method).__name__, trainer.get("gradient_clip_val")
     if (batches := trainer.get("accumulate_grad_batches", 1)) != 1:
         raise UserError(
-            f"trainer.accumulate_grad_batches: expected 1, because {name} learns from every batch by itself, found "
+            f"trainer.accumulate_grad_batches: expected 1, because {name} steps on every batch itself, found "
             f"{batches}; set data.batch_size"
         )
     if clip is not None:
         instead = "; set method.gradient_clip" if method.clips_gradients else ""
         raise UserError(
-            f"trainer.gradient_clip_val: expected null, because {name} learns from every batch by itself, found "
+            f"trainer.gradient_clip_val: expected null, because {name} steps on every batch itself, found "
             f"{clip}{instead}"
         )
 
 
 def check_batch_norm(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
-    """Refuse batch norm over processes where there is no GPU: PyTorch's SyncBatchNorm would end in a traceback."""
+    """Refuse batch norm over processes without a GPU: PyTorch's SyncBatchNorm would end in a traceback."""
     device = trainer.strategy.root_device.type
     if settings.get("sync_batchnorm") and device != "cuda":
         raise UserError(f"trainer.sync_batchnorm: expected false, because it needs GPUs, found true on {device}")
 
 
 def check_strategy(method: Method, trainer: pl.Trainer) -> None:
-    """Refuse Lightning's own strategy for several processes where a method steps its optimizers itself."""
+    """Refuse Lightning's own DDP strategy for methods that step their optimizers themselves."""
     strategy = trainer.strategy
     if not method.automatic_optimization and isinstance(strategy, DDPStrategy) and not isinstance(strategy, DDP):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Seconds and memory that a training will take, measured on a few steps."""
+"""Estimates of time and memory of a training, measured on a few steps."""
 
 import copy
 import resource
@@ -15,7 +15,7 @@ from anomaly_lab.methods.base.method import Method, evaluating
 
 
 def step_cost(method: Method, draw: Callable[[], Batch], count: int, share: int) -> tuple[float, float]:
-    """Seconds per step and bytes in all, from `count` images that `draw` gives, scaled to a batch of `share`."""
+    """Seconds per step and total bytes, measured on the `count` images of `draw`, scaled to a batch of `share`."""
     saved = 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def step_cost(method: Method, draw: Callable[[], Batch], count: int, share: int)
 
 
 def search_cost(method: Method, images: Tensor) -> float:
-    """Seconds that the search of a method takes for some images of the working size, from one cut to two steps."""
+    """Seconds of the search of a method for some images of the working size, extrapolated from two steps."""
     short: Any = copy.copy(method)
     steps = 2
     whole, short.search_steps = short.search_steps, steps
@@ -55,7 +55,7 @@ def search_cost(method: Method, images: Tensor) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak so far: of the accelerator where the work is done on one, else of this process."""
+    """Peak memory so far in bytes: of the accelerator if `device` is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

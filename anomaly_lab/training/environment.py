@@ -13,7 +13,7 @@ from anomaly_lab import __version__
 
 
 def environment(trainer: pl.Trainer) -> dict[str, Any]:
-    """What the result was computed with."""
+    """Versions, commit, device, threads and processes of the run."""
     packages = ("torch", "pytorch-lightning", "numpy", "kornia", "opencv-python-headless", "pillow")
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"],

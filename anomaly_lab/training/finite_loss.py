@@ -1,4 +1,4 @@
-"""Stop where a loss is no number any more, or out of all proportion, before it spoils the checkpoint."""
+"""Stop a training whose loss is not finite or diverges, before it spoils the checkpoint."""
 
 import math
 import statistics
@@ -13,22 +13,21 @@ from pydantic import PositiveInt
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.method import Method
 
-STEPS, DIVERGED = 100, 1e4  # a loss so many times its median over so many steps is that of a game that is lost
-FEW = 10  # steps after which a median says something
+STEPS, DIVERGED = 100, 1e4  # a loss above DIVERGED times the median of the last STEPS losses has diverged
+FEW = 10  # steps before the median is used
 
 
 class FiniteLoss(pl.Callback):
     """Raise a `UserError` that names the step of the first NaN or infinite loss; the last checkpoint stays good.
 
-    Methods that optimise by themselves, networks against each other, can diverge and stay finite: there a loss above
-    1e4 times its median over the last 100 steps (from the 11th on: over those that there are), in training or on the
-    held-out images, stops the run as well. What they log as `train/loss` is the loss of the generator, in f-AnoGAN that
-    of the network of the stage; what their step returns, the loss of the discriminator, may be NaN a step earlier.
-    No checkpoint is written whose weights are no numbers.
+    Methods with manual optimisation, networks against each other, can diverge and stay finite. There a loss above 1e4
+    times the median of the last 100 losses (at least 10), in training or on the held-out images, stops the run too.
+    Such a method logs the loss of the generator as `train/loss` (f-AnoGAN: of the network of the stage); the loss of
+    the discriminator, which its step returns, may be NaN one step earlier. No checkpoint is written with weights that
+    are not finite.
 
-    Losses are looked at `every_batches` and before each checkpoint, because every look waits for the accelerator;
-    the step is found exactly all the same. A method that learns in stages says in which it is (`stage`): what is usual
-    in one is not in the next.
+    Losses are checked every `every_batches` batches and before each checkpoint, because a check waits for the
+    accelerator; the step is still found exactly. The median is reset at every new `stage` of a method.
     """
 
     def __init__(self, every_batches: PositiveInt = 50) -> None:
@@ -38,14 +37,14 @@ class FiniteLoss(pl.Callback):
         self._stage = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
-        """Forget another run."""
+        """Reset the losses of an earlier run."""
         self._pending.clear()
         self._last.clear()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the losses of this step; look when it is time."""
+        """Keep the losses of this step; check them when it is time."""
         logged = trainer.callback_metrics
         losses = [value for name, value in logged.items() if name.startswith("train/") and not name.endswith("_epoch")]
         if losses:
@@ -56,21 +55,21 @@ class FiniteLoss(pl.Callback):
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
-        """Look before the checkpoint of the epoch is written, also at what the last step made of the weights."""
+        """Check before the checkpoint of the epoch, including the loss on held-out images."""
         self._look(trainer, pl_module)
         value = float(trainer.callback_metrics.get("validation/loss", 0.0))
-        # Of AnoGAN it is another loss than that of the steps: small ones say nothing about its size.
+        # AnoGAN validates with another loss than it trains with; its scale is unknown, so small medians do not count.
         self._refuse(value, trainer, pl_module, f"after the last batch of epoch {trainer.current_epoch + 1}", least=1.0)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Method, checkpoint: dict[str, Any]) -> None:
-        """Look before a checkpoint is written, at what is in it too."""
+        """Check losses and weights before a checkpoint is written."""
         self._look(trainer, pl_module)
         for name, weights in pl_module.named_parameters():
             if not weights.isfinite().all():
                 raise stopped(trainer, pl_module, f"{name} is NaN or infinite in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
-        """Forget the losses of another stage."""
+        """Reset the losses at a new stage."""
         if pl_module.stage != self._stage:
             self._last.clear()
         self._stage = pl_module.stage
@@ -86,7 +85,7 @@ class FiniteLoss(pl.Callback):
             self._last.append(abs(value))
 
     def _refuse(self, value: float, trainer: pl.Trainer, pl_module: Method, where: str, least: float = 0.0) -> None:
-        """Stop at a loss that is no number, or out of all proportion to the median (or to `least`, if larger)."""
+        """Stop at a loss that is not finite, or far above the median (or `least`, if larger)."""
         if not math.isfinite(value):
             raise stopped(trainer, pl_module, f"the loss is {value} {where}")
         median = max(statistics.median(self._last), least) if len(self._last) >= FEW else 0.0
@@ -96,12 +95,12 @@ class FiniteLoss(pl.Callback):
 
 
 def total(losses: list[torch.Tensor]) -> torch.Tensor:
-    """Their sum, where they are."""
+    """The sum, on the device of the losses."""
     return torch.stack([loss.detach().float() for loss in losses]).sum()
 
 
 def stopped(trainer: pl.Trainer, pl_module: Method, why: str) -> UserError:
-    """The error that names the step and what is left."""
+    """The error that names the step and the last good checkpoint."""
     checkpoint = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     left = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written before"
     rates = f" ({', '.join(f'method.{key}.lr' for key in pl_module.rates)})" if pl_module.rates else ""

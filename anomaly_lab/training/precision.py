@@ -1,12 +1,12 @@
-"""Which numbers a device computes fast, from a table of capabilities and never from timing."""
+"""Choice of the precision by the capabilities of the device, never by timing."""
 
 import torch
 
 
 def choose(precision: str, accelerator: str) -> str:
-    """What `trainer.precision=auto` means on this machine; anything else stays as it is.
+    """The precision for `trainer.precision=auto` on this machine; other values stay as they are.
 
-    bf16 where the hardware has it: NVIDIA from compute capability 8.0, CPUs with AVX512-BF16 or AMX-BF16. Elsewhere
+    bf16 if the hardware supports it: NVIDIA from compute capability 8.0, CPUs with AVX512-BF16 or AMX-BF16. Elsewhere
     it is emulated and ten times slower, so float32.
     """
     if precision != "auto":

@@ -1,4 +1,4 @@
-"""What is going on: the expected cost before training, then a bar with images a second and the time left."""
+"""Progress of a run: the expected cost before training, then a bar with images per second and the time left."""
 
 import time
 
@@ -18,11 +18,11 @@ from anomaly_lab.training.cost import search_cost, step_cost
 
 
 class Budget(pl.Callback):
-    """Say before training how much there is to do, about how long it will take and how much memory it needs.
+    """Print the amount of work before training, with estimates of time and memory.
 
-    The time comes from one real forward and backward pass over a few images; the weights are left alone. For a method
-    that searches (`search_steps`) the test is estimated too, from two steps on an image: it can take longer than
-    training. After training, say what the method remarks on single training images.
+    The time is measured on real forward and backward passes over a few images; the weights do not change. For a method
+    that searches (`search_steps`) the test is estimated too, from two steps on one image: it can take longer than
+    training. After training, print the remarks of the method on single training images.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
@@ -72,16 +72,16 @@ class Budget(pl.Callback):
 
 
 class Progress(RichProgressBar):
-    """Lightning's rich bar with images instead of batches a second."""
+    """Lightning's rich bar with images per second instead of batches."""
 
     def configure_columns(self, trainer: pl.Trainer) -> list:
-        """Description, bar, batches, elapsed and remaining time, images a second."""
+        """Description, bar, batches, elapsed and remaining time, images per second."""
         columns = super().configure_columns(trainer)
         return [*columns[:-1], ImagesPerSecond(trainer)]
 
 
 class ImagesPerSecond(ProgressColumn):
-    """Speed of a bar in images, whatever the batch."""
+    """Speed of a bar in images per second."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class ImagesPerSecond(ProgressColumn):
 
 
 class EpochLines(pl.Callback):
-    """A line an epoch where there is no terminal to draw a bar in: batch jobs, logs, CI."""
+    """One line per epoch where no terminal can draw a bar: batch jobs, logs, CI."""
 
     def __init__(self) -> None:
         self._start = 0.0
@@ -109,11 +109,11 @@ class EpochLines(pl.Callback):
         self._start, self._first_epoch = time.perf_counter(), trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember what was logged before: Lightning keeps it, and of an earlier stage it is no news."""
+        """Keep the values logged before: Lightning retains them, and those of an earlier stage must not be repeated."""
         self._before = dict(trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Epoch, losses, images a second, time left."""
+        """Print epoch, losses, images per second and time left."""
         if not trainer.is_global_zero or Console().is_terminal:
             return
         done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
@@ -128,6 +128,6 @@ class EpochLines(pl.Callback):
 
 
 def batch_size(trainer: pl.Trainer) -> int:
-    """Patches a step, over all ranks; fewer than asked for where there are not as many."""
+    """Patches per step over all ranks; less than `data.batch_size` if there are not as many."""
     assert trainer.train_dataloader is not None
     return trainer.train_dataloader.batch_size

@@ -1,4 +1,4 @@
-"""A configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics.json."""
+"""Assembly of a run: configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics."""
 
 import logging
 import warnings
@@ -33,7 +33,7 @@ from anomaly_lab.training.throughput import Throughput
 
 
 def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
-    """Train, or go on from a checkpoint, then set the threshold and test; the metrics."""
+    """Train, or continue from a checkpoint, then set the threshold and test; returns the metrics."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # of short runs, which are meant to be

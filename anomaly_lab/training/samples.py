@@ -1,4 +1,4 @@
-"""What a generative method draws while it learns, and whether it has begun to draw the same again and again."""
+"""Samples of a generative method during training, and their diversity."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from anomaly_lab.tracking.loggers import log_pictures
 
 
 class Samples(pl.Callback):
-    """Every `every_epochs` epochs and after the last one: `samples/epoch_<n>.png`, and `samples/diversity`.
+    """Write `samples/epoch_<n>.png` and log `samples/diversity`, every `every_epochs` epochs and after the last one.
 
-    A method offers `samples(images)`, as many images in [0, 1] as these training patches: those that draw from noise
-    ignore the patches, those that reconstruct reproduce them. `samples/diversity` is the mean pairwise distance (L1)
-    of the samples divided by that of the patches: near 1 where they differ as much as those, near 0 after a mode
-    collapse. A method without `samples` is left alone.
+    A method may have `samples(images)`, which returns one image in [0, 1] per training patch, generated from noise or
+    reconstructed from the patch. `samples/diversity` is the mean pairwise L1 distance of the samples divided by that of
+    the patches: near 1 if they differ as much as the data, near 0 after a mode collapse.
     """
 
     def __init__(self, every_epochs: PositiveInt = 1, count: PositiveInt = 16) -> None:
@@ -55,18 +54,18 @@ class Samples(pl.Callback):
 
 
 def diversity(samples: Images, patches: Images) -> float:
-    """Mean pairwise L1 distance of samples in units of that of patches; of patches that are all alike, of 1e-6."""
+    """Mean pairwise L1 distance of the samples divided by that of the patches, which counts as at least 1e-6."""
     return mean_distance(samples) / max(mean_distance(patches), 1e-6)
 
 
 def mean_distance(images: Images) -> float:
-    """Mean absolute difference of two of the images, over all pairs."""
+    """Mean absolute difference of two images, over all pairs."""
     rows = images.flatten(1).float()
     return torch.pdist(rows, p=1).mean().item() / rows.shape[1]
 
 
 def grid(images: Float[Tensor, "image channel height width"]) -> np.ndarray:
-    """The images side by side in rows of equal length, as one RGB picture; black where a row is not full."""
+    """The images in rows of equal length as one RGB picture, padded with black."""
     columns = int(np.ceil(len(images) ** 0.5))
     pixels = (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).cpu().numpy()
     empty = np.zeros((-len(pixels) % columns, *pixels.shape[1:]), np.uint8)

@@ -1,4 +1,4 @@
-"""Every random draw of a step follows from (seed, epoch, batch, rank), of an image from (seed, image)."""
+"""Seeding: random numbers of a step follow from (seed, epoch, batch, rank), of an image from (seed, image)."""
 
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ from anomaly_lab.core.types import Batch
 
 
 class SeedEveryStep(pl.Callback):
-    """Seed torch's generators before each batch, so that a resumed run draws what it would have drawn.
+    """Seed torch's generators before each batch, so that a resumed run draws the same random numbers.
 
-    Nothing about randomness has to be saved: a generator state in the checkpoint would be rank 0's only. Whole images
-    are seeded by their numbers, so that methods which draw while they inspect say the same on any rank.
+    No generator state has to be saved (a checkpoint would contain only that of rank 0). Whole images are seeded by
+    their numbers, so that methods with random predictions give the same result on any rank.
     """
 
     decides: ClassVar[str] = "weights"  # the key of the run that it enters

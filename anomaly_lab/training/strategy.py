@@ -1,4 +1,4 @@
-"""How the processes of a run share a method: Lightning's DDP, for methods that it does not fit too."""
+"""The strategy for several processes: Lightning's DDP, extended to manual optimisation."""
 
 from typing import Any
 
@@ -9,16 +9,15 @@ from torch.optim import Optimizer
 
 
 class DDP(DDPStrategy):
-    """Data parallel training of any method.
+    """Data-parallel training of any method.
 
-    PyTorch's wrapper takes one loss and one gradient for every weight, and refuses or waits for ever otherwise. So it
-    is for methods that Lightning optimises. Methods that step their optimizers themselves stay as they are: after each
-    backward pass the gradients of the weights that it was for are averaged. Those without trainable weights meet when
-    they bring their statistics together.
+    PyTorch's wrapper expects one loss with a gradient for every weight, and fails or hangs otherwise; it wraps methods
+    with automatic optimisation. Methods that step their optimizers themselves are not wrapped: after each backward
+    pass the gradients of its weights are averaged. Methods without trainable weights only merge their statistics.
     """
 
     def configure_ddp(self) -> None:
-        """Wrap the method where one loss gives every weight its gradient; else only start from the same weights."""
+        """Wrap a method with automatic optimisation; otherwise only broadcast the initial weights."""
         assert self.lightning_module is not None
         trainable = any(parameter.requires_grad for parameter in self.lightning_module.parameters())
         if trainable and self.lightning_module.automatic_optimization:
@@ -27,11 +26,11 @@ class DDP(DDPStrategy):
             broadcast([*self.lightning_module.parameters(), *self.lightning_module.buffers()])
 
     def on_validation_start(self) -> None:
-        """Judge by the buffers of the first process, as the checkpoint will: batch norm has seen its own share only."""
+        """Use the buffers of the first process, as in the checkpoint: each batch norm has seen only its own share."""
         self._share_buffers()
 
     def on_train_end(self) -> None:
-        """The same for the test."""
+        """Use the buffers of the first process in the test too."""
         self._share_buffers()
 
     def _share_buffers(self) -> None:
@@ -40,7 +39,7 @@ class DDP(DDPStrategy):
             broadcast(list(self.lightning_module.buffers()))
 
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
-        """Go back, and average the gradients over the processes where nobody else does."""
+        """The backward pass; averages the gradients over the processes if the method is not wrapped."""
         closure_loss = super().backward(closure_loss, optimizer, *args, **kwargs)
         assert self.lightning_module is not None
         if not self.lightning_module.automatic_optimization:
@@ -52,7 +51,7 @@ class DDP(DDPStrategy):
 
 
 def broadcast(tensors: list[Tensor]) -> None:
-    """Take over what the first process has, in place. Collective."""
+    """Copy the tensors of the first process to all, in place. Collective."""
     for tensor in tensors:
         torch.distributed.broadcast(tensor.detach(), 0)
 

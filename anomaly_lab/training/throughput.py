@@ -1,4 +1,4 @@
-"""What a run costs: seconds of training and of the test, seconds per image of the method alone, peak memory."""
+"""Costs of a run: seconds of training and test, seconds per image of the method alone, peak memory."""
 
 import time
 from typing import Any
@@ -12,15 +12,15 @@ from anomaly_lab.training.cost import peak_memory
 
 
 class Throughput(pl.Callback):
-    """Collect the costs of a run in `costs`; it stands first among the callbacks.
+    """Collect the costs of a run in `costs`. Must be the first callback.
 
-    - `fit_seconds`, `train_images_per_second`: whole epochs, their data and logging included; a resumed run goes on
-      counting, and a run that was trained already keeps its figures.
-    - `predict_seconds_per_image`: the method alone, from the decoded image on the device to map and score, the device
-      synchronised. The first batch warms up and does not count where there are others; else it is timed once more.
-    - `test_seconds`: the whole test, with decoding, controls, map files and metrics.
-    - `peak_memory_mb`: of the accelerator where there is one, else of the process; the largest of all the processes
-      that have trained and tested this run one after another.
+    - `fit_seconds`, `train_images_per_second`: whole epochs, including data and logging. A resumed run continues to
+      count; a run that is only tested again keeps its figures.
+    - `predict_seconds_per_image`: the method alone, from the decoded image on the device to map and score, with the
+      device synchronised. The first batch warms up and is not counted; if it is the only one, it is timed again.
+    - `test_seconds`: the test with decoding, map files, pictures and metrics; the controls come before it.
+    - `peak_memory_mb`: of the accelerator if there is one, else of the process; the largest over all attempts at this
+      run.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Throughput(pl.Callback):
         self._images += len(batch.image) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
-        """Ask for the peak of memory, before the checkpoint of this epoch is written."""
+        """Record the peak memory before the checkpoint of this epoch is written."""
         self._peak = max(self._peak, peak_memory(pl_module.device))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
@@ -63,7 +63,7 @@ class Throughput(pl.Callback):
         return {"seconds": self._spent(), "images": self._images, "peak": self._peak}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on from there."""
+        """Continue from these."""
         self._seconds, self._images = state_dict["seconds"], int(state_dict["images"])
         self._peak = state_dict["peak"]
         self._tell_training()
@@ -93,7 +93,7 @@ class Throughput(pl.Callback):
         self.costs["test_seconds"] = time.perf_counter() - self._test_start
 
     def teardown(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
-        """Ask for the peak of memory so far."""
+        """Record the peak memory so far."""
         self._peak = max(self._peak, peak_memory(pl_module.device))
         self.costs["peak_memory_mb"] = self._peak / 2**20
 

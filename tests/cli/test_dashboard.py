@@ -116,7 +116,7 @@ def test_with_a_key_it_is_saved_and_its_address_is_printed(tmp_path):
 def test_what_the_service_refuses_is_told_in_one_line(tmp_path):
     with Service(status=403) as service:
         done = call(tmp_path, 1, WANDB_API_KEY=KEY, WANDB_BASE_URL=service.url)
-    assert done.stderr.startswith("error: dashboard: expected a project of W&B that may be changed, found team/parts (")
+    assert done.stderr.startswith("error: dashboard: expected a W&B project with write access, found team/parts (")
     assert done.stderr.count("\n") == 1
 
 
