@@ -16,7 +16,7 @@ from anomaly_lab.tracking.service import obstacle, remedy
 USAGE = "python -m anomaly_lab sync [FOLDER]"
 HELP = f"""\
 usage: {USAGE}
-  FOLDER: where to look for wandb/offline-run-* (default: runs/); each run is uploaded once; repeat the command to continue
+  FOLDER: where to look for wandb/offline-run-* (default: runs/); each run is uploaded once; run it again to continue
 """
 LOCK = ".sync.lock"  # in the folder of an offline run
 UPLOAD_SECONDS = 3600.0
