@@ -248,14 +248,13 @@ def test_ctrl_c_twice_kills_them(sweeping, tmp_path):
     wait_until(lambda: not any(map(is_running, pids)))
 
 
-def test_a_real_sweep_goes_on_after_a_failed_job(lab, tiny, parts, tmp_path):
-    """Two categories, one with a broken image; the same command again does only that one."""
-    broken = parts.with_name("broken")
-    shutil.copytree(parts, broken)
-    good = (broken / "train/good/002.png").read_bytes()
+def test_a_real_sweep_of_which_a_job_fails(lab, tiny, parts, tmp_path):
+    """Two categories, one with a broken image; the other is the run that a single start would be."""
+    broken = shutil.copytree(parts, parts.with_name("broken"))
     (broken / "train/good/002.png").write_bytes(b"junk")
-    sweep = ("-m", "data=folder", f"data.root={parts.parent}", "data.category=all", *tiny, "trainer.max_epochs=1")
-    done = lab(*sweep, "hydra.launcher.jobs=2", code=1)
+    tiny = [word for word in tiny if "epochs" not in word]  # a method without a gradient has none
+    words = ("data=folder", "method=variation_model", *tiny, "controls=false")
+    done = lab("-m", *words, f"data.root={parts.parent}", "data.category=all", "hydra.launcher.jobs=2", code=1)
     assert "2 jobs: 2 to start" in done.stdout
     assert "error: " in done.stdout
     assert "002.png: expected a readable image" in done.stdout
@@ -263,14 +262,7 @@ def test_a_real_sweep_goes_on_after_a_failed_job(lab, tiny, parts, tmp_path):
     assert done.stderr == "error: some jobs failed; the same command does those again, and no others\n"
     (result,) = (tmp_path / "runs").rglob("metrics.json")
     assert result.parts[-4] == "bar"
-    assert "epoch 1/1" in (result.parent / "job.log").read_text()
-
-    (broken / "train/good/002.png").write_bytes(good)
-    again = lab(*sweep)
-    assert "2 jobs: 1 finished, 1 to start" in again.stdout
-    assert lab(*sweep).stdout == "2 jobs: 2 finished\n"
-    single = lab("data=folder", f"data.root={broken}", *tiny, "trainer.max_epochs=1")
-    assert single.stdout.startswith("already done, skipped:")
+    assert lab(*words, f"data.root={parts}").stdout.startswith("already done, skipped:")
 
 
 def test_a_mistake_in_one_of_many_starts_nothing(lab, tiny, parts, tmp_path):

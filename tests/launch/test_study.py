@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,8 +12,9 @@ from optuna.trial import TrialState
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch.space import SearchRequest, Settings
 from anomaly_lab.launch.study import Study
-from tests.conftest import ROOT
+from tests.launch.test_job import wait_until
 
+ROOT = Path(__file__).parents[2]
 WORDS = ("x=interval(0,1)", "y=a,b", "seed=0")
 
 
@@ -39,19 +41,17 @@ def drawn(study):
     return [(trial.params["x"], trial.params["y"]) for trial in study.trials()]
 
 
+class Killed(BaseException):
+    """Ends a launcher on the spot. Its locks open as they do when the kernel ends a process."""
+
+
 def crash(folder, size, told, **keys):
-    """Another process asks for trials, tells some of them and is killed."""
-    script = f"""
-import os, pathlib
-from tests.launch.test_study import open_study, value
-study = open_study(pathlib.Path({str(folder)!r}), **{keys!r})
-with study.batch({size}) as trials:
-    for number, params in list(trials.items())[:{told}]:
-        study.tell(number, value(params))
-    os.kill(os.getpid(), 9)
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, timeout=120)
-    assert done.returncode == -9, done.stderr.decode()
+    """Another launcher asks for trials, tells some of them and is gone."""
+    study = open_study(folder, **keys)
+    with suppress(Killed), study.batch(size) as trials:
+        for number, params in list(trials.items())[:told]:
+            study.tell(number, value(params))
+        raise Killed
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
@@ -108,23 +108,36 @@ def test_two_launchers_share_the_trials_and_leave_each_other_alone(tmp_path):
     assert len({x for x, _ in drawn(one)}) == 5
 
 
-def test_many_processes_at_once(tmp_path):
-    script = f"""
-import pathlib
+OTHER = """
+import pathlib, sys, time
 from tests.launch.test_study import finish, open_study
-study = open_study(pathlib.Path({str(tmp_path)!r}), n_trials=12, sampler="random")
-while finish(study):
-    pass
+folder = pathlib.Path(sys.argv[1])
+study = open_study(folder, n_trials=12, sampler="random")
+(folder / "begun").touch()
+for _ in range(4):
+    finish(study)
+with study.batch(1) as trials:
+    (folder / "held").write_text(*map(str, trials))
+    (folder / "held").rename(folder / "holds")
+    time.sleep(600)
 """
-    with ExitStack() as stack:
-        running = [
-            stack.enter_context(subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE))
-            for _ in range(2)
-        ]
-        errors = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], errors
-    study = open_study(tmp_path, n_trials=12)
-    assert [trial.state for trial in study.trials()] == [TrialState.COMPLETE] * 12
+
+
+def test_two_processes_share_the_trials_and_of_a_killed_one_the_other_takes_over(tmp_path):
+    study = open_study(tmp_path, n_trials=12, sampler="random")
+    with subprocess.Popen([sys.executable, "-c", OTHER, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: (tmp_path / "begun").exists())
+            mine = [number for _ in range(4) for number in finish(study)]
+            wait_until(lambda: (tmp_path / "holds").exists())
+            while more := finish(study):
+                mine += more
+            assert len(mine) == 7
+            assert study.counts() == {TrialState.COMPLETE: 11, TrialState.RUNNING: 1}
+        finally:
+            process.kill()
+    assert finish(study) == [int((tmp_path / "holds").read_text())]
+    assert study.counts() == {TrialState.COMPLETE: 12}
     assert len({x for x, _ in drawn(study)}) == 12
 
 

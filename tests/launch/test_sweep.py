@@ -206,7 +206,7 @@ def test_processes_of_which_one_fails_and_only_that_one_runs_again(sweep, monkey
     answers = sweep(Local(jobs=2), *words)
     assert [answer.status for answer in answers] == [JobStatus.COMPLETED, JobStatus.FAILED]
     out = capsys.readouterr().out
-    for line in ("2 jobs: 2 to start", "error: boom", "1 failed, 1 done after"):
+    for line in ("2 jobs: 2 to start", "error: boom", "1 done, 1 failed after"):
         assert line in out
     scripts[1] = FINISHES
     assert [answer.status for answer in sweep(Local(), *words)] == [JobStatus.COMPLETED] * 2
