@@ -1,13 +1,11 @@
 """The command line: `python -m anomaly_lab [command] key=value ...`.
 
-The first word without `=` and dash is a command; without one the configuration is trained and tested. Each command
-imports what it needs when it is called, so that help and mistakes are answered at once.
+A first word without `=` and dash is a command; otherwise the configuration is trained and tested. Each command imports
+what it needs when it is called, so that help and error messages appear at once.
 """
 
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -20,40 +18,40 @@ anomaly_lab: which unsupervised detector finds the defects on your parts
 
 Usage
   python -m anomaly_lab [key=value ...]                     train, test, write the run folder
-  python -m anomaly_lab -m [key=value,value ...]            a sweep: a job for every combination, resumable
+  python -m anomaly_lab -m [key=value,value ...]            a sweep: one job per combination, resumable
   python -m anomaly_lab predict run=DIR[,DIR...] source=FILE|FOLDER|GLOB [out=DIR] [maps=true] [pictures=false]
-  python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]
-  python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file, used without this program
-  python -m anomaly_lab compare FOLDER [--out FILE]         tables in the terminal, report.html; .csv, .md, .tex
-  python -m anomaly_lab data cache [clear]                  decoded images: where, how large
+  python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]   a new threshold, without training
+  python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file that does not need this package
+  python -m anomaly_lab compare FOLDER [--out FILE]         runs side by side: terminal, report.html; .csv, .md, .tex
+  python -m anomaly_lab data cache [clear]                  show or clear the cache of decoded images
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
-  python -m anomaly_lab dashboard entity=NAME project=NAME  save a workspace in W&B: methods side by side
+  python -m anomaly_lab dashboard entity=NAME project=NAME  save a W&B workspace that compares methods
 
 Examples
-  python -m anomaly_lab experiment=demo                     data made on the spot, a minute or two
+  python -m anomaly_lab experiment=demo                     generated data, a minute or two
   python -m anomaly_lab method=ssim_ae data.category=screw
   python -m anomaly_lab data=folder data.root=photos/       your own photos of good parts
   python -m anomaly_lab experiment=quick data.category=screw   a budget for a machine without a GPU
   python -m anomaly_lab -m method=cae,ssim_ae data.category=all seed=0,1,2 hydra.launcher.jobs=2
   python -m anomaly_lab -m hydra/sweeper=optuna data.batch_size=8,16,32   a search, without the test set
 
-Groups (group=option; the files of conf/, with a comment on every key)
+Groups (group=option; the files of conf/ have a comment on every key)
 {groups}
 
-Methods (method=name; what each wants in place of the defaults, unless you type it)
+Methods (method=name; the defaults that each changes, unless you type the key)
 {methods}
 
 Keys people set most
-  data.root, data.category         where the images are, which part
-  data.kind=texture|object         cropped into patches, or shown whole
+  data.root, data.category         the folder of the images, the part
+  data.kind=texture|object         crop into patches, or show whole
   data.image_size, data.resize=pad|stretch|crop
-  data.patches, data.batch_size, trainer.max_epochs, trainer.precision
-  seed, name, runs_dir, rerun=true, dry_run=true, data.workers
+  data.patches, data.batch_size, budget.epochs, trainer.precision
+  seed, name, runs_dir, rerun=true|judge, dry_run=true, data.workers
   method.KEY, method.optimizer.KEY, callbacks.NAME.KEY, trainer.KEY   any argument of the classes that their files name
   hydra/launcher=local|slurm       where the jobs of a sweep run; hydra.launcher.jobs=N at a time
 
 More
-  --cfg job                        the whole configuration, composed; --cfg job --resolve: with its values
+  --cfg job [--resolve]            the whole configuration [with resolved values]
   --hydra-help                     flags of Hydra: --info, shell completion for `anomaly-lab`
 """
 
@@ -62,19 +60,23 @@ def main() -> None:
     """Run the program; a user's mistake ends in one line and exit code 1."""
     print_messages()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
+    is_job = not first or first.startswith("-") or bool(set("=~") & set(first))
     if first in {"--help", "-h"}:
         print(HELP.format(groups=groups(), methods=methods()), end="")
-    elif not first or first.startswith("-") or set("=~") & set(first):
-        gc.disable()  # composing makes many small objects; collecting them is a sixth of an answer's time
-        with mistakes_in_one_line():
-            import_module("anomaly_lab.cli.train").main()
-    elif first in COMMANDS:
-        with mistakes_in_one_line():
-            import_module(f"anomaly_lab.cli.{first}").main(sys.argv[2:])
-    else:
+        return
+    if not is_job and first not in COMMANDS:
         near = get_close_matches(first, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         sys.exit(f"error: expected a command ({', '.join(COMMANDS)}) or key=value, found {first!r}{hint}")
+
+    from anomaly_lab.core.messages import mistakes_in_one_line
+
+    with mistakes_in_one_line():
+        if is_job:
+            gc.disable()  # composing makes many small objects; collecting them is a sixth of an answer's time
+            import_module("anomaly_lab.cli.train").main()
+        else:
+            import_module(f"anomaly_lab.cli.{first}").main(sys.argv[2:])
 
 
 def groups() -> str:
@@ -98,21 +100,6 @@ def methods() -> str:
         if wants:
             lines.append(f"    wants {', '.join(f'{key}={str(value).lower()}' for key, value in wants.items())}")
     return "\n".join(lines)
-
-
-@contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-    """Tell a user's mistake without a traceback; mistakes of the program keep theirs."""
-    from anomaly_lab.core.messages import explain, is_user_mistake
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint")
-    except Exception as error:
-        if not is_user_mistake(error):
-            raise
-        sys.exit(f"error: {explain(error)}")
 
 
 if __name__ == "__main__":

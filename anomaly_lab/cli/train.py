@@ -20,7 +20,7 @@ from anomaly_lab.config.wants import wants_of
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.messages import explain, is_user_mistake
+from anomaly_lab.core.messages import is_user_mistake, mistakes_in_one_line
 from anomaly_lab.launch.job import end_with_launcher
 from anomaly_lab.runs.folder import state_of
 from anomaly_lab.runs.lock import exclusive
@@ -88,7 +88,7 @@ def job(config: DictConfig) -> None:
     gc.enable()
     about = HydraConfig.get()
     folder = Path(about.runtime.output_dir)
-    try:
+    with mistakes_in_one_line():  # here, because Hydra would add a line of its own
         if about.mode == RunMode.MULTIRUN and is_several(config.trainer):  # in a process that has a sweep to do
             launcher = about.launcher["_target_"].rpartition(".")[2]
             raise UserError(
@@ -99,12 +99,6 @@ def job(config: DictConfig) -> None:
             from anomaly_lab.training.lifecycle import run
 
             run(config, folder)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint")
-    except Exception as error:  # here, because Hydra would add a line of its own
-        if not is_user_mistake(error):
-            raise
-        sys.exit(f"error: {explain(error)}")
 
 
 def is_several(trainer: DictConfig) -> bool:

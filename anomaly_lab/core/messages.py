@@ -1,6 +1,9 @@
 """One line for every mistake of a user, whichever exception carries it."""
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -13,6 +16,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from anomaly_lab.core.errors import UserError, full_disk, nearest
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """End the program with one line and exit code 1 for a user's mistake; a bug keeps its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues from the last checkpoint")
+    except Exception as error:
+        if not is_user_mistake(error):
+            raise
+        sys.exit(f"error: {explain(error)}")
 
 
 def explain(error: BaseException) -> UserError:
