@@ -1,8 +1,8 @@
-"""About what a sweep will cost, before it starts: from earlier runs that are like its jobs, else from a step.
+"""Estimate of the cost of a sweep before it starts, from similar earlier runs or from one training step.
 
-Measured are the seconds a patch (and a test image) of finished runs with the same method, sizes and sort of device, or
-those of one learning step that is done here and now. Computed is the rest: patches x epochs of a job times that, its
-test images likewise, and START seconds. Nothing is written.
+The seconds per patch and per test image are measured on finished runs with the same method, sizes and kind of device,
+or on one training step here. The cost of a job is patches x epochs times the former, test images times the latter, plus
+START seconds. Nothing is written.
 """
 
 import json
@@ -35,7 +35,7 @@ PATCHES = 8  # of the step
 
 
 class Rate(NamedTuple):
-    """What was measured: seconds a patch or image of training, seconds a test image (None: not measured)."""
+    """Measured seconds per patch or image of training, and per test image (None: not measured)."""
 
     training: float
     test: float | None
@@ -43,7 +43,7 @@ class Rate(NamedTuple):
 
 
 def estimate(jobs: list[Job], at_a_time: int | None) -> list[str]:
-    """Lines that say what the jobs will cost, and from what that is known; nothing for no jobs."""
+    """Lines with the estimated cost of the jobs and its source; none without jobs."""
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         kinds.setdefault(likeness(job.config), []).append(job)
@@ -69,7 +69,7 @@ def estimate(jobs: list[Job], at_a_time: int | None) -> list[str]:
 
 
 def seconds_of(config: dict[str, Any], rate: Rate) -> float:
-    """What a job takes at this rate, all of it, whether or not a part is done."""
+    """The seconds of a whole job at this rate, even if part of it is done."""
     images, tests = counts(json.dumps(config["data"]["layout"]), config["data"]["held_out"])
     patches = images if config["data"]["datamodule"]["sees"] == "images" else config["data"]["patches"]
     return START + patches * config["trainer"]["max_epochs"] * rate.training + tests * (rate.test or 0.0)
@@ -77,13 +77,13 @@ def seconds_of(config: dict[str, Any], rate: Rate) -> float:
 
 @cache
 def counts(layout: str, held_out: float) -> tuple[int, int]:
-    """About how many images a run learns from, and how many it is tested on."""
+    """The approximate numbers of training and test images of a run."""
     splits: Splits = instantiate(json.loads(layout))
     return round(len(splits.train) * (1 - held_out)), len(splits.test)
 
 
 def likeness(config: dict[str, Any]) -> str:
-    """What decides how long a patch and a test image take, as text."""
+    """The settings that decide the time per patch and per test image, as text."""
     data = {name: config["data"][name] for name in ("kind", "patch_size", "image_size", "channels", "stride")}
     method = {name: value for name, value in wired(config).items() if name not in NOT_LIKENESS}
     devices = 1 if config["trainer"]["devices"] == "auto" else config["trainer"]["devices"]
@@ -91,7 +91,7 @@ def likeness(config: dict[str, Any]) -> str:
 
 
 def rate_of(config: dict[str, Any]) -> Rate | None:
-    """The median of earlier runs, else a step; None for a method without a gradient that has never run."""
+    """The median rate of earlier runs, or else of one step; None for a method without a gradient that has never run."""
     gpu = config["trainer"]["accelerator"] != "cpu" and bool(visible_gpus())
     runs = list(islice(earlier(Path(config["runs_dir"]), likeness(config), config["method"]["name"], gpu), ENOUGH))
     if runs:
@@ -105,7 +105,7 @@ def rate_of(config: dict[str, Any]) -> Rate | None:
 
 
 def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict[str, Any]]:
-    """The metrics of finished runs of this likeness on this sort of device, the newest first."""
+    """The metrics of similar finished runs on this kind of device, newest first."""
     found = sorted(runs_dir.glob(f"*/{method}/*/*/*/*/metrics.json"), key=lambda path: -path.stat().st_mtime)
     for path in found[:LOOKED_AT]:
         try:
@@ -122,7 +122,7 @@ def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict
 
 
 def step(config: dict[str, Any], gpu: bool) -> float:
-    """Seconds per image of a learning step of an untrained network on noise, with one CPU thread."""
+    """Seconds per image of a training step of an untrained network on noise, with one CPU thread."""
     import torch
 
     from anomaly_lab.core.types import Batch

@@ -1,7 +1,7 @@
-"""Search for hyperparameters: Optuna asks, a launcher runs, metrics.json answers. The largest value wins.
+"""Search for hyperparameters: Optuna proposes, a launcher runs, metrics.json has the value. The largest value wins.
 
-The objective comes from held-out normal images with synthetic defects (evaluation/synthetic_defects.py); one of the
-test set must be asked for by a name that says `oracle`.
+The objective comes from held-out normal images with synthetic defects (evaluation/synthetic_defects.py); an objective
+on the test set must be requested by a name that says `oracle`.
 """
 
 import shlex
@@ -35,7 +35,7 @@ FIRST = 3  # trials: if all of them fail, so will the others
 
 @runtime_checkable
 class Launch(Protocol):
-    """A launcher of Hydra: runs jobs, given by their words, and answers for each in order."""
+    """A Hydra launcher: runs jobs, given by their overrides, and returns one result per job in order."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch."""
@@ -45,9 +45,9 @@ class Launch(Protocol):
 def search(
     context: HydraContext, task: TaskFunction, config: DictConfig, keys: dict[str, Any], arguments: list[str]
 ) -> None:
-    """Run or go on with the study of this sweep; print the best trial and the command that repeats it.
+    """Run or continue the study of this sweep; print the best trial and the command that repeats it.
 
-    Raises UserError before the first job where a value cannot be, and at the end where trials failed.
+    Raises UserError before the first job for an invalid value, and at the end if trials failed.
     """
     settings = checked(keys)
     parser = OverridesParser.create(config_loader=context.config_loader)
@@ -82,7 +82,7 @@ def search(
 
 
 def check_values(loader: ConfigLoader, config: DictConfig, asked: SearchRequest) -> None:
-    """Refuse a value that fits neither the first nor the last values of the other keys, before anything starts."""
+    """Reject a value that is invalid with both the first and the last values of the other keys."""
     compose = Composer(loader, config)
     first, last = ({key: ends(each)[at] for key, each in asked.space.items()} for at in (0, -1))
     for key, each in asked.space.items():
@@ -97,7 +97,7 @@ def check_values(loader: ConfigLoader, config: DictConfig, asked: SearchRequest)
 
 
 def trials_at_a_time(settings: Settings, launcher: DictConfig, jobs_a_trial: int) -> int:
-    """How many trials to ask for together, so that the launcher has enough to do."""
+    """The number of parallel trials that keeps the launcher busy."""
     if settings.at_a_time != "auto":
         return settings.at_a_time
     jobs = launcher.get("jobs", 1)
@@ -107,7 +107,7 @@ def trials_at_a_time(settings: Settings, launcher: DictConfig, jobs_a_trial: int
 
 
 def run(study: Study, launcher: Launch, at_a_time: int, planned: Planned) -> int:
-    """Do trials until there are enough; how many failed. Raises UserError where nothing but failures comes of it."""
+    """Run trials until there are enough; returns the number that failed. Raises UserError if all fail."""
     ended = failed = 0
     while True:
         with study.batch(at_a_time) as trials:
@@ -125,7 +125,7 @@ def run(study: Study, launcher: Launch, at_a_time: int, planned: Planned) -> int
 def evaluate(
     study: Study, launcher: Launch, trials: dict[int, dict[str, Any]], planned: Planned
 ) -> dict[int, float | None]:
-    """The values of some trials; None where a job failed. Those that cannot be are left out, and told why."""
+    """The values of some trials; None if a job failed. Invalid trials are recorded as failed, with the reason."""
     jobs: list[tuple[int, Words]] = []
     for number, params in trials.items():
         try:
@@ -152,13 +152,13 @@ def evaluate(
 
 
 def mean(values: list[float | None]) -> float | None:
-    """Their mean, None where one is missing."""
+    """The mean; None if a value is missing."""
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if len(there) == len(values) else None
 
 
 def write_trials(study: Study, planned: Planned) -> None:
-    """Write trials.csv: a row for each trial, whole or not at all."""
+    """Write trials.csv, one row per trial, whole or not at all."""
     keys = list(study.asked.space)
     header = ("trial", "state", study.settings.objective, *keys, "again", "folders")
     rows = []
@@ -175,7 +175,7 @@ def write_trials(study: Study, planned: Planned) -> None:
 
 
 def print_best(study: Study, planned: Planned) -> None:
-    """Print the best trial and how to repeat it. Raises UserError where none is complete."""
+    """Print the best trial and the command that repeats it. Raises UserError if no trial is complete."""
     best, counts = study.best(), study.counts()
     if best is None:
         raise UserError("no trial of the search is complete")
@@ -190,7 +190,7 @@ def print_best(study: Study, planned: Planned) -> None:
 
 
 def dry_run(launcher: Launch, asked: SearchRequest, settings: Settings, folder: Path) -> None:
-    """Say what would be searched and how many trials are left, and show the jobs of a first trial. Writes nothing."""
+    """Print the search space, the number of remaining trials and the jobs of a first trial. Writes nothing."""
     complete = 0
     if settings.storage in FILES and (folder / FILES[settings.storage]).is_file():
         study = optuna.load_study(study_name=folder.name, storage=storage(folder, settings.storage))

@@ -8,7 +8,7 @@ LAUNCHER = "ANOMALY_LAB_LAUNCHER"  # the process of the launcher, told to its jo
 
 
 def end_with_launcher() -> None:
-    """Ask the kernel for SIGTERM when the launcher that started this process is gone. Linux; elsewhere nothing."""
+    """Ask the kernel for SIGTERM when the launcher that started this process ends. Linux only."""
     launcher = os.environ.pop(LAUNCHER, None)
     if launcher is None or sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""A job of a sweep: what it was asked for, and its outcome."""
+"""A job of a sweep, and its outcome."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 def command(job: Job, config: DictConfig) -> list[str]:
-    """The command line of a job: that of a single run, with Hydra's flags that the sweep was started with."""
+    """The command line of a job: that of a single run, with the Hydra flags of the sweep."""
     sources = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
     flags = [word for path in sources for word in ("--config-dir", path)]
     if config.hydra.job.config_name != "train":

@@ -1,8 +1,8 @@
-"""Jobs as processes of this machine: so many at a time, each with GPUs and CPU threads of its own.
+"""Jobs as processes on this machine: several at a time, each with its own GPUs and CPU threads.
 
-A job must not outlive its launcher: a second start of the sweep would then run beside the first. Ctrl-C and SIGTERM are
-passed on, and a job asks the kernel for SIGTERM when a launcher ends that could pass nothing on (job.py). On systems
-without that, the lock of the run folder keeps the second start waiting.
+A job must not outlive its launcher, or a second start of the sweep would run beside the first. Ctrl-C and SIGTERM are
+passed on, and a job asks the kernel for SIGTERM in case its launcher is killed (job.py). On systems without that, the
+lock of the run folder makes the second start wait.
 """
 
 import os
@@ -76,7 +76,7 @@ class Local:
 
 
 class Process(NamedTuple):
-    """A job that runs."""
+    """A running job."""
 
     job: Job
     process: subprocess.Popen
@@ -86,7 +86,7 @@ class Process(NamedTuple):
 
 
 class Gpus:
-    """The GPUs that jobs may have, `jobs_per_gpu` jobs on each."""
+    """The GPUs for jobs, with `jobs_per_gpu` jobs on each."""
 
     def __init__(self, names: list[str], jobs_per_gpu: int) -> None:
         self.names = names
@@ -94,7 +94,7 @@ class Gpus:
         self._free = Counter(dict.fromkeys(names, jobs_per_gpu))
 
     def take(self, count: int) -> list[str] | None:
-        """So many different GPUs, the emptiest ones; None while there are not enough."""
+        """`count` different GPUs, the least used ones; None while there are not enough."""
         chosen = [name for name, free in self._free.most_common() if free > 0][:count]
         if len(chosen) < count:
             return None
@@ -102,12 +102,12 @@ class Gpus:
         return chosen
 
     def give_back(self, names: list[str]) -> None:
-        """A job has ended."""
+        """Release the GPUs of an ended job."""
         self._free.update(names)
 
 
 def gpus_of(job: Job, there: int) -> int:
-    """How many GPUs a job wants, of those that are there. Raises UserError where it cannot have them."""
+    """The number of GPUs of a job. Raises UserError if there are not as many."""
     devices, accelerator = job.config["trainer"]["devices"], job.config["trainer"]["accelerator"]
     if isinstance(devices, list):
         raise UserError(
@@ -122,7 +122,7 @@ def gpus_of(job: Job, there: int) -> int:
 
 
 def start(job: Job, config: DictConfig, gpus: list[str], threads: int) -> Process:
-    """Start a job in a process group of its own, so that ctrl-C reaches the launcher alone and is passed on once."""
+    """Start a job in its own process group, so that ctrl-C reaches only the launcher and is passed on once."""
     words = command(job, config)
     job.folder.mkdir(parents=True, exist_ok=True)
     log = (job.folder / LOG).open("ab+", buffering=0)
@@ -141,7 +141,7 @@ def start(job: Job, config: DictConfig, gpus: list[str], threads: int) -> Proces
 
 
 def ended(process: Process) -> Outcome:
-    """What a process that has ended leaves: its exit code, checked against its folder, and its last lines."""
+    """The outcome of an ended process: its exit code, checked against its folder, and its last lines."""
     code = process.process.returncode
     with process.log:  # open since the start: a run that failed early has removed its folder, and the log with it
         lines = lines_at_end(process.log.fileno(), TOLD, process.begin)
@@ -152,7 +152,7 @@ def ended(process: Process) -> Outcome:
 
 
 def why(code: int) -> str:
-    """An exit code for people."""
+    """An exit code in words."""
     if code < 0:
         return f"killed (signal {-code}); it goes on where it was"
     if code == 128 + signal.SIGTERM:
@@ -161,7 +161,7 @@ def why(code: int) -> str:
 
 
 def stop(running: list[Process]) -> None:
-    """Let the jobs write their state and end; after GRACE seconds, or at a second ctrl-C, kill them."""
+    """Let the jobs write their state and end; kill them after GRACE seconds or at a second ctrl-C."""
     if running:
         say(f"\nstopping {len(running)} jobs; ctrl-C again kills them")
     send(running, signal.SIGINT)
@@ -179,7 +179,7 @@ def stop(running: list[Process]) -> None:
 
 
 def send(running: list[Process], what: signal.Signals) -> None:
-    """Send a signal to the jobs and to all that they started."""
+    """Send a signal to the jobs and all their child processes."""
     for process in running:
         with suppress(ProcessLookupError):
             os.killpg(process.process.pid, what)
@@ -187,7 +187,7 @@ def send(running: list[Process], what: signal.Signals) -> None:
 
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM ends the sweep as ctrl-C does, with its own exit code."""
+    """Make SIGTERM end the sweep as ctrl-C does, with its own exit code."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

@@ -8,7 +8,7 @@ THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")  # 
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them: its own, or all of this machine. Without torch."""
+    """The usable GPUs, named as in CUDA_VISIBLE_DEVICES: those listed there, or all of this machine. Without torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         names = [name.strip() for name in chosen.split(",")]

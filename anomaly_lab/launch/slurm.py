@@ -1,10 +1,9 @@
-"""Jobs through SLURM: submitted as arrays by submitit, their states read back, or left to the cluster (`wait=false`).
+"""Jobs through SLURM: submitted as arrays by submitit, then watched, or left to the cluster (`wait=false`).
 
-A task of a job starts `python -m anomaly_lab <overrides>`, as `local` does, so that a job that is requeued (a lost
-node, a time limit, preemption) goes on from the checkpoint in its run folder. A run of several devices has a task for
-each.
-The number of the SLURM job stands in the run folder: the same sweep again waits for jobs that are in the queue and
-submits the others.
+A task of a job starts `python -m anomaly_lab <overrides>`, as `local` does, so a requeued job (a lost node, a time
+limit, preemption) continues from the checkpoint in its run folder. A run on several devices has one task per device.
+The number of the SLURM job is stored in the run folder: the same sweep again waits for queued jobs and submits the
+others.
 """
 
 import json
@@ -61,7 +60,7 @@ class Slurm:
     def execute(self, jobs: list[Job], config: DictConfig, board: JobTable) -> dict[Path, Outcome]:
         """Submit the jobs that are not in the queue, and wait for all. Ctrl-C cancels them, resumable.
 
-        Raises UserError where SLURM or submitit are missing or the jobs are refused.
+        Raises UserError if SLURM or submitit is missing, or if the jobs are refused.
         """
         needs = {job.folder: self.needs(job) for job in jobs}  # refuses before anything is submitted
         ids = attached(jobs, queue() or {})
@@ -85,7 +84,7 @@ class Slurm:
         return {folder: Outcome("waiting") for folder in ids}
 
     def needs(self, job: Job) -> dict[str, Any]:
-        """What a job asks SLURM for: a task for each device. Raises UserError where the number is open."""
+        """The resources of a job: one task per device. Raises UserError if the number of devices is not fixed."""
         trainer = job.config["trainer"]
         devices = trainer["devices"]
         if not isinstance(devices, int):
@@ -101,7 +100,7 @@ class Slurm:
     def submit(
         self, jobs: list[Job], needs: Mapping[Path, dict[str, Any]], config: DictConfig, ids: dict[Path, str]
     ) -> None:
-        """Submit jobs, an array for all with the same needs; adds their numbers to `ids` and to their run folders."""
+        """Submit jobs, one array for all with equal needs; adds their numbers to `ids` and to their run folders."""
         arrays = defaultdict(list)
         for job in jobs:
             arrays[json.dumps(needs[job.folder])].append(job)
@@ -118,7 +117,7 @@ class Slurm:
                 write_json(job.folder / RECORD, {"job": ticket.job_id})
 
     def executor(self, job: Job, needs: dict[str, Any]) -> "submitit.AutoExecutor":
-        """The executor of submitit with all keys; its scripts, pickles and logs lie in `<runs_dir>/<name>/slurm`."""
+        """The submitit executor with all keys; scripts, pickles and logs are in `<runs_dir>/<name>/slurm`."""
         if not shutil.which("sbatch"):
             raise UserError("hydra/launcher: expected SLURM's sbatch on this machine for slurm, found none; try local")
         try:
@@ -167,14 +166,14 @@ class Slurm:
 
 
 class Task:
-    """What a task of SLURM does; submitit pickles it."""
+    """The work of a SLURM task; submitit pickles it."""
 
     def __init__(self, words: list[str], folder: Path) -> None:
         self.words = words
         self.folder = folder
 
     def __call__(self) -> None:
-        """Run the command, what it prints going to the run folder. Raises RuntimeError where it fails."""
+        """Run the command with its output in the run folder. Raises RuntimeError if it fails."""
         self.folder.mkdir(parents=True, exist_ok=True)
         first = os.environ.get("SLURM_PROCID", "0") == "0"
         threads = dict.fromkeys(THREADS, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
@@ -187,14 +186,14 @@ class Task:
             raise RuntimeError(why(done.returncode))
 
     def checkpoint(self) -> Any:
-        """For submitit, shortly before a time limit or at preemption: the same again, it goes on by itself."""
+        """For submitit, shortly before a time limit or at preemption: requeue the task, which resumes by itself."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def queue() -> dict[str, tuple[str, str]] | None:
-    """The jobs in the queue: number -> state, and its nodes or why it waits; None where SLURM does not answer."""
+    """The jobs in the queue: number -> state, and nodes or reason for waiting; None if SLURM does not answer."""
     asked = ["squeue", "--noheader", "--array", "--format=%i|%T|%R", f"--user={os.getuid()}"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
@@ -207,7 +206,7 @@ def queue() -> dict[str, tuple[str, str]] | None:
 
 
 def attached(jobs: list[Job], states: Mapping[str, tuple[str, str]]) -> dict[Path, str]:
-    """The numbers of the jobs that an earlier sweep has submitted and that are in the queue still."""
+    """The numbers of jobs submitted by an earlier sweep that are still in the queue."""
     found = {}
     for job in jobs:
         try:
@@ -220,7 +219,7 @@ def attached(jobs: list[Job], states: Mapping[str, tuple[str, str]]) -> dict[Pat
 
 
 def ended(folder: Path, number: str, since: float) -> Outcome | None:
-    """How a job ended that is not in the queue any more; None while it is too early to say."""
+    """The outcome of a job that has left the queue; None while it is too early to say."""
     from submitit import SlurmJob
 
     SlurmJob.watcher.clear()

@@ -1,4 +1,4 @@
-"""What a search is asked for: the keys of its sweeper, and which words of a command line are searched."""
+"""The request for a search: the keys of its sweeper, and the searched words of a command line."""
 
 import json
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ class Settings:
 
     @property
     def metric(self) -> str:
-        """What the objective is called in metrics.json."""
+        """The name of the objective in metrics.json."""
         return ORACLE.get(self.objective, self.objective)
 
 
 def checked(keys: dict[str, Any]) -> Settings:
-    """The settings from the keys of the file. Raises UserError where one does not fit."""
+    """The settings from the keys of the file. Raises UserError for an invalid one."""
     check_node("hydra.sweeper", {"_target_": f"{Settings.__module__}.{Settings.__name__}", **keys})
     settings = Settings(**keys)
     if settings.objective not in (*SYNTHETIC, *ORACLE):
@@ -62,7 +62,7 @@ def checked(keys: dict[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What the words of a command line ask for."""
+    """The search that the words of a command line describe."""
 
     fixed: Words  # in every job
     space: Space  # by key
@@ -70,7 +70,7 @@ class SearchRequest:
 
     @staticmethod
     def of(overrides: list[Override], settings: Settings) -> "SearchRequest":
-        """Tell what is searched from what stands. Raises UserError where nothing is searched."""
+        """Separate searched from fixed overrides. Raises UserError if nothing is searched."""
         fixed: dict[str, str] = {}
         space: Space = {}
         repeats: dict[str, list[str]] = {}
@@ -99,7 +99,7 @@ class SearchRequest:
         return [(*self.fixed, *repeat, *chosen) for repeat in self.repeats]
 
     def description(self) -> dict[str, Any]:
-        """What must not change within a study."""
+        """The parts of the request that must not change within a study."""
         fixed = sorted(word for word in self.fixed if word.partition("=")[0] not in NO_SEARCH)
         space = {key: json.loads(distribution_to_json(each)) for key, each in sorted(self.space.items())}
         repeats = [word for words in self.repeats for word in words if word.partition("=")[0] not in NO_SEARCH]
@@ -107,7 +107,7 @@ class SearchRequest:
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """What Optuna calls an override with several values; the values of a choice are the words of Hydra."""
+    """The Optuna distribution of an override with several values; the values of a choice are texts for Hydra."""
     key, value = override.get_key_element(), override.value()
     logarithmic = isinstance(value, IntervalSweep | RangeSweep) and "log" in value.tags
     try:
@@ -130,7 +130,7 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def ends(each: BaseDistribution) -> list[Any]:
-    """The values whose validity says that of all: both ends, or every choice."""
+    """The values whose validity implies that of all: both ends, or every choice."""
     if isinstance(each, CategoricalDistribution):
         return list(each.choices)
     assert isinstance(each, FloatDistribution | IntDistribution)

@@ -1,9 +1,9 @@
-"""The study of a search: what has been tried, and which launcher is at which trial.
+"""The study of a search: its trials, and which launcher runs which trial.
 
-It lies in a storage and outlives its launchers. A launcher holds a lock on every trial that it runs, and the kernel
-opens it when the launcher ends, however it ends: a running trial whose lock is free was interrupted. It keeps its
-number and its parameters, and the next launcher goes on with it, in the run folder where its checkpoint lies. So a
-search that was killed ends with the trials of an undisturbed one.
+The study is kept in a storage and outlives its launchers. A launcher holds a lock on every trial that it runs, which
+the kernel releases when the launcher ends, however it ends: a running trial whose lock is free was interrupted. It
+keeps its number and parameters, and the next launcher continues it in the run folder with its checkpoint. So a search
+that was killed ends with the same trials as an uninterrupted one.
 """
 
 import json
@@ -28,9 +28,9 @@ FILES = {"sqlite": SQLITE, "journal": JOURNAL}
 
 
 class Study:
-    """Optuna's study in the folder of a sweep, and which of its trials somebody is at.
+    """The Optuna study in the folder of a sweep, with locks on its running trials.
 
-    Raises UserError where it was begun with another search.
+    Raises UserError if it was started by another search.
     """
 
     def __init__(self, folder: Path, asked: SearchRequest, settings: Settings) -> None:
@@ -58,7 +58,7 @@ class Study:
             self._recover()
 
     def alone(self) -> AbstractContextManager[object]:
-        """No other launcher asks or takes over meanwhile."""
+        """Exclude other launchers from proposing or taking trials."""
         return lock(self._locks / "study.lock", lambda _: None)
 
     def trials(self) -> list[FrozenTrial]:
@@ -66,18 +66,18 @@ class Study:
         return self.study.get_trials(deepcopy=False)
 
     def counts(self) -> Counter[TrialState]:
-        """How many trials there are in each state, without the failed ones that have been put into the queue again."""
+        """The number of trials per state, without failed ones that have been queued again."""
         trials = self.trials()
         replaced = {trial.user_attrs.get("again") for trial in trials}
         return Counter(trial.state for trial in trials if trial.number not in replaced)
 
     def best(self) -> FrozenTrial | None:
-        """The first of those with the largest value."""
+        """The first trial with the largest value."""
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
         return max(complete, key=lambda trial: trial.values[0], default=None)
 
     def _recover(self) -> None:
-        """Put failed trials, and those that were interrupted while their parameters were drawn, into the queue."""
+        """Queue failed trials, and those that were interrupted while their parameters were drawn."""
         for trial in self.trials():
             if trial.state == TrialState.RUNNING and set(trial.params) != set(self.asked.space):
                 self.study.tell(trial.number, state=TrialState.FAIL)
@@ -89,9 +89,10 @@ class Study:
 
     @contextmanager
     def batch(self, size: int) -> Iterator[dict[int, dict[str, Any]]]:
-        """The parameters of the next trials by their numbers; nobody else is at them.
+        """The parameters of the next trials by their numbers, locked for this launcher.
 
-        Interrupted ones come first and alone, so that new ones are drawn after the same values as without interruption.
+        Interrupted trials come first and alone, so that new ones are proposed from the same values as without
+        interruption.
         """
         mine: dict[int, dict[str, Any]] = {}
         with ExitStack() as held:
@@ -106,12 +107,12 @@ class Study:
             yield mine
 
     def _open(self) -> int:
-        """How many trials are still to be begun."""
+        """The number of trials not yet started."""
         counts = self.counts()
         return counts[TrialState.WAITING] + max(0, self.settings.n_trials - counts.total())
 
     def _ask(self) -> optuna.Trial:
-        """Draw a trial. What is drawn follows from the seed and the trials before, not from who asks or when."""
+        """Propose a trial; it follows from the seed and the earlier trials, not from the launcher or the time."""
         source = np.random.SeedSequence([self.settings.seed, len(self.trials())])
         seed = int(source.generate_state(1)[0])
         if self.settings.sampler == "random":
@@ -131,7 +132,7 @@ class Study:
         return self.trials()[number].state == TrialState.RUNNING
 
     def tell(self, number: int, value: float | None) -> None:
-        """The value of a trial, or that it failed."""
+        """Record the value of a trial, or its failure."""
         if value is None:
             self.study.tell(number, state=TrialState.FAIL)
         else:
@@ -139,7 +140,7 @@ class Study:
 
 
 def storage(folder: Path, name: str) -> BaseStorage:
-    """Where a study lies. Raises UserError for a name that says nothing."""
+    """The storage of a study. Raises UserError for an unknown name."""
     if name == "journal":
         backend = JournalFileBackend(str(folder / JOURNAL))
         return JournalStorage(backend)

@@ -1,8 +1,8 @@
-"""The jobs of a sweep: overrides -> checked configurations -> run folders -> what the sweeper gets back.
+"""The jobs of a sweep: overrides -> checked configurations -> run folders -> results for the sweeper.
 
-All jobs are composed and checked before the first one starts. A job is a process of its own, `python -m anomaly_lab
-<overrides>`, in the folder of the same single run: finished runs are skipped, unfinished ones go on. How processes are
-run is told in local.py and slurm.py. Nothing heavier than Hydra is imported here.
+All jobs are composed and checked before the first one starts. A job is a separate process, `python -m anomaly_lab
+<overrides>`, in the same folder as the single run: finished runs are skipped, unfinished ones continue. local.py and
+slurm.py run the processes. Nothing heavier than Hydra is imported here.
 """
 
 import copy
@@ -39,18 +39,18 @@ POOL_WORDS = {f"data.category={pool}": pool for pool in POOLS}
 
 @runtime_checkable
 class Launcher(Protocol):
-    """The settings of a launcher, checked, and how it runs jobs."""
+    """The checked settings of a launcher, and its way to run jobs."""
 
     objective: str | None
     jobs: int | str  # at a time; auto: the launcher finds out
 
     def execute(self, jobs: list[Job], config: DictConfig, board: JobTable) -> dict[Path, Outcome]:
-        """Run the jobs of a sweep with this configuration; how each ended, by its run folder."""
+        """Run the jobs of a sweep with this configuration; returns run folder -> outcome."""
         ...
 
 
 class Composer:
-    """Composes the configurations of jobs; those that differ in plain values only share one reading of the files."""
+    """Composes the configurations of jobs; jobs that differ only in plain values share one reading of the files."""
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader = loader
@@ -61,7 +61,7 @@ class Composer:
         self._composed: dict[Words, DictConfig] = {}
 
     def __call__(self, words: Words) -> DictConfig:
-        """What a process of its own would compose from these words. Raises what Hydra raises."""
+        """The configuration that a separate process would compose from these words. Raises the exceptions of Hydra."""
         overrides = [self._parse(word) for word in words]
         if any(override.type != OverrideType.CHANGE for override in overrides):
             return self._load(words)  # +a=1, ~a: their order counts
@@ -96,7 +96,7 @@ class Composer:
 
 
 def plan(compose: Composer, asked: Sequence[Sequence[str]]) -> list[Job]:
-    """The jobs for the words that a sweeper asks for: each checked, with its run folder.
+    """The jobs for the overrides of a sweeper, each checked and with its run folder.
 
     Raises UserError naming the first job with a mistake.
     """
@@ -116,7 +116,7 @@ def plan(compose: Composer, asked: Sequence[Sequence[str]]) -> list[Job]:
 
 
 def expanded(compose: Composer, words: Words) -> list[Words]:
-    """`data.category=all|textures|objects` -> the categories that are there; other jobs as they are."""
+    """Expand `data.category=all|textures|objects` to the existing categories; other jobs stay as they are."""
     word = next((word for word in words if word in POOL_WORDS), None)
     if word is None:
         return [words]
@@ -135,14 +135,14 @@ def expanded(compose: Composer, words: Words) -> list[Words]:
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """What tells each job from the others: the words that not all of them have."""
+    """The label of each job: the overrides that not all jobs share."""
     common = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
     return [" ".join(word for word in words if word not in common) or " ".join(words) for words in jobs]
 
 
 @contextmanager
 def _naming(label: str) -> Iterator[None]:
-    """Add to a user's mistake in which job it is."""
+    """Prefix a UserError with the job that causes it."""
     try:
         yield
     except Exception as error:
@@ -154,7 +154,7 @@ def _naming(label: str) -> Iterator[None]:
 def launch(
     loader: ConfigLoader, config: DictConfig, asked: Sequence[Sequence[str]], launcher: Launcher
 ) -> list[JobReturn]:
-    """Plan the jobs that a sweeper asks for, skip the finished ones, run the others; a JobReturn for each asked one.
+    """Plan the jobs of a sweeper, skip finished ones and run the others; returns one JobReturn per requested job.
 
     Raises UserError before anything starts.
     """
@@ -196,14 +196,14 @@ def launch(
 
 
 def checked(settings: type[Settings], keys: dict[str, Any]) -> Settings:
-    """The settings of a launcher from the keys of its file. Raises UserError where one does not fit."""
+    """The settings of a launcher from the keys of its file. Raises UserError for an invalid one."""
     keys = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(keys), resolve=True))
     check_node("hydra.launcher", {"_target_": f"{settings.__module__}.{settings.__name__}", **keys})
     return settings(**keys)
 
 
 def report(jobs: list[Job], outcomes: dict[Path, Outcome], seconds: float) -> None:
-    """Say how the jobs ended, and the last lines of those that failed."""
+    """Print the outcomes of the jobs, and the last lines of failed ones."""
     for job in jobs:
         outcome = outcomes[job.folder]
         if outcome.state == "failed":
@@ -213,7 +213,7 @@ def report(jobs: list[Job], outcomes: dict[Path, Outcome], seconds: float) -> No
 
 
 def answer(asked: Sequence[str], jobs: list[Job], outcomes: dict[Path, Outcome], objective: str | None) -> JobReturn:
-    """What a sweeper gets for one job that it asked for; of a pool of categories the mean."""
+    """The result for one requested job; for a pool of categories, the mean."""
     returned = JobReturn(asked, status=JobStatus.COMPLETED)
     returned.working_dir = str(jobs[0].folder) if len(jobs) == 1 else None
     try:
@@ -229,7 +229,7 @@ def answer(asked: Sequence[str], jobs: list[Job], outcomes: dict[Path, Outcome],
 
 
 def metric(folder: Path, name: str) -> float:
-    """A metric of a finished run. Raises UserError where it has none of this name."""
+    """A metric of a finished run. Raises UserError if it does not have it."""
     metrics = json.loads((folder / "metrics.json").read_text())
     if not isinstance(metrics.get(name), int | float):
         raise UserError(f"hydra.launcher.objective: expected one of {', '.join(metrics)}, found {name!r}")

@@ -1,4 +1,4 @@
-"""What a sweep is doing: a live table in a terminal, a line for each start and end where there is none."""
+"""The state of a sweep: a live table in a terminal, otherwise one line per start and end of a job."""
 
 import os
 import time
@@ -20,7 +20,7 @@ SHOWN = 20  # rows
 
 @dataclass
 class Entry:
-    """A job as the table knows it; times in seconds of time.monotonic()."""
+    """A job in the table; times in seconds of time.monotonic()."""
 
     label: str
     state: str = "waiting"  # waiting, running, done, failed
@@ -30,7 +30,7 @@ class Entry:
 
 
 class JobTable:
-    """Shows the states of jobs, which are known by their run folders."""
+    """Shows the states of jobs, identified by their run folders."""
 
     def __init__(self, labels: Mapping[Path, str], console: Console | None = None) -> None:
         self.entries = {folder: Entry(label) for folder, label in labels.items()}
@@ -39,7 +39,7 @@ class JobTable:
         self._live = Live(get_renderable=self.table, console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "JobTable":
-        """Draw the table, where there is a terminal."""
+        """Draw the table in a terminal."""
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -51,7 +51,7 @@ class JobTable:
         self._live.stop()
 
     def change(self, folder: Path, state: str, note: str = "") -> None:
-        """Tell that a job is in another state now."""
+        """Set the state of a job."""
         entry = self.entries[folder]
         before, entry.state, entry.note = entry.state, state, note
         if before == state:
@@ -67,7 +67,7 @@ class JobTable:
             say(f"[{ended}] {state}{took}: {entry.label}{f' ({note})' if note else ''}")
 
     def table(self) -> Table:
-        """Running and failed jobs a row each, the others as numbers."""
+        """One row per running or failed job; the others only as counts."""
         now = time.monotonic()
         counts = Counter(entry.state for entry in self.entries.values())
         left = time_left(self.entries.values(), self.at_a_time, now)
@@ -85,7 +85,7 @@ class JobTable:
 
 
 def time_left(entries: Iterable[Entry], at_a_time: int, now: float) -> float | None:
-    """Seconds until the last job ends, if all take as long as those that are done; None before the first one is."""
+    """Seconds until the last job ends, from the mean time of finished jobs; None before the first one."""
     entries = list(entries)
     took = [entry.seconds for entry in entries if entry.state == "done" and entry.seconds is not None]
     if not took:
@@ -97,7 +97,7 @@ def time_left(entries: Iterable[Entry], at_a_time: int, now: float) -> float | N
 
 
 def last_lines(path: Path, count: int, begin: int = 0, size: int = 4096) -> str:
-    """The last lines of a log that are not empty, not from before byte `begin`; empty without a log."""
+    """The last lines of a log after byte `begin` that are not empty; empty without a log."""
     try:
         with path.open("rb") as file:
             return lines_at_end(file.fileno(), count, begin, size)
@@ -106,7 +106,7 @@ def last_lines(path: Path, count: int, begin: int = 0, size: int = 4096) -> str:
 
 
 def lines_at_end(file: int, count: int, begin: int = 0, size: int = 4096) -> str:
-    """The same of an open file, which may have been deleted meanwhile."""
+    """The same for an open file, which may have been deleted meanwhile."""
     end = os.fstat(file).st_size
     text = os.pread(file, size, max(begin, end - size)).decode(errors="replace")
     return "\n".join([line for line in text.splitlines() if line.strip()][-count:])

@@ -1,4 +1,4 @@
-"""Which runs belong together: a row a method as it was set, a column a category as it was tested."""
+"""Grouping of runs: one row per method and settings, one column per category and test set."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ UNKNOWN = {"settings": "unknown"}
 
 
 class Row(NamedTuple):
-    """A method as it was set."""
+    """A method with its settings."""
 
     method: str
     apart: tuple[tuple[str, str], ...]  # settings that tell it from the method's other rows: key and value
@@ -24,12 +24,12 @@ class Row(NamedTuple):
 
     @property
     def control(self) -> bool:
-        """Whether it is a run of the trivial detectors, which stands among them and is never the best."""
+        """Whether the row is a trivial detector, which is listed among the controls and never marked best."""
         return self.method == "control"
 
 
 class Column(NamedTuple):
-    """A category, and where it was tested on several sets of images, which of them."""
+    """A category and, if it was tested on several sets of images, the number of the set."""
 
     dataset: str
     category: str
@@ -42,7 +42,7 @@ class Column(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Every finished run in its place; one without images has none where others of its category have images."""
+    """Every finished run in its cell; a run without images has none if others of its category have images."""
 
     rows: list[Row]
     columns: list[Column]
@@ -53,9 +53,9 @@ class Groups(NamedTuple):
 def group(runs: Sequence[Run]) -> Groups:
     """Sort finished runs into rows and columns.
 
-    Two runs are in one cell only where they differ in the seed alone. Settings that describe the data may differ
-    between categories and still be one row; within a category they tell rows apart like all others. A run whose
-    images are unknown is left out where other runs of its category have theirs: nothing says it was the same test.
+    Two runs share a cell only if they differ in nothing but the seed. Settings of the data may differ between the
+    categories of one row; within a category they distinguish rows like all others. A run whose images are unknown is
+    left out if other runs of its category have theirs: it may have been another test.
     """
     tested = {(run.key.dataset, run.key.category) for run in runs if run.images}
     runs = [run for run in runs if run.images or (run.key.dataset, run.key.category) not in tested]
@@ -77,7 +77,7 @@ def group(runs: Sequence[Run]) -> Groups:
 
 
 def _columns(runs: Sequence[Run]) -> dict[str, Column]:
-    """The column of each run; where images of a category differ between tests, their number tells them apart."""
+    """The column of each run; test sets of a category that differ are numbered."""
     sets: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for run in runs:
         sets[run.key.dataset, run.key.category][run.test_set] = len(run.images)
@@ -144,7 +144,7 @@ def _place(run: Run, keys: list[str], chosen: dict[str, dict[str, Any]], column_
 def _without_repetitions(
     runs: list[Run], keys: list[str], chosen: dict[str, dict[str, Any]], column_of: dict[str, Column]
 ) -> tuple[list[Run], list[Run]]:
-    """Runs of the same place, the same scores and the same figures, costs apart, count once."""
+    """Runs with equal keys, scores and figures (costs excepted) count once."""
     seen: set[tuple] = set()
     kept: list[Run] = []
     repeated: list[Run] = []
@@ -168,7 +168,7 @@ def _collisions(
 
 
 def _fewest(rows: list[list[str]]) -> list[int]:
-    """The places of a row that are enough to tell all rows apart; those that come first are kept."""
+    """The fewest positions of a row that distinguish all rows; earlier positions are preferred."""
     kept = list(range(len(rows[0]))) if rows else []
     distinct = len({tuple(row) for row in rows})
     for place in reversed(list(kept)):
@@ -179,7 +179,7 @@ def _fewest(rows: list[list[str]]) -> list[int]:
 
 
 def _union(chosen: Any) -> list[str]:
-    """All keys, those of the method first, then of the data, then the others: the order of preference in labels."""
+    """All keys in the order of preference for labels: method, data, others."""
     keys = dict.fromkeys(key for node in chosen for key in node)
     order = ("method.", "data.", "threshold.", "budget.", "trainer.")
     return sorted(keys, key=lambda key: next((i for i, start in enumerate(order) if key.startswith(start)), len(order)))

@@ -1,4 +1,4 @@
-"""One self-contained page: data, styles and code in one file that asks nothing of any network."""
+"""The self-contained report page: data, styles and code in one file that needs no network."""
 
 import json
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
 
 
 def title_of(runs: Sequence[Run]) -> str:
-    """What a person calls these runs."""
+    """The title for these runs."""
     if len(runs) == 1:
         key = runs[0].key
         return f"{key.method} on {key.dataset} {key.category}, seed {key.seed}"
@@ -78,7 +78,7 @@ def in_script(value: Any) -> str:
 def data_of(
     title: str, runs: Sequence[Run], groups: Groups, found: dict[str, Matrix], pictures: list[list[Thumbnail]]
 ) -> dict[str, Any]:
-    """Everything that the page shows, pictures apart."""
+    """All data of the page, without pictures."""
     place = {
         run.shown: (groups.rows.index(row), groups.columns.index(column))
         for (row, column), members in groups.cells.items() for run in members
@@ -167,7 +167,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _points(path: Path) -> list[list[float]]:
-    """The first two columns of a curve, four digits each: a picture has no more."""
+    """The first two columns of a curve, with four digits, as many as a plot resolves."""
     try:
         return [[round(float(x), 4), round(float(y), 4)] for x, y, *_ in (row.values() for row in _rows(path))]
     except ValueError:
@@ -175,7 +175,7 @@ def _points(path: Path) -> list[list[float]]:
 
 
 def _losses(path: Path) -> list[dict[str, Any]]:
-    """A series a column of losses.csv, empty fields left out."""
+    """One series per column of losses.csv, without empty fields."""
     rows = _rows(path)
     try:
         series = [

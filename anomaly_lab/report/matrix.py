@@ -1,6 +1,6 @@
-"""The matrix method x category of every measure: means over seeds, their noise, what is best, what the controls reach.
+"""The matrix of methods and categories for every measure: means over seeds, noise, best cells, controls.
 
-The rules, in the words that the page shows, are `RULES`.
+`RULES` are the rules as the page shows them.
 """
 
 import math
@@ -40,7 +40,7 @@ RULES = (
 
 @dataclass
 class Cell:
-    """The figure of a row in a column."""
+    """The figure of a row in a column, with its noise."""
 
     values: dict[str, float]  # by seed; of a mean over categories by column
     mean: float
@@ -54,13 +54,13 @@ class Cell:
 
     @property
     def beaten(self) -> bool:
-        """Whether a control reaches it."""
+        """Whether a control reaches the figure."""
         return self.control is not None and not self.mean > self.control
 
 
 @dataclass
 class Matrix:
-    """A measure of all rows and columns; `means` are over the columns of a data set that have it, if several."""
+    """A measure for all rows and columns; `means` are over the columns of a data set, if there are several."""
 
     measure: Measure
     cells: dict[tuple[Row, Column], Cell] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Matrix:
     controls: dict[tuple[str, Column], float] = field(default_factory=dict)  # kind of control, column
 
     def control(self, kind: str, where: Column | str) -> float | None:
-        """The figure of a control in a column, or its mean over those of a data set that have the measure."""
+        """The figure of a control in a column, or its mean over the columns of a data set with this measure."""
         if isinstance(where, Column):
             return self.controls.get((kind, where))
         columns = {column for _, column in self.cells if column.dataset == where}
@@ -128,7 +128,7 @@ def _cell(runs: list[Run], measure: Measure) -> Cell | None:
 
 
 def _over_seeds(cell: Cell, values: list[float], measure: Measure) -> None:
-    """Add the standard deviation and the interval of the mean, cut where the measure ends; none of equal values."""
+    """Add the standard deviation and the interval of the mean, clipped to the measure's range; none for equal values."""
     cell.std = stdev(values)
     if len(set(values)) > 1:
         low, high = t_interval(values, CONFIDENCE)
@@ -137,7 +137,7 @@ def _over_seeds(cell: Cell, values: list[float], measure: Measure) -> None:
 
 
 def _add_controls(matrix: Matrix, run: Run, column: Column) -> None:
-    """The largest value over the runs of the column: methods that look at other sizes have controls of these sizes."""
+    """Take the largest control over the runs of the column: methods at other image sizes have other controls."""
     for kind, metrics in run.controls.items():
         value = metrics.get(matrix.measure.key, math.nan)
         if kind in EITHER_WAY and matrix.measure.key == "image_auroc":
@@ -184,7 +184,7 @@ def _mark_column(matrix: Matrix, groups: Groups, column: Column) -> None:
 def _is_better(
     matrix: Matrix, groups: Groups, column: Column, best: Row, other: Row, confidence: float, sign: int
 ) -> bool:
-    """Whether the difference of two rows is more than noise."""
+    """Whether the difference between two rows is more than noise."""
     one, two = matrix.cells[best, column], matrix.cells[other, column]
     common = sorted(set(one.values) & set(two.values))
     differences = [sign * (one.values[seed] - two.values[seed]) for seed in common]
@@ -226,7 +226,7 @@ def _mark_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
 
 
 def _leader(measure: Measure, means: dict[Row, float]) -> Row | None:
-    """The row with the best mean; None without rows, and where it is one of the controls."""
+    """The row with the best mean; None without rows, or if it is a control."""
     if not means:
         return None
     choose: Any = max if measure.better == "high" else min

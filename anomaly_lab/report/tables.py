@@ -1,4 +1,4 @@
-"""The matrix as a table in the terminal, as CSV, Markdown and LaTeX."""
+"""Tables of the matrix: terminal, CSV, Markdown, LaTeX."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """What every kind of table shows of one measure."""
+    """The content of a table of one measure, for every format."""
 
     measure: Measure
     columns: list[Column | str]  # the name of a data set stands for the mean over it
@@ -42,7 +42,7 @@ class Sheet(NamedTuple):
 
 
 def sheet(matrix: Matrix, groups: Groups) -> Sheet:
-    """The lines of a matrix; after the columns of a data set that has several, their mean."""
+    """The lines of a matrix; the columns of a data set with several categories are followed by their mean."""
     columns: list[Column | str] = []
     for dataset in dict.fromkeys(column.dataset for column in groups.columns):
         here = [column for column in groups.columns if column.dataset == dataset and _shown(matrix, column)]
@@ -79,14 +79,14 @@ def _mean(cells: Sequence[Cell | None]) -> float:
 
 
 def number(value: float, measure: Measure) -> str:
-    """As people write it: `.873` of what lies between 0 and 1, three digits of a cost."""
+    """A formatted number: `.873` for measures between 0 and 1, three digits for costs."""
     if measure.level == "cost":
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:.3f}".removeprefix("0")
 
 
 def figure(cell: Cell, measure: Measure, plus_minus: str = " ± ") -> str:
-    """`.873 ± .012`, and of a mean over fewer categories than there are how many."""
+    """A formatted cell: `.873 ± .012`, with the number of categories if a mean lacks some."""
     text = number(cell.mean, measure)
     if cell.std is not None:
         text += f"{plus_minus}{number(cell.std, measure)}"
@@ -94,9 +94,9 @@ def figure(cell: Cell, measure: Measure, plus_minus: str = " ± ") -> str:
 
 
 def terminal(shown: Sheet, width: int) -> list[Table]:
-    """Tables for rich, as many as a console of so many characters needs to show every figure whole.
+    """Tables for rich, as many as a console of `width` characters needs to show all figures uncut.
 
-    Each repeats the labels of the lines. Where there are several the first begins with the means over data sets.
+    Each repeats the labels of the lines. Of several tables the first begins with the means over data sets.
     """
     label, *columns = _widths(shown, width)
     frame, order = label + 4, [*range(len(columns))]  # a column has a border and a space on either side
@@ -126,7 +126,7 @@ def terminal(shown: Sheet, width: int) -> list[Table]:
 
 
 def _widths(shown: Sheet, width: int) -> list[int]:
-    """Characters of the labels and of each column: whole lines where all of it fits, else labels are wrapped."""
+    """Widths of the labels and of each column in characters: labels are wrapped if the lines do not fit."""
     labels = [line.label for line in shown.lines]
     figures = [
         max((_styled(line.cells[i], shown.measure).cell_len for line in shown.lines), default=0)
@@ -158,9 +158,9 @@ def _styled(cell: Cell | None, measure: Measure) -> Text:
 
 
 def as_csv(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
-    """A line a cell, every digit of it, to read with pandas: for figures of one's own.
+    """One line per cell with all digits, for pandas and other plots.
 
-    `n` counts seeds; a line of the category `mean` is one over so many `categories`, its `n` the least of theirs.
+    `n` counts seeds; a line of the category `mean` averages `categories` categories, and its `n` is their least.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -197,7 +197,7 @@ def as_csv(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) 
 
 
 def as_markdown(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
-    """A table a measure."""
+    """One table per measure."""
     parts = []
     for shown in sheets:
         rows = [["", *shown.headers], ["---", *("---:" for _ in shown.headers)]]
@@ -208,12 +208,12 @@ def as_markdown(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Gro
 
 
 def _in_markdown(text: str) -> str:
-    """Text that opens neither a column nor HTML."""
+    """Text with escaped column separators and HTML."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
 
 def as_latex(sheets: Sequence[Sheet], matrices: Sequence[Matrix], groups: Groups) -> str:
-    """A `tabular` a measure; needs the package booktabs."""
+    """One `tabular` per measure; needs the package booktabs."""
     parts = []
     for shown in sheets:
         lines = [

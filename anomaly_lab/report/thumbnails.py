@@ -1,4 +1,4 @@
-"""Pictures of a run, small enough to lie in a page by the thousand."""
+"""Pictures of a run, small enough for thousands in one page."""
 
 import base64
 from pathlib import Path
@@ -15,7 +15,7 @@ OLD_TILES = ("image", "reconstruction where there is one", "map", "image with th
 
 
 class Thumbnail(NamedTuple):
-    """A strip of tiles that show one test image."""
+    """A strip of tiles of one test image."""
 
     image: int  # place in the run's images, -1: not known
     name: str
@@ -28,9 +28,9 @@ class Thumbnail(NamedTuple):
 
 
 def thumbnails(run: Run, limit: int) -> list[Thumbnail]:
-    """What `gallery/` holds, or of an old run `pictures/`, as much as fits in `limit` bytes of base64.
+    """The pictures of `gallery/`, or else of `pictures/`, as many as fit in `limit` bytes of base64.
 
-    Kinds take turns, so that a small limit leaves some of each.
+    Kinds alternate, so that a small limit keeps some of each.
     """
     found = _gallery(run) or _pictures(run)
     turns: dict[str, int] = {}
@@ -51,7 +51,7 @@ def thumbnails(run: Run, limit: int) -> list[Thumbnail]:
 
 
 def _gallery(run: Run) -> list[Entry]:
-    """The entries of `gallery/index.csv`; none where it is missing or damaged."""
+    """The entries of `gallery/index.csv`; none if it is missing or damaged."""
     folder = run.folder / "gallery"
     places = {path: i for i, path in enumerate(run.paths)}
     try:
@@ -64,7 +64,7 @@ def _gallery(run: Run) -> list[Entry]:
 
 
 def _pictures(run: Run) -> list[Entry]:
-    """The pictures of a run that kept no gallery, those of defects in turns."""
+    """The pictures of a run without a gallery, alternating between defect types."""
     folder = run.folder / "pictures"
     places = {f"{image.defect}_{Path(image.name).stem}": i for i, image in enumerate(run.images)}
     paths = sorted(path for path in folder.rglob("*.png") if path.name != "overview.png")
@@ -79,7 +79,7 @@ def _pictures(run: Run) -> list[Entry]:
 
 
 def _encoded(path: Path, place: int, kind: str, tiles: tuple[str, ...]) -> Thumbnail | None:
-    """A WebP as it is, anything else smaller and as JPEG; None where it cannot be read."""
+    """A WebP unchanged, anything else reduced and as JPEG; None if it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError:

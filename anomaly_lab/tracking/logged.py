@@ -1,4 +1,4 @@
-"""Values that were logged since a moment."""
+"""Values logged since a point in time."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def logged_since(before: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> dict[str, float]:
-    """What has been logged since these values, under the names that people see: `train/loss`, `validation/loss`."""
+    """The values logged since `before`, under their public names: `train/loss`, `validation/loss`."""
     return {
         name.removesuffix("_epoch"): float(value)
         for name, value in metrics.items()

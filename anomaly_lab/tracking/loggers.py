@@ -1,6 +1,6 @@
-"""The default logger: W&B, online where a key is configured, else offline with one line that says so; what it shows.
+"""The default logger, W&B: online if a key is configured, else offline with one line that says so.
 
-Everything that a logger gets is in the run folder too, under the same names.
+Everything that is logged is in the run folder too, under the same names.
 """
 
 import os
@@ -32,7 +32,7 @@ TEXTS = {"path", "defect", "decision"}  # columns of scores.csv that are no numb
 
 
 class FailSafeWandbLogger(WandbLogger):
-    """Logs to W&B; where W&B breaks down, it says so once and training goes on."""
+    """Logs to W&B; if W&B fails, one line says so and training continues."""
 
     broken = False
 
@@ -42,7 +42,7 @@ class FailSafeWandbLogger(WandbLogger):
             super().log_hyperparams(params)
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Log metrics, or pictures and tables, which come here too."""
+        """Log metrics, pictures or tables."""
         if "epoch" in metrics:  # counted from 1, as in losses.csv; Lightning counts from 0
             metrics = {**metrics, "epoch": metrics["epoch"] + 1}
         with self._steady():
@@ -59,7 +59,7 @@ class FailSafeWandbLogger(WandbLogger):
 
 
 def lost_errors() -> tuple[type[Exception], ...]:
-    """What wandb raises where its own background process has ended."""
+    """The exceptions of wandb after its background process has ended."""
     import wandb
 
     return OSError, wandb.Error
@@ -76,9 +76,8 @@ def wandb_logger(
 ) -> WandbLogger:
     """A W&B run in the run folder.
 
-    Without a key, or where the service does not answer, the run is recorded offline: logging must not cost a run.
-    What W&B collects by itself and what holds paths stays here: command line, folders, git remote, and, unless
-    `console`, what the run prints.
+    Without a key or an answer of the service, the run is recorded offline: logging must not cost a run. Command line,
+    folders, git remote and, unless `console`, printed lines stay on this machine.
     """
     if not is_first_process():
         return WandbLogger(save_dir=save_dir)  # never opens a run: rank 0 records for all
@@ -112,10 +111,10 @@ def wandb_logger(
 
 
 def hyperparameters(config: DictConfig) -> dict[str, Any]:
-    """What a logger shows of a configuration: what was chosen, resolved, without tables and wiring.
+    """The configuration for a logger: chosen settings, resolved, without tables and wiring.
 
-    Of an absolute path the last part stays; secrets are left out, and of the environment only the names of variables
-    are told.
+    Of absolute paths the last part stays, secrets are left out, and of the environment only the names of variables are
+    logged.
     """
     written, resolved = (cast(dict[str, Any], OmegaConf.to_container(config, resolve=yes)) for yes in (False, True))
     shown = {
@@ -134,9 +133,9 @@ def _without_environment(resolved: Any, written: Any) -> Any:
 def log_pictures(
     loggers: Iterable[Logger], panels: Mapping[str, Mapping[str, np.ndarray]], epoch: int | None = None
 ) -> None:
-    """Show RGB pictures, by panel and caption, on the loggers that show pictures; `epoch` counts from 1.
+    """Log RGB pictures, by panel and caption, to the loggers that show pictures; `epoch` counts from 1.
 
-    W&B wants the pictures of a panel to be equally large: smaller ones get black margins there.
+    W&B needs pictures of equal size in a panel: smaller ones get black margins there.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
@@ -166,9 +165,9 @@ def _equally_large(pictures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def log_tables(logger: WandbLogger, folder: Path) -> None:
-    """Log scores.csv of a run folder as a table, and its curves as plots, which W&B lays over those of other runs.
+    """Log scores.csv of a run folder as a table, and its curves as plots, which W&B overlays with those of other runs.
 
-    Of more than `TABLE_ROWS` images, as many that are evenly drawn; a line says so.
+    Of more than `TABLE_ROWS` images an even selection is logged, and one line says so.
     """
     import wandb
 
@@ -193,9 +192,9 @@ def log_tables(logger: WandbLogger, folder: Path) -> None:
 
 
 def finish(run: "wandb.Run") -> None:
-    """End a W&B run after at most FINISH_SECONDS.
+    """End a W&B run within FINISH_SECONDS.
 
-    Where that was not enough, the service was lost: the run becomes an offline run, which `sync` finds.
+    If that is not enough, the service is lost, and the run becomes an offline run, which `sync` finds.
     """
     folder = Path(run.settings.sync_dir)
     began = time.monotonic()

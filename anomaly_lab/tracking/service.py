@@ -15,7 +15,7 @@ ANSWER_SECONDS = 5.0
 
 
 def obstacle(settings: "wandb.Settings | None" = None) -> str | None:
-    """Why W&B cannot be used online, in one line; None when it seems that it can.
+    """The reason why W&B cannot be used online, in one line; None if it seems usable.
 
     Without `settings`, those of W&B's session count, whatever WANDB_MODE says.
     """
@@ -31,14 +31,14 @@ def obstacle(settings: "wandb.Settings | None" = None) -> str | None:
 
 
 def remedy(reason: str) -> str:
-    """The end of an error message: what to do about an obstacle, where that is not plain."""
+    """The end of an error message: a remedy for an obstacle, if it is not obvious."""
     return "; `wandb login` or WANDB_API_KEY sets one" if reason == NO_KEY else ""
 
 
 def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether a web server answers anything at all within some seconds.
+    """Whether a web server answers at all within some seconds.
 
-    wandb itself waits for minutes where nobody answers, at the start and once more at the end of the process.
+    wandb itself waits for minutes without an answer, at the start and again at the end of the process.
     """
     found = threading.Event()
 

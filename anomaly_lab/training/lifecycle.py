@@ -1,4 +1,4 @@
-"""The life of a run: start, resume, fail, finish."""
+"""The lifecycle of a run: start, resume, fail, finish."""
 
 import shutil
 import signal
@@ -27,9 +27,9 @@ CONFIG, CONFIG_OF_RESULT = Path(".hydra/config.yaml"), Path(".hydra/config_of_re
 
 
 def run(config: DictConfig, folder: Path) -> None:
-    """Train and test one configuration in its folder, or what is left of that to do.
+    """Train and test one configuration in its folder, or do what remains of it.
 
-    A run that fails before it has changed anything leaves the earlier result as it was.
+    A run that fails before it has changed a result leaves the earlier one as it was.
     """
     resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     key = place_of(resolved).result_key
@@ -89,19 +89,19 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def _identity(folder: Path) -> list[tuple[int, int] | None]:
-    """What changes when weights, threshold or scores are written anew."""
+    """Identities of the files of weights, threshold and scores, which change when these are rewritten."""
     files = [folder / name for name in ("checkpoints/last.ckpt", "threshold.json", "scores.csv")]
     return [(path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None for path in files]
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file where it is there, whole."""
+    """Copy a file if it exists, whole or not at all."""
     if source.is_file():
         write_whole(target, lambda part: shutil.copyfile(source, part))
 
 
 def remove(folder: Path, upto: Path) -> None:
-    """Remove a folder and those above it that are empty then, `upto` included."""
+    """Remove a folder, and then the empty folders above it, up to and including `upto`."""
     shutil.rmtree(folder, ignore_errors=True)  # on a network drive an open log stays until it is closed
     for parent in folder.parents:
         if any(parent.iterdir()):
@@ -112,7 +112,7 @@ def remove(folder: Path, upto: Path) -> None:
 
 
 def write_page(folder: Path) -> None:
-    """Write report.html; a mistake there must not cost a result that took hours."""
+    """Write report.html; an error there must not cost a result that took hours."""
     try:
         write_report(folder)
     except Exception as error:
@@ -120,7 +120,7 @@ def write_page(folder: Path) -> None:
 
 
 def show(metrics: dict[str, Any], folder: Path) -> None:
-    """Print the metrics and say where the pictures lie."""
+    """Print the metrics and the folder of the pictures."""
     table = Table("metric", "value")
     for name, value in metrics.items():
         if name not in {"result_version", "result_key"}:

@@ -17,7 +17,7 @@ from anomaly_lab.tracking.loggers import log_pictures
 class Losses(pl.Callback):
     """Write `curves/losses.csv` after every epoch, one row per epoch, and draw it at the end of the training.
 
-    A resumed run goes on after the epochs before.
+    A resumed run continues after the earlier epochs.
     """
 
     def __init__(self) -> None:
@@ -26,16 +26,16 @@ class Losses(pl.Callback):
         self._before: dict[str, Tensor] = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember what was logged before: Lightning keeps it, and of an earlier stage it is no news."""
+        """Keep the values logged before: Lightning retains them, and those of an earlier stage must not be repeated."""
         self._before = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what this validation measured: later epochs without one must not repeat it."""
+        """Keep the values of this validation: later epochs without one must not repeat them."""
         if not trainer.sanity_checking:
             self._validated = self._logged(trainer, validation=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the values of the epoch and write those of all epochs."""
+        """Add the values of the epoch and write those of all epochs."""
         values, self._validated = {**self._logged(trainer, validation=False), **self._validated}, {}
         if values:
             self._epochs.append({"epoch": trainer.current_epoch + 1, **values})
@@ -49,7 +49,7 @@ class Losses(pl.Callback):
         return {name: value for name, value in values.items() if name.startswith("validation/") == validation}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw them."""
+        """Draw the losses."""
         lines = series(self._epochs)
         if trainer.is_global_zero and lines:
             picture = figures.losses(lines)
@@ -61,7 +61,7 @@ class Losses(pl.Callback):
         return {"losses": self._epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after them."""
+        """Continue after these epochs."""
         self._epochs = list(state_dict["losses"])
 
 
