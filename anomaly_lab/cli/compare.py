@@ -30,22 +30,22 @@ def main(arguments: list[str]) -> None:
     outs = outs or [folders[0] / "report.html"]
     runs = collect(folders)
     groups = group([run for run in runs if run.done])
-    found = matrices(groups)
-    shown = [found[key] for key in wanted or DEFAULT if key in found]
+    by_measure = matrices(groups)
+    shown = [by_measure[key] for key in wanted or DEFAULT if key in by_measure]
     if wanted and len(shown) < len(wanted):
-        missing = next(key for key in wanted if key not in found)
-        raise UserError(f"--metric: expected one that some run has ({', '.join(found)}), found {missing}")
+        missing = next(key for key in wanted if key not in by_measure)
+        raise UserError(f"--metric: expected one that some run has ({', '.join(by_measure)}), found {missing}")
     show(runs, groups, shown)
     for out in outs:
-        write(out, runs, groups, found, shown)
+        write(out, runs, groups, by_measure, shown)
         print(f"{'report' if out.suffix == '.html' else 'table'}: {out}")
 
 
 def parse(arguments: list[str]) -> tuple[list[Path], list[Path], list[str]]:
     """Folders, output files and metrics; `--out FILE`, `--out=FILE` and `out=FILE` are equal. Raises UserError."""
     folders, options = [], {"out": list[str](), "metric": list[str]()}
-    rest = iter(arguments)
-    for argument in rest:
+    remaining = iter(arguments)
+    for argument in remaining:
         name, equals, value = argument.partition("=")
         option = name.removeprefix("--")
         if not argument.startswith("-") and not (equals and option in options):
@@ -53,7 +53,7 @@ def parse(arguments: list[str]) -> tuple[list[Path], list[Path], list[str]]:
             continue
         if option not in options or name == f"-{option}":
             raise UserError(f"compare: expected {USAGE}, found {argument!r}{nearest(option, options)}")
-        value = value if equals else next(rest, "")
+        value = value if equals else next(remaining, "")
         if not value:
             raise UserError(f"compare: expected {USAGE}, found {argument!r} without a value")
         options[option].append(value)

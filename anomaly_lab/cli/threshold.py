@@ -66,12 +66,12 @@ def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
 
     detector, rule = Detector.load(run), instantiate(config)
     unreadable: list[str] = []
-    with closing(tracked(iter_predictions([detector], paths), "scoring", total=len(paths))) as answers:
-        for _, (answer,) in answers:
-            if isinstance(answer, UserError):
-                unreadable.append(str(answer))
+    with closing(tracked(iter_predictions([detector], paths), "scoring", total=len(paths))) as results:
+        for _, (result,) in results:
+            if isinstance(result, UserError):
+                unreadable.append(str(result))
             else:
-                rule.update(answer.inner_map(), answer.score)
+                rule.update(result.inner_map(), result.score)
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}"

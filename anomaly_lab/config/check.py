@@ -92,12 +92,12 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 def refuse_unread(overrides: Iterable[str], config: DictConfig) -> None:
     """Raise UserError for a typed `budget.learning_rate` that the method does not read."""
-    asked = [word for word in overrides if word.lstrip("+").startswith("budget.learning_rate=")]
-    if asked and "${budget.learning_rate}" not in str(OmegaConf.to_container(config.method, resolve=False)):
+    typed = [word for word in overrides if word.lstrip("+").startswith("budget.learning_rate=")]
+    if typed and "${budget.learning_rate}" not in str(OmegaConf.to_container(config.method, resolve=False)):
         name = config.method.name
         raise UserError(
             f"budget.learning_rate: expected none, because method={name} does not read it, found "
-            f"{asked[-1].partition('=')[2]}; its own keys are in conf/method/{name}.yaml"
+            f"{typed[-1].partition('=')[2]}; its own keys are in conf/method/{name}.yaml"
         )
 
 
@@ -218,9 +218,9 @@ def _check_value(path: str, value: Any, expected: Any) -> None:
         ADAPTERS[repr(expected)].validate_python(value, strict=True)
     except pydantic.ValidationError as error:
         messages = dict.fromkeys(details["msg"] for details in error.errors())
-        said = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)
-        said = re.sub(r"List should have (at \w+ \d+ items) after validation, not \d+", r"\1", said)
-        said = said.replace("greater", "a number greater").replace("less than", "a number less than")
-        options = re.findall(r"'([^']+)'", said)
+        reason = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)
+        reason = re.sub(r"List should have (at \w+ \d+ items) after validation, not \d+", r"\1", reason)
+        reason = reason.replace("greater", "a number greater").replace("less than", "a number less than")
+        options = re.findall(r"'([^']+)'", reason)
         hint = nearest(value, options) if isinstance(value, str) else ""
-        raise UserError(f"{path}: expected {said}, found {value!r}{hint}") from None
+        raise UserError(f"{path}: expected {reason}, found {value!r}{hint}") from None

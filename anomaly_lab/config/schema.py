@@ -53,15 +53,15 @@ def class_fact(target: str, name: str) -> Any:
     """
     module, _, class_name = target.rpartition(".")
     tree = _source_tree(module)
-    found = _definition(tree, class_name)
-    if not isinstance(found, ast.ClassDef):
+    definition = _definition(tree, class_name)
+    if not isinstance(definition, ast.ClassDef):
         raise UserError(f"_target_: expected a class of {module}, found {class_name!r}")
-    for node in found.body:
+    for node in definition.body:
         if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
             left = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(left, ast.Name) and left.id == name:
                 return ast.literal_eval(node.value)
-    for base in _bases(target, found):
+    for base in _bases(target, definition):
         if is_ours(base):
             return class_fact(base, name)
     raise UserError(f"_target_: expected a class with {name}, found {class_name!r} of {module}")
@@ -75,23 +75,23 @@ def is_ours(target: Any) -> bool:
 def _parameters(target: str) -> Parameters | None:
     module, _, name = target.rpartition(".")
     tree = _source_tree(module)
-    found, imported = _definition(tree, name), _imported(tree)
-    if isinstance(found, ast.FunctionDef):
-        return _named(found.args, tree)
-    if not isinstance(found, ast.ClassDef):  # torch.optim.Adam is that of torch.optim.adam
+    definition, imported = _definition(tree, name), _imported(tree)
+    if isinstance(definition, ast.FunctionDef):
+        return _named(definition.args, tree)
+    if not isinstance(definition, ast.ClassDef):  # torch.optim.Adam is that of torch.optim.adam
         return _parameters(".".join(imported[name])) if name in imported and not is_ours(target) else None
-    if any("dataclass" in ast.unparse(decorator) for decorator in found.decorator_list):
+    if any("dataclass" in ast.unparse(decorator) for decorator in definition.decorator_list):
         return {
             field.target.id: _type(field.annotation, tree)
-            for field in found.body
+            for field in definition.body
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         }
-    constructor = next((node for node in found.body if getattr(node, "name", None) == "__init__"), None)
+    constructor = next((node for node in definition.body if getattr(node, "name", None) == "__init__"), None)
     own = _named(constructor.args, tree) if isinstance(constructor, ast.FunctionDef) else {}
     own.pop("self", None)
     if isinstance(constructor, ast.FunctionDef) and not constructor.args.kwarg:
         return own
-    base = next(_bases(target, found), "")
+    base = next(_bases(target, definition), "")
     if is_ours(target):
         return signature(base) | own if is_ours(base) else own
     return None if constructor or not base else _parameters(base)
@@ -127,10 +127,10 @@ def _imported(tree: ast.Module) -> Imports:
 
 @cache
 def _source_tree(module: str) -> ast.Module:
-    package, *rest = module.split(".")
-    found = find_spec(package)  # of the top package only: finding a submodule would import it
-    for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder).joinpath(*rest)
+    package, *parts = module.split(".")
+    spec = find_spec(package)  # of the top package only: finding a submodule would import it
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder).joinpath(*parts)
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():
                 return ast.parse(file.read_text(encoding="utf-8"))

@@ -21,8 +21,8 @@ WANT = re.compile(r"^[^#\n]*\$\{want:([\w.]+),", re.MULTILINE)
 def offered() -> tuple[str, ...]:
     """The keys that a method may want."""
     files = [path for path in (*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml")) if path.parent.name != "method"]
-    found = (key for path in files for key in WANT.findall(path.read_text(encoding="utf-8")))
-    return tuple(sorted(set(found)))
+    keys = (key for path in files for key in WANT.findall(path.read_text(encoding="utf-8")))
+    return tuple(sorted(set(keys)))
 
 
 def refuse_unoffered(method: dict[str, Any]) -> None:

@@ -162,12 +162,12 @@ class DataModule(pl.LightningDataModule):
             return None
 
         with closing(prefetch(trouble, samples, self.workers)) as answers:
-            found = list(track(answers, "checking", len(samples), transient=True))
-        errors = [error for error in found if error is not None]
+            outcomes = list(track(answers, "checking", len(samples), transient=True))
+        errors = [error for error in outcomes if error is not None]
         if errors and self.on_error == "stop":
             raise errors[0]
         report_skipped([str(error) for error in errors], len(samples))
-        return [sample for sample, error in zip(samples, found, strict=True) if error is None]
+        return [sample for sample, error in zip(samples, outcomes, strict=True) if error is None]
 
     @cached_property
     def feed(self) -> Feed:

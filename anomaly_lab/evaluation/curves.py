@@ -60,8 +60,8 @@ class Curves(pl.Callback):
         """Keep the vectors of the images on the map."""
         if self.projection == "none":
             return
-        drawn = drawn_images(len(data_of(trainer).test_samples), self.images)
-        places = [i for i, index in enumerate(batch.index.tolist()) if index in drawn]
+        on_map = drawn_images(len(data_of(trainer).test_samples), self.images)
+        places = [i for i, index in enumerate(batch.index.tolist()) if index in on_map]
         if places:
             vectors = embedded(pl_module, batch.image[places])
             if vectors is not None:

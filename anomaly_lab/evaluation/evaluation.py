@@ -121,16 +121,16 @@ class Evaluation(pl.Callback):
         if trainer.is_global_zero:
             folder, tested = Path(trainer.default_root_dir), [samples[row.index] for row in rows]
             write_csv(folder / "scores.csv", SCORES, table(rows, tested, abnormal, self.threshold.image))
-            found = by_defect(score, abnormal, label, [sample.defect for sample in tested])
-            lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in found.items()]
+            by_type = by_defect(score, abnormal, label, [sample.defect for sample in tested])
+            lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in by_type.items()]
             write_csv(folder / "defects.csv", DEFECTS, lines)
             report_remarks(remarks, "of the test images, ")
 
 
 def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:
     """The remarks of the method on the images of a batch."""
-    said = zip(batch.index.tolist(), prediction.remarks, strict=False)  # a method that never remarks has ()
-    return [Remark(str(samples[index].path), text) for index, text in said if text]
+    remarks = zip(batch.index.tolist(), prediction.remarks, strict=False)  # a method that never remarks has ()
+    return [Remark(str(samples[index].path), text) for index, text in remarks if text]
 
 
 def report_remarks(remarks: list[Remark], whose: str = "") -> None:

@@ -59,12 +59,12 @@ def scores(values: Mapping[str, Float[np.ndarray, " image"]], normal: set[str], 
     panel = Panel(2, height=max(3.6, 1.2 + 0.32 * len(values)))
     boxes, bars = panel.axes
     kinds = list(values)[::-1]
-    drawn = boxes.boxplot([values[kind] for kind in kinds], orientation="horizontal", widths=0.6, patch_artist=True)
-    for patch, kind in zip(drawn["boxes"], kinds, strict=True):
+    artists = boxes.boxplot([values[kind] for kind in kinds], orientation="horizontal", widths=0.6, patch_artist=True)
+    for patch, kind in zip(artists["boxes"], kinds, strict=True):
         patch.set(facecolor=NORMAL if kind in normal else ABNORMAL, alpha=0.55, edgecolor=QUIET)
-    for line in drawn["medians"]:
+    for line in artists["medians"]:
         line.set(color="black")
-    for marks in drawn["fliers"]:
+    for marks in artists["fliers"]:
         marks.set(markersize=3, markeredgecolor=QUIET)
     boxes.set_yticks(range(1, len(kinds) + 1), [_plain(kind, 24) for kind in kinds])
     good = [part for kind, part in values.items() if kind in normal]

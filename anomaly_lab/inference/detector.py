@@ -201,11 +201,11 @@ class Detector:
         several = isinstance(image, list | tuple)
         photos = [_photo(one) for one in (image if several else [image])]
         predictions = []
-        with closing(iter_predictions([self], photos)) as answers:
-            for number, (_, (answer,)) in enumerate(answers, start=1):
-                if isinstance(answer, UserError):
-                    raise UserError(f"photo {number} of {len(photos)}: {answer}") if several else answer
-                predictions.append(self.photo_prediction(answer))
+        with closing(iter_predictions([self], photos)) as results:
+            for number, (_, (result,)) in enumerate(results, start=1):
+                if isinstance(result, UserError):
+                    raise UserError(f"photo {number} of {len(photos)}: {result}") if several else result
+                predictions.append(self.photo_prediction(result))
         return predictions if several else predictions[0]
 
     def photo_prediction(self, result: ImageResult) -> PhotoPrediction:
@@ -232,7 +232,7 @@ class Detector:
         assert prediction.score is not None
         maps, scores = prediction.anomaly_map.float().cpu(), prediction.score.cpu()
         reconstructions = None if prediction.reconstruction is None else prediction.reconstruction.float().cpu()
-        answers = iter(
+        results = iter(
             ImageResult(
                 Prediction(
                     maps[i : i + 1],
@@ -244,7 +244,7 @@ class Detector:
             )
             for i, one in enumerate(batches)
         )
-        return [next(answers) if isinstance(image, Batch) else image for image in images]
+        return [next(results) if isinstance(image, Batch) else image for image in images]
 
 
 def iter_predictions(

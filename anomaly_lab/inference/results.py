@@ -80,9 +80,9 @@ def write_results(
         with (
             growing_csv(scores, SCORES) as add,
             growing_csv(unreadable, UNREADABLE) as add_unreadable,
-            closing(tracked(iter_predictions(list(detectors.values()), photos), "scoring")) as answers,
+            closing(tracked(iter_predictions(list(detectors.values()), photos), "scoring")) as predictions,
         ):
-            for path, answer in answers:
+            for path, answer in predictions:
                 by_run = list(zip(detectors, answer, strict=True))
                 errors = {run: str(one) for run, one in by_run if isinstance(one, UserError)}
                 judged = {run: one for run, one in by_run if isinstance(one, ImageResult)}

@@ -128,7 +128,7 @@ def _cell(runs: list[Run], measure: Measure) -> Cell | None:
 
 
 def _over_seeds(cell: Cell, values: list[float], measure: Measure) -> None:
-    """Add the standard deviation and the interval of the mean, clipped to the measure's range; none for equal values."""
+    """Add the standard deviation and the interval of the mean, clipped to its range; none for equal values."""
     cell.std = stdev(values)
     if len(set(values)) > 1:
         low, high = t_interval(values, CONFIDENCE)

@@ -45,8 +45,8 @@ class Place(NamedTuple):
 
 def place_of(resolved: dict[str, Any]) -> Place:
     """Folder and result key of a checked configuration. Raises UserError if the data cannot be found."""
-    found = fingerprints_of(resolved)
-    return Place(run_folder(resolved, found.train), result_key(resolved, found.test))
+    fingerprints = fingerprints_of(resolved)
+    return Place(run_folder(resolved, fingerprints.train), result_key(resolved, fingerprints.test))
 
 
 def folder_of(resolved: dict[str, Any]) -> Path:

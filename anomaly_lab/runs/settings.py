@@ -55,10 +55,10 @@ def _decided(node: Any, target: str, wants: dict[str, Any]) -> Any:
     if not isinstance(node, str):
         return node
     node = TILED_AS.sub("object" if _fact(target, "sees") == "images" else r"\1", node)
-    found = OF_THE_METHOD.fullmatch(node)
-    if found is None:
+    match = OF_THE_METHOD.fullmatch(node)
+    if match is None:
         return node
-    kind, name, default = found.groups()
+    kind, name, default = match.groups()
     value = wants.get(name) if kind == "want" else _fact(target, name)
     return yaml.load(default, Loader) if value is None and name not in wants else value
 

@@ -29,10 +29,10 @@ def step_cost(method: Method, draw: Callable[[], Batch], count: int, share: int)
             saved, start = 0, time.perf_counter()
             batch = draw()
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-                answer = method.rehearse(batch)
-            if answer.requires_grad:
-                answer.backward()
-            answer.item()  # waits for the accelerator
+                loss = method.rehearse(batch)
+            if loss.requires_grad:
+                loss.backward()
+            loss.item()  # waits for the accelerator
             times.append(time.perf_counter() - start)
     method.zero_grad()
     to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
