@@ -28,12 +28,12 @@ from anomaly_lab.runs.naming import folder_of, place_of
 
 
 def main() -> None:
-    """Compose and check once before Hydra does it twice, then let Hydra run the job or the sweep."""
+    """Compose and check once, because Hydra does it twice, then let Hydra run the job or the sweep."""
     end_with_launcher()
     if yaml.__with_libyaml__:
-        yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads with the former: a third of the time of an answer
+        yaml.SafeLoader = yaml.CSafeLoader  # Hydra uses SafeLoader: a third of the answer time
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some takes as long as the whole check
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # searching for plugins takes as long as the whole check
     register()
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
     sys.argv[1:] = overrides = as_people_write(sys.argv[1:])
@@ -46,7 +46,7 @@ def main() -> None:
         if resolved["dry_run"]:
             print(f"{state}: {place.folder}")
             return
-        if state == "finished":  # before Hydra writes there and before torch is imported
+        if state == "finished":  # before Hydra writes to the folder and torch is imported
             print(f"already done, skipped: {place.folder} (rerun=true does it again)")
             return
         if is_first_process() and (wants := wants_of(config)):
@@ -64,18 +64,18 @@ LISTS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
 
 
 def as_people_write(arguments: list[str]) -> list[str]:
-    """Flags anywhere, where Hydra wants them first; `data.region=1,2,3,4`, which Hydra would take for a sweep."""
+    """Arguments for Hydra: flags moved to the front, and brackets around `data.region=1,2,3,4`, else a sweep."""
     flags = {"-m", "--multirun"}
     first = [word for word in arguments if word in flags]
     return first + [LISTS.sub(r"\1=[\2]", word) for word in arguments if word not in flags]
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """Compose the configuration; `group=null`, which Hydra meets with a ValueError, is the user's mistake."""
+    """Compose the configuration. Raises UserError for `group=null` too, for which Hydra raises ValueError."""
     try:
         config, sys.argv[1:] = composed(lambda words: hydra.compose("train", words), overrides)
     except ValueError as error:
-        if is_user_mistake(error):  # told well enough already
+        if is_user_mistake(error):  # its message is clear enough
             raise
         group = next((override for override in overrides if override.endswith("=null")), " ".join(overrides))
         raise UserError(f"{group}: expected one of the group's options, found null") from error
@@ -89,25 +89,25 @@ def job(config: DictConfig) -> None:
     about = HydraConfig.get()
     folder = Path(about.runtime.output_dir)
     with mistakes_in_one_line():  # here, because Hydra would add a line of its own
-        if about.mode == RunMode.MULTIRUN and is_several(config.trainer):  # in a process that has a sweep to do
+        if about.mode == RunMode.MULTIRUN and is_several(config.trainer):  # this process runs a sweep
             launcher = about.launcher["_target_"].rpartition(".")[2]
             raise UserError(
                 "hydra/launcher: expected local or slurm for several processes a run (trainer.devices), because other "
                 f"launchers repeat the whole sweep in each of them, found {launcher}"
             )
-        with exclusive(folder):  # before torch is imported: to wait costs nothing
+        with exclusive(folder):  # before torch is imported, so that waiting costs nothing
             from anomaly_lab.training.lifecycle import run
 
             run(config, folder)
 
 
 def is_several(trainer: DictConfig) -> bool:
-    """Whether a run has several processes, as far as its configuration says."""
+    """Whether a run has several processes, by its configuration."""
     devices = len(trainer.devices) if isinstance(trainer.devices, ListConfig) else trainer.devices
     return devices not in {1, "auto"} or trainer.get("num_nodes", 1) > 1
 
 
 def run_directory(*, _root_: DictConfig) -> str:
-    """The folder of the run that a configuration describes, checked first: a mistake leaves nothing behind."""
+    """The folder of the run; the configuration is checked first, so that a mistake leaves nothing behind."""
     config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     return str(folder_of(check(config)))
