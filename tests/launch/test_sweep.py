@@ -8,10 +8,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.utils import JobStatus
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from anomaly_lab.cli.train import run_directory
@@ -233,6 +235,21 @@ def test_failed_jobs_are_told_at_the_end_and_answered_as_failed(sweep, capsys):
         answers[0].return_value  # noqa: B018
     out = capsys.readouterr().out
     assert out.index("failed: seed=1 (exit code 3)") < out.index("boom") < out.index("1 failed, 1 done after")
+
+
+@pytest.mark.parametrize("error", [UserError("seed=1: exit code 3"), OSError("disk full")])
+def test_a_sweep_ends_with_a_line_about_failed_jobs_or_with_what_is_no_failure_of_theirs(composer, error):
+    class Failing:
+        def launch(self, jobs, initial_job_idx):
+            assert jobs == [["seed=1"], ["seed=2"]]
+            return [JobReturn(status=JobStatus.FAILED, _return_value=error), JobReturn(status=JobStatus.COMPLETED)]
+
+    compose = composer()
+    context = HydraContext(compose.loader, Callbacks())
+    sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=print, config=compose.config)
+    sweeper.launcher = Failing()
+    with pytest.raises(type(error), match="some jobs failed; the same command does those again|disk full"):
+        sweeper.sweep(["seed=1,2"])
 
 
 def test_a_sweeper_gets_the_objective_batch_after_batch(sweep, capsys):
