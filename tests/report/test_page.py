@@ -13,6 +13,7 @@ from anomaly_lab.runs.collect import collect
 from tests.conftest import need
 from tests.report.synthetic import read_metrics, write_run
 
+WINDOW = {"width": 1300, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">"
 
 
@@ -50,14 +51,42 @@ def sweep(tmp_path_factory):
     return root
 
 
+def compare(root):
+    """The page of all runs below a folder."""
+    runs = collect([root])
+    groups = group([run for run in runs if run.done])
+    (root / "report.html").write_text(page(runs, groups, matrices(groups)))
+    return root / "report.html"
+
+
+@pytest.fixture(scope="module")
+def comparison(sweep):
+    return compare(sweep)
+
+
+# What the script of the page does at its start, but on the page that is there.
+RESTART = """
+const fresh = {level: null, measure: null, dataset: '', text: '', controls: true, published: true, sort: null};
+Object.assign(view, fresh, {down: true, open: null});
+Object.assign(costs, {x: null});
+pair.fill(null);
+byId('detail').hidden = true;
+byId('detail').replaceChildren();
+startView();
+redraw();
+drawDifferences();
+document.activeElement.blur();
+"""
+
+
 @pytest.fixture
-def opened(browser, sweep):
-    """The page of the sweep, just opened."""
-    if not (sweep / "report.html").is_file():
-        runs = collect([sweep])
-        groups = group([run for run in runs if run.done])
-        (sweep / "report.html").write_text(page(runs, groups, matrices(groups)))
-    return open_page(browser, sweep / "report.html")
+def opened(browser, comparison):
+    """The page of the sweep as at its start; it is loaded only where another page was shown meanwhile."""
+    if browser.current_url != comparison.as_uri():
+        return open_page(browser, comparison)
+    browser.execute_script(RESTART)
+    console(browser)  # what earlier tests left there
+    return browser
 
 
 def open_page(browser, path: Path):
@@ -161,27 +190,6 @@ def test_columns_sort_both_ways(opened):
     assert [name.partition("latent")[0] for name in order()] == ["cae", "ganomaly", "ssim_ae"]
 
 
-def test_a_mean_of_fewer_categories_stands_after_those_of_all_up_and_down(browser, tmp_path):
-    for method, strength, categories in (
-        ("cae", 1.0, 2),
-        ("ganomaly", 5.0, 1),
-        ("ssim_ae", 2.0, 2),
-        ("anogan", 0.1, 1),
-    ):
-        for category in ("carpet", "screw")[:categories]:
-            write_run(tmp_path, method, category=category, strength=strength)
-    runs = collect([tmp_path])
-    groups = group(runs)
-    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
-    open_page(browser, tmp_path / "report.html")
-    click(browser, "#matrix [data-sort='name']")
-    click(browser, "#matrix [data-sort='mmvtec_ad']")
-    assert texts(browser, "#methods th") == ["ssim_ae", "cae", "ganomaly", "anogan"]
-    assert "1 of 2" in " ".join(texts(browser, "#methods small"))
-    click(browser, "#matrix [data-sort='mmvtec_ad']")
-    assert texts(browser, "#methods th") == ["cae", "ssim_ae", "anogan", "ganomaly"]
-
-
 def test_level_metric_data_and_text_filter(opened):
     choose(opened, "Metric", "image_f1")
     assert cell(opened, "cae", "screw") != 0.6
@@ -256,8 +264,7 @@ def test_a_key_moves_the_threshold_by_a_thousandth(opened):
     assert float(slider.get_attribute("value")) - before == pytest.approx((high - low) / 1000, rel=1e-6)
 
 
-@pytest.mark.parametrize("typed", ["", "-", "e"])
-def test_an_exact_threshold_that_is_no_number_is_put_back(opened, typed):
+def test_an_exact_threshold_that_is_no_number_is_put_back(opened):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
@@ -266,15 +273,14 @@ def test_an_exact_threshold_that_is_no_number_is_put_back(opened, typed):
     exact.send_keys(Keys.CONTROL, "a")
     exact.send_keys("0.5")
     recall = decision(opened, "image_recall")
-    exact.send_keys(Keys.CONTROL, "a")
-    exact.send_keys(Keys.BACKSPACE, typed)
-    assert exact.get_attribute("value") == ""
-    exact.send_keys(Keys.TAB)
-    assert opened.execute_script("const box = arguments[0]; return [box.value, box.validity.valid]", exact) == [
-        "0.5",
-        True,
-    ]
-    assert decision(opened, "image_recall") == recall
+    for typed in ("", "-", "e"):
+        exact.send_keys(Keys.CONTROL, "a")
+        exact.send_keys(Keys.BACKSPACE, typed)
+        assert exact.get_attribute("value") == ""
+        exact.send_keys(Keys.TAB)
+        state = opened.execute_script("const box = arguments[0]; return [box.value, box.validity.valid]", exact)
+        assert state == ["0.5", True], typed
+        assert decision(opened, "image_recall") == recall
 
 
 def test_the_threshold_decides_as_the_program_does_at_every_score(opened, sweep):
@@ -322,100 +328,6 @@ def test_the_gallery_says_where_there_is_nothing_to_blame(opened):
             "slider.dispatchEvent(new Event('input'))", end,
         )  # fmt: skip
         assert texts(opened, selector)[0].startswith(said)
-
-
-@pytest.mark.parametrize("epochs", [1, 3, 7, 20])
-def test_epochs_are_whole_numbers(browser, tmp_path, epochs):
-    folder = write_run(tmp_path)
-    lines = (folder / "curves" / "losses.csv").read_text().splitlines()
-    (folder / "curves" / "losses.csv").write_text("\n".join(lines[: epochs + 1]) + "\n")
-    open_page(browser, write_report(folder))
-    ticks = browser.execute_script(
-        """const chart = document.querySelector('#detail svg[aria-label="Losses by epoch"]');
-        return [...chart.querySelectorAll('text[text-anchor=middle]')].slice(0, -1).map((n) => n.textContent)"""
-    )
-    assert ticks
-    assert all(tick.isdecimal() and 1 <= int(tick) <= epochs for tick in ticks)
-    assert len(set(ticks)) == len(ticks)
-
-
-def test_states_are_counted_as_they_are_listed(browser, tmp_path):
-    """Damaged and repeated runs are no done ones, as in the terminal."""
-    write_run(tmp_path)
-    write_run(tmp_path, seed=1)
-    write_run(tmp_path, name="again")
-    (write_run(tmp_path, seed=2) / "threshold.json").write_text("{")
-    write_run(tmp_path, seed=3, state="failed", error="ValueError: no")
-    runs = collect([tmp_path])
-    groups = group([run for run in runs if run.done])
-    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
-    open_page(browser, tmp_path / "report.html")
-    told = browser.execute_script("return document.getElementById('about').textContent").partition(" · ")[0]
-    assert set(told.split(", ")) == {"2 done", "1 repeated", "1 damaged", "1 failed"}
-    assert sorted(texts(browser, "#other-runs .state")) == ["damaged", "failed", "repeated"]
-    assert texts(browser, "#run-tables summary") == ["2 done"]
-
-
-def test_fifteen_categories_and_their_mean_go_into_a_window(browser, tmp_path):
-    names = ("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw",
-             "tile", "toothbrush", "transistor", "wood", "zipper")  # fmt: skip
-    for name in names:
-        write_run(tmp_path, "texture_inspection", category=name)
-        write_run(tmp_path, "cae", category=name, method__latent=500)
-    runs = collect([tmp_path])
-    groups = group(runs)
-    (tmp_path / "report.html").write_text(page(runs, groups, matrices(groups)))
-    size = {"width": 1385, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        open_page(browser, tmp_path / "report.html")
-        right = browser.execute_script(
-            "return [...document.querySelectorAll('#methods td.mean')].map((n) => n.getBoundingClientRect().right)"
-        )
-        scrolls = browser.execute_script(
-            "const n = document.querySelector('#by-category .scroll'); return n.scrollWidth > n.clientWidth"
-        )
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 1385
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert len(right) == 2
-    assert max(right) <= 1385
-    assert not scrolls
-
-
-@pytest.mark.parametrize("width", [1300, 360])
-def test_pictures_keep_their_proportions(browser, sweep, opened, width, tmp_path):
-    """In the comparison and in a run's own report, in a wide and in a narrow window."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        open_cell(opened, "cae", "screw")
-        shown = proportions(browser)
-        open_page(browser, write_report(write_run(tmp_path, pictures=1)))
-        shown += proportions(browser)
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert len(shown) == 9
-    for drawn, natural in shown:
-        assert drawn == pytest.approx(natural, rel=0.02)
-
-
-def proportions(browser):
-    """Width over height of every picture, as it is drawn and as it is."""
-    return browser.execute_async_script(
-        """const pictures = [...document.querySelectorAll('#gallery img')], done = arguments[0];
-        pictures.forEach((n) => (n.loading = 'eager'));
-        Promise.all(pictures.map((n) => n.decode())).then(() => done(pictures.map((n) => {
-          const box = n.getBoundingClientRect();
-          return [box.width / box.height, n.naturalWidth / n.naturalHeight];
-        })));"""
-    )
-
-
-def test_pictures_are_decoded_only_when_a_cell_is_opened(opened):
-    assert opened.execute_script("return document.images.length") == 0
-    open_cell(opened, "cae", "screw")
-    assert opened.execute_script("return document.images.length") == 6
 
 
 def test_the_keyboard_reaches_everything(opened):
@@ -491,69 +403,186 @@ def test_quality_against_cost_follows_the_metric(opened):
     assert label().startswith("AU-PRO against training, seconds: cae .600 at ")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_on_every_cell_in_light_and_dark(browser, opened, scheme):
-    """WCAG AA asks for a contrast of 4.5."""
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    try:
-        open_page(browser, Path(browser.current_url.removeprefix("file://")))
-        worst = browser.execute_script(
-            """const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-            const light = (color) => { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
-              const linear = (v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-              const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
-              return .2126 * r + .7152 * g + .0722 * b; };
-            const contrast = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-            const page = getComputedStyle(document.documentElement).backgroundColor;
-            return Math.min(...[...document.querySelectorAll('#matrix .shade :is(.figure, small)')].map((n) =>
-              contrast(light(getComputedStyle(n).color), light(getComputedStyle(n.closest('td')).backgroundColor))),
-              contrast(light(getComputedStyle(document.getElementById('about')).color), light(page)))"""
-        )
-        assert worst > 4.5
-    finally:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def test_small_marks_can_be_seen_in_the_dark(browser, opened):
-    """WCAG asks for a contrast of 3 for what is drawn."""
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    )
-    try:
-        marks = browser.execute_script(
-            """const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-            const light = (alpha, ...colors) => {
-              for (const color of colors) {
-                canvas.fillStyle = color;
-                canvas.fillRect(0, 0, 1, 1);
-                canvas.globalAlpha = alpha;
-              }
-              canvas.globalAlpha = 1;
-              const linear = (v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-              const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
-              return .2126 * r + .7152 * g + .0722 * b + .05; };
-            const page = getComputedStyle(document.documentElement).backgroundColor;
-            return [...document.querySelectorAll('#cost-plot .small-mark')].map((n) => {
-              const style = getComputedStyle(n);
-              return light(Number(style.fillOpacity), page, style.fill) / light(1, page); })"""
-        )
-    finally:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert len(marks) == 7
-    assert min(marks) > 3
-
-
 def test_a_narrow_window_scrolls_the_table_and_not_the_page(browser, opened):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": False}
-    )
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**WINDOW, "width": 360, "height": 700})
     try:
         open_cell(opened, "ssim_ae", "photos")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [1300, 360])
+def test_pictures_keep_their_proportions(browser, opened, width):
+    """In a wide and in a narrow window."""
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**WINDOW, "width": width})
+    try:
+        open_cell(opened, "cae", "screw")
+        assert_in_proportion(opened, 6)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def proportions(browser):
+    """Width over height of every picture, as it is drawn and as it is."""
+    return browser.execute_async_script(
+        """const pictures = [...document.querySelectorAll('#gallery img')], done = arguments[0];
+        pictures.forEach((n) => (n.loading = 'eager'));
+        Promise.all(pictures.map((n) => n.decode())).then(() => done(pictures.map((n) => {
+          const box = n.getBoundingClientRect();
+          return [box.width / box.height, n.naturalWidth / n.naturalHeight];
+        })));"""
+    )
+
+
+def assert_in_proportion(browser, count):
+    shown = proportions(browser)
+    assert len(shown) == count
+    for drawn, natural in shown:
+        assert drawn == pytest.approx(natural, rel=0.02)
+
+
+LIGHT = """const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+const light = (alpha, ...colors) => {
+  for (const color of colors) {
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    canvas.globalAlpha = alpha;
+  }
+  canvas.globalAlpha = 1;
+  const linear = (v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+  return .2126 * r + .7152 * g + .0722 * b + .05; };
+const contrast = (a, b) => Math.max(a, b) / Math.min(a, b);
+const page = getComputedStyle(document.documentElement).backgroundColor;"""
+
+
+@pytest.fixture
+def scheme(browser):
+    """Switches the page that is shown between light and dark, and waits until it is drawn."""
+
+    def switch(name):
+        feature = {"name": "prefers-color-scheme", "value": name}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))")
+
+    yield switch
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_text_can_be_read_on_every_cell_in_light_and_dark(opened, scheme, name):
+    """WCAG AA asks for a contrast of 4.5."""
+    scheme(name)
+    assert opened.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches") == (name == "dark")
+    worst = opened.execute_script(
+        f"""{LIGHT}
+        const ink = (n) => light(1, getComputedStyle(n).color);
+        const paper = (n) => light(1, getComputedStyle(n.closest('td')).backgroundColor);
+        const cells = [...document.querySelectorAll('#matrix .shade :is(.figure, small)')];
+        return Math.min(...cells.map((n) => contrast(ink(n), paper(n))),
+          contrast(ink(document.getElementById('about')), light(1, page)))"""
+    )
+    assert worst > 4.5
+
+
+def test_small_marks_can_be_seen_in_the_dark(opened, scheme):
+    """WCAG asks for a contrast of 3 for what is drawn."""
+    scheme("dark")
+    marks = opened.execute_script(
+        f"""{LIGHT}
+        return [...document.querySelectorAll('#cost-plot .small-mark')].map((n) => {{
+          const style = getComputedStyle(n);
+          return contrast(light(Number(style.fillOpacity), page, style.fill), light(1, page)); }})"""
+    )
+    assert len(marks) == 7
+    assert min(marks) > 3
+
+
+def test_pictures_are_decoded_only_when_a_cell_is_opened(browser, comparison):
+    opened = open_page(browser, comparison)
+    assert opened.execute_script("return document.images.length") == 0
+    open_cell(opened, "cae", "screw")
+    assert opened.execute_script("return document.images.length") == 6
+    assert console(opened) == []
+
+
+# Other pages
+
+
+def test_a_mean_of_fewer_categories_stands_after_those_of_all_up_and_down(browser, tmp_path):
+    for method, strength, categories in (
+        ("cae", 1.0, 2),
+        ("ganomaly", 5.0, 1),
+        ("ssim_ae", 2.0, 2),
+        ("anogan", 0.1, 1),
+    ):
+        for category in ("carpet", "screw")[:categories]:
+            write_run(tmp_path, method, category=category, strength=strength)
+    open_page(browser, compare(tmp_path))
+    click(browser, "#matrix [data-sort='name']")
+    click(browser, "#matrix [data-sort='mmvtec_ad']")
+    assert texts(browser, "#methods th") == ["ssim_ae", "cae", "ganomaly", "anogan"]
+    assert "1 of 2" in " ".join(texts(browser, "#methods small"))
+    click(browser, "#matrix [data-sort='mmvtec_ad']")
+    assert texts(browser, "#methods th") == ["cae", "ssim_ae", "anogan", "ganomaly"]
+
+
+def test_epochs_are_whole_numbers(browser, tmp_path):
+    """Runs of so many epochs, a category each."""
+    counts = (1, 3, 7, 20)
+    for epochs in counts:
+        folder = write_run(tmp_path, category=f"of_{epochs}")
+        lines = (folder / "curves" / "losses.csv").read_text().splitlines()
+        (folder / "curves" / "losses.csv").write_text("\n".join(lines[: epochs + 1]) + "\n")
+    open_page(browser, compare(tmp_path))
+    for epochs in counts:
+        open_cell(browser, "cae", f"of_{epochs}")
+        ticks = browser.execute_script(
+            """const chart = document.querySelector('#detail svg[aria-label="Losses by epoch"]');
+            return [...chart.querySelectorAll('text[text-anchor=middle]')].slice(0, -1).map((n) => n.textContent)"""
+        )
+        assert ticks
+        assert all(tick.isdecimal() and 1 <= int(tick) <= epochs for tick in ticks)
+        assert len(set(ticks)) == len(ticks)
+
+
+def test_states_are_counted_as_they_are_listed(browser, tmp_path):
+    """Damaged and repeated runs are no done ones, as in the terminal."""
+    write_run(tmp_path)
+    write_run(tmp_path, seed=1)
+    write_run(tmp_path, name="again")
+    (write_run(tmp_path, seed=2) / "threshold.json").write_text("{")
+    write_run(tmp_path, seed=3, state="failed", error="ValueError: no")
+    open_page(browser, compare(tmp_path))
+    told = browser.execute_script("return document.getElementById('about').textContent").partition(" · ")[0]
+    assert set(told.split(", ")) == {"2 done", "1 repeated", "1 damaged", "1 failed"}
+    assert sorted(texts(browser, "#other-runs .state")) == ["damaged", "failed", "repeated"]
+    assert texts(browser, "#run-tables summary") == ["2 done"]
+
+
+def test_fifteen_categories_and_their_mean_go_into_a_window(browser, tmp_path):
+    names = ("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw",
+             "tile", "toothbrush", "transistor", "wood", "zipper")  # fmt: skip
+    for name in names:
+        write_run(tmp_path, "texture_inspection", category=name, images=8)
+        write_run(tmp_path, "cae", category=name, images=8, method__latent=500)
+    path = compare(tmp_path)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**WINDOW, "width": 1385})
+    try:
+        open_page(browser, path)
+        right = browser.execute_script(
+            "return [...document.querySelectorAll('#methods td.mean')].map((n) => n.getBoundingClientRect().right)"
+        )
+        scrolls = browser.execute_script(
+            "const n = document.querySelector('#by-category .scroll'); return n.scrollWidth > n.clientWidth"
+        )
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 1385
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(right) == 2
+    assert max(right) <= 1385
+    assert not scrolls
 
 
 def test_the_report_of_one_run_opens_it_at_once(browser, tmp_path):
@@ -563,14 +592,18 @@ def test_the_report_of_one_run_opens_it_at_once(browser, tmp_path):
     metrics = read_metrics(folder)
     assert decision(browser, "image_precision") == pytest.approx(metrics["image_precision"])
     assert browser.title == "cae on mvtec_ad screw, seed 0"
+    assert_in_proportion(browser, 3)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**WINDOW, "width": 360})
+    try:
+        assert_in_proportion(browser, 3)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert console(browser) == []
 
 
 def test_no_result_at_all_is_a_page_too(browser, tmp_path):
     write_run(tmp_path, state="running")
-    runs = collect([tmp_path])
-    (tmp_path / "report.html").write_text(page(runs, group([]), {}))
-    open_page(browser, tmp_path / "report.html")
+    open_page(browser, compare(tmp_path))
     assert "running" in " ".join(texts(browser, "#other-runs tr"))
     assert console(browser) == []
 
@@ -598,8 +631,7 @@ def test_runs_of_the_controls_stand_among_them_and_open_too(browser, tmp_path):
     for method, strength in (("cae", 0.3), ("control", 4.0)):
         write_run(tmp_path, method, strength=strength, pictures=1)
     groups = group(collect([tmp_path]))
-    (tmp_path / "report.html").write_text(page(collect([tmp_path]), groups, matrices(groups)))
-    open_page(browser, tmp_path / "report.html")
+    open_page(browser, compare(tmp_path))
     assert len(texts(browser, "#methods tr")) == 1
     mean = matrices(groups)["image_auroc"].cells[groups.rows[1], groups.columns[0]].mean
     shown = browser.execute_script("return document.querySelector('#controls td:has(.cell)').dataset.value")
