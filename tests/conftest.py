@@ -1,11 +1,12 @@
-"""What the tests share: a tiny data set, the real data where it is there, and skips that CI turns into failures."""
+"""What the tests share: a tiny data set and a run of it, the real data, and skips that CI turns into failures."""
 
 import os
+import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import Mock
 
 import cv2
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 
 from anomaly_lab.core.console import print_messages
+from anomaly_lab.core.lock import lock
 from tests.warm import WarmProgram
 
 ROOT = Path(__file__).parent.parent
@@ -118,22 +120,18 @@ def warm_program() -> Iterator[WarmProgram]:
     program.close()
 
 
+def variables(folder: Path, **more: str) -> dict[str, str]:
+    """The environment of the program in a test: one thread, a cache of its own, nothing about W&B but what is added."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return {**kept, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), **more}
+
+
 @pytest.fixture
 def lab(tmp_path: Path, warm_program: WarmProgram) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the program in a process of its own, one thread, runs under the test's folder.
+    """Run the program in a process of its own, with runs under the test's folder."""
 
-    A fresh interpreter where the test sets variables, which libraries may read when they are imported.
-    """
-
-    def run(*arguments: str, code: int = 0, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
-        if environment:
-            done = subprocess.run(
-                [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, env=variables, capture_output=True,
-                text=True, timeout=timeout, check=False,
-            )  # fmt: skip
-        else:
-            done = warm_program.run(arguments, tmp_path, variables, timeout)
+    def run(*arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = warm_program.run(arguments, tmp_path, variables(tmp_path, **environment))
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -151,13 +149,67 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+QUIET = (
+    "controls=false", "callbacks.samples=null", "callbacks.anomaly_maps=null", "callbacks.pictures=null",
+    "callbacks.curves=null", "callbacks.gallery=null",
+)  # fmt: skip
 TINY = (
     "data.patches=64", "data.batch_size=16", "data.image_size=128", "trainer.max_epochs=2", "data.workers=0",
-    "trainer.accelerator=cpu", "logger=none", "data.settings.rotation=0", "data.settings.shift=0",
+    "trainer.accelerator=cpu", "logger=none", "data.settings.rotation=0", "data.settings.shift=0", *QUIET,
 )  # fmt: skip
 
 
 @pytest.fixture
 def tiny() -> tuple[str, ...]:
-    """Overrides for a training of seconds."""
+    """Overrides for a training of seconds, without controls and pictures."""
     return TINY
+
+
+@pytest.fixture
+def toy(parts: Path) -> tuple[str, ...]:
+    """Such a training at 64 px on the tiny data set; words behind these win."""
+    return ("data=folder", f"data.root={parts}", "method=slides_cae", *TINY, "data.image_size=64")
+
+
+class ToyRun(NamedTuple):
+    """A finished run: GANomaly at 64 px, with everything that a run leaves behind. Tests read it and never write."""
+
+    root: Path  # the folder in which it was started
+    words: tuple[str, ...]  # with QUIET, which changes how it is tested, and nothing about its weights
+    folder: Path  # of the run
+    said: str
+    photos: Path  # the category, with train, test and ground_truth
+    home: Path
+
+    def copy(self, to: Path) -> Path:
+        """The folder of a copy, in which `words` find the same run."""
+        shutil.copytree(self.root / "runs", to / "runs", symlinks=True)
+        return to / self.folder.relative_to(self.root)
+
+
+SECRET = "0123secret"
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory, warm_program: WarmProgram) -> ToyRun:
+    """Made once for all processes of the tests, by the first that asks."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "toy_run"
+    home, said = root / "home of somebody", root / "said"
+    photos = home / "photos" / "bar"
+    words = (
+        "data=folder", f"data.root={photos}", "method=ganomaly", "method.width=8", *TINY, "data.image_size=64",
+        "name=sweep7",
+    )  # fmt: skip
+    with lock(root.with_suffix(".lock"), lambda _: None):
+        if not said.is_file():
+            make_parts(photos)
+            write_image(photos / "test/good/wide.png", np.full((90, 150, 3), 90, np.uint8))
+            about = {"WANDB_MODE": "offline", "HOME": str(home), "PHOTOS": str(photos), "MINE": SECRET}
+            loud = [word for word in words if word not in (*QUIET, "logger=none")]
+            loud[1] = "data.root=${oc.env:PHOTOS}"
+            done = warm_program.run(loud, root, variables(root, **about))
+            assert done.returncode == 0, done.stdout + done.stderr
+            said.write_text(done.stdout + done.stderr)
+    (metrics,) = (root / "runs").rglob("metrics.json")
+    return ToyRun(root, words, metrics.parent, said.read_text(), photos, home)

@@ -1,7 +1,8 @@
 """Processes of the program without the seconds that each needs to import PyTorch and Lightning.
 
 `python -m tests.warm` imports the program once. For every request, a line of JSON on standard input, it forks: the fork
-becomes a run of the program, as a fresh interpreter would. Its number and its exit code come back, a line each.
+becomes a run of the program, or of other Python code, as a fresh interpreter would. Its number and its exit code come
+back, a line each.
 """
 
 import json
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +30,22 @@ class WarmProgram:
         self.close = self._process.communicate
 
     def run(
-        self, arguments: tuple[str, ...], folder: Path, variables: dict[str, str], timeout: int
+        self, arguments: Sequence[str], folder: Path, variables: dict[str, str], timeout: int = 600, code: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """What subprocess.run gives and raises, with captured output."""
+        """What subprocess.run gives and raises, with captured output; of the program or of `python -c code`."""
         assert self._process.stdin
         assert self._process.stdout
         said = [folder / ".stdout", folder / ".stderr"]
-        request = {"arguments": arguments, "folder": f"{folder}", "variables": variables, "said": [*map(str, said)]}
+        request = {
+            "arguments": arguments, "folder": f"{folder}", "variables": variables, "said": [*map(str, said)],
+            "code": code,
+        }  # fmt: skip
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         number = int(self._process.stdout.readline())
         timer = threading.Timer(timeout, os.kill, (number, signal.SIGKILL))
         timer.start()
-        code = int(self._process.stdout.readline())
+        status = int(self._process.stdout.readline())
         late = not timer.is_alive()
         timer.cancel()
         output, errors = (path.read_text() for path in said)
@@ -48,7 +53,7 @@ class WarmProgram:
             path.unlink()
         if late:
             raise subprocess.TimeoutExpired(arguments, timeout, output, errors)
-        return subprocess.CompletedProcess(arguments, code, output, errors)
+        return subprocess.CompletedProcess(arguments, status, output, errors)
 
 
 def answer_requests() -> dict[str, Any] | None:
@@ -62,8 +67,8 @@ def answer_requests() -> dict[str, Any] | None:
     return None
 
 
-def become(arguments: list[str], folder: str, variables: dict[str, str], said: list[str]) -> None:
-    """Run the program as `python -m anomaly_lab ARGUMENTS` in this folder with these variables."""
+def become(arguments: list[str], folder: str, variables: dict[str, str], said: list[str], code: str) -> None:
+    """Run `python -m anomaly_lab ARGUMENTS`, or `python -c CODE ARGUMENTS`, in this folder with these variables."""
     for descriptor, path in enumerate([os.devnull, *said]):
         os.dup2(os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.environ.clear()
@@ -71,7 +76,10 @@ def become(arguments: list[str], folder: str, variables: dict[str, str], said: l
     os.chdir(folder)
     sys.path[0] = folder
     sys.argv[1:] = arguments
-    runpy.run_module("anomaly_lab", run_name="__main__", alter_sys=True)
+    if code:
+        exec(code, {"__name__": "__main__"})
+    else:
+        runpy.run_module("anomaly_lab", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

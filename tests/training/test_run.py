@@ -1,4 +1,4 @@
-"""The main job from the outside: the run folder, skip, resume, reproducibility, bad data."""
+"""A run from the outside: its folder, skip, resume, bad data, kills; and its life without a training, in process."""
 
 import csv
 import json
@@ -9,23 +9,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import tifffile
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 
+from anomaly_lab.config.check import check
+from anomaly_lab.config.files import CONF
+from anomaly_lab.config.resolvers import register
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.inference.detector import Detector
+from anomaly_lab.core.files import write_json
 from anomaly_lab.methods.base.method import Method
-from anomaly_lab.methods.cae import CAE
+from anomaly_lab.methods.ganomaly import GANomaly
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.runs.folder import write_job
+from anomaly_lab.runs.folder import read_job, write_job
+from anomaly_lab.runs.naming import folder_of as folder_for
+from anomaly_lab.training import lifecycle
 from anomaly_lab.training.checks import check_batch_norm, check_processes, check_strategy
 from anomaly_lab.training.strategy import DDP
-from tests.conftest import stand_in
+from tests.conftest import QUIET, stand_in, variables
 
 COMPARED = {
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_auroc_smoothed", "pixel_aupr_smoothed",
@@ -40,18 +50,7 @@ NAMES = {
     "result_key",
     *COMPARED, *(f"control_{name}" for name in COMPARED),
 }  # fmt: skip
-WITHOUT_A_GRADIENT = [
-    ("method=cnn_dictionary", "method.backbone.layers=[layer2]", "method.evaluation=dense", "method.vectors=500"),
-    pytest.param(("method=control", "method.kind=pca"), marks=pytest.mark.slow),
-    pytest.param(
-        ("method=texture_inspection", "method.levels=2", "method.components=2", "method.images=3"),
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(("method=variation_model", "method.alignment=translation"), marks=pytest.mark.slow),
-]
-COSTS = {
-    *("fit_seconds", "train_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb"),
-}
+COSTS = {"fit_seconds", "train_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb"}
 
 
 def folder_of(tmp_path):
@@ -68,122 +67,71 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_a_run_fills_its_folder_and_a_second_call_is_skipped(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny)
-    first = lab(*arguments)
-    assert re.search(r"8 training images|9 training images", first.stdout)
-    assert "128 patches of 128 px in 2 epochs · about" in first.stdout
-    folder = folder_of(tmp_path)
-    metrics, rows = read(folder), rows_of(folder)
+def without_costs(metrics):
+    return {name: value for name, value in metrics.items() if name not in COSTS}
+
+
+def test_a_run_fills_its_folder(toy_run):
+    folder, metrics, rows = toy_run.folder, read(toy_run.folder), rows_of(toy_run.folder)
+    assert re.search(r"8 training images|9 training images", toy_run.said)
     assert set(metrics) == NAMES
-    assert json.loads((folder / "job.json").read_text())["state"] == "done"
+    assert read_job(folder)["state"] == "done"
+    assert read_job(folder)["versions"] == {"method": GANomaly.version, "weights": 1}
     assert {"versions", "git", "device"} <= set(json.loads((folder / "environment.json").read_text()))
     torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
 
-    assert [row["defect"] for row in rows] == ["good"] * 5 + ["hole"] * 5
+    assert [row["defect"] for row in rows] == ["good"] * 6 + ["hole"] * 5
     scores = np.array([float(row["score"]) for row in rows])
-    assert metrics["image_auroc"] == pytest.approx(rank(scores[:5], scores[5:]).auroc().value, abs=1e-6)
+    assert metrics["image_auroc"] == pytest.approx(rank(scores[:6], scores[6:]).auroc().value, abs=1e-6)
     for row in rows:
         assert row["decision"] == ("abnormal" if float(row["score"]) >= metrics["threshold"] else "normal")
-        anomaly_map = tifffile.imread(folder / "maps/bar/test" / row["defect"] / f"{row['path'][-7:-4]}.tiff")
-        assert anomaly_map.shape == (140, 140)
+        name = Path(row["path"]).stem
+        anomaly_map = tifffile.imread(folder / "maps/bar/test" / row["defect"] / f"{name}.tiff")
+        assert anomaly_map.shape == ((90, 150) if name == "wide" else (140, 140))
         assert anomaly_map.dtype == np.float32
         assert anomaly_map.mean() == pytest.approx(float(row["mean"]), rel=0.05)
     assert len(list((folder / "pictures").glob("*.png"))) == 4 + 4 + 1
 
-    changed = (folder / "metrics.json").stat().st_mtime_ns
-    again = lab(*arguments, "data.workers=1", "logger=csv")  # neither can change a result
-    assert again.stdout.startswith("already done, skipped:")
-    assert (folder / "metrics.json").stat().st_mtime_ns == changed
-    lab(*arguments, "rerun=true")
-    assert (folder / "metrics.json").stat().st_mtime_ns > changed
-    repeated = read(folder)
-    assert {k: v for k, v in repeated.items() if k not in COSTS} == {k: v for k, v in metrics.items() if k not in COSTS}
-    lab(*arguments, "seed=1")
-    assert len(list((tmp_path / "runs").rglob("metrics.json"))) == 2
 
-
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.max_epochs=4", "method=ssim_ae")
-    lab(*arguments, "runs_dir=whole")
-    (whole,) = (tmp_path / "whole").rglob("last.ckpt")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (found := list((tmp_path / "runs").rglob("last.ckpt"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert found, "no checkpoint was written"
-    assert not list((tmp_path / "runs").rglob("metrics.json"))
-    resumed = lab(*arguments)
-    assert re.search(r" in [123] epochs", resumed.stdout)
-    ours, theirs = (torch.load(path, weights_only=True) for path in (found[0], whole))
-    assert ours["epoch"] == theirs["epoch"]
-    for key, value in theirs["state_dict"].items():
-        assert torch.equal(ours["state_dict"][key], value), key
-    losses = [path.parents[1].joinpath("curves/losses.csv").read_text() for path in (found[0], whole)]
-    assert losses[0] == losses[1]  # of the epochs before the kill too
-    assert len(losses[0].splitlines()) == 1 + 4
-
-
-def test_another_threshold_tests_the_finished_run_again(lab, tiny, parts, tmp_path, write):
-    """Nothing is trained, nothing of the earlier test is left, and a mistake leaves the earlier result."""
-    mask = np.full((140, 140), 255, np.uint8)
-    mask[:, :20] = 0
-    region = write(tmp_path / "mask.png", mask)
-    arguments = ("data=folder", f"data.root={parts}", *tiny, "controls=false",
-                 f"data.region={region}")  # fmt: skip
-    begun = time.monotonic()
-    lab(*arguments)
-    whole = time.monotonic() - begun
-    folder = folder_of(tmp_path)
-    first, checkpoint = read(folder), folder / "checkpoints" / "last.ckpt"
+def test_a_finished_run_is_skipped_or_tested_again_or_done_again(toy_run, lab, tmp_path):
+    """Nothing is trained where another threshold is asked for, and nothing of the earlier test is left."""
+    folder, first = toy_run.copy(tmp_path), read(toy_run.folder)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
     state = checkpoint.stat().st_ino, checkpoint.stat().st_mtime_ns
-    assert 0 < first["fit_seconds"] < whole
-    assert json.loads((folder / "job.json").read_text())["versions"] == {"method": CAE.version, "weights": 1}
+    same = lab(*toy_run.words, "controls=true", "data.workers=1", "logger=csv")  # none of these can change a result
+    assert same.stdout.startswith("already done, skipped:")
 
     stale = folder / "pictures" / "of_the_first_test.png"
     stale.touch()
-    again = lab(*arguments, "threshold=area", "callbacks.anomaly_maps=null")
+    again = lab(*toy_run.words, "threshold=area")
     assert again.stdout.count("trained already, tested again from its checkpoint") == 1
     assert "epoch 1/2" not in again.stdout
-    second = read(folder_of(tmp_path))  # the same folder
+    second = read(folder)
     assert second["result_key"] != first["result_key"]
     assert second["threshold"] != first["threshold"]
     assert second["image_auroc"] == first["image_auroc"]
     assert (checkpoint.stat().st_ino, checkpoint.stat().st_mtime_ns) == state
     for name in ("fit_seconds", "train_images_per_second"):  # of the training, whoever tells them
-        assert second[name] == first[name]
+        assert second[name] == first[name] > 0
     assert not stale.exists()
     assert not (folder / "maps").exists()
-    assert lab(*arguments, "threshold=area").stdout.startswith("already done, skipped:")
 
-    files = [folder / name for name in ("job.json", "metrics.json", "scores.csv", "threshold.json")]
-    before = [path.read_bytes() for path in (*files, folder / ".hydra/config.yaml")]
-    lab(*arguments, "rerun=judge", "threshold=sigma", "trainer.accelerator=tpu", code=1)
-    assert [path.read_bytes() for path in (*files, folder / ".hydra/config.yaml")] == before
-
-    # Killed in its test: the times of the training are those of the training. The mask image is gone by then.
-    write_job(folder, "running")
+    write_job(folder, "running")  # killed in its test
     (folder / "metrics.json").unlink()
-    write(region, mask)
-    lab(*arguments)
+    lab(*toy_run.words)
     third = read(folder)
     assert {name: third[name] for name in ("fit_seconds", "threshold")} == {
         name: first[name] for name in ("fit_seconds", "threshold")
     }
-    region.unlink()
-    detector = Detector.load(folder, device="cpu")
-    assert detector.decoding.region == str(folder / "region.png")
-    row = rows_of(folder)[0]
-    assert detector.predict(row["path"]).score == pytest.approx(float(row["score"]), rel=1e-5)
+
+    assert "epoch 1/2" in lab(*toy_run.words, "rerun=true").stdout
+    assert checkpoint.stat().st_mtime_ns != state[1]
+    assert without_costs(read(folder)) == without_costs(third)
+    assert third.items() >= {name: first[name] for name in third if name not in {*COSTS, "result_key"}}.items()
 
 
-def test_good_images_alone_train_and_set_the_threshold(lab, tiny, parts, tmp_path):
-    done = lab("data=folder", f"data.root={parts / 'train/good'}", *tiny)
+def test_good_images_alone_train_and_set_the_threshold(lab, toy, parts, tmp_path):
+    done = lab(*toy, f"data.root={parts / 'train/good'}")
     assert "no labelled test images: metrics left out" in done.stdout
     metrics = read(folder_of(tmp_path))
     assert metrics["threshold"] > 0
@@ -191,204 +139,210 @@ def test_good_images_alone_train_and_set_the_threshold(lab, tiny, parts, tmp_pat
     assert "good" in str(folder_of(tmp_path))
 
 
-def test_images_without_masks_are_judged_on_the_image_level(lab, tiny, parts, tmp_path):
-    shutil.rmtree(parts / "ground_truth")
-    lab(f"data.root={parts.parent}", "data=folder", f"data.root={parts}", *tiny)
+def test_good_beside_bad_without_a_split_and_without_masks_is_judged_on_the_image_level(lab, toy, parts, tmp_path):
+    root = tmp_path / "mixed"
+    shutil.copytree(parts / "train/good", root / "good")
+    shutil.copytree(parts / "test/hole", root / "bad")
+    lab(*toy, f"data.root={root}")
+    assert {row["defect"] for row in rows_of(folder_of(tmp_path))} == {"good", "bad"}
     metrics = read(folder_of(tmp_path))
     assert "image_auroc" in metrics
     assert {name for name in metrics if "pixel_" in name} == {"pixel_threshold"}
 
 
-def test_textures_are_cropped_and_tiled(lab, tiny, parts, tmp_path):
-    """Test images of differing shapes, a window smaller than the image."""
-    lab("data=folder", f"data.root={parts}", *tiny, "data.kind=texture", "data.image_size=140", "data.stride=12")
-    assert set(read(folder_of(tmp_path))) == NAMES
+def test_textures_are_cropped_and_tiled(lab, toy, tmp_path):
+    lab(*toy, "data.kind=texture", "data.image_size=80", "data.patch_size=64", "data.stride=16")
+    assert set(read(folder_of(tmp_path))) == {name for name in NAMES if not name.startswith("control_")}
 
 
-@pytest.mark.parametrize("resize", ["pad", "stretch", "crop"])
-def test_photos_that_are_not_square(lab, tiny, parts, tmp_path, write, resize):
-    write(parts / "test/good/wide.png", np.full((90, 150, 3), 90, np.uint8))
-    lab("data=folder", f"data.root={parts}", *tiny, f"data.resize={resize}")
-    anomaly_map = tifffile.imread(folder_of(tmp_path) / "maps/bar/test/good/wide.tiff")
-    assert anomaly_map.shape == (90, 150)
-
-
-@pytest.mark.parametrize(
-    ("where", "content", "message"),
-    [
-        ("train/good/002.png", b"", "002.png: expected a readable image, found: empty file"),
-        ("test/hole/002.png", b"junk", "002.png: expected a readable image"),
-    ],
-)
-def test_an_unreadable_image_ends_in_one_line(lab, tiny, parts, tmp_path, where, content, message):
-    (parts / where).write_bytes(content)
-    done = lab("data=folder", f"data.root={parts}", *tiny, code=1)
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert message in done.stderr
+def test_an_unreadable_image_ends_in_one_line_and_nothing_is_left_not_even_folders(lab, toy, parts, tmp_path):
+    (parts / "test/hole/002.png").write_bytes(b"junk")
+    done = lab(*toy, code=1)
+    assert re.match(r"error: .*002.png: expected a readable image", done.stderr.strip().splitlines()[-1])
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "runs").exists()  # nothing half-written
-
-
-def test_a_category_with_one_image_ends_in_one_line(lab, tiny, parts):
-    for i in range(1, 10):
-        (parts / f"train/good/{i:03d}.png").unlink()
-    done = lab("data=folder", f"data.root={parts}", *tiny, code=1)
-    assert "expected at least 2 normal images" in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(lab, tiny, parts, tmp_path):
-    done = lab("data=folder", f"data.root={parts}", *tiny, "method.optimizer.lr=1e30", code=1)
-    assert re.search(r"error: the loss is (nan|inf) at batch \d of epoch \d: training stopped", done.stderr)
-    assert not list((tmp_path / "runs").rglob("job.json"))  # nothing came of it
-
-
-def test_a_rerun_that_fails_leaves_the_earlier_result(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny)
-    lab(*arguments)
-    folder = folder_of(tmp_path)
-    before = {path: path.read_bytes() for path in (folder / "job.json", folder / "metrics.json")}
-    lab(*arguments, "rerun=true", "trainer.accelerator=tpu", code=1)
-    assert {path: path.read_bytes() for path in before} == before
-    assert lab(*arguments).stdout.startswith("already done, skipped:")
-    lab("predict", f"run={folder}", f"source={parts}/test/good")
-
-
-def test_sigterm_is_told_by_the_exit_code_and_the_run_goes_on(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.max_epochs=10")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs").rglob("last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.terminate()
-    assert process.wait() == 128 + signal.SIGTERM
-    assert json.loads((folder_of(tmp_path) / "job.json").read_text())["state"] == "interrupted"
-    assert re.search(r"in \d+ epochs", lab(*arguments).stdout)
-
-
-def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny)
-    lab(*arguments)
-    (folder_of(tmp_path) / "metrics.json").unlink()
-    (folder_of(tmp_path) / "checkpoints/last.ckpt").write_bytes(b"half")
-    told = lab(*arguments).stdout
-    assert "last.ckpt: expected a whole checkpoint, found a damaged one; starting from the beginning" in told
-    assert "epoch 1/2" in told
-
-
-def test_after_a_mistake_in_the_data_nothing_is_left_not_even_folders(lab, tiny, parts, tmp_path):
-    (parts / "train/good/002.png").write_bytes(b"junk")
-    lab("data=folder", f"data.root={parts}", *tiny, code=1)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_table_with_groups_runs_and_names_do_not_matter(lab, tiny, parts, tmp_path):
-    rows = ["path,label,split,mask,group"]
-    rows += [f"bar/train/good/{i:03d}.png,good,train,,part{i // 2}" for i in range(10)]
-    for i in range(5):
-        rows.append(f"bar/test/good/{i:03d}.png,good,test,,")
-        rows.append(f"bar/test/hole/{i:03d}.png,hole,test,bar/ground_truth/hole/{i:03d}_mask.png,")
-    table = parts.parent / "table.csv"
-    table.write_text("\n".join(rows))
-    lab("data=csv", f"data.root={table}", *tiny)
-    assert "pixel_aupro" in read(folder_of(tmp_path))
-    table.write_text("\n".join(rows).replace("part", "zzz"))
-    assert lab("data=csv", f"data.root={table}", *tiny).stdout.startswith("already done, skipped:")
+def test_a_loss_that_is_no_number_stops_a_long_training_for_which_a_shorter_one_is_named(lab, toy, tmp_path):
+    done = lab(*toy, "method.optimizer.lr=1e30", "data.patches=100000", "trainer.max_epochs=200", code=1)
+    assert "experiment=quick" in done.stdout
+    assert re.search(r"error: the loss is (nan|inf) at batch \d of epoch 1: training stopped", done.stderr)
+    assert not list((tmp_path / "runs").rglob("job.json"))  # nothing came of it
 
 
-def test_good_beside_bad_without_a_split_runs(lab, tiny, parts, tmp_path):
-    root = tmp_path / "mixed"
-    shutil.copytree(parts / "train/good", root / "good")
-    shutil.copytree(parts / "test/hole", root / "bad")
-    lab("data=folder", f"data.root={root}", *tiny)
-    assert {row["defect"] for row in rows_of(folder_of(tmp_path))} == {"good", "bad"}
+# Its life, whatever is trained
 
 
-def test_weights_of_another_version_are_not_taken_over(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny)
-    lab(*arguments)
-    job = folder_of(tmp_path) / "job.json"
-    job.write_text(json.dumps({"state": "done", "result_version": 0}))
-    (folder_of(tmp_path) / "metrics.json").unlink()
-    assert "epoch 1/2" in lab(*arguments).stdout
+def configured(*words):
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(words))
 
 
-def weights_of(root):
-    (path,) = root.rglob("last.ckpt")
-    return torch.load(path, weights_only=True)["state_dict"]
+class Life(NamedTuple):
+    folder: Path
+    start: Callable[..., None]  # with what takes the place of the training, and changes of the configuration
 
 
-def results_of(root):
-    (path,) = root.rglob("metrics.json")
-    return {name: value for name, value in read(path.parent).items() if name not in COSTS}
+@pytest.fixture
+def life(toy, tmp_path, monkeypatch):
+    config = configured(*toy, f"runs_dir={tmp_path / 'runs'}")
+    folder = folder_for(check(config))
+
+    def start(training, **changes):
+        monkeypatch.setattr(lifecycle, "fit_and_test", training)
+        lifecycle.run(OmegaConf.merge(config, changes), folder)
+
+    return Life(folder, start)
+
+
+@pytest.mark.parametrize(
+    ("content", "about", "changes", "resumed"),
+    [
+        (None, {}, {}, False),
+        ({"state_dict": {}}, {}, {}, True),
+        ({"state_dict": {}}, {}, {"rerun": True}, False),
+        ({"state_dict": {}}, {"format": 0}, {}, False),
+        (b"half", {}, {}, False),
+    ],
+    ids=["nothing there", "whole", "rerun", "another version", "damaged"],
+)
+def test_a_whole_checkpoint_of_this_version_is_taken_over(life, capsys, content, about, changes, resumed):
+    checkpoint = life.folder / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    write_job(life.folder, "running")
+    write_json(life.folder / "job.json", read_job(life.folder) | about)
+    if isinstance(content, bytes):
+        checkpoint.write_bytes(content)
+    elif content:
+        torch.save(content, checkpoint)
+
+    def training(config, folder, resume):
+        assert resume == (checkpoint if resumed else None)
+        assert checkpoint.exists() == bool(content and not about)  # else it would be taken over later
+        return {"threshold": 1.0}
+
+    life.start(training, **changes)
+    told = "last.ckpt: expected a whole checkpoint, found a damaged one; starting from the beginning"
+    assert (told in capsys.readouterr().out) == (content == b"half")
+    assert read_job(life.folder)["state"] == "done"
+    assert read(life.folder)["threshold"] == 1.0
+
+
+def raising(error):
+    def training(config, folder, resume):
+        raise error
+
+    return training
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "state"),
+    [
+        (SystemExit(), 128 + signal.SIGTERM, "interrupted"),  # as Lightning tells of SIGTERM
+        (KeyboardInterrupt(), None, "interrupted"),
+        (RuntimeError("no"), None, "failed"),
+    ],
+)
+def test_what_ended_a_run_is_its_state(life, error, code, state):
+    with pytest.raises(type(error)) as raised:
+        life.start(raising(error))
+    assert code is None or raised.value.code == code
+    assert read_job(life.folder)["state"] == state
+
+
+def test_of_a_mistake_of_the_user_nothing_is_left(life, tmp_path):
+    with pytest.raises(UserError, match="no luck"):
+        life.start(raising(UserError("no luck")))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("rerun", [True, "judge"])
+def test_a_rerun_that_fails_leaves_the_earlier_result(life, rerun):
+    config = life.folder / lifecycle.CONFIG
+    config.parent.mkdir(parents=True)
+    config.write_text("seed: 0")
+    life.start(lambda *_: {"threshold": 1.0})
+    before = {path: path.read_bytes() for path in (life.folder / "job.json", life.folder / "metrics.json", config)}
+    config.write_text("seed: 1")  # Hydra has written it before anything can fail
+    with pytest.raises(UserError, match="no luck"):
+        life.start(raising(UserError("no luck")), rerun=rerun)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_names_of_groups_in_a_table_do_not_matter(toy, parts, tmp_path):
+    folders = set()
+    for name in ("part", "zzz"):
+        rows = [f"{parts}/train/good/{i:03d}.png,good,train,{name}{i // 2}" for i in range(10)]
+        table = tmp_path / name / "table.csv"
+        table.parent.mkdir()
+        table.write_text("\n".join(["path,label,split,group", *rows]))
+        folders.add(folder_for(check(configured(*toy, "data=csv", f"data.root={table}", f"runs_dir={tmp_path}"))))
+    assert len(folders) == 1
+
+
+def test_methods_without_a_gradient_see_every_image_once(toy):
+    told = "trainer.max_epochs: expected 1, because Control sees every training image once, found 2"
+    with pytest.raises(UserError, match=told):
+        check(configured(*toy, "method=control"))
+
+
+# Killed, and in several processes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_random_moments_until_it_is_done(lab, tiny, parts, tmp_path, processes):
-    """While it imports, decodes, trains, writes, tests: the end is that of an undisturbed run, to the bit."""
+@pytest.mark.parametrize(("processes", "method"), [(1, "ganomaly"), (2, "slides_cae")])
+def test_killed_at_any_moment_a_run_ends_like_one_that_was_not(lab, toy, tmp_path, processes, method):
+    """While it imports, decodes, trains, writes, tests: to the bit, whether it has one optimizer or two."""
     several = ("trainer=ddp", "trainer.devices=2") if processes == 2 else ()
-    arguments = ("data=folder", f"data.root={parts}", *tiny, *several, "trainer.max_epochs=3", "data.patches=256",
-                 "checkpoint.every_batches=2", "method=ssim_ae")  # fmt: skip
-    begun = time.monotonic()
-    lab(*arguments, "runs_dir=whole", XDG_CACHE_HOME=str(tmp_path / "cache"))  # a fresh interpreter, like the others
-    whole = time.monotonic() - begun
-    random = np.random.default_rng(0)
-    killed = 0
-    for share in sorted(random.uniform(0.05, 0.9, 8)):  # the first are kills wherever the machine gets faster
-        process = subprocess.Popen(
-            [sys.executable, "-m", "anomaly_lab", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cold")},
+    arguments = (*toy, f"method={method}", *several, "trainer.max_epochs=3", "data.patches=1024",
+                 "checkpoint.every_batches=5")  # fmt: skip
+
+    def begin(*words):
+        return subprocess.Popen(
+            [sys.executable, "-m", "anomaly_lab", *arguments, *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True, env=variables(tmp_path),
         )  # fmt: skip
+
+    begun = time.monotonic()
+    assert begin("runs_dir=whole").wait() == 0
+    whole, runs = time.monotonic() - begun, tmp_path / "runs"
+    if processes == 1:
+        process = begin()
+        while not list(runs.rglob("last.ckpt")) and process.poll() is None:
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+        assert read_job(folder_of(tmp_path))["state"] == "interrupted"
+    killed = 0
+    for share in sorted(np.random.default_rng(0).uniform(0.05, 0.9, 6)):  # the first, wherever it gets faster
+        process = begin()
         try:
             process.wait(timeout=share * whole)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             killed += 1
-        if list((tmp_path / "runs").rglob("metrics.json")):
+        if list(runs.rglob("metrics.json")):
             break
     assert killed >= 2
     lab(*arguments)
-    assert results_of(tmp_path / "runs") == results_of(tmp_path / "whole")
-    ours, theirs = weights_of(tmp_path / "runs"), weights_of(tmp_path / "whole")
-    assert set(ours) == set(theirs)
-    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-    assert not list((tmp_path / "runs").rglob(".*.ckpt.*"))
-
-
-@pytest.mark.parametrize(
-    ("devices", "nodes", "world", "tasks"), [(2, 1, 1, "1"), (1, 2, 1, "1"), (1, 1, 1, "2"), (2, 2, 2, "2")]
-)
-def test_other_processes_than_devices_are_refused(monkeypatch, devices, nodes, world, tasks):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
-    trainer = stand_in(pl.Trainer, num_devices=devices, num_nodes=nodes, world_size=world)
-    with pytest.raises(
-        UserError, match=f"trainer.devices: expected a process for each of {devices} devices on {nodes}"
-    ):
-        check_processes(trainer)
-    trainer.world_size = devices * nodes
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(devices * nodes))
-    check_processes(trainer)
-    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
-    check_processes(trainer)
+    ours, theirs = (next(path.rglob("metrics.json")).parent for path in (runs, tmp_path / "whole"))
+    assert without_costs(read(ours)) == without_costs(read(theirs))
+    weights, expected = (
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (ours, theirs)
+    )
+    assert set(weights) == set(expected)
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    losses = [(folder / "curves/losses.csv").read_text() for folder in (ours, theirs)]
+    assert losses[0] == losses[1]  # of the epochs before the kills too
+    assert len(losses[0].splitlines()) == 1 + 3
+    assert not list(runs.rglob(".*.ckpt.*"))
 
 
 @pytest.mark.slow
-def test_a_sweep_fills_the_folders_of_single_runs(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny)
-    lab("-m", "seed=0,1", *arguments)
-    assert len(list((tmp_path / "runs").rglob("metrics.json"))) == 2
-    assert lab(*arguments, "seed=1").stdout.startswith("already done, skipped:")
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_result_of_one(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.precision=32-true")
+def test_two_processes_give_the_result_of_one(lab, toy, tmp_path):
+    arguments = [word for word in toy if word not in QUIET]
     lab(*arguments, "runs_dir=one")
     lab(*arguments, "runs_dir=two", "trainer=ddp", "trainer.devices=2")
     ((one, two), (rows, others)) = (
@@ -409,9 +363,9 @@ def test_two_processes_give_the_result_of_one(lab, tiny, parts, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_two_and_three_processes_test_to_the_same_digits(lab, tiny, parts, tmp_path):
+def test_one_two_and_three_processes_test_to_the_same_digits(lab, toy, tmp_path):
     """The same weights, tested by shares that differ in size: five normal and five defective images in batches of 2."""
-    arguments = ("data=folder", f"data.root={parts}", *tiny, "data.test_batch_size=2", "data.batch_size=24")
+    arguments = (*(word for word in toy if word not in QUIET), "data.test_batch_size=2", "data.batch_size=24")
     lab(*arguments)
     folder = folder_of(tmp_path)
     one, scores, controls = read(folder), (folder / "scores.csv").read_bytes(), (folder / "controls.csv").read_bytes()
@@ -419,29 +373,24 @@ def test_one_two_and_three_processes_test_to_the_same_digits(lab, tiny, parts, t
         for name in ("metrics.json", "scores.csv", "controls.csv", "maps", "pictures"):
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        lab(
-            *arguments, "trainer=ddp", f"trainer.devices={processes}"
-        )  # goes on from the last checkpoint, so only tests
+        lab(*arguments, "trainer=ddp", f"trainer.devices={processes}")  # from the last checkpoint: it only tests
         assert json.loads((folder / "environment.json").read_text())["world_size"] == processes
         assert (folder / "scores.csv").read_bytes() == scores
         assert (folder / "controls.csv").read_bytes() == controls
-        several = read(folder)
-        assert {k: v for k, v in several.items() if k not in COSTS} == {k: v for k, v in one.items() if k not in COSTS}
+        assert without_costs(read(folder)) == without_costs(one)
         assert len(list((folder / "maps").rglob("*.tiff"))) == 10
         assert len(list((folder / "pictures").glob("*.png"))) == 9
 
 
 @pytest.mark.slow
-def test_more_processes_than_test_batches(lab, tiny, parts, tmp_path):
-    lab("data=folder", f"data.root={parts}", *tiny, "trainer=ddp", "trainer.devices=2", "data.test_batch_size=20")
+def test_more_processes_than_test_batches(lab, toy, tmp_path):
+    lab(*toy, "trainer=ddp", "trainer.devices=2", "data.test_batch_size=20")
     assert len(rows_of(folder_of(tmp_path))) == 10
 
 
-@pytest.mark.parametrize("method", WITHOUT_A_GRADIENT)
-def test_methods_without_a_gradient_find_the_same_with_two_processes(lab, tiny, parts, tmp_path, weights, method):
-    arguments = ["data=folder", f"data.root={parts}", *(a for a in tiny if "epochs" not in a), *method]
-    if "cnn_dictionary" in str(method):
-        arguments.append(f"method.backbone.weights={weights}")
+@pytest.mark.slow
+def test_a_method_without_a_gradient_finds_the_same_with_two_processes(lab, toy, tmp_path):
+    arguments = (*toy, "method=control", "method.kind=pca", "trainer.max_epochs=1")
     folders = [tmp_path / "one", tmp_path / "two"]
     lab(*arguments, f"runs_dir={folders[0]}")
     done = lab(*arguments, f"runs_dir={folders[1]}", "trainer=ddp", "trainer.devices=2")
@@ -453,11 +402,21 @@ def test_methods_without_a_gradient_find_the_same_with_two_processes(lab, tiny, 
     assert (two.parents[1] / "scores.csv").read_bytes() == (one.parents[1] / "scores.csv").read_bytes()
 
 
-def test_methods_without_a_gradient_see_every_image_once(lab, tiny, parts):
-    done = lab("data=folder", f"data.root={parts}", *tiny, "method=control", code=1)
-    assert (
-        "error: trainer.max_epochs: expected 1, because Control sees every training image once, found 2" in done.stderr
-    )
+@pytest.mark.parametrize(
+    ("devices", "nodes", "world", "tasks"), [(2, 1, 1, "1"), (1, 2, 1, "1"), (1, 1, 1, "2"), (2, 2, 2, "2")]
+)
+def test_other_processes_than_devices_are_refused(monkeypatch, devices, nodes, world, tasks):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    trainer = stand_in(pl.Trainer, num_devices=devices, num_nodes=nodes, world_size=world)
+    with pytest.raises(
+        UserError, match=f"trainer.devices: expected a process for each of {devices} devices on {nodes}"
+    ):
+        check_processes(trainer)
+    trainer.world_size = devices * nodes
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(devices * nodes))
+    check_processes(trainer)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    check_processes(trainer)
 
 
 def read_folder(root):
