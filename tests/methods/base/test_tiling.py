@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
@@ -14,21 +16,35 @@ def identity(images):
     return Prediction(images[:, :1], None, images)
 
 
-@pytest.mark.parametrize(("height", "width"), [(512, 512), (100, 131), (64, 64)])
-@pytest.mark.parametrize("stride", [7, 30, 64])
-def test_stitching_the_identity_returns_the_image(height, width, stride):
-    images = torch.rand(2, 3, height, width)
-    prediction = SlidingWindow(64, stride, batch_size=10)(identity, images)
+@st.composite
+def windows(draw):
+    """A window of any size and stride, and images at least as large."""
+    size = draw(st.integers(1, 16))
+    side = st.integers(size, size + 16)
+    return SlidingWindow(size, draw(st.integers(1, size)), batch_size=draw(st.integers(4, 40))), draw(side), draw(side)
+
+
+@given(made=windows(), seed=st.integers(0, 9))
+def test_any_window_covers_every_pixel_and_stitches_the_identity(made, seed):
+    window, height, width = made
+    for side in (height, width):
+        offsets = window.offsets(side)
+        assert offsets == sorted({*range(0, side - window.size, window.stride), side - window.size})
+        assert window._coverage(side).min() >= 1
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    prediction = window(identity, images)
     torch.testing.assert_close(prediction.anomaly_map, images[:, :1], rtol=1e-6, atol=0)
     torch.testing.assert_close(prediction.reconstruction, images, rtol=1e-6, atol=0)
 
 
-def test_stitching_a_constant_returns_exactly_it():
-    def constant(images):
-        return Prediction(torch.full_like(images[:, :1], 0.1), None, None)
+@given(made=windows(), value=st.floats(-1e6, 1e6, width=32))
+def test_stitching_a_constant_returns_exactly_it(made, value):
+    window, height, width = made
 
-    prediction = SlidingWindow(128, 30)(constant, torch.zeros(1, 3, 512, 512))
-    assert (prediction.anomaly_map == torch.tensor(0.1)).all()
+    def constant(images):
+        return Prediction(torch.full_like(images[:, :1], value), None, None)
+
+    assert (window(constant, torch.zeros(1, 3, height, width)).anomaly_map == torch.tensor(value)).all()
 
 
 def test_published_protocol_has_14_offsets_and_known_coverage():
