@@ -7,18 +7,30 @@ import json
 
 import pytest
 
+from anomaly_lab.data.demo import make
+
 pytestmark = pytest.mark.slow
+UNREAD = ("anomaly_maps", "pictures", "gallery", "curves")  # of the results only metrics.json is read
+QUIET = ("logger=none", "trainer=cpu", *(f"callbacks.{name}=null" for name in UNREAD))
 
 
-def metrics_of(tmp_path):
-    (path,) = (tmp_path / "runs").rglob("metrics.json")
+def metrics_of(runs):
+    (path,) = runs.rglob("metrics.json")
     return json.loads(path.read_text())
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The words for the demo data, which is made once for all tests."""
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    make(folder)
+    return ("experiment=demo", f"data.root={folder}", *QUIET)
+
+
 @pytest.mark.parametrize(("category", "seed"), [("washer", 0), ("weave", 1)])
-def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, category, seed):
-    lab("experiment=demo", f"data.category={category}", f"seed={seed}", "logger=none")
-    assert metrics_of(tmp_path)["image_auroc"] >= 0.90
+def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, demo, category, seed):
+    lab(*demo, f"data.category={category}", f"seed={seed}", "controls=false")
+    assert metrics_of(tmp_path / "runs")["image_auroc"] >= 0.90
 
 
 @pytest.mark.parametrize(
@@ -34,8 +46,8 @@ def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, category, seed):
 def test_other_real_data_goes_through(lab, tmp_path, real_data, options, images, pixels):
     """Files of mixed types and sizes, gray and colour, with and without masks; too short to learn much."""
     options = [option.format(real_data) for option in options]
-    lab(*options, "data.patches=160", "data.batch_size=16", "trainer.max_epochs=1", "logger=none")
-    metrics = metrics_of(tmp_path)
+    lab(*options, "data.patches=160", "data.batch_size=16", "trainer.max_epochs=1", "controls=false", "logger=none")
+    metrics = metrics_of(tmp_path / "runs")
     assert 0 <= metrics["image_auroc"] <= 1
     assert ("pixel_aupro" in metrics) == pixels
     (table,) = (tmp_path / "runs").rglob("scores.csv")
@@ -61,8 +73,8 @@ ABOVE_CONTROLS = {"variation_model": "pixel_auroc_smoothed", "texture_inspection
     ("method", "pixel_auroc"), [("variation_model", 0.94), ("texture_inspection", 0.85), ("cnn_dictionary", 0.92)]
 )
 def test_methods_without_a_gradient_on_real_data(lab, tmp_path, real_data, method, pixel_auroc):
-    lab(f"method={method}", *(option.format(real_data) for option in STATISTICS[method]), "logger=none")
-    metrics = metrics_of(tmp_path)
+    lab(f"method={method}", *(option.format(real_data) for option in STATISTICS[method]), *QUIET)
+    metrics = metrics_of(tmp_path / "runs")
     assert metrics["pixel_auroc"] >= pixel_auroc
     if name := ABOVE_CONTROLS.get(method):
         assert metrics[name] > metrics[f"control_{name}"]
@@ -79,7 +91,7 @@ NARROW = {  # what a short training is, the widths of the networks, the optimize
         ("generator.width", "critic.width", "encoder.width"),
         ("optimizer", "encoder_optimizer"),
     ),
-    "ganomaly": (("budget.epochs=2",), ("width",), ("optimizer",)),
+    "ganomaly": (("budget.epochs=1",), ("width",), ("optimizer",)),
     "skip_ganomaly": (("budget.epochs=2",), ("width",), ("optimizer",)),
 }  # fmt: skip
 
@@ -88,20 +100,19 @@ NARROW = {  # what a short training is, the widths of the networks, the optimize
     ("method", "rate", "width"),
     [("anogan", "2e-4", 16), ("f_anogan", "1e-3", 8), ("ganomaly", "1e-3", 16), ("skip_ganomaly", "1e-3", 16)],
 )
-def test_trained_it_beats_itself_untrained(lab, tmp_path, method, rate, width):
-    """Small networks, 32 px; untrained: a learning rate that changes no weight, batch norm sees all."""
+def test_trained_it_beats_itself_untrained(lab, tmp_path, demo, method, rate, width):
+    """Small networks, 32 px; untrained: a learning rate that changes no weight, batch norm sees 1000 patches."""
     budget, widths, optimizers = NARROW[method]
+    untrained = ("budget.epochs=2", "data.patches=500")
     found = []
-    for lr, short in ((rate, ()), ("1e-12", ("budget.epochs=2",))):
+    for lr, short in ((rate, ()), ("1e-12", untrained)):
         lab(
-            f"method={method}", "experiment=demo", "data.image_size=32", "data.batch_size=16", "logger=none",
-            "callbacks.anomaly_maps=null", "controls=false", "trainer=cpu", f"runs_dir={tmp_path}/runs/{lr}",
-            "budget.schedule=constant", *budget,
+            f"method={method}", *demo, "data.image_size=32", "data.batch_size=16", "controls=false",
+            f"runs_dir={tmp_path}/runs/{lr}", "budget.schedule=constant", *budget,
             *(f"method.{key}={width}" for key in widths),
             *(f"method.{optimizer}.lr={lr}" for optimizer in optimizers), *short,
         )  # fmt: skip
-        (path,) = (tmp_path / "runs" / lr).rglob("metrics.json")
-        found.append(json.loads(path.read_text())["pixel_auroc"])
+        found.append(metrics_of(tmp_path / "runs" / lr)["pixel_auroc"])
     trained, untrained = found
     assert trained > 0.9
     assert trained > untrained + 0.1

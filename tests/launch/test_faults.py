@@ -60,7 +60,7 @@ def test_a_sweep_under_random_kills_ends_like_one_that_two_launchers_shared(lab,
     """SIGKILL against jobs and launcher and ctrl-C, at random moments, until it is done; two launchers at once."""
     sweep = (
         "-m", "method=ssim_ae,variation_model", "data=folder", f"data.root={parts}", "seed=0,1",
-        *(word for word in tiny if "epochs" not in word), "data.image_size=64", "budget.epochs=6",
+        *(word for word in tiny if "epochs" not in word), "budget.epochs=4",
         "checkpoint.every_batches=2", "controls=false", "hydra.launcher.jobs=2",
     )  # fmt: skip
     whole = tmp_path / "whole"
@@ -71,7 +71,7 @@ def test_a_sweep_under_random_kills_ends_like_one_that_two_launchers_shared(lab,
     assert [process.returncode for process in launchers] == [0, 0], told
     logs = [path.read_text() for path in whole.rglob("job.log")]
     assert len(logs) == 4
-    assert sum(log.count("epoch 6/6") for log in logs) == 2  # ssim_ae's, each once
+    assert sum(log.count("epoch 4/4") for log in logs) == 2  # ssim_ae's, each once
     assert sum(log.count("already done, skipped") for log in logs) == 4
 
     random = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_a_sweep_under_random_kills_ends_like_one_that_two_launchers_shared(lab,
 
 @pytest.mark.slow
 def test_jobs_of_two_devices_run_beside_each_other_and_share_the_decoded_images(lab, tiny, parts, tmp_path):
-    words = ("data=folder", f"data.root={parts}", *tiny, "data.image_size=64", "trainer=ddp", "trainer.devices=2")
+    words = ("data=folder", f"data.root={parts}", *tiny, "trainer=ddp", "trainer.devices=2")
     lab("-m", *words, "seed=0,1", "controls=false", "hydra.launcher.jobs=2")
     runs = [path.parent for path in (tmp_path / "runs").rglob("metrics.json")]
     assert [json.loads((run / "environment.json").read_text())["world_size"] for run in runs] == [2, 2]

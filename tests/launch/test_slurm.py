@@ -271,7 +271,7 @@ def assert_alike(two, one):
 def test_two_processes_give_what_one_gives_on_two_nodes_and_after_one_was_lost(cluster, lab, tiny, parts, tmp_path):
     """Two processes on a node each, the node of which is lost after its first checkpoint; then one on each node."""
     arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.precision=32-true", "controls=false",
-                 "data.image_size=64", "budget.epochs=8")  # fmt: skip
+                 "budget.epochs=8")  # fmt: skip
     lab(*arguments, "runs_dir=one")
     (one,) = (path.parent for path in (tmp_path / "one").rglob("metrics.json"))
     lost = [sys.executable, "-m", "anomaly_lab", "-m", *arguments, *WORLD, "trainer.devices=2", "runs_dir=lost"]
