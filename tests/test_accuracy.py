@@ -82,12 +82,12 @@ def test_methods_without_a_gradient_on_real_data(lab, tmp_path, real_data, metho
 
 NARROW = {  # what a short training is, the widths of the networks, the optimizers
     "anogan": (
-        ("budget.epochs=4", "method.search_steps=200"),
+        ("budget.epochs=2", "method.search_steps=100"),
         ("generator.width", "discriminator.width"),
         ("optimizer",),
     ),
     "f_anogan": (
-        ("budget.epochs=8",),
+        ("budget.epochs=6", "method.critic_steps=2"),
         ("generator.width", "critic.width", "encoder.width"),
         ("optimizer", "encoder_optimizer"),
     ),
