@@ -153,6 +153,19 @@ def test_training_images_that_cannot_be_aligned_are_remarked_on_and_left_out():
     assert torch.equal(method.deviation, alone.deviation)
 
 
+def test_the_order_of_the_images_does_not_show_in_their_poses():
+    images, one, other = (
+        poses(8),
+        model(alignment="rigid", region="foreground"),
+        model(alignment="rigid", region="foreground"),
+    )
+    for method, order in ((one, range(8)), (other, [6, 2, 4, 0, 7, 5, 1, 3])):
+        for index in torch.tensor(order).split(3):
+            method.update(images[index], index)
+        method.fit()
+    assert all(torch.equal(buffer, other.get_buffer(name)) for name, buffer in one.named_buffers())
+
+
 def test_colour_images_are_compared_in_gray():
     gray = poses(4)
     assert torch.allclose(fitted(gray.expand(-1, 3, -1, -1)).mean, fitted(gray).mean, atol=1e-6)

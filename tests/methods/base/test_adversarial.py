@@ -1,4 +1,4 @@
-"""Turns, stages, codes and checks of adversarial methods: of a toy by closed forms, then of all four."""
+"""Turns, stages, codes and checks of adversarial methods, of a toy by closed forms."""
 
 import math
 import re
@@ -8,11 +8,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Prediction
-from anomaly_lab.methods import ganomaly as module
 from anomaly_lab.methods.base.adversarial import (
     AdversarialMethod,
     AsyncScalar,
@@ -22,25 +20,12 @@ from anomaly_lab.methods.base.adversarial import (
     residual_map,
     unsigned,
 )
-from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.f_anogan import Critic, Encoder, Generator
 from anomaly_lab.training.checks import check_manual_optimisation
-from tests.adversarial import (
-    GANS,
-    Losses,
-    Patches,
-    apart,
-    broken_off,
-    descending,
-    fit,
-    scaled,
-    small,
-    state_of,
-    two_processes,
-)
+from tests.adversarial import GANS, Losses, Patches, fit
 from tests.conftest import stand_in
 
-FOUR = pytest.mark.parametrize("name", GANS)
 DESCENT = partial(torch.optim.SGD, lr=0.1)
 
 
@@ -197,9 +182,9 @@ def test_one_image_is_refused_where_batch_norm_learns(tmp_path):
         fit(method, tmp_path, 1, Patches(1, batch_size=1))
 
 
-@FOUR
-def test_other_images_are_refused(name):
-    method = GANS[name]().eval()
+@pytest.mark.parametrize("build", GANS)
+def test_other_images_are_refused(build):
+    method = build().eval()
     with pytest.raises(UserError, match="data.channels: expected 3, .*found images of 1"):
         method.predict(torch.zeros(2, 1, 32, 32))
     with pytest.raises(UserError, match="data.patch_size: expected 32 px, .*found 48 x 32"):
@@ -235,127 +220,3 @@ def test_residuals_are_averaged_over_channels(kind, expected):
 
 def test_a_number_on_its_way_is_the_one_that_was_sent():
     assert AsyncScalar(torch.tensor(0.25)).item() == 0.25
-
-
-# All four.
-
-WON = {"ganomaly": 0.6, "skip_ganomaly": 1.4}  # some steps of these tests initialise the discriminator again
-PARTS = {
-    "anogan": "generator/adversarial discriminator/real discriminator/fake",
-    "f_anogan": "generator/adversarial discriminator/real discriminator/fake discriminator/gradient_penalty "
-    "encoder/image encoder/features encoder/gradient_norm validation/latent "
-    "seconds/adversarial_training seconds/encoder_training",
-    "ganomaly": "generator/adversarial generator/contextual generator/encoder discriminator/real discriminator/fake "
-    "discriminator/reinitialisations",
-    "skip_ganomaly": "generator/adversarial generator/contextual generator/latent discriminator/real "
-    "discriminator/fake discriminator/reinitialisations",
-}
-
-
-@FOUR
-def test_a_prediction_has_the_shape_and_the_range_of_its_images(name):
-    size = {"channels": 1, "tiling": SlidingWindow(32, 10)} | ({"search_steps": 2} if name == "anogan" else {})
-    method, images = small(name, **size).eval(), torch.rand(2, 1, 50, 50)
-    with torch.inference_mode():
-        prediction = method(images)
-        corners = [method.predict(images[..., y : y + 32, x : x + 32]).score for y in (0, 10, 18) for x in (0, 10, 18)]
-        samples = method.samples(images[..., :32, :32])
-        vectors = method.embed(images[..., :32, :32])
-    assert prediction.anomaly_map.shape == (2, 1, 50, 50)
-    assert 0 <= prediction.anomaly_map.min() <= prediction.anomaly_map.max() <= 4
-    torch.testing.assert_close(prediction.score, torch.stack(corners).amax(0), rtol=1e-4, atol=1e-6)
-    for made in (prediction.reconstruction[..., :32, :32], samples):
-        assert made.shape == (2, 1, 32, 32)
-        assert 0 <= made.min() <= made.max() <= 1
-    assert samples.std(dim=0).max() > 0 or name == "ganomaly"  # whose bottleneck says nothing before a training
-    assert torch.equal(samples, method.samples(images[..., :32, :32]))
-    assert vectors.shape[0] == 2
-
-
-@FOUR
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_training_logs_its_parts_and_clips_each_network(name, precision, tmp_path):
-    losses, norms = Losses(), Norms()
-    method = small(name, gradient_clip=1e-4, log_gradient_norms=True)
-    fit(method, tmp_path, 2, Patches(3), callbacks=(losses, norms), precision=precision)
-    assert set(losses.last) == {
-        *PARTS[name].split(), "train/loss", "train/loss_step", "train/loss_epoch", "validation/loss",
-        "generator/gradient_norm", "discriminator/gradient_norm",
-    }  # fmt: skip
-    assert torch.tensor([*losses.steps, *losses.last.values()]).isfinite().all()
-    assert norms.norms[-1] == pytest.approx([1e-4] * len(norms.norms[-1]), rel=1e-3)
-    assert losses.last["generator/gradient_norm"] > 2e-4  # before it was clipped
-
-
-@FOUR
-def test_a_run_that_broke_off_ends_like_one_that_did_not(name, tmp_path, monkeypatch):
-    """Inside an epoch, at its end, and inside the second stage, if there is one."""
-    monkeypatch.setattr(module, "WON", WON.get(name, 0.0))
-    build = partial(small, name, optimizer=partial(torch.optim.Adam, lr=1e-2), schedule="cosine")
-    patches = partial(Patches, 3, 2)
-    whole = state_of(fit(build(), tmp_path, 2, patches()), tmp_path)
-    networks = {str(number) for number in range(len(build().networks()))}
-    assert {key[0] for key in whole if key[0].isdigit()} == networks  # what each optimizer remembers
-    assert 1 <= whole.get("reinitialisations", 1) <= 4
-    for epoch, batch in ((0, 1), (0, 2), (1, 0)):
-        taken_up = broken_off(build, tmp_path, epoch, batch, 2, patches(), patches())
-        assert set(whole) == set(taken_up)
-        assert [key for key, value in whole.items() if not torch.equal(value, taken_up[key])] == []
-
-
-@FOUR
-def test_a_loss_scale_changes_nothing(name, tmp_path):
-    """float16 on an accelerator: gradients are unscaled before they are clipped, each by the scale that made them."""
-
-    def trained(*plugins):
-        return fit(descending(name), tmp_path, 2, Patches(3), plugins=list(plugins)).lightning_module.state_dict()
-
-    scale = scaled()
-    torch.testing.assert_close(trained(scale), trained(), rtol=1e-5, atol=1e-7)
-    steps = {"anogan": 2 * 3 * 3, "f_anogan": 3 + 1 + 3}.get(name, 2 * 3 * 2)
-    assert scale.scaler.get_scale() == 2.0 ** (10 + steps)
-
-
-class Waits(TorchDispatchMode):
-    """Counts the numbers that are asked of the device."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
-
-@FOUR
-def test_no_step_waits_for_the_device(name, tmp_path):
-    """Only a GANomaly asks for a number: the loss of the step before, which is on the host by then."""
-    method, waits = descending(name, log_gradient_norms=True, schedule="cosine"), Waits()
-    step = method.training_step
-
-    def watched(*arguments):
-        with waits:
-            return step(*arguments)
-
-    method.training_step = watched
-    fit(method, tmp_path, 2, Patches(3))
-    assert waits.count == (6 if "ganomaly" in name else 0)
-
-
-@FOUR
-def test_two_processes_learn_what_one_does(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "WON", module.WON)  # put back after the training in this process
-    alone, start = apart(name), apart(name)
-    fit(alone, tmp_path, 2, Patches(batch_size=8))
-    first, second = two_processes(partial(apart, name), tmp_path)
-    assert all(torch.equal(value, second[key]) for key, value in first.items())
-    torch.testing.assert_close(first, dict(alone.state_dict()), rtol=1e-4, atol=1e-5 if name == "f_anogan" else 1e-6)
-    assert any(not torch.equal(value, start.state_dict()[key]) for key, value in first.items())
-    assert 1 <= first.get("reinitialisations", 1) <= 4
-
-
-@FOUR
-def test_a_rate_out_of_all_proportion_stops_the_run(name, tmp_path):
-    descent = partial(torch.optim.SGD, lr=1e30)
-    keys = r"method.optimizer.lr, method.encoder_optimizer.lr" if name == "f_anogan" else "method.optimizer.lr"
-    with pytest.raises(UserError, match=rf"the loss is .* at batch . of epoch 1: training stopped.*\({keys}\)"):
-        fit(small(name, optimizer=descent), tmp_path, 2)

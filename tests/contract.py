@@ -1,0 +1,244 @@
+"""Toy versions of all methods of conf/method, and the short trainings that methods/test_contract.py asks about.
+
+A new method needs a line in TOY where its own settings take more than a second, and one in NO_GRAPH where it cannot be
+exported.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.plugins import MixedPrecision
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from anomaly_lab.config.files import CONF
+from anomaly_lab.config.schema import class_fact
+from anomaly_lab.core.types import Placement
+from anomaly_lab.data.placement import place
+from anomaly_lab.methods import ganomaly
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.method import Method
+from tests.adversarial import Losses, Patches, configured, fit, shared
+
+FILES = {
+    path.relative_to(CONF / "method").with_suffix("").as_posix(): OmegaConf.load(path)
+    for path in sorted(CONF.glob("method/**/*.yaml"))
+}
+METHODS = list(FILES)
+DESCENDING = [name for name, node in FILES.items() if class_fact(node["_target_"], "rates")]  # with optimizers
+FITTED = [name for name in METHODS if name not in DESCENDING]
+
+SIDE = {"cae": 128, "ssim_ae": 128, "slides_cae": 64}  # px, where it is not 32: the least of their network
+TOY = {
+    "anogan": "generator.width=2 generator.latent_size=8 discriminator.width=2 search_steps=5 optimizer.lr=1e-2",
+    "cae": "optimizer.lr=3e-3",
+    "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
+    "control": "kind=pca",
+    "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
+    "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
+    "skip_ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
+    "slides_cae": "normalisation=train optimizer.lr=1e-2",
+    "ssim_ae": "optimizer.lr=1e-3",
+    "texture_inspection": "images=4 novelty_images=3 levels=2 components=2 vectors=500 projection=16",
+}
+NO_GRAPH = {
+    "anogan": "5 gradient steps",
+    "cnn_dictionary": "one pass of the network a phase of the stride",
+    "control": "what a method must beat",
+    "texture_inspection": "8192 patches at a time",
+}
+GRAY_ONLY = {"texture_inspection"}
+UNTAUGHT = {"ssim_ae"}  # an SSIM loss hardly moves in the first hundred steps
+MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
+
+
+def bars(count: int, seed: int, side: int, channels: int = 3, defective: bool = False) -> torch.Tensor:
+    """Images of a bar in 256 levels that differ in two brightnesses; defects are black or white squares on it."""
+    random = torch.Generator().manual_seed(seed)
+    ground, light = torch.rand((2, count, 1, 1, 1), generator=random)
+    images = (0.2 + 0.2 * ground).repeat(1, channels, side, side)
+    images[..., side // 4 : side // 2] += 0.2 + 0.3 * light
+    images += 0.1 * torch.rand(images.shape, generator=random)
+    for image in images if defective else ():
+        y, x, white = torch.randint(side // 4, side // 2, (3,), generator=random).tolist()
+        image[:, y : y + side // 4, x : x + side // 4] = white % 2
+    return (images * 255).round() / 255
+
+
+class Bars(Patches):
+    """Batches of such images."""
+
+    def images(self, number: int) -> torch.Tensor:
+        """The images of a batch."""
+        return bars(self.batch_size, number, self.side, self.channels)
+
+
+class Training(NamedTuple):
+    """A method after two epochs of two batches, and what was seen of them."""
+
+    method: Method
+    state: dict[str, torch.Tensor]
+    losses: Losses
+    steps: int  # of all optimizers
+
+
+class Toy:
+    """A method of conf/method at toy size; what is asked for twice is trained once."""
+
+    def __init__(self, name: str, folder: Path, weights: Path) -> None:
+        self.name, self.folder, self.side = name, folder, SIDE.get(name, 32)
+        node = FILES[name]
+        self.words = [f"method={name}", "data=folder", "data.root=x", f"data.image_size={self.side}"]
+        self.words += [f"method.{word}" for word in TOY.get(name, "").split()]
+        self.words += [f"method.backbone.weights={weights}"] * ("backbone" in node)
+        self.words += ["budget.schedule=cosine"] * (name in DESCENDING)
+        if class_fact(node["_target_"], "clips_gradients"):
+            self.words += ["+method.gradient_clip=0.1", "+method.log_gradient_norms=true"]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The checked configuration."""
+        return configured(*self.words)
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the method is for."""
+        return self.config["data"]["channels"]
+
+    def built(self, *words: str) -> Method:
+        """The method, always with the same weights; the configuration may be changed."""
+        torch.manual_seed(0)
+        return build_method(configured(*self.words, *words) if words else self.config)
+
+    def images(self, count: int = 5, defects: int = 2) -> torch.Tensor:
+        """Normal images, of which the last ones get a defect."""
+        size = self.side, self.channels
+        images, defective = (bars(count, 100, *size, defective=has) for has in (False, True))
+        return torch.cat([images[: count - defects], defective[count - defects :]])
+
+    def placement(self, count: int = 5) -> tuple[Placement, ...]:
+        """Where the photos of `images` lie: of the last a third of the image, the rest is padding."""
+        return (place(self.side, self.side, self.side, "pad"),) * (count - 1) + (place(30, 90, self.side, "pad"),)
+
+    def fit(
+        self, method: Method, *callbacks: pl.Callback, resume: Path | None = None, batch_size: int = 4,
+        rank: int | None = None, **options: Any
+    ) -> pl.Trainer:  # fmt: skip
+        """Train it for two epochs, or as often as it looks, alone or as one of two processes."""
+        sides = {"side": self.side, "channels": self.channels}
+        if resume is None:
+            method.prepare(Bars(2, batch_size, **sides))
+        patches = Bars(2, batch_size, place=(0, 1) if rank is None else (rank, 2), **sides)
+        options |= {} if rank is None else shared()
+        trainer = fit(
+            method, self.folder, method.passes or 2, patches, Bars(1, **sides), resume, callbacks, **options
+        )  # fmt: skip
+        method.calibrate(Bars(1, **sides))
+        return trainer
+
+    @cached_property
+    def training(self) -> Training:
+        """The training that others are compared with; leaves a checkpoint of each of MOMENTS."""
+        method, watch, losses = self.built(), Watch(self.folder), Losses()
+        trainer = self.fit(method, watch, losses)
+        return Training(method.eval(), state_of(trainer, self.folder), losses, watch.steps)
+
+    def divisible(self) -> Method:
+        """The method as two processes can train it on halves of a batch and come to the same.
+
+        Without batch norm, whose statistics are those of the half, and descending plainly: Adam would make large steps
+        of the last digits of small gradients.
+        """
+        method = self.built()
+        for module in list(method.modules()):
+            for name, layer in module.named_children():
+                if isinstance(layer, nn.BatchNorm2d) and self.name in DESCENDING:
+                    setattr(module, name, nn.GroupNorm(1, layer.num_features))
+        descend(method, 1e-2)
+        return method
+
+    def divided(self, rank: int | None = None) -> dict[str, torch.Tensor]:
+        """Its weights after a training alone, or as one of two processes, which do not start from the same weights."""
+        method = self.divisible()
+        if rank == 1 and self.name in DESCENDING:
+            nn.init.ones_(next(method.parameters()))
+        self.fit(method, rank=rank)
+        return method.state_dict()
+
+
+def descend(method: Method, rate: float) -> None:
+    """Give all networks plain gradient descent."""
+    for key in method.rates:
+        setattr(method, key, partial(torch.optim.SGD, lr=rate))
+
+
+def divided(folder: Path, weights: Path, rank: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
+    """All methods, one after the other, by name."""
+    ganomaly.WON = 100.0
+    return {name: Toy(name, folder, weights).divided(rank) for name in METHODS}
+
+
+class Watch(pl.Callback):
+    """Writes checkpoints and counts the steps of optimizers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.steps = folder, 0
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self.steps += 1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        moment = trainer.current_epoch, rest[-1]
+        if moment in MOMENTS:
+            trainer.save_checkpoint(self.folder / "{}_{}.ckpt".format(*moment))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the numbers that the steps of a method ask of the device."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.count, step = 0, method.training_step
+
+        def watched(*arguments: Any) -> Any:
+            with self:
+                return step(*arguments)
+
+        method.training_step = watched  # type: ignore[method-assign]
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+class Scaled(MixedPrecision):
+    """The loss scale of float16 without float16."""
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def scaled() -> Scaled:
+    """A precision whose scale doubles after every step, from 2^10 on."""
+    return Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1))
+
+
+def state_of(trainer: pl.Trainer, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights, buffers and everything that the optimizers remember, by name."""
+    trainer.save_checkpoint(folder / "state.ckpt")
+    saved = torch.load(folder / "state.ckpt", weights_only=True)
+    state = dict(saved["state_dict"])
+    for number, optimizer in enumerate(saved["optimizer_states"]):
+        for weight, values in optimizer["state"].items():
+            state |= {f"{number}.{weight}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    return state
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
+    """The names of what is not the same, bit by bit, in two states."""
+    return {name for name in one | other if name not in one or name not in other or not one[name].equal(other[name])}
