@@ -8,8 +8,7 @@ import torch
 
 from anomaly_lab.methods.base.method import evaluating
 from anomaly_lab.training.samples import Samples, diversity, grid, mean_distance
-from tests.adversarial import Patches, fit
-from tests.methods.test_anogan import anogan
+from tests.adversarial import Patches, anogan, fit
 
 
 def test_distance_is_the_mean_over_pairs_and_pixels():
