@@ -126,7 +126,7 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
     settings = decoding
     files = [sample.path for sample in samples]
     if isinstance(decoding.region, str):  # a mask image counts by its content, wherever it lies
-        settings, files = replace(decoding, region=None), [*files, Path(decoding.region)]
+        settings, files = replace(decoding, region=None), [*files, Path(decoding.region).expanduser()]
     content = _digests(files)
     path = cache.entry(folder, [content, astuple(settings), on_error])
 
