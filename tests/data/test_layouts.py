@@ -59,7 +59,7 @@ def defects(root, folder, found, mask_folder):
     return samples
 
 
-FEW = settings(max_examples=40, phases=[Phase.generate])  # to shrink an example would make thousands of folders
+FEW = settings(max_examples=20, phases=[Phase.generate])  # to shrink an example would make thousands of folders
 MASKS = st.sampled_from(("ground_truth", "masks"))
 GOOD = st.sampled_from(("good", "Good", "ok", "NORMAL"))
 
