@@ -209,7 +209,7 @@ class Waits(TorchDispatchMode):
             with self:
                 return step(*arguments)
 
-        method.training_step = watched  # type: ignore[method-assign]
+        method.training_step = watched
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += function is torch.ops.aten._local_scalar_dense.default
