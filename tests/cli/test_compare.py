@@ -5,28 +5,31 @@ import sys
 
 import pytest
 
-from anomaly_lab.cli.compare import one_line, parse
+from anomaly_lab.cli.compare import main, one_line, parse
 from anomaly_lab.core.errors import UserError
 from tests.conftest import ROOT
 from tests.report.synthetic import read_metrics, write_run
 
 
-def compare(tmp_path, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "anomaly_lab", "compare", *arguments], cwd=tmp_path, capture_output=True, text=True,
-        check=False, env={"COLUMNS": "160", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def compare(tmp_path, monkeypatch, capsys):
+    """The command in the test's folder; what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments):
+        main(list(arguments))
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_one_call_prints_the_matrix_and_writes_page_and_tables(tmp_path):
+def test_one_call_prints_the_matrix_and_writes_page_and_tables(compare, tmp_path):
     folder = write_run(tmp_path / "runs", aupro=0.8)
     write_run(tmp_path / "runs", seed=1, state="failed", error="ValueError: no\nluck")
     write_run(tmp_path / "runs", seed=2, state="running")
     (write_run(tmp_path / "runs", seed=3) / "metrics.json").write_text("{")
-    said = compare(tmp_path, "runs", "--out", "a.html", "--out=b.csv", "out=c.md", "--out", "sub/d.tex")
+    said = compare("runs", "--out", "a.html", "--out=b.csv", "out=c.md", "--out", "sub/d.tex")
     auroc = f"{read_metrics(folder)['image_auroc']:.3f}".removeprefix("0")
     assert auroc in said
     assert ".800" in said
@@ -41,10 +44,10 @@ def test_one_call_prints_the_matrix_and_writes_page_and_tables(tmp_path):
     assert not list(tmp_path.rglob(".*.html.*"))
 
 
-def test_without_a_file_the_page_lies_in_the_first_folder(tmp_path):
+def test_without_a_file_the_page_lies_in_the_first_folder(compare, tmp_path):
     write_run(tmp_path / "one")
     write_run(tmp_path / "two", method="ganomaly")
-    said = compare(tmp_path, "one", "two", "--metric", "image_aupr")
+    said = compare("one", "two", "--metric", "image_aupr")
     assert "report: one/report.html" in said
     assert (tmp_path / "one" / "report.html").is_file()
     assert not (tmp_path / "two" / "report.html").exists()
@@ -68,28 +71,29 @@ def test_without_a_file_the_page_lies_in_the_first_folder(tmp_path):
         (("runs", "--metric", "pixel_aupro"), "expected one that some run has"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_leaves_nothing(tmp_path, arguments, told):
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(compare, tmp_path, capsys, arguments, told):
     write_run(tmp_path / "runs")
     for name in ("empty", "empty.html"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    said = compare(tmp_path, *arguments, code=1)
-    assert told in said
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    with pytest.raises(UserError) as error:
+        compare(*arguments)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_where_nothing_can_be_written_the_table_is_printed_and_the_last_line_says_so(tmp_path):
+def test_where_nothing_can_be_written_the_table_is_printed_and_the_error_says_so(compare, tmp_path, capsys):
     write_run(tmp_path / "runs")
-    said = compare(tmp_path, "runs", "--out", "/proc/report.html", code=1)
-    assert "image AUROC" in said
-    assert said.splitlines()[-1].startswith("error: --out: expected a place to write to, found /proc/report.html (")
+    with pytest.raises(UserError, match=r"--out: expected a place to write to, found /proc/report.html \("):
+        compare("runs", "--out", "/proc/report.html")
+    assert "image AUROC" in capsys.readouterr().out
 
 
-def test_help(tmp_path):
-    assert "usage: python -m anomaly_lab compare FOLDER" in compare(tmp_path, "--help")
+def test_help(compare):
+    assert "usage: python -m anomaly_lab compare FOLDER" in compare("--help")
 
 
 def test_neither_torch_nor_lightning_is_loaded(tmp_path):

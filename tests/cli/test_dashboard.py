@@ -1,8 +1,6 @@
 """The workspace of W&B: what is in it, and that it is saved only where it can be."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -10,8 +8,8 @@ import pytest
 from anomaly_lab.cli import dashboard
 from anomaly_lab.cli.dashboard import workspace
 from anomaly_lab.core.errors import UserError
-from tests.cli.test_sync import KEY, Service
-from tests.conftest import ROOT
+from anomaly_lab.tracking.service import NO_KEY
+from tests.cli.test_sync import OFFLINE, Service, service_at
 
 
 @pytest.fixture(scope="module")
@@ -83,27 +81,19 @@ def test_curves_are_read_from_the_tables_of_the_runs(spec):
     ]  # fmt: skip
 
 
-def call(tmp_path, code, *words, **environment):
-    """The command in a process of its own, with no key but that of `environment`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "anomaly_lab", "dashboard", "entity=team", "project=parts", *words], cwd=tmp_path,
-        env={**kept, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+WORDS = ("entity=team", "project=parts")
 
 
-def test_without_a_key_one_line_says_what_to_do(tmp_path):
-    done = call(tmp_path, 1)
-    told = "error: dashboard: nothing saved: no key is configured; `wandb login` or WANDB_API_KEY sets one\n"
-    assert (done.stdout, done.stderr) == ("", told)
+def test_without_a_key_one_line_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(dashboard, "obstacle", lambda: NO_KEY)
+    told = "dashboard: nothing saved: no key is configured; `wandb login` or WANDB_API_KEY sets one"
+    with pytest.raises(UserError, match=told):
+        dashboard.main(list(WORDS))
 
 
-def test_with_a_key_it_is_saved_and_its_address_is_printed(tmp_path):
+def test_with_a_key_it_is_saved_and_its_address_is_printed(lab, tmp_path):
     with Service() as service:
-        done = call(tmp_path, 0, "name=All parts", WANDB_API_KEY=KEY, WANDB_BASE_URL=service.url, WANDB_MODE="offline")
+        done = lab("dashboard", *WORDS, "name=All parts", **OFFLINE | service_at(service.url, tmp_path))
     (view,) = service.views
     assert (view["entityName"], view["projectName"], view["displayName"]) == ("team", "parts", "All parts")
     assert list(sections(json.loads(view["spec"]))) == ["Which method wins", "Losses", "Maps", "Curves"]
@@ -113,9 +103,9 @@ def test_with_a_key_it_is_saved_and_its_address_is_printed(tmp_path):
     assert line.endswith(view["name"].removeprefix("nw-").removesuffix("-v"))
 
 
-def test_what_the_service_refuses_is_told_in_one_line(tmp_path):
+def test_what_the_service_refuses_is_told_in_one_line(lab, tmp_path):
     with Service(status=403) as service:
-        done = call(tmp_path, 1, WANDB_API_KEY=KEY, WANDB_BASE_URL=service.url)
+        done = lab("dashboard", *WORDS, code=1, **OFFLINE | service_at(service.url, tmp_path))
     assert done.stderr.startswith("error: dashboard: expected a W&B project with write access, found team/parts (")
     assert done.stderr.count("\n") == 1
 

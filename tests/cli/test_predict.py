@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 
 import cv2
-import numpy as np
 import pytest
 import tifffile
 
@@ -20,71 +19,44 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_predict_equals_the_test_of_every_run(lab, tiny, parts, tmp_path, write):
-    write(parts / "test/good/wide.png", np.full((90, 150, 3), 90, np.uint8))
-    methods = ("cae", "ssim_ae")
-    for method in methods:
-        lab("data=folder", f"data.root={parts}", f"method={method}", *tiny)
-    runs = {path.parts[-6]: path.parent for path in (tmp_path / "runs").rglob("metrics.json")}
-    assert sorted(runs) == sorted(methods)
-    photos = tmp_path / "photos"
-    shutil.copytree(parts / "test", photos)
-    expected = {
-        (run, row["path"].split("/test/")[1]): row for run in methods for row in rows_of(runs[run] / "scores.csv")
-    }
-    parts.rename(parts.with_name("gone"))  # the run folders alone must do
-
-    done = lab("predict", "run=runs", f"source={photos}", "out=judged", "maps=true")
-    rows = rows_of(tmp_path / "judged/scores.csv")
-    abnormal = Counter(run for (run, _), row in expected.items() if row["decision"] == "abnormal")
-    assert set(abnormal) == set(methods)
-    counts = ", ".join(f"{abnormal[run]} abnormal for {run}" for run in methods)
-    assert f"11 images scored, {counts}; scores and pictures and maps: judged\n" in done.stdout
-    assert done.stdout.startswith("2 runs: cae (runs/default/cae/")
+def test_predict_equals_the_test_of_every_run(toy_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photos = shutil.copytree(toy_run.photos / "test", tmp_path / "photos")
+    expected = {row["path"].split("/test/")[1]: row for row in rows_of(toy_run.folder / "scores.csv")}
+    for name in ("a", "b"):
+        shutil.copytree(toy_run.folder, tmp_path / "runs" / name, symlinks=True)
+    main(["run=runs", f"source={photos}", "out=judged", "maps=true"])
+    said, rows = capsys.readouterr().out, rows_of(tmp_path / "judged/scores.csv")
+    abnormal = Counter(row["decision"] for row in expected.values())["abnormal"]
+    assert 0 < abnormal < 11
+    counts = ", ".join(f"{abnormal} abnormal for ganomaly-{name}" for name in "ab")
+    assert said.startswith("2 runs: ganomaly-a (runs/a), ganomaly-b (runs/b)\n")
+    assert f"11 images scored, {counts}; scores and pictures and maps: judged\n" in said
     assert len(rows) == 2 * 11
     for row in rows:
         name = row["path"].split("/photos/")[1]
-        known = expected[row["run"], name]
+        known = expected[name]
         assert float(row["score"]) == pytest.approx(float(known["score"]), abs=1e-6)
         assert row["decision"] == known["decision"]
         assert float(row["threshold"]) == float(known["threshold"])
         assert float(row["decision_score"]) == pytest.approx(float(known["decision_score"]), abs=1e-6)
         found = tifffile.imread(tmp_path / "judged/maps" / row["run"] / f"{name}.tiff")
-        (stored,) = (runs[row["run"]] / "maps").rglob(f"test/{name.removesuffix('.png')}.tiff")
+        stored = toy_run.folder / "maps/bar/test" / f"{name.removesuffix('.png')}.tiff"
         assert found == pytest.approx(tifffile.imread(stored), abs=1e-6)
     picture = cv2.imread(str(tmp_path / "judged/pictures/good/wide.png.png"))
-    assert picture.shape == (62 + 154, 3 * 256, 3)  # photo and two maps, under their captions
+    assert picture.shape == (62 + 152, 3 * 256, 3)  # photo and two maps, under their captions
 
     (photos / "good/bad.png").write_bytes(b"junk")
-    one = lab("predict", f"run={runs['cae']}", f"source={photos}/good/*.png", "out=again", "pictures=false", code=1)
-    count = sum(row["decision"] == "abnormal" for row in rows_of(tmp_path / "again/scores.csv"))
-    assert one.stdout == f"6 images scored, {count} abnormal; scores: again\n"
-    assert "1 of 7 files could not be read" in one.stderr
-    assert "bad.png: expected a readable image" in one.stderr
-    assert one.stderr.count("\n") == 1
-    assert len(rows_of(tmp_path / "again/scores.csv")) == 6
+    with pytest.raises(UserError, match=r"1 of 7 files could not be read.*bad.png: expected a readable image"):
+        main(["run=runs/a", f"source={photos}/good/*.png", "out=again", "pictures=false"])
+    rows = rows_of(tmp_path / "again/scores.csv")
+    count = sum(row["decision"] == "abnormal" for row in rows)
+    assert capsys.readouterr().out == f"6 images scored, {count} abnormal; scores: again\n"
+    assert len(rows) == 6
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["scores.csv", "unreadable.csv"]
-    lab("predict", f"run={runs['cae']}", f"source={photos}/good/wide.png")
-    default = runs["cae"] / "predictions/wide"
-    assert cv2.imread(str(default / "pictures/wide.png.png")).shape == (154, 4 * 256, 3)
-
-
-def test_what_a_method_remarks_is_told(lab, tiny, parts, write, tmp_path):
-    write(parts / "test/good/empty.png", np.full((140, 140, 3), 90, np.uint8))
-    once = [option for option in tiny[1:] if "epochs" not in option]
-    done = lab("data=folder", f"data.root={parts}", "method=variation_model", "method.alignment=translation", *once)
-    assert "of the test images, 1 not aligned: good/empty.png" in done.stdout
-    run = next(parts.parent.parent.rglob("metrics.json")).parent
-    done = lab("predict", f"run={run}", f"source={parts / 'test'}", "out=judged")
-    assert "\n1 not aligned: good/empty.png\n" in done.stdout
-    remarks = {row["path"].rpartition("/")[2]: row["remark"] for row in rows_of(tmp_path / "judged/scores.csv")}
-    assert remarks["empty.png"] == "not aligned"
-    assert sum(bool(remark) for remark in remarks.values()) == 1
-
-
-def test_a_folder_that_is_no_run_is_refused(lab, parts, tmp_path):
-    done = lab("predict", f"run={tmp_path}", f"source={parts}", code=1)
-    assert done.stderr.startswith("error: run: expected the folder of a finished run")
+    main(["run=runs/a", f"source={photos}/good/wide.png"])
+    default = tmp_path / "runs/a/predictions/wide"
+    assert cv2.imread(str(default / "pictures/wide.png.png")).shape == (152, 4 * 256, 3)
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
@@ -127,14 +99,14 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path, option, message, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def test_a_file_where_results_should_go_is_told(lab, tiny, parts, tmp_path):
-    lab("data=folder", f"data.root={parts}", *tiny)
-    (run,) = (path.parent for path in (tmp_path / "runs").rglob("metrics.json"))
+def test_a_file_where_results_should_go_and_a_damaged_checkpoint_are_told(toy_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(toy_run.folder, tmp_path / "run", symlinks=True)
     (tmp_path / "taken").write_text("")
     for out in ("taken", "taken/below"):
-        done = lab("predict", f"run={run}", f"source={parts}", f"out={out}", code=1)
-        assert done.stderr == "error: out: expected a folder, found the file taken\n"
+        with pytest.raises(UserError, match="out: expected a folder, found the file taken"):
+            main([f"run={run}", f"source={toy_run.photos}", f"out={out}"])
     (run / "checkpoints/last.ckpt").write_bytes(b"")
-    done = lab("predict", f"run={run}", f"source={parts}", code=1)
-    assert "last.ckpt: expected a whole checkpoint, found:" in done.stderr
-    assert done.stderr.count("\n") == 1
+    with pytest.raises(UserError, match="last.ckpt: expected a whole checkpoint, found:") as told:
+        main([f"run={run}", f"source={toy_run.photos}"])
+    assert "\n" not in str(told.value)

@@ -1,7 +1,6 @@
 """`sync`: each offline run arrives once, whatever happens in between; wandb's own client against a stand-in service."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,22 +8,20 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from anomaly_lab.cli import sync
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.lock import lock
+from tests.conftest import variables
 
 KEY = "k" * 40
 RECORD = """
 import sys, wandb
-for folder in sys.argv[1:]:
-    with wandb.init(mode="offline", project="p", dir=folder, settings=wandb.Settings(silent=True)) as run:
-        run.log({"x": 1})
+with wandb.init(mode="offline", project="p", dir=sys.argv[1], settings=wandb.Settings(silent=True)) as run:
+    run.log({"x": 1})
 """
-SYNC = "import sys; from anomaly_lab.__main__ import main; sys.argv[1:1] = ['sync']; main()"
 
 
 class Quiet(ThreadingHTTPServer):
@@ -201,50 +198,49 @@ def test_mistakes_and_obstacles_are_told_in_one_line(runs, tmp_path, monkeypatch
     assert capsys.readouterr().out.startswith("usage: python -m anomaly_lab sync [FOLDER]")
 
 
-def call(tmp_path, url, code=0, key=KEY):
-    """Run the command; WANDB_MODE=offline is what a node without a network has in its profile."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    named = {"HOME": str(tmp_path), "WANDB_BASE_URL": url, "WANDB_API_KEY": key, "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        [sys.executable, "-c", SYNC, str(tmp_path / "runs")], env={**kept, **named, "PYTHONPATH": str(Path.cwd())},
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
-def test_wandbs_own_client_uploads_once(tmp_path):
-    folders = [tmp_path / f"runs/seed={number}" for number in (1, 2)]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    subprocess.run([sys.executable, "-c", RECORD, *folders], cwd=tmp_path, check=True, timeout=60)
-    assert "no key is configured" in call(tmp_path, "http://127.0.0.1:9", code=1, key="").stderr
-    assert "http://127.0.0.1:9 does not answer" in call(tmp_path, "http://127.0.0.1:9", code=1).stderr
-    with Service(status=401) as rejecting:
-        assert "2 of 2 runs not uploaded" in call(tmp_path, rejecting.url, code=1).stderr
-    with Service() as service:
-        assert "2 offline runs uploaded" in call(tmp_path, service.url).stdout
-    assert not (tmp_path / "wandb").exists()  # nothing is left where the command was typed
-    assert sorted(service.uploads.values()) == [1, 1]
-
-
-def test_a_killed_upload_goes_on_and_nothing_arrives_twice(tmp_path):
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    subprocess.run([sys.executable, "-c", RECORD, folder], cwd=tmp_path, check=True, timeout=60)
+@pytest.fixture
+def recorded(warm_program, tmp_path):
+    """An offline run."""
+    folder = tmp_path / "runs/seed=0"
+    folder.mkdir(parents=True)
+    assert warm_program.run([str(folder)], tmp_path, variables(tmp_path), code=RECORD).returncode == 0
     (run,) = sync.find(folder)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return run
+
+
+def service_at(url, folder):
+    """What leads wandb's client to it."""
+    return {"HOME": str(folder), "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+
+
+OFFLINE = {"WANDB_MODE": "offline"}  # what a node without a network has in its profile
+
+
+def test_wandbs_own_client_uploads_once(lab, recorded, tmp_path):
+    away = OFFLINE | service_at("http://127.0.0.1:9", tmp_path)
+    assert "no key is configured" in lab("sync", code=1, **away | {"WANDB_API_KEY": ""}).stderr
+    assert "http://127.0.0.1:9 does not answer" in lab("sync", code=1, **away).stderr
+    with Service(status=401) as rejecting:
+        assert "1 of 1 runs not uploaded" in lab("sync", code=1, **OFFLINE | service_at(rejecting.url, tmp_path)).stderr
+    with Service() as service:
+        assert "1 offline runs uploaded" in lab("sync", **OFFLINE | service_at(service.url, tmp_path)).stdout
+    assert not (tmp_path / "wandb").exists()  # nothing is left where the command was typed
+    assert list(service.uploads.values()) == [1]
+
+
+def test_a_killed_upload_goes_on_and_nothing_arrives_twice(lab, recorded, tmp_path):
     with Service(seconds=0.7) as service:
-        named = {"HOME": str(tmp_path), "WANDB_BASE_URL": service.url, "WANDB_API_KEY": KEY}
+        about = OFFLINE | service_at(service.url, tmp_path)
         with subprocess.Popen(
-            [sys.executable, "-c", SYNC, str(folder)], env={**kept, **named}, stdout=subprocess.DEVNULL
-        ) as process:
-            deadline = time.monotonic() + 30
-            while not (run / ".sync.lock").exists() and time.monotonic() < deadline:
+            [sys.executable, "-m", "anomaly_lab", "sync"], cwd=tmp_path, env=variables(tmp_path, **about),
+            stdout=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            deadline = time.monotonic() + 60
+            while not (recorded / ".sync.lock").exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
         while time.monotonic() < deadline:  # what the killed one left behind still uploads, and holds the run
-            call(tmp_path, service.url)
-            if sync.is_uploaded(run):
+            lab("sync", **about)
+            if sync.is_uploaded(recorded):
                 break
     assert list(service.uploads.values()) == [1]

@@ -2,55 +2,62 @@
 
 import csv
 import json
-import re
 
 import pytest
 
+from anomaly_lab.cli import predict
+from anomaly_lab.cli.threshold import main
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.metrics.thresholds import just_above
 
 
-def test_a_line_drawn_again_counts_and_the_old_one_stays(lab, tiny, parts, tmp_path):
-    lab("data=folder", f"data.root={parts}", *tiny)
-    (run,) = (path.parent for path in (tmp_path / "runs").rglob("metrics.json"))
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_line_drawn_again_counts_and_the_old_one_stays(toy_run, tmp_path, capsys):
+    run, good = toy_run.copy(tmp_path), toy_run.photos / "test/good"
     before = (run / "metrics.json").read_bytes()
-    done = lab("threshold", f"run={run}", f"normals={parts}/test/good", "threshold.rate=0.4")
-    assert "threshold: " in done.stdout
-    first, second = json.loads((run / "threshold.json").read_text())
-    with (run / "scores.csv").open() as file:
-        good = sorted(float(row["score"]) for row in csv.DictReader(file) if row["defect"] == "good")
-    assert second["image"] == pytest.approx(just_above(good[3]), rel=1e-6)  # 4th of 5: ceil(6 * 0.6)
-    assert (first["name"], second["name"], second["normals"]) == ("false_alarms", "false_alarms", 5)
+
+    def draw(*words):
+        main([f"run={run}", f"normals={good}", *words])
+        return json.loads((run / "threshold.json").read_text())
+
+    def predicted(name):
+        predict.main([f"run={run}", f"source={good}", f"out={tmp_path / name}", "pictures=false"])
+        return rows_of(tmp_path / name / "scores.csv")
+
+    first, second = draw("threshold.rate=0.4")
+    assert "threshold: " in capsys.readouterr().out
+    scores = sorted(float(row["score"]) for row in rows_of(run / "scores.csv") if row["defect"] == "good")
+    assert second["image"] == pytest.approx(just_above(scores[4]), rel=1e-5)  # 5th of 6: ceil(7 * 0.6)
+    assert (first["name"], second["name"], second["normals"]) == ("false_alarms", "false_alarms", 6)
     assert (run / "metrics.json").read_bytes() == before
-    lab("predict", f"run={run}", f"source={parts}/test/good", "out=judged")
-    with (tmp_path / "judged/scores.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = predicted("judged")
     assert {float(row["threshold"]) for row in rows} == {second["image"]}
     assert sum(row["decision"] == "abnormal" for row in rows) == 1
 
-    lab("threshold", f"run={run}", f"normals={parts}/test/good", "threshold=area", "threshold.minimum_area=0.002")
-    third = json.loads((run / "threshold.json").read_text())[2]
+    third = draw("threshold=area", "threshold.minimum_area=0.002")[2]
     assert (third["name"], third["decided_by"], third["minimum_area"]) == ("area", "component", 0.002)
-    lab("predict", f"run={run}", f"source={parts}/test/good", "out=again")
-    with (tmp_path / "again/scores.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = predicted("again")
     assert all(row["decision"] == "normal" for row in rows)
     assert all(float(row["decision_score"]) < third["image"] for row in rows)
 
-    done = lab("threshold", f"run={run}", f"normals={parts}/test/good", "threshold=train_percentile")
-    fourth = json.loads((run / "threshold.json").read_text())[3]
-    assert (fourth["name"], fourth["normals"]) == ("train_percentile", 5)
-    assert "of 5 held-out images" in fourth["note"]
-    assert fourth["image"] == pytest.approx(just_above(good[1]), rel=1e-6)
-    assert "about 75 % of normal images are rejected by construction" in done.stdout
+    capsys.readouterr()
+    fourth = draw("threshold=train_percentile")[3]
+    assert (fourth["name"], fourth["normals"]) == ("train_percentile", 6)
+    assert "of 6 held-out images" in fourth["note"]
+    assert scores[1] < fourth["image"] < scores[2]
+    assert "about 75 % of normal images are rejected by construction" in capsys.readouterr().out
 
-    for arguments, message in (
+    for words, message in (
         (["threshold=aria"], "threshold: expected one of area, .*found 'aria'; did you mean 'area'"),
         (["threshold.rate=2"], "threshold.rate: expected a number less than 1, found 2"),
         (["threshold.rat=0.1"], "threshold.rat: expected one of minimum_area, rate, found 'rat'; did you mean 'rate'"),
+        (["normals=nowhere"], "normals: expected a folder of normal images, found none at nowhere"),
     ):
-        done = lab("threshold", f"run={run}", f"normals={parts}/test/good", *arguments, code=1)
-        assert done.stderr.count("\n") == 1
-        assert re.search(message, done.stderr), done.stderr
-    done = lab("threshold", f"run={run}", "normals=nowhere", code=1)
-    assert "normals: expected a folder of normal images, found none at nowhere" in done.stderr
+        with pytest.raises(UserError, match=message) as told:
+            draw(*words)
+        assert "\n" not in str(told.value)
     assert len(json.loads((run / "threshold.json").read_text())) == 4

@@ -14,7 +14,10 @@ from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.evaluation import controls
 from anomaly_lab.evaluation.controls import COMPARED, FIGURES, Controls, not_beaten, strongest
 from anomaly_lab.evaluation.evaluation import Evaluation
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.metrics.thresholds import Area
+from tests.adversarial import configured
 from tests.conftest import stand_in
 
 FOUND = {
@@ -35,29 +38,23 @@ def test_what_is_not_above_the_strongest_control_is_told():
     assert not_beaten({"pixel_auroc": float("nan")}, FOUND) == {"pixel_auroc": ("gray_ssim", 0.85)}
 
 
-def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_method(lab, tiny, parts, tmp_path):
+def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_method(toy_run, lab, tmp_path):
     """The defects are white squares on gray bars: their images are brighter, and no training is needed to see it."""
-    arguments = ("data=folder", f"data.root={parts}", *tiny)
-    done = lab(*arguments)
-    run = next((tmp_path / "runs").rglob("controls.csv")).parent
-    with (run / "controls.csv").open() as file:
+    with (toy_run.folder / "controls.csv").open() as file:
         rows = {row["control"]: row for row in csv.DictReader(file)}
     assert len(rows) == 7
     assert float(rows["brightness"]["image_auroc"]) == 1.0
-    found = json.loads((run / "metrics.json").read_text())
-    told = [name for name in COMPARED if f"{name} {found[name]:.3f} does not beat the control" in done.stdout]
+    found = json.loads((toy_run.folder / "metrics.json").read_text())
+    told = [name for name in COMPARED if f"{name} {found[name]:.3f} does not beat the control" in toy_run.said]
     assert told == [name for name in COMPARED if not found[name] > found[f"control_{name}"]]
     assert "image_auroc" in told  # no image can score above a control that is perfect
-    assert len(list((tmp_path / "cache").rglob(FIGURES))) == 1  # for the next run
-    arguments = [argument for argument in arguments if "epochs" not in argument]
-    for kind in ("mean_image", "brightness"):
-        lab(*arguments, "method=control", f"method.kind={kind}", f"name={kind}")
-        (path,) = (tmp_path / "runs" / kind).rglob("scores.csv")
-        metrics = json.loads((path.parent / "metrics.json").read_text())
-        assert not (path.parent / "controls.csv").exists()
-        for name in ("image_auroc", "pixel_auroc", "pixel_aupro_smoothed"):
-            if rows[kind][name]:
-                assert metrics[name] == pytest.approx(float(rows[kind][name]), abs=1e-9), (kind, name)
+    assert len(list((toy_run.root / "cache").rglob(FIGURES))) == 1  # for the next run
+    words = [word for word in toy_run.words if not word.startswith("method")]
+    lab(*words, "method=control", "method.kind=mean_image", "trainer.max_epochs=1")
+    (path,) = (tmp_path / "runs").rglob("metrics.json")
+    metrics = json.loads(path.read_text())
+    for name in ("image_auroc", "pixel_auroc", "pixel_aupro_smoothed"):
+        assert metrics[name] == pytest.approx(float(rows["mean_image"][name]), abs=1e-9), name
 
 
 @pytest.fixture
@@ -131,11 +128,6 @@ def test_a_cache_that_cannot_be_used_costs_no_result(trainer, tmp_path, capsys):
     assert "cannot be used" in capsys.readouterr().out
 
 
-def test_controls_see_textures_whole(lab, tiny, parts, tmp_path):
-    arguments = [argument for argument in tiny if "epochs" not in argument and "image_size" not in argument]
-    lab(
-        "data=folder", f"data.root={parts}", *arguments, "data.kind=texture", "data.image_size=140", "method=control",
-        "method.kind=mean_image",
-    )  # fmt: skip
-    (path,) = (tmp_path / "runs").rglob("metrics.json")
-    assert json.loads(path.read_text())["pixel_auroc"] > 0.9
+def test_controls_see_textures_whole():
+    config = configured("method=control", "data=folder", "data.root=x", "data.kind=texture", "data.image_size=140")
+    assert isinstance(build_method(config).tiling, WholeImage)

@@ -15,6 +15,7 @@ from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.metrics.thresholds import Threshold
 from tests.conftest import stand_in
+from tests.report.synthetic import read_metrics
 
 
 def rows_of(path):
@@ -84,43 +85,40 @@ def test_scores_that_are_no_numbers_are_left_out_of_the_plots(tmp_path):
     ]
 
 
-def test_a_run_writes_curves_whose_areas_are_its_metrics(lab, tiny, parts, tmp_path):
-    """The gallery, the report and the map of features of the same run are looked at too: a run takes seconds."""
-    done = lab("data=folder", f"data.root={parts}", *tiny)
-    (folder,) = [path.parent for path in (tmp_path / "runs").rglob("metrics.json")]
-    from tests.report.synthetic import read_metrics, read_rows
-
+def test_a_run_writes_curves_whose_areas_are_its_metrics(toy_run):
+    """The gallery, the report and the map of features of the same run are looked at too."""
+    folder = toy_run.folder
     metrics, curves = read_metrics(folder), folder / "curves"
     for name, metric in (("image_roc", "image_auroc"), ("pixel_roc", "pixel_auroc")):
         points = [
             (float(row["false_positive_rate"]), float(row["true_positive_rate"]))
-            for row in read_rows(curves / f"{name}.csv")
+            for row in rows_of(curves / f"{name}.csv")
         ]
         assert 2 < len(points) <= 501
         x, y = np.array(points).T
         assert np.trapezoid(y, x) == pytest.approx(metrics[metric], abs=2e-3)
-    points = [(float(row["false_positive_rate"]), float(row["overlap"])) for row in read_rows(curves / "pixel_pro.csv")]
+    points = [(float(row["false_positive_rate"]), float(row["overlap"])) for row in rows_of(curves / "pixel_pro.csv")]
     x, y = np.array(points).T
     assert np.trapezoid(y, x) / 0.3 == pytest.approx(metrics["pixel_aupro"], abs=2e-3)
-    scores = read_rows(folder / "scores.csv")
-    boxes = {row["defect"]: row for row in read_rows(curves / "score_boxes.csv")}
-    for defect in ("good", "hole"):
+    scores = rows_of(folder / "scores.csv")
+    boxes = {row["defect"]: row for row in rows_of(curves / "score_boxes.csv")}
+    for defect, count in (("good", 6), ("hole", 5)):
         values = [float(row["decision_score"]) for row in scores if row["defect"] == defect]
         assert float(boxes[defect]["median"]) == pytest.approx(np.median(values))
-        assert int(boxes[defect]["images"]) == len(values) == 5
-    histogram = read_rows(curves / "score_histogram.csv")
-    assert (sum(int(row["normal"]) for row in histogram), sum(int(row["abnormal"]) for row in histogram)) == (5, 5)
-    assert {row["path"] for row in read_rows(curves / "features.csv")} == {row["path"] for row in scores}
+        assert int(boxes[defect]["images"]) == len(values) == count
+    histogram = rows_of(curves / "score_histogram.csv")
+    assert (sum(int(row["normal"]) for row in histogram), sum(int(row["abnormal"]) for row in histogram)) == (6, 5)
+    assert {row["path"] for row in rows_of(curves / "features.csv")} == {row["path"] for row in scores}
     names = {"image_roc", "image_pr", "pixel_roc", "pixel_pr", "pixel_pro", "scores", "losses", "features"}
     assert {path.stem for path in curves.glob("*.png")} == names
 
-    shots = read_rows(folder / "gallery" / "index.csv")
+    shots = rows_of(folder / "gallery" / "index.csv")
     rising = sorted((float(row["decision_score"]), row["path"]) for row in scores if row["label"] == "1")
     assert [row["path"] for row in shots if row["kind"] == "miss"] == [path for _, path in rising]
     assert all((folder / "gallery" / row["file"]).is_file() for row in shots)
     assert shots[0]["tiles"] == "image reconstruction map overlay mask"
 
-    assert f"report: {folder / 'report.html'}" in done.stdout
+    assert f"report: {folder / 'report.html'}" in toy_run.said
     text = (folder / "report.html").read_text()
     assert str(metrics["image_auroc"]) in text
-    assert str(tmp_path) not in text
+    assert str(toy_run.root) not in text

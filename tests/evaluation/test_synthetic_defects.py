@@ -146,9 +146,8 @@ def test_only_the_inspected_part_counts():
 
 
 @pytest.mark.slow
-def test_a_run_has_these_metrics_beside_unchanged_others(lab, tiny, parts, tmp_path):
-    arguments = ("data=folder", f"data.root={parts}", *(word for word in tiny if "epochs" not in word))
-    arguments = (*arguments, "method=control", "method.kind=mean_image", "data.held_out=0.3")
+def test_a_run_has_these_metrics_beside_unchanged_others(lab, toy, tmp_path):
+    arguments = (*toy, "trainer.max_epochs=1", "method=control", "method.kind=mean_image", "data.held_out=0.3")
     found = []
     for name, words in (("plain", ()), ("with", ("callbacks=synthetic",))):
         lab(*arguments, f"name={name}", *words)

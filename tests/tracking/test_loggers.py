@@ -1,10 +1,8 @@
 """The W&B logger where the service is missing, rejects the key, or is lost; what it records: test_wandb_content.py."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import wandb
@@ -13,22 +11,26 @@ from anomaly_lab.cli import sync
 from anomaly_lab.tracking import loggers
 from anomaly_lab.tracking.loggers import wandb_logger
 from anomaly_lab.tracking.service import answers
-from tests.cli.test_sync import KEY, Service
+from tests.cli.test_sync import Service, service_at
+from tests.conftest import variables
 
 ABOUT = {"project": "p", "name": "n", "group": "g", "tags": ["a:b"]}
 RUN = """
-import sys, time
+import os, sys, time
+from functools import partial
 from anomaly_lab.core.console import print_messages
-from anomaly_lab.tracking import loggers
+from anomaly_lab.tracking import loggers, service
 print_messages()
 loggers.FINISH_SECONDS = 2.0
+service.answers = partial(service.answers, seconds=1.0)
 began = time.monotonic()
 logger = loggers.wandb_logger(sys.argv[1], "p", "n", "g", ["a:b"])
 for step in range(5):
     logger.log_metrics({"x": step}, step=step)
 if len(sys.argv) > 2:
-    print("ready", flush=True)
-    sys.stdin.readline()
+    open("ready", "w").close()
+    while os.path.exists("ready"):
+        time.sleep(0.02)
     logger.log_metrics({"x": 6}, step=6)
 loggers.finish(logger.experiment)
 print("seconds", time.monotonic() - began, flush=True)
@@ -54,29 +56,24 @@ def modes(monkeypatch):
     return asked
 
 
-def environment(tmp_path, url):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return {**kept, "HOME": str(tmp_path), "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
+def no_key(**_):
+    return False
 
 
-def test_without_a_key_it_logs_offline_and_says_so(modes, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(wandb, "login", lambda **_: False)
-    wandb_logger(str(tmp_path), **ABOUT)
-    assert modes == ["offline"]
-    said = capsys.readouterr().out
-    assert said.startswith("W&B: no key is configured")
-    assert said.count("\n") == 1
+def bad_key(**_):
+    raise wandb.errors.AuthenticationError("WANDB_API_KEY invalid:\nhas 3")
 
 
-def test_with_an_invalid_key_it_logs_offline_and_says_so(modes, monkeypatch, tmp_path, capsys):
-    def login(**_):
-        raise wandb.errors.AuthenticationError("WANDB_API_KEY invalid:\nhas 3")
-
+@pytest.mark.parametrize(
+    ("login", "told"),
+    [(no_key, "no key is configured"), (bad_key, "the key is not valid (WANDB_API_KEY invalid: has 3)")],
+)
+def test_without_a_valid_key_it_logs_offline_and_says_so(modes, monkeypatch, tmp_path, capsys, login, told):
     monkeypatch.setattr(wandb, "login", login)
     wandb_logger(str(tmp_path), **ABOUT)
     assert modes == ["offline"]
     said = capsys.readouterr().out
-    assert said.startswith("W&B: the key is not valid (WANDB_API_KEY invalid: has 3), logging offline")
+    assert said.startswith(f"W&B: {told}, logging offline")
     assert said.count("\n") == 1
 
 
@@ -93,7 +90,7 @@ def test_training_goes_on_where_wandbs_process_has_ended(modes, monkeypatch, tmp
     def broken(*_, **__):
         raise ConnectionResetError("Connection lost")
 
-    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    monkeypatch.setattr(wandb, "login", no_key)
     logger = wandb_logger(str(tmp_path), **ABOUT)
     monkeypatch.setattr(logger.experiment, "log", broken)
     monkeypatch.setattr(logger.experiment, "finish", broken)
@@ -123,42 +120,41 @@ def test_what_counts_as_an_answer(black_hole):
     assert time.monotonic() - began < 20  # s: all that a dead network may cost
 
 
-def start(folder, url, *arguments):
-    folder.mkdir()
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(folder), *arguments], env=environment(folder, url),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(None, "{} does not answer"), (401, "the service cannot be used (CommError: rejected)")],
+    ids=["no answer", "a rejected key"],
+)
+def test_a_service_that_cannot_be_used_costs_a_line_and_seconds(warm_program, black_hole, tmp_path, status, told):
+    with Service(status=status) as rejecting:
+        url = rejecting.url if status else black_hole
+        done = warm_program.run([str(tmp_path)], tmp_path, variables(tmp_path, **service_at(url, tmp_path)), 60, RUN)
+    line, seconds = done.stdout.splitlines()
+    assert line.startswith(f"W&B: {told.format(url)}, logging offline")
+    assert float(seconds.removeprefix("seconds ")) < 15
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
-def test_no_answer_costs_less_than_20_seconds_and_a_rejected_key_one_line(black_hole, tmp_path):
-    with Service(status=401) as rejecting:
-        urls = {"silent": black_hole, "rejecting": rejecting.url}
-        processes = {name: start(tmp_path / name, url) for name, url in urls.items()}
-        done = {name: process.communicate(timeout=60) for name, process in processes.items()}
-    said = {"silent": f"{black_hole} does not answer", "rejecting": "the service cannot be used (CommError: rejected)"}
-    for name, (output, errors) in done.items():
-        line, seconds = output.splitlines()
-        assert line.startswith(f"W&B: {said[name]}, logging offline"), name
-        assert float(seconds.removeprefix("seconds ")) < 15, name
-        assert not errors, name
-        assert processes[name].returncode == 0, name
-        assert list(tmp_path.glob(f"{name}/wandb/offline-run-*/*.wandb")), name
-
-
-def test_a_service_that_is_lost_in_the_middle_leaves_an_offline_run_that_is_uploaded_later(tmp_path, monkeypatch):
-    with Service() as service:
-        process = start(tmp_path / "run", service.url, "wait")
-        assert process.stdout.readline() == "ready\n"
-    output, errors = process.communicate("\n", timeout=60)
-    assert process.returncode == 0, errors
-    said, seconds = output.splitlines()
+def test_a_service_that_is_lost_in_the_middle_leaves_an_offline_run_that_is_uploaded_later(
+    warm_program, tmp_path, monkeypatch
+):
+    folder, ready = tmp_path / "run", tmp_path / "ready"
+    with Service() as service, ThreadPoolExecutor(1) as pool:
+        about = variables(tmp_path, **service_at(service.url, tmp_path))
+        running = pool.submit(warm_program.run, [str(folder), "wait"], tmp_path, about, 60, RUN)
+        while not ready.exists() and not running.done():
+            time.sleep(0.02)
+        service.__exit__()
+        ready.unlink()
+        done = running.result()
+    assert (done.returncode, done.stderr) == (0, "")
+    said, seconds = done.stdout.splitlines()
     assert said.startswith("W&B: the service was lost, the run is kept offline")
     assert float(seconds.removeprefix("seconds ")) < 20
-    assert not errors
-    (run,) = sync.find(tmp_path)
+    (run,) = sync.find(folder)
     with Service() as back:
-        for name, value in environment(tmp_path, back.url).items():
+        for name, value in service_at(back.url, tmp_path).items():
             monkeypatch.setenv(name, value)
         sync.upload_all([run], sync.wandb_sync)
     assert sync.is_uploaded(run)
