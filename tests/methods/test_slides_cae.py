@@ -145,6 +145,7 @@ POOLED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_model_over_categories_of_the_same_file_names_and_one_without_masks(lab, parts, tmp_path):
     for name in ("rod", "axle"):
         shutil.copytree(parts, parts.parent / name)
