@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from anomaly_lab.cli.train import as_people_write
-from tests.conftest import METHODS
+from tests.conftest import METHODS, ROOT
 
 
 def test_help_shows_usage_examples_and_groups(lab):
@@ -25,7 +25,6 @@ def test_help_shows_usage_examples_and_groups(lab):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=cea"], f"error: method: expected one of {', '.join(METHODS)}, found 'cea'; did you mean 'cae'?"),
         (
             ["-m", "method=cea"],
             f"error: method: expected one of {', '.join(METHODS)}, found 'cea'; did you mean 'cae'?",
@@ -34,17 +33,11 @@ def test_help_shows_usage_examples_and_groups(lab):
             ["pedict"],
             "error: expected a command (predict, threshold, export, compare, data, sync, dashboard) or key=value",
         ),
-        (["data.root=nowhere"], "error: data.root: expected the folder of MVTec AD"),
         (
             ["data=demo", "method=ganomaly", "budget.learning_rate=1e-3"],
             "error: budget.learning_rate: expected none, because method=ganomaly does not read it, found 1e-3",
         ),
         (["export", "run=nowhere", "format=onnx"], "error: run: expected the folder of a finished run of this version"),
-        (["data=folder", "data.root=nowhere"], "error: data.root: expected a folder of images, found nothing at"),
-        (
-            ["data=demo", "trainer.max_epochs=-1"],
-            "error: trainer.max_epochs: expected a number greater than 0, found -1",
-        ),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, arguments, message):
@@ -73,21 +66,31 @@ def test_flags_may_stand_anywhere_and_numbers_with_commas_are_a_list():
     ]  # fmt: skip
 
 
+LIGHT = """
+import os, sys
+import anomaly_lab.cli.dashboard, anomaly_lab.cli.export, anomaly_lab.cli.predict, anomaly_lab.cli.threshold
+import anomaly_lab.cli.sync, anomaly_lab.cli.train, anomaly_lab.launch.local, anomaly_lab.launch.sweep
+from anomaly_lab.__main__ import main
+HEAVY = {"torch", "numpy", "cv2", "pytorch_lightning", "wandb"}
+for number, line in enumerate(sys.argv[1:]):
+    if not os.fork():  # a process for each, without the imports that all have
+        sys.argv[1:] = line.split()
+        try:
+            main()
+        except SystemExit:
+            pass
+        os._exit(bool(HEAVY & set(sys.modules)))
+    assert os.wait()[1] == 0, line
+"""
+
+
 def test_help_and_errors_do_not_import_torch():
-    for arguments in (
-        ["--help"], ["method=cea"], ["data.patches=0"], ["data=demo", "data.image_size=200"], ["data.category=[a,b]"],
-        ["data.category=carpet", "data.stride=200"], ["predict", "--help"], ["predict", "run=x", "source=y"],
-        ["predict", "rum=x"], ["-m", "seed=0,-1", "data.category=carpet"], ["data.category=carpet", "dry_run=true"],
-        ["data", "cache"], ["sync", "--help"], ["threshold", "--help"],
-        ["export", "--help"], ["export", "run=x", "format=onnx"], ["export", "run=x", "format=onx"],
-        ["dashboard", "--help"], ["dashboard", "entity=x"],
-    ):  # fmt: skip
-        script = (
-            "import sys; sys.argv[1:] = " + repr(arguments) + "\n"
-            "from anomaly_lab.__main__ import main\n"
-            "try: main()\n"
-            "except SystemExit: pass\n"
-            "heavy = {'torch', 'numpy', 'cv2', 'pytorch_lightning', 'wandb'} & set(sys.modules)\n"
-            "assert not heavy, heavy"
-        )
-        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    lines = (
+        "--help", "method=cea", "data.patches=0", "data=demo data.image_size=200", "data.category=[a,b]",
+        "data.category=carpet data.stride=200", "predict --help", "predict run=x source=y", "predict rum=x",
+        "-m seed=0,-1 data.category=carpet", "data.category=carpet dry_run=true", "data cache", "sync --help",
+        "threshold --help", "export --help", "export run=x format=onnx", "export run=x format=onx", "dashboard --help",
+        "dashboard entity=x",
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", LIGHT, *lines], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -87,10 +87,10 @@ def test_the_benchmark_is_every_method_on_every_category_with_three_seeds(comman
     root = make_set(tmp_path / "data", "screw")
     found, _ = commands("mvtec_benchmark/run.sh", f"data.root={root}", WEIGHTS="/some where/w.safetensors")
     assert all("data.category=all" in words and "seed=0,1,2" in words for words in found)
-    made = [job for words in found for job in jobs(words)]
-    assert {method for (method,) in count(made, "method.name")} == set(METHODS) - {"control"}
-    assert set(count(made, "method.name", "data.category", "seed").values()) == {1}
-    assert len(made) == (len(METHODS) - 1) * 3
+    made = [job for words in found for job in jobs([word for word in words if word != "seed=0,1,2"])]
+    assert count(made, "method.name", "data.category", "seed") == Counter(
+        (name, "screw", "0") for name in METHODS if name != "control"
+    )
     assert {job.config["name"] for job in made} == {"mvtec_benchmark"}
     dictionary = next(job.config["method"] for job in made if job.config["method"]["name"] == "cnn_dictionary")
     assert dictionary["backbone"]["weights"] == "/some where/w.safetensors"
@@ -105,11 +105,12 @@ def test_the_grids_of_the_slides_are_complete_where_the_data_are(commands, jobs,
     assert set(count(made, "method.name", "input.channels", "data.category").values()) == {1}
     assert len(made) == 4 * 2 * 2
     (one, _), _ = commands("slides/run.sh", str(root), METHODS="f_anogan")
-    made = jobs(one)
-    grid = count(made, "data.image_size", "input.channels", "data.batch_size", "method.optimizer.lr")
-    assert len(grid) == len(made) == 2 * 2 * 3 * 2
+    grid = {"data.image_size": "64,128", "input.channels": "1,3", "data.batch_size": "16,32,64"}
+    asked = {f"{key}={values}" for key, values in grid.items()}
+    assert asked < set(one)
+    made = jobs([word for word in one if word not in asked])
     rates = [(job.config["method"]["optimizer"]["lr"], job.config["method"]["encoder_optimizer"]["lr"]) for job in made]
-    assert set(rates) == {(1e-3, 1e-3), (5e-4, 5e-4)}
+    assert rates == [(1e-3, 1e-3), (5e-4, 5e-4)]
 
 
 def test_all_rows_of_the_ablation_see_the_same_number_of_patches(commands, jobs, tmp_path):

@@ -58,7 +58,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         precision = "32-true"
     trainer = instantiate(
         {**resolved["trainer"], "precision": precision},
-        callbacks=[throughput, evaluation, *([controls] if controls else []), Losses(), *callbacks],
+        callbacks=[throughput, evaluation, *([controls] if controls else []), *callbacks, Losses()],  # of them all
         logger=logger or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
