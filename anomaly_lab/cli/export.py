@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomaly_lab import __version__
-from anomaly_lab.cli.options import Options, parse
+from anomaly_lab.cli.options import TRUST, Options, packages, parse
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.files import read_csv, write_whole
-from anomaly_lab.runs.collect import finished_run
+from anomaly_lab.runs.stored import StoredRun, open_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,7 @@ OPTIONS: Options = {
     "run": "the folder of a finished run",
     "format": "onnx (for ONNX Runtime and others) or pt2 (for PyTorch: torch.export.load)",
     "out": "the file; default: export/model.onnx or export/model.pt2 in the folder of the run",
+    **TRUST,
 }
 USAGE = "export run=DIR format=onnx|pt2 [out=FILE]"
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}  # format -> packages of the extra `export`
@@ -61,7 +62,8 @@ def main(arguments: list[str]) -> None:
     kind = options["format"]
     if kind not in NEEDED:
         raise UserError(f"format: expected {' or '.join(NEEDED)}, found {kind!r}{nearest(kind, NEEDED)}")
-    run = finished_run(options["run"])
+    stored = open_run(options["run"])
+    run = stored.folder
     out = Path(options["out"]).expanduser() if "out" in options else run / "export" / f"model.{kind}"
     check_target(out)
     if missing := [package for package in NEEDED[kind] if find_spec(package) is None]:
@@ -69,7 +71,7 @@ def main(arguments: list[str]) -> None:
             f"format={kind}: expected {', '.join(NEEDED[kind])}, found no {' and no '.join(missing)}; "
             "pip install 'anomaly_lab[export]'"
         )
-    export(run, kind, out)
+    export(stored, kind, out, packages(options))
 
 
 def check_target(out: Path) -> None:
@@ -88,16 +90,14 @@ def unwritable(out: Path, error: OSError) -> UserError:
     return UserError(f"out: expected a file that can be written, found {out} ({error.strerror})")
 
 
-def export(run: Path, kind: str, out: Path) -> None:
+def export(stored: StoredRun, kind: str, out: Path, trust: list[str]) -> None:
     """Build the file in memory, compare its outputs with those of the method, and only then write it."""
-    from omegaconf import OmegaConf
-
     from anomaly_lab.inference import graph
     from anomaly_lab.inference.detector import Detector
 
-    detector = Detector.load(run, device="cpu")
+    run, detector = stored.folder, Detector.of(stored, "cpu", trust)
     method, decoding = detector.method, detector.decoding
-    name = OmegaConf.load(run / ".hydra" / "config.yaml").method.name
+    name = str(stored.method["method"]["name"])
     if method.export_obstacle:
         raise UserError(f"run: expected a method of one forward pass, found {name}: {method.export_obstacle}")
     facts = json.dumps(describe(detector, name, commit(run)), indent=2)

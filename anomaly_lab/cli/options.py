@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from anomaly_lab.core.errors import UserError, nearest
 
 Options = dict[str, str]  # name -> description
+TRUST: Options = {"trust": "packages whose classes a run may name beside ours, separated by commas"}
 
 
 def parse(arguments: list[str], usage: str, known: Options, needed: Sequence[str]) -> dict[str, str] | None:
@@ -36,3 +37,8 @@ def switch(options: dict[str, str], name: str, default: bool) -> bool:
     if value not in {"true", "false"}:
         raise UserError(f"{name}: expected true or false, found {options[name]!r}")
     return value == "true"
+
+
+def packages(options: dict[str, str]) -> list[str]:
+    """The packages that the user trusts."""
+    return [name for name in options.get("trust", "").split(",") if name]

@@ -1,8 +1,9 @@
 """`python -m anomaly_lab predict`: score new images with finished runs. Checks the options before it imports torch."""
 
 from pathlib import Path
+from typing import Any
 
-from anomaly_lab.cli.options import Options, parse, switch
+from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.inference.sources import base_of, find, new_folder
 from anomaly_lab.runs import settings
@@ -14,6 +15,7 @@ OPTIONS: Options = {
     "out": "result folder; default: in predictions/ of the run, for several runs in predictions/ here",
     "maps": "true: write anomaly maps too, as float32 TIFF of the size of the photo",
     "pictures": "false: write no pictures",
+    **TRUST,
 }
 USAGE = "predict run=DIR[,DIR...] source=FILE|FOLDER|GLOB [out=DIR] [maps=true] [pictures=false]"
 
@@ -39,7 +41,7 @@ def main(arguments: list[str]) -> None:
     names = short_names(runs)
     if len(runs) > 1:
         print(f"{len(runs)} runs: {', '.join(f'{name} ({run})' for name, run in zip(names, runs, strict=True))}")
-    detectors = {name: Detector.load(run) for name, run in zip(names, runs, strict=True)}
+    detectors = {name: Detector.load(run, trust=packages(options)) for name, run in zip(names, runs, strict=True)}
     write_results(detectors, photos, base, out, maps, pictures, unlisted)
 
 
@@ -48,7 +50,7 @@ def short_names(runs: list[Path]) -> list[str]:
 
     That is the first of category, data, seed, name and hash that distinguish them, else their number.
     """
-    keys = [key_of(run, settings.read(run / ".hydra" / "config.yaml")) for run in runs]
+    keys = [key_of(run, _settings(run)) for run in runs]
     columns = [
         [key.category for key in keys],
         [key.dataset for key in keys],
@@ -64,3 +66,11 @@ def short_names(runs: list[Path]) -> list[str]:
         if len(set(column)) > 1:
             names = [f"{name}-{value}" for name, value in zip(names, column, strict=True)]
     return [name.replace("/", "-") for name in names]
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    """The configuration of a run; empty if it cannot be read, which loading the run reports."""
+    try:
+        return settings.read(run / ".hydra" / "config.yaml")
+    except (OSError, ValueError):
+        return {}

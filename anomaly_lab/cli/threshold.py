@@ -6,19 +6,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from anomaly_lab.cli.options import Options, parse
+from anomaly_lab.cli.options import TRUST, Options, packages, parse
 from anomaly_lab.config.check import check_node
 from anomaly_lab.config.files import CONF
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.layouts import images_in
-from anomaly_lab.runs.collect import finished_run
+from anomaly_lab.runs.stored import StoredRun, open_run
 
 OPTIONS: Options = {
     "run": "the folder of a finished run",
     "normals": "a folder of normal images that were not trained on",
     "threshold": "the rule: area, max, quantile, sigma, false_alarms or train_percentile, with its keys "
     "(threshold.rate=0.05); default: the rule of the run",
+    **TRUST,
 }
 USAGE = "threshold run=DIR normals=FOLDER [threshold=NAME] [threshold.KEY=VALUE ...]"
 
@@ -28,15 +29,15 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments, USAGE, OPTIONS, needed=("run", "normals"))
     if options is None:
         return
-    run = finished_run(options["run"])
+    stored = open_run(options["run"])
     folder = Path(options["normals"]).expanduser()
     paths = images_in(folder) if folder.is_dir() else []
     if not paths:
         raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
-    draw(run, paths, rule_config(run, options))
+    draw(stored, paths, rule_config(stored, options), packages(options))
 
 
-def rule_config(run: Path, options: dict[str, str]) -> dict[str, Any]:
+def rule_config(stored: StoredRun, options: dict[str, str]) -> dict[str, Any]:
     """The checked configuration of the threshold rule: that of the run or the requested one, with changed keys."""
     if name := options.get("threshold"):
         known = sorted(path.stem for path in (CONF / "threshold").glob("*.yaml"))
@@ -44,7 +45,7 @@ def rule_config(run: Path, options: dict[str, str]) -> dict[str, Any]:
             raise UserError(f"threshold: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
         config = OmegaConf.load(CONF / "threshold" / f"{name}.yaml")
     else:
-        config = OmegaConf.load(run / ".hydra" / "config.yaml").threshold
+        config = OmegaConf.create(stored.rule)
     changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]
     try:
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
@@ -57,14 +58,14 @@ def rule_config(run: Path, options: dict[str, str]) -> dict[str, Any]:
     return resolved
 
 
-def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
+def draw(stored: StoredRun, paths: list[Path], config: dict[str, Any], trust: list[str]) -> None:
     """Score the images with the run, then compute and write the threshold."""
-    from hydra.utils import instantiate
-
+    from anomaly_lab.config.build import build
     from anomaly_lab.inference.detector import Detector, iter_predictions
+    from anomaly_lab.metrics.thresholds import ThresholdRule
     from anomaly_lab.runs.folder import write_threshold
 
-    detector, rule = Detector.load(run), instantiate(config)
+    detector, rule = Detector.of(stored, trust=trust), build(config, ThresholdRule, "threshold", trust)
     unreadable: list[str] = []
     with closing(tracked(iter_predictions([detector], paths), "scoring", total=len(paths))) as results:
         for _, (result,) in results:
@@ -77,7 +78,7 @@ def draw(run: Path, paths: list[Path], config: dict[str, Any]) -> None:
             f"{len(unreadable)} of {len(paths)} files could not be read, nothing changed: {'; '.join(unreadable)}"
         )
     old, new = detector.threshold, rule.compute()
-    write_threshold(run, new._asdict())
+    write_threshold(stored.folder, new._asdict())
     print(
         f"threshold: {old.image:.6g} ({old.name}, {old.normals} images) -> {new.image:.6g} ({new.name}, "
         f"{new.normals} images); `predict` uses the new one, metrics.json keeps the figures of the tested one"

@@ -29,6 +29,7 @@ TOP_LEVEL = {
     "runs_dir": str,
     "rerun": bool | typing.Literal["judge"],
     "dry_run": bool,
+    "trust": list[str],
     "controls": bool,
 }
 KIND = typing.Literal["texture", "object"]
@@ -71,7 +72,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     register()
     _check_category(config, raw["data"])
     try:
-        _check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
+        check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
         resolved = resolve(config)
     except OmegaConfBaseException as error:
         raise explain(error) from error
@@ -132,7 +133,7 @@ def _check_sections(raw: dict[str, Any]) -> None:
 def _check_nodes(resolved: dict[str, Any], raw: dict[str, Any]) -> None:
     """Check all values against the constructors that take them, including those supplied by name."""
     for key, expected in TOP_LEVEL.items():
-        _check_value(key, resolved[key], expected)
+        check_value(key, resolved[key], expected)
     for section in ("data", *resolved):  # data first: others repeat its values, and the user set them there
         check_node(section, resolved[section], raw[section])
     repeated = {name: f"${{{key}}}" for name, key in sources(raw["method"]).items()}
@@ -191,7 +192,7 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
             raise UserError(f"{here}: expected one of {', '.join(parameters)}, found {key!r}{nearest(key, parameters)}")
         if parameters is not None:
             expected = parameters[key] if is_ours(target) else NARROWER.get(key, parameters[key])
-            _check_value(_source(here, raw.get(key)), value, expected)
+            check_value(_source(here, raw.get(key)), value, expected)
         check_node(here, value, raw.get(key))
 
 
@@ -201,7 +202,8 @@ def _source(path: str, raw: Any) -> str:
     return repeated[1] if repeated else path
 
 
-def _check_value(path: str, value: Any, expected: Any) -> None:
+def check_value(path: str, value: Any, expected: Any) -> None:
+    """Raise UserError, one line, unless a value has a type that pydantic understands."""
     if expected is Any:
         return
     if isinstance(value, list) and typing.get_origin(expected) is tuple:  # YAML has no tuples

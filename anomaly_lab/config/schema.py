@@ -128,6 +128,8 @@ def _imported(tree: ast.Module) -> Imports:
 @cache
 def _source_tree(module: str) -> ast.Module:
     package, *parts = module.split(".")
+    if not all(part.isidentifier() for part in (package, *parts)):
+        raise UserError(f"_target_: expected package.module.Class, found a module {module!r}")
     spec = find_spec(package)  # of the top package only: finding a submodule would import it
     for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder).joinpath(*parts)

@@ -42,10 +42,8 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 import torch
 from jaxtyping import Float32
-from omegaconf import OmegaConf
 from PIL import Image
 
-from anomaly_lab.config.resolvers import register
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch, Prediction
@@ -57,12 +55,10 @@ from anomaly_lab.evaluation.maps import inner_map
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.thresholds import Threshold
-from anomaly_lab.runs.checkpoint import load_checkpoint
-from anomaly_lab.runs.collect import finished_run
-from anomaly_lab.runs.folder import read_thresholds, region_of
+from anomaly_lab.runs.checkpoint import load_weights
+from anomaly_lab.runs.stored import CONFIG, StoredRun, open_run
 
 __all__ = ["Decision", "Detector", "ImageResult", "PhotoPrediction", "iter_predictions"]
-READ = ("decoding", "image_size", "patch_size", "channels", "test_batch_size", "workers")  # of the data of a run
 Given = TypeVar("Given", bound=Photo)
 
 
@@ -146,41 +142,39 @@ class Detector:
     workers: int  # decoding threads
 
     @classmethod
-    def load(cls, run: str | PathLike[str], device: str | torch.device | None = None) -> "Detector":
+    def load(
+        cls, run: str | PathLike[str], device: str | torch.device | None = None, trust: Sequence[str] = ()
+    ) -> "Detector":
         """Rebuild the method of a finished run from its configuration and checkpoint.
 
-        `device` is a PyTorch device ("cpu", "cuda", "cuda:1"); None: the GPU if there is one. Raises UserError if the
-        folder is not that of a finished run, the checkpoint is damaged or the device does not exist.
+        The folder may come from anyone: classes of this package alone are built, and those of the packages that `trust`
+        names. `device` is a PyTorch device ("cpu", "cuda", "cuda:1"); None: the GPU if there is one. Raises UserError
+        if the folder is not that of a finished run, a value or the checkpoint is damaged or the device does not exist.
         """
-        folder = finished_run(str(run))
-        register()
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        resolved = {
-            "data": {name: _resolved(config, f"data.{name}") for name in READ},
-            **{name: _resolved(config, name) for name in ("method", "tiling", "seed")},
-            "budget": {"schedule": _resolved(config, "budget.schedule")},
-        }
-        checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-        settings = resolved["data"]["decoding"]
-        settings["region"] = region_of(folder, settings["region"])
-        decoding = Decoding(**{key: value for key, value in settings.items() if key != "_target_"})
-        method = build_method(resolved)
+        return cls.of(open_run(str(run)), device, trust)
+
+    @classmethod
+    def of(cls, stored: StoredRun, device: str | torch.device | None = None, trust: Sequence[str] = ()) -> "Detector":
+        """The same for a run that has been read."""
         try:
-            method.load_state_dict(checkpoint["state_dict"])
+            method = build_method(stored.method, trust)
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).partition("\n")[0].split())  # a UserError has one line, torch has many
+            raise UserError(f"{stored.folder / CONFIG}: {reason}") from error
+        try:
+            method.load_state_dict(load_weights(stored.checkpoint))
         except RuntimeError as error:
             raise UserError(
-                f"{folder / 'checkpoints' / 'last.ckpt'}: expected the weights of the {type(method).__name__} that the "
-                "configuration beside it describes, found others; train it again with rerun=true"
+                f"{stored.checkpoint}: expected the weights of the {type(method).__name__} that the configuration "
+                "beside it describes, found others; train it again with rerun=true"
             ) from error
-        latest = read_thresholds(folder)[-1]
-        threshold = Threshold(**{name: latest[name] for name in Threshold._fields})
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             method = method.eval().to(device)
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             first_line = str(error).partition("\n")[0]
             raise UserError(f"device: expected one of this machine, found {str(device)!r} ({first_line})") from error
-        return cls(method, threshold, decoding, resolved["data"]["test_batch_size"], resolved["data"]["workers"])
+        return cls(method, stored.threshold, Decoding(**stored.decoding), stored.batch_size, stored.workers)
 
     @overload
     def predict(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> PhotoPrediction: ...
@@ -272,12 +266,6 @@ def iter_predictions(
                 for detector, place in zip(detectors, own, strict=True)
             ]
             yield from zip((photo for photo, _ in chunk), zip(*results, strict=True), strict=True)
-
-
-def _resolved(config: Any, key: str) -> Any:
-    """A part of a configuration, resolved alone: other parts may name paths or variables that this machine lacks."""
-    value = OmegaConf.select(config, key)
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _photo(photo: Any) -> Photo:

@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.resolvers import resolve
@@ -26,6 +25,7 @@ from anomaly_lab.data.samples import Splits
 from anomaly_lab.launch.jobs import Job
 from anomaly_lab.launch.machine import visible_gpus
 from anomaly_lab.runs.folder import is_finished
+from anomaly_lab.runs.stored import read_config
 
 START = 6.0  # seconds from a command to its first step, on a CPU: experiments/speed/data_path.csv, rows `first`
 LOOKED_AT = 30  # finished runs of a method, the newest ones
@@ -110,9 +110,9 @@ def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict
     for path in found[:LOOKED_AT]:
         try:
             metrics, device = json.loads(path.read_text()), json.loads(path.with_name("environment.json").read_text())
-            config = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
+            config = read_config(path.parent)
             same = likeness(resolve(config)) == alike
-        except (OSError, ValueError, KeyError, OmegaConfBaseException):  # of another version, or not whole
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OmegaConfBaseException):  # another version
             continue
         on_cpu = device.get("device") == (platform.processor() or platform.machine())
         costs = ("train_images_per_second", "test_seconds")
@@ -132,7 +132,7 @@ def step(config: dict[str, Any], gpu: bool) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # what a job of a sweep has
     try:
-        method = build_method(config).to("cuda" if gpu else "cpu")
+        method = build_method(config, config["trust"]).to("cuda" if gpu else "cpu")
         side = config["data"]["image_size" if method.sees == "images" else "patch_size"]
         size = (PATCHES, config["data"]["channels"], side, side)
 

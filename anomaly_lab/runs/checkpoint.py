@@ -11,16 +11,32 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_whole
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Any:
     """The tensors and numbers of a checkpoint, on the host.
 
     Raises UserError if the file is missing or damaged.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: expected a whole checkpoint, found no file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a checkpoint can raise anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"{path}: expected a whole checkpoint, found: {reason}") from error
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights and buffers in a checkpoint, by name.
+
+    Raises UserError if the file is missing or damaged, or if a weight is no finite number.
+    """
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: expected a checkpoint with the tensors of a state_dict, found none")
+    if broken := next((name for name, value in state.items() if not value.isfinite().all()), None):
+        raise UserError(f"{path}: expected finite weights, found others in {broken}; train it again with rerun=true")
+    return state
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

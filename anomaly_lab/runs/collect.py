@@ -62,10 +62,9 @@ def changed_method(run: Path) -> str:
         return ""
     try:
         config = settings.read(run / ".hydra" / "config.yaml")
-        now = versions_of(config)["method"]
-    except (OSError, ValueError) as error:
-        return f"a method of this version, found another ({error})"
-    name = config["method"]["name"]
+        now, name = versions_of(config)["method"], config["method"]["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # whoever loads the run says what is wrong with it
     return "" if before.get("method") == now else f"version {now} of {name}, found version {before.get('method')}"
 
 

@@ -59,8 +59,8 @@ def read_job(folder: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if it is missing or damaged."""
     try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        value = json.loads(path.read_text()) if path.is_file() else {}  # a pipe would never end
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -87,9 +87,12 @@ def write_threshold(folder: Path, threshold: dict[str, Any]) -> None:
 
 
 def read_thresholds(folder: Path) -> list[dict[str, Any]]:
-    """The thresholds of a run, oldest first."""
+    """The thresholds of a run, oldest first. Raises ValueError if the file holds no list of them."""
     path = folder / "threshold.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    entries = json.loads(path.read_text()) if path.is_file() else []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"found {str(entries)[:60]}")
+    return entries
 
 
 REGION = "region.png"  # the mask image of `data.region` with which the run was trained

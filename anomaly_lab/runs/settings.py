@@ -10,6 +10,7 @@ from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.errors import UserError
 
 Settings = dict[str, Any]  # "method.network.latent_size" -> 100
+MOST_BYTES, MOST_LEVELS = 2**20, 50  # of a configuration: ours have less than 2**14 and 10
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, and not everywhere
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 OF_THE_METHOD = re.compile(r"\$\{(want|fact):([\w.]+),(.*)\}")  # config/resolvers.py
@@ -28,7 +29,7 @@ OF_THE_DATA = (
 
 
 NOT_SHOWN = {  # paths, names, hardware
-    "": {"name", "runs_dir", "rerun", "dry_run", "logger", "run_folder", "hydra", "checkpoint", "budget"},
+    "": {"name", "runs_dir", "rerun", "dry_run", "trust", "logger", "run_folder", "hydra", "checkpoint", "budget"},
     "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
 }
@@ -36,16 +37,35 @@ NOT_SHOWN = {  # paths, names, hardware
 
 def read(path: Path) -> dict[str, Any]:
     """A configuration as Hydra wrote it, with unresolved references. Raises OSError or ValueError."""
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if not isinstance(config, dict):
-        raise ValueError(f"expected a mapping, found {type(config).__name__}")
+    config = as_written(path)
     method = config.get("method")
     wants = method.pop("wants", None) if isinstance(method, dict) else None
     target = str(method.get("_target_")) if isinstance(method, dict) else ""
     return _decided(config, target, wants if isinstance(wants, dict) else {})
+
+
+def as_written(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of plain values. Raises OSError or ValueError, and never takes long.
+
+    Aliases (`*name`) are refused: nobody writes them into a configuration but to make it explode.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("expected a file")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"expected at most {MOST_BYTES} bytes, found {path.stat().st_size}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > MOST_LEVELS:
+                raise ValueError("expected values, found an alias, or a value nested too deeply")
+        config = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    if not isinstance(config, dict):
+        raise ValueError(f"expected a mapping, found {type(config).__name__}")
+    return config
 
 
 def _decided(node: Any, target: str, wants: dict[str, Any]) -> Any:
@@ -67,7 +87,7 @@ def _fact(target: str, name: str) -> Any:
     """A class attribute of a method; None if the class does not exist."""
     try:
         return class_fact(target, name)
-    except (UserError, OSError, SyntaxError, ValueError):
+    except (UserError, OSError, SyntaxError):
         return None
 
 

@@ -45,7 +45,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
 
     keep_region(resolved["data"], folder)
     datamodule = instantiate(resolved["data"]["datamodule"])
-    method = build_method(resolved)
+    method = build_method(resolved, resolved["trust"])
     check_manual_optimisation(method, resolved["trainer"])
     callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
     evaluation, throughput = Evaluation(instantiate(resolved["threshold"])), Throughput()
