@@ -39,8 +39,8 @@ def test_objects_and_those_below_them():
     "target",
     [
         "torch.load", "os.system", "builtins.exec", "torch.hub.load", "numpy.load", "site.addsitedir",
-        "shutil.copyfile", "pathlib.Path", "anomaly_lab", "anomaly_lab.", "", "anomaly_lab..os", "anomaly_lab.nowhere.X",
-        "anomaly_lab_evil.X",
+        "shutil.copyfile", "pathlib.Path", "anomaly_lab", "anomaly_lab.", "", "anomaly_lab..os",
+        "anomaly_lab.nowhere.X", "anomaly_lab_evil.X",
         "anomaly_lab.core.files.write_json",        # a function of ours
         "anomaly_lab.runs.folder.Path",             # a foreign class that a module of ours has imported
         "anomaly_lab.methods.base.method.Method",   # abstract
