@@ -11,7 +11,7 @@ from anomaly_lab import __version__
 from anomaly_lab.cli.options import TRUST, Options, packages, parse
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.files import read_csv, write_whole
-from anomaly_lab.runs.stored import StoredRun, open_run
+from anomaly_lab.runs.collect import finished_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,7 @@ def main(arguments: list[str]) -> None:
     kind = options["format"]
     if kind not in NEEDED:
         raise UserError(f"format: expected {' or '.join(NEEDED)}, found {kind!r}{nearest(kind, NEEDED)}")
-    stored = open_run(options["run"])
-    run = stored.folder
+    run = finished_run(options["run"])
     out = Path(options["out"]).expanduser() if "out" in options else run / "export" / f"model.{kind}"
     check_target(out)
     if missing := [package for package in NEEDED[kind] if find_spec(package) is None]:
@@ -71,7 +70,7 @@ def main(arguments: list[str]) -> None:
             f"format={kind}: expected {', '.join(NEEDED[kind])}, found no {' and no '.join(missing)}; "
             "pip install 'anomaly_lab[export]'"
         )
-    export(stored, kind, out, packages(options))
+    export(run, kind, out, packages(options))
 
 
 def check_target(out: Path) -> None:
@@ -90,12 +89,14 @@ def unwritable(out: Path, error: OSError) -> UserError:
     return UserError(f"out: expected a file that can be written, found {out} ({error.strerror})")
 
 
-def export(stored: StoredRun, kind: str, out: Path, trust: list[str]) -> None:
+def export(run: Path, kind: str, out: Path, trust: list[str]) -> None:
     """Build the file in memory, compare its outputs with those of the method, and only then write it."""
     from anomaly_lab.inference import graph
     from anomaly_lab.inference.detector import Detector
+    from anomaly_lab.runs.stored import open_run
 
-    run, detector = stored.folder, Detector.of(stored, "cpu", trust)
+    stored = open_run(str(run))
+    detector = Detector.of(stored, "cpu", trust)
     method, decoding = detector.method, detector.decoding
     name = str(stored.method["method"]["name"])
     if method.export_obstacle:

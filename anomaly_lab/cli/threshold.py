@@ -2,7 +2,7 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -12,7 +12,10 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.layouts import images_in
-from anomaly_lab.runs.stored import StoredRun, open_run
+from anomaly_lab.runs.collect import finished_run
+
+if TYPE_CHECKING:  # torch takes seconds: mistakes are answered before
+    from anomaly_lab.runs.stored import StoredRun
 
 OPTIONS: Options = {
     "run": "the folder of a finished run",
@@ -29,15 +32,19 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments, USAGE, OPTIONS, needed=("run", "normals"))
     if options is None:
         return
-    stored = open_run(options["run"])
+    run = finished_run(options["run"])
     folder = Path(options["normals"]).expanduser()
     paths = images_in(folder) if folder.is_dir() else []
     if not paths:
         raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
-    draw(stored, paths, rule_config(stored, options), packages(options))
+
+    from anomaly_lab.runs.stored import open_run  # and torch with it
+
+    stored = open_run(str(run))
+    draw(stored, paths, rule_config(stored.rule, options), packages(options))
 
 
-def rule_config(stored: StoredRun, options: dict[str, str]) -> dict[str, Any]:
+def rule_config(rule: dict[str, Any], options: dict[str, str]) -> dict[str, Any]:
     """The checked configuration of the threshold rule: that of the run or the requested one, with changed keys."""
     if name := options.get("threshold"):
         known = sorted(path.stem for path in (CONF / "threshold").glob("*.yaml"))
@@ -45,7 +52,7 @@ def rule_config(stored: StoredRun, options: dict[str, str]) -> dict[str, Any]:
             raise UserError(f"threshold: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
         config = OmegaConf.load(CONF / "threshold" / f"{name}.yaml")
     else:
-        config = OmegaConf.create(stored.rule)
+        config = OmegaConf.create(rule)
     changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]
     try:
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
@@ -58,7 +65,7 @@ def rule_config(stored: StoredRun, options: dict[str, str]) -> dict[str, Any]:
     return resolved
 
 
-def draw(stored: StoredRun, paths: list[Path], config: dict[str, Any], trust: list[str]) -> None:
+def draw(stored: "StoredRun", paths: list[Path], config: dict[str, Any], trust: list[str]) -> None:
     """Score the images with the run, then compute and write the threshold."""
     from anomaly_lab.config.build import build
     from anomaly_lab.inference.detector import Detector, iter_predictions

@@ -20,7 +20,6 @@ from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest
-from anomaly_lab.core.messages import explain
 
 # Types that no constructor of ours states: the top level, and numbers that go to torch and Lightning.
 TOP_LEVEL = {
@@ -75,6 +74,8 @@ def check(config: DictConfig) -> dict[str, Any]:
         check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
         resolved = resolve(config)
     except OmegaConfBaseException as error:
+        from anomaly_lab.core.messages import explain  # and Hydra with it, which nobody needs to open a run
+
         raise explain(error) from error
     try:
         _check_nodes(resolved, raw)

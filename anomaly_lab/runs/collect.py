@@ -63,6 +63,8 @@ def changed_method(run: Path) -> str:
     try:
         config = settings.read(run / ".hydra" / "config.yaml")
         now, name = versions_of(config)["method"], config["method"]["name"]
+    except UserError as error:
+        return f"a method of this version, found another ({error})"
     except (OSError, ValueError, LookupError, TypeError):
         return ""  # whoever loads the run says what is wrong with it
     return "" if before.get("method") == now else f"version {now} of {name}, found version {before.get('method')}"

@@ -16,7 +16,6 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.messages import explain
 from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.runs.collect import finished_run
 from anomaly_lab.runs.folder import read_thresholds, region_of
@@ -142,7 +141,7 @@ def _selected(config: DictConfig, key: str) -> Any:
             return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
         return value
     except (OmegaConfBaseException, RecursionError) as error:
-        raise explain(error) from error
+        raise UserError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 def _own(node: Any) -> Any:
