@@ -109,8 +109,9 @@ def _rows(method: str, runs: list[Run], column_of: dict[str, Column]) -> tuple[d
     places = _fewest([[_text(chosen[run.shown].get(key)) for key in keys] for run in kept])
     rows = {}
     for run in kept:
-        values = [(settings.short(keys[i]), settings.public(_text(chosen[run.shown].get(keys[i])))) for i in places]
-        rows[run.shown] = Row(method, tuple(values))
+        values = {keys[i]: _text(chosen[run.shown].get(keys[i])) for i in places}
+        apart = [(settings.short(key), settings.public(settings.typed(key, value))) for key, value in values.items()]
+        rows[run.shown] = Row(method, tuple(apart))
     return rows, repeated
 
 

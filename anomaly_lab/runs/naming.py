@@ -143,11 +143,11 @@ def _fingerprints(layout: str) -> Fingerprints:
 def _callbacks(config: dict[str, Any], key: str) -> list[str]:
     """The callbacks that enter a key, independent of their names and order."""
     every = [callback for callback in config["callbacks"].values() if callback]
-    return sorted(json.dumps(callback, sort_keys=True) for callback in every if _decides(callback["_target_"]) == key)
+    return sorted(json.dumps(callback, sort_keys=True) for callback in every if decides(callback["_target_"]) == key)
 
 
-def _decides(callback: str) -> str | None:
-    """The key that a callback enters: weights, result or None."""
+def decides(callback: str) -> str | None:
+    """The key that a callback, given by its class, enters: weights, result or None."""
     try:
         return class_fact(callback, "decides")
     except (UserError, OSError, SyntaxError):  # no such fact; of another package maybe no source either

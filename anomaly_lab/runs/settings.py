@@ -6,8 +6,10 @@ from typing import Any
 
 import yaml
 
+from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.runs.naming import decides
 
 Settings = dict[str, Any]  # "method.network.latent_size" -> 100
 MOST_BYTES, MOST_LEVELS = 2**20, 50  # of a configuration: ours have less than 2**14 and 10
@@ -29,7 +31,7 @@ OF_THE_DATA = (
 
 
 NOT_SHOWN = {  # paths, names, hardware
-    "": {"name", "runs_dir", "rerun", "dry_run", "trust", "logger", "run_folder", "hydra", "checkpoint", "budget"},
+    "": {"name", "runs_dir", "rerun", "dry_run", "trust", "logger", "run_folder", "hydra", "checkpoint"},
     "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
 }
@@ -94,17 +96,33 @@ def _fact(target: str, name: str) -> Any:
 def chosen(config: dict[str, Any]) -> Settings:
     """The settings that can change a result, except the seed, as written: `${data.image_size}` stays a reference.
 
-    So a setting that follows from the category or the seed is equal in all runs.
+    So a setting that follows from the category or the seed is equal in all runs. Settings that the method never reads
+    are left out, and callbacks that decide nothing.
     """
-    kept = {key: value for key, value in config.items() if key not in NOT_SHOWN[""] | {"seed", "callbacks", "controls"}}
+    kept = {key: value for key, value in config.items() if key not in NOT_SHOWN[""] | {"seed", "controls"}}
+    kept["callbacks"] = _deciding(config.get("callbacks"))
+    method = config.get("method")
+    target = str(method.get("_target_")) if isinstance(method, dict) else ""
+    if _fact(target, "passes") is not None:
+        kept.pop("budget", None)
     for section in ("data", "trainer"):
         if isinstance(kept.get(section), dict):
             kept[section] = {key: value for key, value in kept[section].items() if key not in NOT_SHOWN[section]}
     if isinstance(kept.get("data"), dict):
-        kept["data"].pop("datamodule", None)  # repeats the keys above
+        unread = {"datamodule"}  # repeats the keys above
+        if _fact(target, "sees") == "images":
+            unread |= {"patches", "patch_size", "redraw"}
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in unread}
     if isinstance(kept.get("method"), dict):
         kept["method"] = {key: value for key, value in kept["method"].items() if key != "name"}
     return {key: value for key, value in _flat(kept).items() if not SECRET.search(key)}
+
+
+def _deciding(callbacks: Any) -> dict[str, Any]:
+    """The callbacks that enter a key of the run."""
+    every = callbacks.items() if isinstance(callbacks, dict) else ()
+    targets = {name: value.get("_target_") for name, value in every if isinstance(value, dict)}
+    return {name: callbacks[name] for name, target in targets.items() if decides(str(target))}
 
 
 def shown_settings(config: dict[str, Any]) -> Settings:
@@ -130,6 +148,14 @@ def public(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return PLACE.sub("…/", value.replace(str(Path.home()), "~"))  # a home may have spaces in its name
+
+
+def typed(key: str, value: str) -> str:
+    """A value as people type it: the option of a group (`threshold=area`) instead of the class that it names."""
+    group = key.removesuffix("._target_")
+    files = (CONF / group).glob("*.yaml") if key.endswith("._target_") and group.isidentifier() else ()
+    options = [path.stem for path in files if f"_target_: {value}\n" in path.read_text(encoding="utf-8")]
+    return options[0] if len(options) == 1 else value
 
 
 def short(key: str) -> str:

@@ -39,7 +39,7 @@ def config(method: str, dataset: str, category: str, seed: int, name: str, **cha
         *path, last = key.split("__")
         node = made
         for part in path:
-            node = node[part]
+            node = node.setdefault(part, {})
         node[last] = value
     return made
 

@@ -1,5 +1,7 @@
 """Which runs share a cell: never two that differ in more than the seed."""
 
+import pytest
+
 from anomaly_lab.report.groups import Row, group
 from anomaly_lab.runs.collect import collect
 from anomaly_lab.runs.folder import RESULT_VERSION
@@ -33,6 +35,37 @@ def test_of_settings_that_differ_together_one_is_told(tmp_path):
     write_run(tmp_path, digest="a")
     write_run(tmp_path, digest="b", strength=2, method__latent=500, trainer__max_epochs=40)
     assert grouped(tmp_path).rows == [Row("cae", (("latent", "100"),)), Row("cae", (("latent", "500"),))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({"budget__learning_rate": 1e-2}, "budget.learning_rate=0.01"), ({"budget__epochs": 1}, "budget.epochs=1"),
+        ({"callbacks__averaging": {"_target_": "own.Averaging"}}, "callbacks.averaging=own.Averaging"),
+        ({"threshold___target_": "anomaly_lab.metrics.thresholds.Area"}, "threshold=area"),
+    ],
+)  # fmt: skip
+def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(tmp_path, changes, label):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, digest="b", **changes)
+    labels = [row.label for row in grouped(tmp_path).rows]
+    assert len(labels) == 2
+    assert any(label in each for each in labels), labels
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data__patches": 10},
+        {"budget__epochs": 3},
+        {"callbacks__x": {"_target_": "anomaly_lab.evaluation.curves.Curves"}},
+    ],
+)
+def test_what_a_method_never_reads_makes_no_row(tmp_path, changes):
+    target = "anomaly_lab.methods.variation_model.VariationModel"
+    write_run(tmp_path, seed=0, method___target_=target)
+    write_run(tmp_path, seed=1, digest="b", method___target_=target, **changes)
+    assert len(grouped(tmp_path).rows) == 1
 
 
 def test_the_size_of_images_may_differ_between_categories_and_not_within_one(tmp_path):
