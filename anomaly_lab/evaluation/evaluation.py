@@ -16,6 +16,7 @@ from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.maps import PixelEvaluation, counted, inner_map, inner_valid, masked
+from anomaly_lab.evaluation.plausibility import implausible, peak
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
 from anomaly_lab.metrics.pixel_decisions import PixelDecisions
 from anomaly_lab.metrics.ranking import rank
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     score: float
     mean: float  # of the map
     decision_score: float
+    peak: int | None = None  # where the maximum of the map lies
 
 
 class Evaluation(pl.Callback):
@@ -93,7 +95,7 @@ class Evaluation(pl.Callback):
             decision_score = self.threshold.decision_score(anomaly_map, score)
             valid = inner_valid(batch, i)
             mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
-            self.rows.append(Row(index, score, float(mean), decision_score))
+            self.rows.append(Row(index, score, float(mean), decision_score, peak(anomaly_map)))
         self._remarks += remarks_of(outputs, batch, samples)
         self.localisation.update(outputs, batch, samples)
         for i in masked(batch, samples):
@@ -106,7 +108,7 @@ class Evaluation(pl.Callback):
         assert self.threshold is not None
         assert self._decisions is not None
         samples = data_of(trainer).test_samples
-        self.rows = rows = sorted(of_all_processes(self.rows))
+        self.rows = rows = sorted(of_all_processes(self.rows), key=lambda row: row.index)
         remarks = sorted(of_all_processes(self._remarks))
         score, mean, decision_score = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
         label = np.array([samples[row.index].label for row in rows])
@@ -125,6 +127,8 @@ class Evaluation(pl.Callback):
             lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in by_type.items()]
             write_csv(folder / "defects.csv", DEFECTS, lines)
             report_remarks(remarks, "of the test images, ")
+            for line in implausible(score.tolist(), [row.peak for row in rows]):
+                say(line)
 
 
 def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:
