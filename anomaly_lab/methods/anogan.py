@@ -20,12 +20,12 @@ from anomaly_lab.methods.base.adversarial import (
     Codes,
     PerImage,
     Residual,
-    Scalar,
     Turn,
     refuse_unlike,
     residual_map,
     unsigned,
 )
+from anomaly_lab.methods.base.method import Scalar
 from anomaly_lab.networks.dcgan import cross_entropy
 
 ImageSize = Annotated[int, Field(ge=32, multiple_of=16)]

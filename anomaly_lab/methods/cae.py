@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.methods.base.gradient import GradientMethod, OptimizerFactory, Scalar
+from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.autoencoder import Autoencoder
 

@@ -21,15 +21,14 @@ from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.adversarial import (
     AdversarialMethod,
     Codes,
-    OptimizerFactory,
     PerImage,
     Residual,
-    Scalar,
     Turn,
     refuse_unlike,
     residual_map,
     unsigned,
 )
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 
 ImageSize = Literal[32, 64, 128, 256]
 Mixture = Float[Tensor, "batch 1 1 1"]

@@ -22,7 +22,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from anomaly_lab.core.types import Images, Prediction
-from anomaly_lab.methods.base.adversarial import AdversarialMethod, AsyncScalar, Scalar, Turn, residual_map, unsigned
+from anomaly_lab.methods.base.adversarial import AdversarialMethod, AsyncScalar, Turn, residual_map, unsigned
+from anomaly_lab.methods.base.method import Scalar
 from anomaly_lab.networks.dcgan import Code, Decoder, Encoder, ImageSize, batch_statistics, cross_entropy, initialise
 
 WON = 1e-5  # the discriminator has won where its loss is below, and starts anew

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.methods.base.gradient import GradientMethod, OptimizerFactory, Scalar
+from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.tiling import Tiling
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of red, green, blue

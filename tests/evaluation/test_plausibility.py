@@ -33,7 +33,7 @@ def test_a_constant_map_has_no_maximum():
     ("scores", "peaks", "words"),
     [
         ([0.5] * 4, [1, 2, 3, 4], ["all 4 test images have the same score, 0.5"]),
-        ([1e-9] * 5, [7, 7, 7, 2, 1], ["all 5 test images", "same place in 3 of 5 test images (2 % from the top, 23 %"]),
+        ([1e-9] * 5, [7, 7, 7, 2, 1], ["all 5 test images", "in 3 of 5 test images (2 % from the top, 23 %"]),
         ([1, 2, 3, 4], [1023, 1023, 1023, 0], ["in 3 of 4 test images (98 % from the top, 98 % from the left)"]),
         ([1, 2, 3, 4], [5, 5, 6, 6], []),  # half is not more than half
         ([1, 1, 1, 1 + 1e-12], [1, 2, 3, 4], []),

@@ -11,18 +11,15 @@ import torch
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images
-from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.method import Method, OptimizerFactory, Scalar
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.dcgan import learns_from_batches
 
-OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
-Scalar = Float[Tensor, ""]
 Codes = Float[Tensor, "batch latent"]
 PerImage = Float[Tensor, " batch"]
 Residual = Literal["l2", "l1"]

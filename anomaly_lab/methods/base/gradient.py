@@ -1,21 +1,15 @@
 """Methods that descend one loss with one optimizer."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.types import Batch
-from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.method import Method, OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import cosine
 from anomaly_lab.methods.base.tiling import Tiling
-
-OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
-Scalar = Float[Tensor, ""]
 
 
 class GradientMethod(Method):

@@ -1,7 +1,7 @@
 """The base class of all methods: a LightningModule that learns from normal images and predicts anomaly maps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.types import Batch, Images, Placement, Prediction
@@ -16,6 +17,9 @@ from anomaly_lab.data import corruption
 from anomaly_lab.data.placement import content
 from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.tiling import Tiling
+
+OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
+Scalar = Float[Tensor, ""]
 
 
 class Method(pl.LightningModule, ABC):
