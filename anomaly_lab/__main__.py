@@ -9,10 +9,22 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
+from anomaly_lab import __version__
 from anomaly_lab.config.files import CONF
 from anomaly_lab.core.console import print_messages
 
-COMMANDS = ("predict", "threshold", "export", "compare", "data", "sync", "dashboard")  # modules of cli/
+COMMANDS = (
+    "predict",
+    "threshold",
+    "export",
+    "compare",
+    "data",
+    "methods",
+    "metrics",
+    "doctor",
+    "sync",
+    "dashboard",
+)  # modules of cli/
 HELP = """\
 anomaly_lab: which unsupervised detector finds the defects on your parts
 
@@ -24,6 +36,8 @@ Usage
   python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file that does not need this package
   python -m anomaly_lab compare FOLDER [--out FILE]         runs side by side: terminal, report.html; .csv, .md, .tex
   python -m anomaly_lab data cache [clear]                  show or clear the cache of decoded images
+  python -m anomaly_lab methods | metrics                   every method, every figure of a result, in a line
+  python -m anomaly_lab doctor                              what this machine has, and what is missing
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
   python -m anomaly_lab dashboard entity=NAME project=NAME  save a W&B workspace that compares methods
 
@@ -61,7 +75,10 @@ def main() -> None:
     print_messages()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     is_job = not first or first.startswith("-") or bool(set("=~") & set(first))
-    if first in {"--help", "-h"}:
+    if first == "--version":
+        print(f"anomaly_lab {__version__}")
+        return
+    if first in {"--help", "-h", "help"}:
         print(HELP.format(groups=groups(), methods=methods()), end="")
         return
     if not is_job and first not in COMMANDS:
@@ -90,14 +107,12 @@ def groups() -> str:
 
 def methods() -> str:
     """Every method: its paper in a line, and what it wants of other groups."""
-    import yaml  # here: no other command needs it
+    from anomaly_lab.cli.methods import about, paper
 
     lines = []
     for path in sorted((CONF / "method").glob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        wants = yaml.safe_load(text).get("wants") or {}
-        lines.append(f"  {path.stem}: {text.splitlines()[0].partition('.py: ')[2].rstrip('.')}")
-        if wants:
+        lines.append(f"  {path.stem}: {paper(path)}")
+        if wants := about(path)[0].get("wants"):
             lines.append(f"    wants {', '.join(f'{key}={str(value).lower()}' for key, value in wants.items())}")
     return "\n".join(lines)
 

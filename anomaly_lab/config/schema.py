@@ -4,6 +4,7 @@ import ast
 import builtins
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,21 +50,33 @@ def parameters_of(target: str) -> Parameters | None:
 def class_fact(target: str, name: str) -> Any:
     """The value of a class attribute, read from the source of the class or of the first base class that has it.
 
+    Raises UserError if no class of ours has it as a value that is written out.
+    """
+    node = defined(target, name)[1]
+    try:
+        return ast.literal_eval(node.value)  # type: ignore[union-attr]  # a method has none
+    except (AttributeError, ValueError, TypeError) as error:
+        raise UserError(f"{target}: expected {name} as a plain value, found {ast.unparse(node)!r}") from error
+
+
+@cache
+def defined(target: str, name: str) -> tuple[str, ast.stmt]:
+    """Where a class attribute or method comes from, the class itself or its first base class that has it; its source.
+
     Raises UserError if no class of ours has it.
     """
     module, _, class_name = target.rpartition(".")
-    tree = _source_tree(module)
-    definition = _definition(tree, class_name)
+    definition = _definition(_source_tree(module), class_name)
     if not isinstance(definition, ast.ClassDef):
         raise UserError(f"_target_: expected a class of {module}, found {class_name!r}")
     for node in definition.body:
-        if isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
-            left = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            if isinstance(left, ast.Name) and left.id == name:
-                return ast.literal_eval(node.value)
-    for base in _bases(target, definition):
-        if is_ours(base):
-            return class_fact(base, name)
+        left = getattr(node, "target", None) or (node.targets[0] if isinstance(node, ast.Assign) else node)
+        has_value = not isinstance(node, ast.AnnAssign) or node.value is not None
+        if has_value and name in {getattr(left, "id", None), getattr(left, "name", None)}:
+            return target, node
+    for base in filter(is_ours, _bases(target, definition)):
+        with suppress(UserError):
+            return defined(base, name)
     raise UserError(f"_target_: expected a class with {name}, found {class_name!r} of {module}")
 
 

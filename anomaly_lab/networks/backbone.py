@@ -289,19 +289,36 @@ def from_hub(name: str) -> Path:
 
     Raises UserError where the hub has none, does not answer within 10 s, or breaks off.
     """
-    config: Any = timm.get_pretrained_cfg(name)
-    if not config.hf_hub_id:
-        raise UserError(f"method.backbone.weights: expected a file, timm's hub has none for {name}")
-    file = config.hf_hub_filename or "model.safetensors"
-    with suppress(LocalEntryNotFoundError):
-        return Path(hf_hub_download(config.hf_hub_id, file, local_files_only=True))
-    address = hf_hub_url(config.hf_hub_id, file)
+    if path := in_cache(name):
+        return path
+    repository, file = hub_file(name)
+    address = hf_hub_url(repository, file)
     try:
-        with suppress(HTTPError):  # an answer, about which the download says more
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT).close()
-        return Path(hf_hub_download(config.hf_hub_id, file))
+        answer(address)
+        return Path(hf_hub_download(repository, file))
     except Exception as error:  # the hub's client lets errors of its HTTP library through
         raise UserError(
             f"method.backbone.weights: {name} is not on this machine and cannot be fetched ({error}); get {address} on "
             f"another machine, put it anywhere here and set method.backbone.weights=PATH"
         ) from error
+
+
+def in_cache(name: str) -> Path | None:
+    """The weights file of a model in the hub's cache on this machine; None: it is not there."""
+    with suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(*hub_file(name), local_files_only=True))
+    return None
+
+
+def hub_file(name: str) -> tuple[str, str]:
+    """The repository and the file of a model's weights on timm's hub. Raises UserError where the hub has none."""
+    config: Any = timm.get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        raise UserError(f"method.backbone.weights: expected a file, timm's hub has none for {name}")
+    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+
+
+def answer(address: str) -> None:
+    """Return once the hub has answered, whatever it says. Raises OSError where it does not within 10 s."""
+    with suppress(HTTPError):
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT).close()

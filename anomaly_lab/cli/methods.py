@@ -1,0 +1,57 @@
+"""`python -m anomaly_lab methods`: every method in a line, from its file in conf/ and the source of its class."""
+
+import ast
+from pathlib import Path
+
+import yaml
+
+from anomaly_lab.cli.options import parse
+from anomaly_lab.config.files import CONF
+from anomaly_lab.config.schema import class_fact, defined
+
+COLUMNS = ("method", "learns in", "shown", "weights", "export", "what it is")
+BASE = "anomaly_lab.methods.base.method.Method"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table; every method gives an anomaly map and a score."""
+    if parse(arguments, "methods", {}, ()) is None:
+        return
+    rows = [COLUMNS, *(row(path) for path in sorted((CONF / "method").glob("*.yaml")))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print(
+        "\nEvery method gives a map and a score. weights: a network trained on ImageNet, from timm's hub or\n"
+        "method.backbone.weights=FILE. export: `some` depends on the settings. method=NAME selects one;\n"
+        "NAME's own keys and their comments: conf/method/NAME.yaml."
+    )
+
+
+def row(path: Path) -> tuple[str, ...]:
+    """The facts of a method."""
+    settings, target = about(path)
+    passes = class_fact(target, "passes")
+    learns = {None: "epochs", 0: "nothing", 1: "one pass"}.get(passes, f"{passes} passes")
+    weights = "ImageNet" if "backbone" in settings and not settings["backbone"].get("trainable") else "-"
+    return (path.stem, learns, class_fact(target, "sees"), weights, exportable(target), paper(path))
+
+
+def about(path: Path) -> tuple[dict, str]:
+    """The settings of a method's file and the path of its class."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return settings, settings["_target_"]
+
+
+def paper(path: Path) -> str:
+    """What the first line of the file says about the method."""
+    return path.read_text(encoding="utf-8").splitlines()[0].partition(".py: ")[2].rstrip(".")
+
+
+def exportable(target: str) -> str:
+    """Whether a run becomes one file: yes, no, or some, by what its class declares as `export_obstacle`."""
+    owner, definition = defined(target, "export_obstacle")
+    assert isinstance(definition, ast.FunctionDef)
+    if owner == BASE:
+        return "yes"
+    return "some" if "None" in ast.unparse(definition.returns or ast.Constant(None)) else "no"
