@@ -72,6 +72,7 @@ Object.assign(costs, {x: null});
 pair.fill(null);
 byId('detail').hidden = true;
 byId('detail').replaceChildren();
+history.replaceState(null, '', location.pathname);
 startView();
 redraw();
 drawDifferences();
@@ -82,20 +83,20 @@ document.activeElement.blur();
 @pytest.fixture
 def opened(browser, comparison):
     """The page of the sweep as at its start; it is loaded only where another page was shown meanwhile."""
-    if browser.current_url != comparison.as_uri():
+    if browser.current_url.partition("#")[0] != comparison.as_uri():
         return open_page(browser, comparison)
     browser.execute_script(RESTART)
     console(browser)  # what earlier tests left there
     return browser
 
 
-def open_page(browser, path: Path):
+def open_page(browser, path: Path, link=""):
     """The page, once its script has run: on a busy machine the driver answers before."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get("about:blank")
-    browser.get(path.as_uri())
-    ready = "return document.URL === arguments[0] && document.documentElement.dataset.ready"
+    browser.get(path.as_uri() + link)
+    ready = "return document.URL.split('#')[0] === arguments[0].split('#')[0] && document.documentElement.dataset.ready"
     assert WebDriverWait(browser, 30).until(lambda page: page.execute_script(ready, path.as_uri())) == "yes"
     return browser
 
@@ -352,6 +353,23 @@ def test_the_keyboard_reaches_everything(opened):
     assert opened.execute_script("return document.activeElement.dataset.place") == place
 
 
+def test_escape_closes_the_cell_wherever_the_focus_is(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    click(opened, "#matrix .cell")
+    opened.execute_script("document.activeElement.blur()")
+    opened.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+    assert opened.execute_script("return document.getElementById('detail').hidden && location.hash === ''")
+
+
+def test_a_cell_has_a_link_that_opens_it(browser, comparison, opened):
+    click(opened, "#matrix .cell[data-place='1,1']")
+    link, head = opened.execute_script("return [location.hash, document.querySelector('#detail h2').textContent]")
+    assert link == "#ganomaly/mvtec_ad/carpet"
+    assert texts(open_page(browser, comparison, link), "#detail h2") == [head]
+
+
 def test_every_picture_chart_and_control_has_a_name(opened):
     open_cell(opened, "cae", "screw")
     nameless = opened.execute_script(
@@ -391,6 +409,11 @@ def test_settings_of_two_runs(opened):
     rows = texts(opened, "#difference-table tbody tr")
     assert {"data.namemvtec_adfolder", "data.categoryscrewphotos"} <= set(rows)
     assert any(row.startswith("method.latent") and row.endswith("<b>&") for row in rows)
+
+
+def test_an_axis_of_costs_that_hardly_differ_has_several_ticks(opened):
+    ticks = "return [logTicks(3.1, 4.4), logTicks(0.011, 0.013), logTicks(1, 1000)].map((ticks) => ticks.length)"
+    assert all(count > 1 for count in opened.execute_script(ticks))
 
 
 def test_quality_against_cost_follows_the_metric(opened):

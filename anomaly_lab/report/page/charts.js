@@ -15,7 +15,8 @@ function logTicks(low, high) {
   for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
     for (const factor of high / low < 30 ? [1, 2, 5] : [1]) ticks.push(factor * 10 ** power);
   }
-  return ticks.filter((value) => value >= low && value <= high);
+  const within = ticks.filter((value) => value >= low && value <= high);
+  return within.length > 2 ? within : nice(low, high, 4).filter((value) => value > 0);
 }
 function scale(domain, range, log) {
   const [low, high] = log ? domain.map(Math.log10) : domain;

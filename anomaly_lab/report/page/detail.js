@@ -4,6 +4,7 @@ function openCell(place, seed) {
   view.open = place;
   drawMatrix();
   const [row, column] = place.split(",").map(Number);
+  history.replaceState(null, "", addressOf(row, column));
   const runs = DATA.runs.filter((run) => run.row === row && run.column === column);
   drawDetail(runs, runs.find((run) => run.seed === seed) || runs[0]);
   const detail = byId("detail");
@@ -15,11 +16,31 @@ function closeCell() {
   const place = view.open;
   view.open = null;
   byId("detail").hidden = true;
+  history.replaceState(null, "", location.pathname + location.search);
   drawMatrix();
   const button = document.querySelector(`#matrix [data-place="${place}"]`);
   if (button) button.focus();
 }
-byId("detail").addEventListener("keydown", (event) => { if (event.key === "Escape") closeCell(); });
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, select") && !byId("detail").contains(event.target);
+  if (event.key === "Escape" && view.open && !typing) closeCell();
+});
+
+// The link of a cell names it as the page does, because numbers change with every run that is added.
+function addressOf(row, column) {
+  const { dataset, label } = DATA.columns[column];
+  return `#${[DATA.rows[row].label, dataset, label].map(encodeURIComponent).join("/")}`;
+}
+function openAddress() {
+  for (let row = 0; row < DATA.rows.length; row++) {
+    for (let column = 0; column < DATA.columns.length; column++) {
+      const filled = DATA.runs.some((run) => run.row === row && run.column === column);
+      if (filled && addressOf(row, column) === location.hash) return openCell(`${row},${column}`) || true;
+    }
+  }
+  return false;
+}
+window.addEventListener("hashchange", openAddress);
 
 function drawDetail(runs, run) {
   const column = DATA.columns[run.column], row = DATA.rows[run.row];

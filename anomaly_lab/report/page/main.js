@@ -84,7 +84,7 @@ drawRuns();
 drawRules();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMatrix);
 const finished = DATA.runs.filter((run) => run.row !== null);
-if (finished.length === 1) {
+if (!openAddress() && finished.length === 1) {
   openCell(`${finished[0].row},${finished[0].column}`);
   scrollTo(0, 0);
 }
