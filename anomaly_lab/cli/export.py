@@ -11,7 +11,7 @@ from anomaly_lab import __version__
 from anomaly_lab.cli.options import TRUST, Options, packages, parse
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.files import read_csv, write_whole
-from anomaly_lab.runs.collect import finished_run
+from anomaly_lab.runs.lookup import finished_run
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.inference.sources import base_of, find, new_folder
 from anomaly_lab.runs import settings
-from anomaly_lab.runs.collect import finished_runs, key_of
+from anomaly_lab.runs.collect import key_of
+from anomaly_lab.runs.lookup import finished_runs
 
 OPTIONS: Options = {
     "run": "the folder of a finished run; several (commas, wildcards, or a folder above them) are compared",

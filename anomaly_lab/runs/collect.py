@@ -1,6 +1,5 @@
 """Reading of run folders, finished or not, complete or damaged."""
 
-import glob
 import hashlib
 import json
 import math
@@ -13,62 +12,9 @@ from typing import Any, NamedTuple
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.runs import settings
-from anomaly_lab.runs.folder import RESULT_VERSION, is_finished, maker_of, read_job
+from anomaly_lab.runs.folder import RESULT_VERSION
 from anomaly_lab.runs.lock import is_left
 from anomaly_lab.runs.measures import BY_KEY
-from anomaly_lab.runs.naming import versions_of
-
-
-def finished_runs(folders: str) -> list[Path]:
-    """The finished runs named by a text, each once: folders separated by commas, or with wildcards.
-
-    A folder that is not a run stands for the finished runs below it. Raises UserError if there are none.
-    """
-    runs: dict[Path, Path] = {}
-    for name in [folders] if Path(folders).expanduser().is_dir() else folders.split(","):
-        folder = Path(name).expanduser()
-        matches = [folder] if folder.is_dir() else sorted(map(Path, glob.glob(str(folder), recursive=True)))
-        below = [run for match in matches if name and match.is_dir() for run in find(match)]
-        found = [run for run in below if is_finished(run) and not changed_method(run)]
-        for run in found or [finished_run(name)]:
-            runs.setdefault(run.resolve(), run)
-    return list(runs.values())
-
-
-def finished_run(folder: str) -> Path:
-    """The folder of a finished run. Raises UserError if it is not one of this version."""
-    run = Path(folder).expanduser()
-    if maker := maker_of(run):
-        raise UserError(
-            f"run: expected a run folder of this version, found one that {maker} made: {run}; run its command again"
-        )
-    if not is_finished(run):
-        raise UserError(
-            "run: expected the folder of a finished run of this version (metrics.json, and job.json with state done), "
-            f"found {run}"
-        )
-    if change := changed_method(run):
-        raise UserError(f"run: expected a run of {change}: {run}; run its command again")
-    return run
-
-
-def changed_method(run: Path) -> str:
-    """How the version of the method differs from that at training; empty if it does not.
-
-    If it does, the weights belong to other code, and their predictions now would be a result of neither version.
-    """
-    before = read_job(run).get("versions")
-    if not isinstance(before, dict):
-        return ""
-    try:
-        config = settings.read(run / ".hydra" / "config.yaml")
-        now, name = versions_of(config)["method"], config["method"]["name"]
-    except UserError as error:
-        return f"a method of this version, found another ({error})"
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""  # whoever loads the run says what is wrong with it
-    return "" if before.get("method") == now else f"version {now} of {name}, found version {before.get('method')}"
-
 
 MARKS = ("job.json", "metrics.json")  # files that mark the folder of a run
 ROUNDING = 1e-6  # by which a rate may lie beyond 0 or 1

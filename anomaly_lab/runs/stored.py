@@ -17,8 +17,8 @@ from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.metrics.thresholds import Threshold
-from anomaly_lab.runs.collect import finished_run
 from anomaly_lab.runs.folder import read_thresholds, region_of
+from anomaly_lab.runs.lookup import finished_run
 from anomaly_lab.runs.settings import as_written
 
 CONFIG = Path(".hydra/config.yaml")

@@ -9,7 +9,6 @@ from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.data.placement import read_white
-from anomaly_lab.runs.collect import finished_run, finished_runs
 from anomaly_lab.runs.folder import (
     RESULT_VERSION,
     is_finished,
@@ -23,6 +22,7 @@ from anomaly_lab.runs.folder import (
     write_job,
     write_threshold,
 )
+from anomaly_lab.runs.lookup import finished_run, finished_runs
 
 
 def test_finished_means_done_with_metrics(tmp_path):
