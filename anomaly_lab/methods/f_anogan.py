@@ -15,7 +15,6 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.adversarial import (
@@ -29,6 +28,7 @@ from anomaly_lab.methods.base.adversarial import (
     unsigned,
 )
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.networks.dcgan import batch_statistics
 
 ImageSize = Literal[32, 64, 128, 256]
 Mixture = Float[Tensor, "batch 1 1 1"]
@@ -170,10 +170,12 @@ class FAnoGAN(AdversarialMethod):
 
     One run, two stages: the last `encoder_epochs` epochs (None: half of them) train the encoder, those before generator
     and critic. Of 20 epochs of 100 000 patches, the 10 of the GAN are the 100 of 10 000 in Bergmann et al. 2021; the 10
-    of the encoder are 15 620 steps, a third of the published 50 000. The authors use TensorFlow's RMSprop, which has
-    its epsilon of 1e-10 under the root; the 1e-5 of `conf/method/f_anogan.yaml` stands outside of it.
+    of the encoder are 15 620 steps, a third of the published 50 000. The authors use TensorFlow's RMSprop: its mean
+    square starts at 1, as here, and it has its epsilon of 1e-10 under the root; the 1e-5 of `conf/method/f_anogan.yaml`
+    stands outside of it.
     """
 
+    version: ClassVar = 2  # batch norm learns in steps of the generator only, the mean square of RMSprop starts at 1
     rates: ClassVar = ("optimizer", "encoder_optimizer")
     stages: ClassVar = ("adversarial training", "encoder training")
     leaders: ClassVar = ("discriminator", "encoder")
@@ -197,9 +199,7 @@ class FAnoGAN(AdversarialMethod):
         self.image_size, self.channels = generator.image_size, generator.channels
         self.generator, self.critic, self.encoder = generator, critic, encoder
         self.encoder_optimizer, self.encoder_epochs = encoder_optimizer, encoder_epochs
-        self.critic_steps = critic_steps
-        self.penalty_weight = penalty_weight
-        self.encoder_loss = encoder_loss
+        self.critic_steps, self.penalty_weight, self.encoder_loss = critic_steps, penalty_weight, encoder_loss
         self.feature_weight, self.residual = feature_weight, residual
 
     def networks(self) -> dict[str, nn.Module]:
@@ -216,13 +216,14 @@ class FAnoGAN(AdversarialMethod):
         """One step of the critic on new images; in steps 5, 10, ... (of 0, 1, ...) one of the generator before it.
 
         That is the authors' loop, in which a step of the generator (none in the first round) is followed by five of the
-        critic, each with a batch of its own.
+        critic, each with a batch of its own. The running statistics of the generator's batch norm move in its own steps
+        alone.
         """
         count, random = len(photos), self.random_at("training", step)  # by the number of the step, as in our results
         if step and step % self.critic_steps == 0:
             adversarial = -self.critic(self.generator(self.codes(count, random))).float().mean()
             yield Turn("generator", adversarial, {"adversarial": adversarial})
-        with torch.no_grad():
+        with torch.no_grad(), batch_statistics(self.generator):
             generated = self.generator(self.codes(count, random))
         on_photos, on_generated, penalty = self.critic_losses(photos, generated, self.mixture(count, random))
         parts = {"real": on_photos, "fake": on_generated, "gradient_penalty": penalty}
@@ -276,8 +277,8 @@ class FAnoGAN(AdversarialMethod):
 
     def whole_encoder_loss(self, losses: dict[str, Scalar]) -> Scalar:
         """The weighted sum of the terms."""
-        weights = {"features": self.feature_weight}
-        return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        weight = self.feature_weight
+        return torch.stack([weight * loss if name == "features" else loss for name, loss in losses.items()]).sum()
 
     # Inspection (section 2.3).
 
@@ -314,9 +315,7 @@ class FAnoGAN(AdversarialMethod):
         """Refuse a training that has no room for both stages."""
         epochs = self.trainer.max_epochs or 0
         if epochs < 2:
-            raise UserError(
-                f"budget.epochs: expected at least 2, one for the GAN and one for the encoder, found {epochs}"
-            )
+            raise UserError(f"budget.epochs: expected at least 2, for the GAN and for the encoder, found {epochs}")
         if self.encoder_epochs is not None and self.encoder_epochs >= epochs:
             raise UserError(
                 f"method.encoder_epochs: expected 1 to {epochs - 1}, so that some of the {epochs} of budget.epochs are "
@@ -328,8 +327,8 @@ class FAnoGAN(AdversarialMethod):
         super().on_train_start()
         self.requires_grad_(True)  # the training before has left two networks frozen
         steps = self.stage_ends()[0] * int(self.trainer.num_training_batches)
-        if steps <= self.critic_steps and self.trainer.is_global_zero:
-            say(
+        if steps <= self.critic_steps:
+            self.say(
                 f"the generator learns nothing: it takes a step after {self.critic_steps} of the critic "
                 f"(method.critic_steps), and the GAN is trained for {steps}; raise data.patches or budget.epochs"
             )
@@ -357,4 +356,8 @@ class FAnoGAN(AdversarialMethod):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam, 1e-4, no first moment, for critic and generator; RMSprop, 5e-5, for the encoder."""
         *adversarial, _ = super().configure_optimizers()
-        return [*adversarial, self.encoder_optimizer(self.encoder.parameters())]
+        encoding = self.encoder_optimizer(self.encoder.parameters())
+        if isinstance(encoding, torch.optim.RMSprop) and not any(map(encoding.defaults.get, ("momentum", "centered"))):
+            for weight in self.encoder.parameters():
+                encoding.state[weight] = {"step": torch.zeros(()), "square_avg": torch.ones_like(weight)}
+        return [*adversarial, encoding]

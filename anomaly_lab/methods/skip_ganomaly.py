@@ -10,7 +10,7 @@ here it descends the same loss at the weights from before.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,7 @@ class UNet(nn.Module):
                 )
             )
         self.output = nn.ConvTranspose2d(2 * widths[0], channels, 4, 2, 1)
+        nn.init.zeros_(self.output.bias)  # as the authors' initialisation of every convolution
 
     def forward(self, images: Images) -> Images:
         """The reconstructions."""
@@ -80,6 +81,8 @@ class Discriminator(nn.Module):
 class SkipGANomaly(ReconstructionGAN):
     """A weighted sum of reconstruction error and distance of the discriminator's features is the score."""
 
+    version: ClassVar = 2  # the bias of the output starts at 0, the discriminator's latent term has its weight
+
     def __init__(
         self,
         latent_weight: NonNegativeFloat = 1.0,
@@ -102,7 +105,7 @@ class SkipGANomaly(ReconstructionGAN):
 
         The generator has to be taken for real, and to match the image and the features of the discriminator. The
         discriminator has to tell images from reconstructions (1.386 where it cannot), and in the code it descends the
-        distance of its features as well, unweighted.
+        weighted distance of its features as well.
         """
         reconstructions = self.generator(images)
         real, real_features = self.discriminator(images)
@@ -116,7 +119,7 @@ class SkipGANomaly(ReconstructionGAN):
         yield Turn("generator", loss, parts, keep_graph=True)
 
         on_real, on_fake = cross_entropy(real, True), cross_entropy(fake, False)
-        loss = on_real + on_fake + (latent if self.latent_in_discriminator else 0)
+        loss = on_real + on_fake + (self.latent_weight * latent if self.latent_in_discriminator else 0)
         yield Turn("discriminator", loss, {"real": on_real, "fake": on_fake})
 
     def predict(self, images: Images) -> Prediction:

@@ -1,16 +1,18 @@
 """AnoGAN by closed forms: its networks, its losses, its search; what all adversarial methods share is in base/."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.anogan import Discriminator, Generator
 from anomaly_lab.methods.base.adversarial import unsigned
-from tests.adversarial import anogan, configured
+from tests.adversarial import Patches, anogan, configured, fit
 
 
 @pytest.fixture
@@ -166,3 +168,38 @@ def test_the_configuration_is_that_of_the_paper():
     assert (texture["data"]["image_size"], texture["tiling"]["size"], texture["tiling"]["stride"]) == (512, 128, 128)
     with pytest.raises(UserError, match="data.image_size: expected .*multiple of 16, found 100"):
         configured("method=anogan", "data.category=screw", "data.image_size=100")
+
+
+def test_training_and_search_written_out(tmp_path):
+    """The public implementation's order: a step of the discriminator, then two of the generator with the same codes."""
+    sgd = partial(torch.optim.SGD, lr=0.05)
+    ours, theirs = anogan(optimizer=sgd), anogan(optimizer=sgd)
+    fit(ours, tmp_path, 1, Patches(3))
+    generator, discriminator = theirs.generator, theirs.discriminator
+    for number, batch in enumerate(Patches(3)):
+        photos, codes = 2 * batch.image - 1, theirs.codes(4, theirs.random_at("training", 0, number))
+        for network in (discriminator, generator, generator):
+            generated = discriminator(generator(codes))
+            loss = softplus(-generated).mean()
+            if network is discriminator:
+                loss = softplus(generated).mean() + softplus(-discriminator(photos)).mean()
+            weights = list(network.parameters())
+            with torch.no_grad():
+                for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                    weight -= 0.05 * gradient
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+    generator, discriminator, photo = generator.double().eval(), discriminator.double().eval(), photos[:1].double()
+    theirs.search_steps = 5
+    code, mean, square = theirs.codes(1, theirs.random_at("search"), alone=True).double(), 0.0, 0.0
+    for step in range(1, 6):  # Adam
+        code.requires_grad_()
+        generated = generator(code)
+        difference = discriminator.features(photo) - discriminator.features(generated)
+        loss = 0.9 * (photo - generated).abs().sum() + 0.1 * difference.abs().sum()
+        (gradient,) = torch.autograd.grad(loss, [code])
+        mean, square = 0.5 * mean + 0.5 * gradient, 0.999 * square + 0.001 * gradient**2
+        code = code.detach() - 0.05 * mean / (1 - 0.5**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+    theirs.codes = lambda *_, **__: anogan().codes(1, theirs.random_at("search"), alone=True).double()
+    torch.testing.assert_close(theirs.search(photo)[0], code, rtol=1e-6, atol=1e-8)

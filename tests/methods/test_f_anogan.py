@@ -1,5 +1,7 @@
 """f-AnoGAN by closed forms: its networks, the penalty, the encoder; two stages of one run."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -225,3 +227,54 @@ def test_the_experiment_of_the_paper_sees_patches(category, side):
     steps = data["patches"] // data["batch_size"] * method["encoder_epochs"]
     assert steps == pytest.approx(50_000, rel=0.01)
     assert epochs - method["encoder_epochs"] == 100
+
+
+def moved(loss, network, steps):
+    """Step along the gradient of a loss; `steps` makes a step of a gradient."""
+    weights = list(network.parameters())
+    gradients = torch.autograd.grad(loss, weights)
+    with torch.no_grad():
+        for number, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+            weight -= steps(number, gradient)
+
+
+def test_both_stages_written_out(tmp_path):
+    """The authors' loops, whose batch norm learns in steps of the generator alone; TensorFlow's RMSprop starts at 1."""
+    settings = {"optimizer": partial(torch.optim.SGD, lr=0.01), "critic_steps": 2, "encoder_epochs": 1}
+    ours, theirs = f_anogan(**settings), f_anogan(**settings)
+    fit(ours, tmp_path, 2, Patches(5))
+    generator, critic, encoder = theirs.generator, theirs.critic, theirs.encoder
+
+    def descent(_, gradient):
+        return 0.01 * gradient
+
+    for step, batch in enumerate(Patches(5)):
+        photos, random = 2 * batch.image - 1, theirs.random_at("training", step)
+        if step in (2, 4):
+            moved(-critic(generator(theirs.codes(4, random))).mean(), generator, descent)
+        kept = {name: buffer.clone() for name, buffer in generator.named_buffers()}
+        generated = generator(theirs.codes(4, random)).detach()
+        generator.load_state_dict(kept, strict=False)
+        between = (photos + theirs.mixture(4, random) * (generated - photos)).requires_grad_()
+        (slope,) = torch.autograd.grad(critic(between).sum(), [between], create_graph=True)
+        penalty = (slope.square().sum(dim=(1, 2, 3)).sqrt() - 1).square().mean()
+        moved(critic(generated).mean() - critic(photos).mean() + 10 * penalty, critic, descent)
+
+    generator.eval()
+    squares = [torch.ones_like(weight) for weight in encoder.parameters()]
+
+    def rmsprop(number, gradient):
+        squares[number] = 0.9 * squares[number] + 0.1 * gradient**2
+        return 1e-3 * gradient / (squares[number] + 1e-10).sqrt()
+
+    for batch in Patches(5):
+        photos = 2 * batch.image - 1
+        generated = generator(encoder(photos))
+        on_features = (critic.features(photos) - critic.features(generated)).square().mean()
+        moved((photos - generated).square().mean() + on_features, encoder, rmsprop)
+    for (name, one), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5, msg=name)
+            assert not name.endswith(("running_mean", "decision.weight")) or not torch.equal(
+                one, f_anogan().state_dict()[name]
+            )

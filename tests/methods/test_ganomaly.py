@@ -233,3 +233,24 @@ def test_the_experiment_of_the_slides():
     assert (config["method"]["name"], config["data"]["channels"], config["data"]["patch_size"]) == ("ganomaly", 1, 128)
     assert (config["data"]["batch_size"], config["trainer"]["max_epochs"]) == (32, 100)
     assert (config["method"]["optimizer"]["lr"], config["budget"]["schedule"]) == (1e-3, "constant")
+
+
+@BOTH
+def test_three_steps_written_out(build, tmp_path):
+    """As in the code of the authors: both losses at the weights before a step, then a step of each network."""
+    sgd = partial(torch.optim.SGD, lr=0.05)
+    ours, theirs = build(optimizer=sgd), build(optimizer=sgd)
+    fit(ours, tmp_path, 1, Patches(3))
+    networks = theirs.generator, theirs.discriminator
+    for batch in Patches(3):
+        gradients = straightforward(theirs, 2 * batch.image - 1)
+        with torch.no_grad():
+            for network, own in zip(networks, gradients, strict=True):
+                for weight, gradient in zip(network.parameters(), own, strict=True):
+                    weight -= 0.05 * gradient
+    moved = [
+        (weight - start).abs().max() for weight, start in zip(ours.parameters(), build().parameters(), strict=True)
+    ]
+    assert min(moved) > 1e-5
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -64,7 +64,8 @@ def test_losses_by_hand():
     torch.testing.assert_close(dict(generator.parts), parts)
     torch.testing.assert_close(generator.loss, 2 * taken_for_real + 7 * contextual + 3 * latent)
     torch.testing.assert_close(dict(discriminator.parts), {"real": on_real, "fake": on_fake})
-    torch.testing.assert_close(discriminator.loss, on_real + on_fake + latent)
+    torch.testing.assert_close(discriminator.loss, on_real + on_fake + 3 * latent)
+    assert not skip_ganomaly().generator.output.bias.any()
     _, alone = skip_ganomaly(latent_in_discriminator=False).eval().turns(images, 0, 0, torch.Generator())
     torch.testing.assert_close(alone.loss, on_real + on_fake)
 
