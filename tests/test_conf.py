@@ -5,6 +5,7 @@ import inspect
 import re
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -13,13 +14,20 @@ from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import signature
 from anomaly_lab.config.wiring import wired
+from anomaly_lab.core.types import Batch
 from anomaly_lab.data.layouts import POOLS
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.fitted import FittedMethod
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
 ROOT = CONF.parent
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "train.yaml")
 CHOICES = [(path.parent.as_posix(), path.stem) for path in FILES if not path.stem.startswith("_")]
-NEEDED = {("data", "folder"): ["data.root=x"], ("data", "csv"): ["data.root=x"]}
+NEEDED = {
+    ("data", "folder"): ["data.root=x"],
+    ("data", "csv"): ["data.root=x"],
+    ("threshold", "own"): ["method=texture_inspection"],
+}
 
 
 def composed(*overrides):
@@ -183,12 +191,47 @@ def test_all_categories_have_settings_of_their_kind(data, count, textures):
     assert (table["textures"], table["objects"]) == ("texture", "object")
 
 
-def test_published_settings():
-    for method in ("cae", "ssim_ae"):
-        config = check(composed(f"experiment={method}_paper"))
-        assert config["method"]["name"] == method
-        assert config["data"]["patches"] * config["trainer"]["max_epochs"] == 2_000_000
-        assert (config["data"]["batch_size"], config["data"]["redraw"]) == (128, False)
-        assert config["method"]["optimizer"] == {
-            "_target_": "torch.optim.Adam", "_partial_": True, "lr": 2e-4, "weight_decay": 1e-5
-        }  # fmt: skip
+PAPERS = {path.stem.removesuffix("_paper"): path for path in CONF.glob("experiment/*_paper.yaml")}
+OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on screw
+    "cae": (256, 256, 128, 10_000, 200), "ssim_ae": (256, 256, 128, 10_000, 200), "anogan": (128, 128, 64, 10_000, 50),
+    "f_anogan": (256, 64, 64, 10_000, 420), "ganomaly": (32, 32, 64, 45_000, 15),
+    "skip_ganomaly": (32, 32, 64, 45_000, 15), "cnn_dictionary": (256,), "variation_model": (1024,),
+    "texture_inspection": (400,),
+}  # fmt: skip
+
+
+def test_every_method_has_its_published_setting_with_the_source_of_every_number():
+    assert set(PAPERS) == {path.stem for path in CONF.glob("method/*.yaml")} - {"control", "slides_cae"}
+    for path in PAPERS.values():
+        for line in path.read_text().splitlines():
+            value, _, source = line.partition("#")
+            assert source.strip() or not re.search(r"\d", value), line
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_published_setting_is_built_and_takes_a_step(name, weights):
+    given = [f"method.backbone.weights={weights}"] if name == "cnn_dictionary" else []
+    config = check(composed(f"experiment={name}_paper", "data.category=screw", *given))
+    data, epochs = config["data"], config["trainer"]["max_epochs"]
+    found = data["image_size"], data["patch_size"], data["batch_size"], data["patches"], epochs
+    assert found[: len(OBJECT[name])] == OBJECT[name]
+    area = {"ganomaly": "FalseAlarms", "skip_ganomaly": "FalseAlarms", "texture_inspection": "Own"}
+    assert config["threshold"]["_target_"].endswith(area.get(name, "Area"))
+    assert config["budget"]["schedule"] == "constant"
+    method = build_method(config)
+    if isinstance(method, FittedMethod):
+        return
+    images = torch.rand(2, data["channels"], data["patch_size"], data["patch_size"])
+    assert method.rehearse(Batch.of(images)).isfinite()
+    texture = check(composed(f"experiment={name}_paper", "data.category=carpet"))["data"]
+    sizes = {"anogan": (512, 128, 128), "f_anogan": (512, 64, 32)} | dict.fromkeys(("cae", "ssim_ae"), (512, 128, 30))
+    expected = sizes.get(name, (32, 32, 32))  # the authors of the GANomalies show whole images
+    assert (texture["image_size"], texture["patch_size"], texture["stride"]) == expected
+
+
+def test_the_structural_similarity_is_that_of_the_paper():
+    method = wired(check(composed("experiment=ssim_ae_paper")))
+    assert (method["constants"], method["window"], method["network"]["output"]) == ("paper", "uniform", "linear")
+    for name in ("cae", "ssim_ae"):
+        adam = check(composed(f"experiment={name}_paper"))["method"]["optimizer"]
+        assert adam == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 2e-4, "weight_decay": 1e-5}

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from anomaly_lab.cli.options import TRUST, Options, packages, parse
 from anomaly_lab.config.check import check_node
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.layouts import images_in
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds: mistakes are answered before
 OPTIONS: Options = {
     "run": "the folder of a finished run",
     "normals": "a folder of normal images that were not trained on",
-    "threshold": "the rule: area, max, quantile, sigma, false_alarms or train_percentile, with its keys "
+    "threshold": "the rule: area, max, quantile, sigma, false_alarms, train_percentile or own, with its keys "
     "(threshold.rate=0.05); default: the rule of the run",
     **TRUST,
 }
@@ -41,16 +42,18 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.runs.stored import open_run  # and torch with it
 
     stored = open_run(str(run))
-    draw(stored, paths, rule_config(stored.rule, options), packages(options))
+    draw(stored, paths, rule_config(stored.rule, options, stored.method["method"]), packages(options))
 
 
-def rule_config(rule: dict[str, Any], options: dict[str, str]) -> dict[str, Any]:
+def rule_config(rule: dict[str, Any], options: dict[str, str], method: dict[str, Any]) -> dict[str, Any]:
     """The checked configuration of the threshold rule: that of the run or the requested one, with changed keys."""
     if name := options.get("threshold"):
         known = sorted(path.stem for path in (CONF / "threshold").glob("*.yaml"))
         if name not in known:
             raise UserError(f"threshold: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
         config = OmegaConf.load(CONF / "threshold" / f"{name}.yaml")
+        if "line" in config:
+            config.line = class_fact(method["_target_"], "own_line")
     else:
         config = OmegaConf.create(rule)
     changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]

@@ -11,7 +11,7 @@ of neighbouring levels are intersected and the intersections united. Our map say
 """
 
 import warnings
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class TextureInspection(FittedMethod):
     pixels. `sensitivity` moves each threshold by that share of its distance towards the median (0.1: 10 % nearer;
     negative: further away), which multiplies the map by 1 / (1 - sensitivity).
     """
+
+    own_line: ClassVar = 1.0  # the threshold of every level
 
     offsets: Tensor  # level component: log weight and constant of each Gaussian, -inf where a level has fewer
     means: Tensor  # level component length

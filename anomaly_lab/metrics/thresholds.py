@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 from pydantic import Field
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.metrics.components import component_score
 from anomaly_lab.metrics.histogram import ScoreHistogram, decode
 
@@ -71,6 +72,30 @@ class Area:
         """Just above the score at which the first normal region is large enough."""
         line = just_above(self._largest)
         return Threshold("area", "component", line, line, self.minimum_area, self._normals)
+
+
+class Own:
+    """The line that a method draws in its own maps, like HALCON's texture inspection; normal images do not move it.
+
+    Raises UserError for a method without such a line (`line` is None).
+    """
+
+    def __init__(self, minimum_area: Share, line: float | None) -> None:
+        if line is None:
+            raise UserError(
+                "threshold: expected a rule for a method that draws no line itself (area, false_alarms), found own"
+            )
+        self.minimum_area = minimum_area
+        self.line = line
+        self._normals = 0
+
+    def update(self, anomaly_map: Map, score: float) -> None:
+        """Count a held-out normal image."""
+        self._normals += 1
+
+    def compute(self) -> Threshold:
+        """The line of the method."""
+        return Threshold("own", "component", self.line, self.line, self.minimum_area, self._normals)
 
 
 class Maximum:

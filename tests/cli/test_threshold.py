@@ -6,7 +6,7 @@ import json
 import pytest
 
 from anomaly_lab.cli import predict
-from anomaly_lab.cli.threshold import main
+from anomaly_lab.cli.threshold import main, rule_config
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.metrics.thresholds import just_above
 
@@ -61,3 +61,9 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(toy_run, tmp_path, caps
             draw(*words)
         assert "\n" not in str(told.value)
     assert len(json.loads((run / "threshold.json").read_text())) == 4
+
+
+@pytest.mark.parametrize(("method", "line"), [("texture_inspection.TextureInspection", 1.0), ("cae.CAE", None)])
+def test_the_line_of_the_method_is_read_from_its_class(method, line):
+    rule = rule_config({}, {"threshold": "own"}, {"_target_": f"anomaly_lab.methods.{method}"})
+    assert rule["line"] == line

@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.metrics.thresholds import (
     Area,
     FalseAlarms,
     Maximum,
+    Own,
     Quantile,
     Sigma,
     Threshold,
@@ -129,3 +131,12 @@ def test_the_minimum_area_is_at_least_a_pixel():
 def test_held_out_scores_of_one_value_are_normal():
     assert just_above(0.0) > 0
     assert not math.isinf(just_above(1e38))
+
+
+def test_the_line_of_the_method_stays_where_it_is_and_decides_by_regions():
+    threshold = drawn(Own(0.03, 7.0))
+    assert (threshold.pixel, threshold.image, threshold.normals) == (7.0, 7.0, 7)
+    assert threshold.decision_score(chain(), 0.0) >= threshold.image  # three pixels: 9, 8, 7
+    assert threshold._replace(minimum_area=0.04).decision_score(chain(), 0.0) < threshold.image
+    with pytest.raises(UserError, match="draws no line itself"):
+        Own(0.03, None)

@@ -42,6 +42,7 @@ class Method(pl.LightningModule, ABC):
     - `synthetic`: the kinds of synthetic defects (`data.corruption`) that it makes itself and trains with.
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
     - `rates`: the keys of its optimizers.
+    - `own_line`: what its maps reach where the method itself calls a pixel defective (`threshold=own`); None: no line.
     """
 
     version: ClassVar[int] = 1
@@ -54,6 +55,7 @@ class Method(pl.LightningModule, ABC):
     synthetic: ClassVar[frozenset[corruption.Kind]] = frozenset()
     clips_gradients: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = ()
+    own_line: ClassVar[float | None] = None
 
     search_steps: int = 0  # gradient steps that `predict` takes for every image
     stage: int = 0  # of a training in several stages, the one of the present epoch
