@@ -18,9 +18,9 @@ from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.maps import PixelEvaluation, counted, inner_map, inner_valid, masked
 from anomaly_lab.evaluation.plausibility import implausible, peak
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
-from anomaly_lab.metrics.pixel_decisions import PixelDecisions
+from anomaly_lab.metrics.pixel_decisions import PixelDecisions, without_small_regions
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.metrics.thresholds import Threshold, ThresholdRule
+from anomaly_lab.metrics.thresholds import Threshold, ThresholdRule, pixels
 from anomaly_lab.runs.folder import write_threshold
 
 SCORES = ("path", "defect", "label", "score", "mean", "scaled", "decision_score", "threshold", "decision")
@@ -100,8 +100,14 @@ class Evaluation(pl.Callback):
         self.localisation.update(outputs, batch, samples)
         for i in masked(batch, samples):
             anomaly_map, mask = outputs.anomaly_map[i, 0].cpu().numpy(), batch.mask[i][0].cpu().numpy()
-            for part, defect in zip(*counted(anomaly_map, mask, batch.placement[i]), strict=True):
-                self._decisions.update(part, defect)
+            inner, large, placed = inner_map(outputs, batch, i), anomaly_map.copy(), batch.placement[i]
+            top, left, height, width = placed.target
+            area = pixels(self.threshold.minimum_area, inner)
+            shown = large[top : top + height, left : left + width]
+            shown[:] = without_small_regions(inner, self.threshold.pixel, area)
+            parts = *counted(anomaly_map, mask, placed), counted(large, mask, placed)[0]
+            for part, defect, kept in zip(*parts, strict=True):
+                self._decisions.update(part, defect, kept)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the rows of all processes, compute the metrics and write the tables."""

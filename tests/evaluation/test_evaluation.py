@@ -221,7 +221,7 @@ def test_of_a_mask_image_only_white_pixels_count(tmp_path, write):
     assert metrics["pixel_recall"] == pytest.approx(called[labels].mean())
     assert metrics["pixel_precision"] == pytest.approx(labels[called].mean())
     shares = [(maps[i, 0] >= metrics["pixel_threshold"])[masks[i] & inside].mean() for i in (3, 4, 5)]
-    assert metrics["pixel_overlap"] == pytest.approx(np.mean(shares))
+    assert metrics["pixel_overlap"] == metrics["pixel_overlap_all"] == pytest.approx(np.mean(shares))
     means = [anomaly_map[0][inside].mean() for anomaly_map in maps]
     with (tmp_path / "scores.csv").open() as file:
         assert [float(row["mean"]) for row in csv.DictReader(file)] == pytest.approx(means, abs=1e-5)

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +36,8 @@ from anomaly_lab.training import lifecycle
 from anomaly_lab.training.checks import check_batch_norm, check_processes, check_strategy
 from anomaly_lab.training.strategy import DDP
 from tests.conftest import QUIET, stand_in, variables
+from tests.launch.test_job import wait_until
+from tests.wandb_record import read as read_record
 
 COMPARED = {
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_auroc_smoothed", "pixel_aupr_smoothed",
@@ -45,7 +47,8 @@ NAMES = {
     "threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "image_aupr", "image_f1max",
     "image_recall_at_95_specificity", "image_auroc_mean", "image_accuracy_normal", "image_accuracy_abnormal",
     "image_balanced_accuracy", "image_precision", "image_recall", "image_f1", "pixel_f1max", "pixel_f1max_smoothed",
-    "pixel_overlap", "pixel_iou", "pixel_precision", "pixel_recall", "fit_seconds", "train_images_per_second",
+    "pixel_overlap", "pixel_overlap_all", "pixel_iou", "pixel_precision", "pixel_recall", "fit_seconds",
+    "train_images_per_second",
     "predict_seconds_per_image", "test_seconds", "peak_memory_mb", "precision", "result_version",
     "result_key",
     *COMPARED, *(f"control_{name}" for name in COMPARED),
@@ -294,35 +297,28 @@ def test_methods_without_a_gradient_see_every_image_once(toy):
 @pytest.mark.parametrize(
     ("processes", "method"), [(1, ("method=ganomaly", "method.width=4")), (2, ("method=slides_cae",))]
 )
-def test_killed_at_any_moment_a_run_ends_like_one_that_was_not(lab, toy, tmp_path, processes, method):
-    """While it imports, decodes, trains, writes, tests: to the bit, whether it has one optimizer or two."""
+def test_killed_at_any_moment_a_run_ends_like_one_that_was_not(lab, warm_program, toy, tmp_path, processes, method):
+    """While it starts, decodes, trains, writes, tests: to the bit, whether it has one optimizer or two."""
     several = ("trainer=ddp", "trainer.devices=2") if processes == 2 else ()
     arguments = (*toy, *method, *several, "trainer.max_epochs=3", "data.patches=512", "checkpoint.every_batches=5")
-
-    def begin(*words):
-        return subprocess.Popen(
-            [sys.executable, "-m", "anomaly_lab", *arguments, *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True, env=variables(tmp_path),
-        )  # fmt: skip
-
     begun = time.monotonic()
-    assert begin("runs_dir=whole").wait() == 0
+    lab(*arguments, "runs_dir=whole")
     whole, runs = time.monotonic() - begun, tmp_path / "runs"
+
+    def terminate():
+        wait_until(lambda: list(runs.rglob("last.ckpt")))
+        (lock,) = runs.rglob(".lock")
+        os.kill(int(re.match(r"process (\d+) ", lock.read_text())[1]), signal.SIGTERM)
+
     if processes == 1:
-        process = begin()
-        while not list(runs.rglob("last.ckpt")) and process.poll() is None:
-            time.sleep(0.05)
-        process.terminate()
-        assert process.wait() == 128 + signal.SIGTERM
+        threading.Thread(target=terminate, daemon=True).start()
+        lab(*arguments, code=128 + signal.SIGTERM)
         assert read_job(folder_of(tmp_path))["state"] == "interrupted"
     killed = 0
     for share in sorted(np.random.default_rng(0).uniform(0.05, 0.9, 6)):  # the first, wherever it gets faster
-        process = begin()
         try:
-            process.wait(timeout=share * whole)
+            warm_program.run(arguments, tmp_path, variables(tmp_path), timeout=share * whole)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             killed += 1
         if list(runs.rglob("metrics.json")):
             break
@@ -344,10 +340,11 @@ def test_killed_at_any_moment_a_run_ends_like_one_that_was_not(lab, toy, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_result_of_one(lab, toy, tmp_path):
+def test_two_processes_give_the_result_of_one_and_leave_one_run_of_wandb(lab, toy, tmp_path):
     arguments = [word for word in toy if word not in QUIET]
     lab(*arguments, "runs_dir=one")
-    lab(*arguments, "runs_dir=two", "trainer=ddp", "trainer.devices=2")
+    done = lab(*arguments, "runs_dir=two", "trainer=ddp", "trainer.devices=2", "logger=wandb", WANDB_MODE="offline")
+    assert "Traceback" not in done.stdout + done.stderr
     ((one, two), (rows, others)) = (
         [read_one(tmp_path / name) for name in ("one", "two")] for read_one in (read_folder, rows_of_folder)
     )
@@ -364,36 +361,40 @@ def test_two_processes_give_the_result_of_one(lab, toy, tmp_path):
     features = [len(path.read_text().splitlines()) for path in tmp_path.rglob("curves/features.csv")]
     assert features == [11, 11]
 
+    assert len(list((tmp_path / "two").rglob("*.wandb"))) == 1
+    folder = next((tmp_path / "two").rglob("metrics.json")).parent
+    record = read_record(folder / "wandb")
+    assert record.config["environment"]["world_size"] == 2
+    assert record.summary["test/pixel_aupro"] == two["pixel_aupro"]
+    with (folder / "curves" / "losses.csv").open() as file:
+        losses = [(float(row["epoch"]), float(row["train/loss"])) for row in csv.DictReader(file)]
+    assert record.series("train/loss_epoch") == losses
+    assert len(record.table("tables/scores")["data"]) == 10
+    assert record.config["data"]["root"] == "…/bar"
+
 
 @pytest.mark.slow
-def test_one_two_and_three_processes_test_to_the_same_digits(lab, toy, tmp_path):
+def test_one_and_three_processes_test_to_the_same_digits(lab, toy, tmp_path):
     """The same weights, tested by shares that differ in size: five normal and five defective images in batches of 2."""
     arguments = (*(word for word in toy if word not in QUIET), "data.test_batch_size=2", "data.batch_size=24")
     lab(*arguments)
     folder = folder_of(tmp_path)
     one, scores, controls = read(folder), (folder / "scores.csv").read_bytes(), (folder / "controls.csv").read_bytes()
-    for processes in (2, 3):
-        for name in ("metrics.json", "scores.csv", "controls.csv", "maps", "pictures"):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        lab(*arguments, "trainer=ddp", f"trainer.devices={processes}")  # from the last checkpoint: it only tests
-        assert json.loads((folder / "environment.json").read_text())["world_size"] == processes
-        assert (folder / "scores.csv").read_bytes() == scores
-        assert (folder / "controls.csv").read_bytes() == controls
-        assert without_costs(read(folder)) == without_costs(one)
-        assert len(list((folder / "maps").rglob("*.tiff"))) == 10
-        assert len(list((folder / "pictures").glob("*.png"))) == 9
+    for name in ("metrics.json", "scores.csv", "controls.csv", "maps", "pictures"):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    lab(*arguments, "trainer=ddp", "trainer.devices=3")  # from the last checkpoint: it only tests
+    assert json.loads((folder / "environment.json").read_text())["world_size"] == 3
+    assert (folder / "scores.csv").read_bytes() == scores
+    assert (folder / "controls.csv").read_bytes() == controls
+    assert without_costs(read(folder)) == without_costs(one)
+    assert len(list((folder / "maps").rglob("*.tiff"))) == 10
+    assert len(list((folder / "pictures").glob("*.png"))) == 9
 
 
 @pytest.mark.slow
-def test_more_processes_than_test_batches(lab, toy, tmp_path):
-    lab(*toy, "trainer=ddp", "trainer.devices=2", "data.test_batch_size=20")
-    assert len(rows_of(folder_of(tmp_path))) == 10
-
-
-@pytest.mark.slow
-def test_a_method_without_a_gradient_finds_the_same_with_two_processes(lab, toy, tmp_path):
-    arguments = (*toy, "method=control", "method.kind=pca", "trainer.max_epochs=1")
+def test_a_method_without_a_gradient_finds_the_same_with_two_processes_one_of_which_tests_nothing(lab, toy, tmp_path):
+    arguments = (*toy, "method=control", "method.kind=pca", "trainer.max_epochs=1", "data.test_batch_size=20")
     folders = [tmp_path / "one", tmp_path / "two"]
     lab(*arguments, f"runs_dir={folders[0]}")
     done = lab(*arguments, f"runs_dir={folders[1]}", "trainer=ddp", "trainer.devices=2")
@@ -403,6 +404,7 @@ def test_a_method_without_a_gradient_finds_the_same_with_two_processes(lab, toy,
     assert len(weights[0]) > 2
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     rows, others = (rows_of(path.parents[1]) for path in (one, two))
+    assert len(others) == 10
     for row, other in zip(rows, others, strict=True):  # the same weights; other images share a batch
         assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-5)
 
