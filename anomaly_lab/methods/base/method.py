@@ -20,6 +20,7 @@ from anomaly_lab.methods.base.tiling import Tiling
 
 OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 Scalar = Float[Tensor, ""]
+PADDED = "scored with what lies around the inspected part, which this score cannot leave out (data.resize=crop: no padding)"
 
 
 class Method(pl.LightningModule, ABC):
@@ -101,11 +102,16 @@ class Method(pl.LightningModule, ABC):
         return None
 
     def forward(self, images: Images, placement: tuple[Placement, ...] = ()) -> Prediction:
-        """Predict for images of any size; padding counts neither in a score of the map nor, later, in the metrics."""
+        """Predict for images of any size; padding counts neither in a score of the map nor, later, in the metrics.
+
+        A score that the method itself computes (codes, features, means) cannot leave it out: such images get a remark.
+        """
         prediction = self.tiling(self.predict, images)
-        if prediction.score is not None:
-            return prediction
-        return prediction._replace(score=default_score(prediction.anomaly_map, content(placement, images)))
+        if prediction.score is None:
+            return prediction._replace(score=default_score(prediction.anomaly_map, content(placement, images)))
+        whole = (0, 0, *images.shape[-2:])
+        remarks = ["" if place.target == whole and place.valid is None else PADDED for place in placement]
+        return prediction._replace(remarks=tuple(remarks)) if any(remarks) else prediction
 
     def rehearse(self, batch: Batch) -> Float[Tensor, ""]:
         """A number that costs about as much as a training step, for the estimate before a training."""

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.placement import content, place
 from anomaly_lab.functional.scores import default_score
-from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.method import PADDED, Method
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 
 
@@ -70,3 +70,10 @@ def test_the_answer_in_a_test_does_not_feel_autocast():
         inside = method.test_step(batch, 0)
     assert torch.equal(inside.anomaly_map, method(batch.image).anomaly_map)
     assert inside.anomaly_map.dtype == torch.float32
+
+
+def test_a_score_of_the_method_says_that_it_holds_the_padding():
+    images, placement = torch.zeros(2, 3, 64, 64), (place(9, 9, 64, "pad"), place(32, 64, 64, "pad"))
+    assert Scored(WholeImage())(images, placement).remarks == ("", PADDED)
+    assert Scored(WholeImage())(images, (placement[0], place(32, 64, 64, "crop"))).remarks == ()
+    assert Brightness(WholeImage())(images, placement).remarks == ()
