@@ -20,7 +20,9 @@ from anomaly_lab.methods.base.tiling import Tiling
 
 OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 Scalar = Float[Tensor, ""]
-PADDED = "scored with what lies around the inspected part, which this score cannot leave out (data.resize=crop: no padding)"
+PADDED = (
+    "scored with what lies around the inspected part, which this score cannot leave out (data.resize=crop: no padding)"
+)
 
 
 class Method(pl.LightningModule, ABC):
