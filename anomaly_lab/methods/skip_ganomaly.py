@@ -50,6 +50,7 @@ class UNet(nn.Module):
                 )
             )
         self.output = nn.ConvTranspose2d(2 * widths[0], channels, 4, 2, 1)
+        assert self.output.bias is not None
         nn.init.zeros_(self.output.bias)  # as the authors' initialisation of every convolution
 
     def forward(self, images: Images) -> Images:
