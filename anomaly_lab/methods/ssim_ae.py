@@ -24,7 +24,11 @@ class SSIMAE(CAE):
     """Reconstruct, and call abnormal where the structure of an 11 x 11 window was not reconstructed.
 
     The paper prints the constants 0.01 and 0.03 where Wang et al. and every library square them; `constants=paper`
-    takes them as printed. `window=uniform` is the plain window of the paper's formula.
+    takes them as printed. `window=uniform` is the plain window of the paper's formula, the output there is linear:
+    `experiment=ssim_ae_paper` has all three. On screw, in steps of 8 images of 128 px at a rate of 2e-4, its loss falls
+    from .80 to .11 in 120 steps with He's initialisation (PyTorch's: 1.07 to .15), at 256 px from .87 to .10 in 100
+    steps of 2 images. The default starts lower than a linear output: .32 to .28 in 100 steps, where that falls from
+    .98 to .38.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class SSIMAE(CAE):
         """Warn of the dead start in which the output has no structure and the gradient none either."""
         if self.trainer.callback_metrics["train/loss_epoch"] >= 0.99:
             warnings.warn(
-                "the SSIM loss stays at 0.99 or above: the network learns nothing; use method.network.output=sigmoid "
-                "with method.network.initialisation=xavier, or a lower learning rate",
+                "the SSIM loss stays at 0.99 or above: the network learns nothing; use a lower learning rate, or "
+                "method.network.output=sigmoid with method.network.initialisation=xavier",
                 stacklevel=1,
             )

@@ -15,9 +15,9 @@ class Autoencoder(nn.Module):
 
     Table 1 of the paper at 128 px; each doubling of the side inserts one more stride-2 convolution (32 channels)
     after the second and its mirror before the last layer. No normalisation layers, so the initialisation decides how
-    soon it learns, and the paper names neither it nor the output activation. Under the L2 loss `he` (the variance
-    survives every layer) with a linear output learns soonest by far (experiments/initialisation/); under SSIM a
-    linear output sticks at loss 1, where `xavier` with a sigmoid learns. `default` is PyTorch's.
+    soon it learns, and the paper names neither it nor the output activation. With a linear output `he` (the variance
+    survives every layer) learns soonest under the L2 loss (experiments/initialisation/) and under SSIM. `default` is
+    PyTorch's. Under SSIM with squared constants `xavier` with a sigmoid starts as a gray image, near its best.
     """
 
     def __init__(
