@@ -23,7 +23,7 @@ from anomaly_lab.methods.base.adversarial import (
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.f_anogan import Critic, Encoder, Generator
 from anomaly_lab.training.checks import check_manual_optimisation
-from tests.adversarial import GANS, Losses, Patches, fit
+from tests.adversarial import GANS, Losses, Patches, configured, fit
 from tests.conftest import stand_in
 
 DESCENT = partial(torch.optim.SGD, lr=0.1)
@@ -189,6 +189,25 @@ def test_other_images_are_refused(build):
         method.predict(torch.zeros(2, 1, 32, 32))
     with pytest.raises(UserError, match="data.patch_size: expected 32 px, .*found 48 x 32"):
         method.predict(torch.zeros(2, 3, 48, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "training", "sizes"),
+    [
+        ("anogan", 128, (100_000, 5, "constant"), "a multiple of 16"),
+        ("f_anogan", 30, (100_000, 20, "constant"), "32, 64, 128 or 256"),
+        ("ganomaly", 30, (50_000, 15, "cosine"), "32, 64, 128 or 256"),
+        ("skip_ganomaly", 30, (50_000, 15, "constant"), "32, 64, 128 or 256"),
+    ],
+)
+def test_what_they_see_of_textures_and_how_long(name, stride, training, sizes):
+    config = configured(f"method={name}", "data.category=carpet")
+    seen = [config["data"][key] for key in ("image_size", "patch_size", "stride", "batch_size", "channels")]
+    assert seen == [512, 128, stride, 64, 3]
+    budget = config["data"]["patches"], config["trainer"]["max_epochs"], config["budget"]["schedule"]
+    assert budget == training
+    with pytest.raises(UserError, match=f"data.image_size: expected .*{sizes}.*, found 100"):
+        configured(f"method={name}", "data.category=screw", "data.image_size=100")
 
 
 def test_networks_that_do_not_fit_are_refused():

@@ -1,12 +1,12 @@
 """What `FittedMethod` does for a method that declares its statistics and writes `rows`."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.tiling import WholeImage
+from tests.adversarial import fit
 from tests.methods.base.pixels import Pixels
 from tests.methods.base.test_gradient import Lists
 
@@ -19,13 +19,9 @@ def images():
 @pytest.fixture
 def fitted(images, tmp_path):
     method = Pixels()
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0,
-    )  # fmt: skip
     index = torch.arange(6)
     batches = Lists([Batch.of(images[i])._replace(index=i) for i in index.split(4)])
-    trainer.fit(method, batches, batches)
+    fit(method, tmp_path, 1, batches, batches, limit_val_batches=0)
     return method
 
 

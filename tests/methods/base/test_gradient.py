@@ -3,12 +3,12 @@
 from functools import partial
 
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.tiling import SlidingWindow
+from tests.adversarial import fit
 
 
 class Offset(GradientMethod):
@@ -33,11 +33,7 @@ def batches(value, side):
 
 def fitted(tmp_path, **changes):
     method = Offset(**changes)
-    trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, num_sanity_val_steps=0, log_every_n_steps=1,
-    )  # fmt: skip
-    trainer.fit(method, Lists(batches(0.5, 4)), Lists(batches(0.25, 8)))
+    trainer = fit(method, tmp_path, 2, Lists(batches(0.5, 4)), Lists(batches(0.25, 8)), log_every_n_steps=1)
     return method, trainer
 
 
@@ -58,9 +54,8 @@ def test_it_descends_loss_and_logs_all_of_them_on_training_and_held_out_images(t
     method, trainer = fitted(tmp_path)
     assert method.learnt.item() == 0.5  # after one step: the gradient is twice the distance, the rate a half
     assert method.frozen.item() == 1.0
-    assert [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]] == [
-        method.learnt
-    ]
+    (group,) = trainer.optimizers[0].param_groups
+    assert group["params"] == [method.learnt]
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert values["validation/loss"] == 0.0625  # windows of 4 px of images of 8 px
     assert values["validation/twice"] == 0.125

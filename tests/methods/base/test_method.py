@@ -1,14 +1,17 @@
 """What the base class adds to every method: tiling, default score, padding that does not count."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.placement import content, place
 from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.method import PADDED, Method
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
+from anomaly_lab.networks.backbone import Backbone
 
 
 class Brightness(Method):
@@ -77,3 +80,34 @@ def test_a_score_of_the_method_says_that_it_holds_the_padding():
     assert Scored(WholeImage())(images, placement).remarks == ("", PADDED)
     assert Scored(WholeImage())(images, (placement[0], place(32, 64, 64, "crop"))).remarks == ()
     assert Brightness(WholeImage())(images, placement).remarks == ()
+
+
+class Students(Method):
+    """A teacher, and a student of the same shape."""
+
+    def __init__(self, weights):
+        super().__init__(WholeImage())
+        self.teacher = Backbone("resnet18", ["layer1"], weights)
+        self.student = Backbone("resnet18", ["layer1"], weights, trainable=True)
+
+    def training_step(self, batch, batch_idx):
+        """Learns nothing."""
+
+    def predict(self, images):
+        return Prediction(images[:, :1], None, None)
+
+
+def test_frozen_networks_are_read_once_and_their_rest_is_named(weights, capsys):
+    method = Students(str(weights))
+    method.setup("test")
+    assert not method.teacher.sha256.any()
+    method.prepare_data()
+    method.setup("fit")
+    assert method.teacher.sha256.any()
+    assert not method.student.sha256.any()
+    assert capsys.readouterr().out == "resnet18: weights above layer1 not used (layer2)\n"
+
+
+def test_weights_that_are_not_there_are_told_before_the_training(tmp_path):
+    with pytest.raises(UserError, match="nowhere.safetensors"):
+        Students(str(tmp_path / "nowhere.safetensors")).prepare_data()

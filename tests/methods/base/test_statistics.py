@@ -36,19 +36,13 @@ def moments_of(shares, monkeypatch):
     return shares[0].moments()
 
 
-def test_a_gaussian_is_numpys(images):
-    mean, covariance = gaussian(images, range(IMAGES)).moments()
-    for place in range(PLACES):
-        rows = np.round(images[:, place].double().numpy() * 4096) / 4096
+@pytest.mark.parametrize("places", [PLACES, None])
+def test_a_gaussian_is_numpys_at_each_place_or_over_all_rows(images, places):
+    mean, covariance = gaussian(images, range(IMAGES), places).moments()
+    parts = images.movedim(1, 0) if places else images.flatten(0, 1)[None]
+    for place, rows in enumerate(np.round(parts.double().numpy() * 4096) / 4096):
         np.testing.assert_allclose(mean[place], rows.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(covariance[place], np.cov(rows, rowvar=False), rtol=1e-9)
-
-
-def test_a_pooled_gaussian_is_numpys_over_all_rows(images):
-    mean, covariance = gaussian(images, range(IMAGES), places=None).moments()
-    rows = np.round(images.flatten(0, 1).double().numpy() * 4096) / 4096
-    np.testing.assert_allclose(mean[0], rows.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(covariance[0], np.cov(rows, rowvar=False), rtol=1e-9)
 
 
 @pytest.mark.parametrize("places", [PLACES, None])
