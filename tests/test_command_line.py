@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from anomaly_lab.cli.train import as_people_write
 from tests.conftest import METHODS, ROOT
 
 
@@ -57,13 +56,6 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
     )
     assert done.stderr == "error: method.optimizer: Invalid epsilon value: -1\n"
     assert not (tmp_path / "runs").exists()
-
-
-def test_flags_may_stand_anywhere_and_numbers_with_commas_are_a_list():
-    words = ["data.region=1,2,30,40", "seed=0,1", "-m", "data.value_range=0,4095.5", "data.region=mask.png"]
-    assert as_people_write(words) == [
-        "-m", "data.region=[1,2,30,40]", "seed=0,1", "data.value_range=[0,4095.5]", "data.region=mask.png"
-    ]  # fmt: skip
 
 
 LIGHT = """

@@ -5,7 +5,7 @@ from typing import Any
 
 from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.inference.sources import base_of, find, new_folder
+from anomaly_lab.inference.sources import base_of, claim_folder, find, new_folder
 from anomaly_lab.runs import settings
 from anomaly_lab.runs.collect import key_of
 from anomaly_lab.runs.lookup import finished_runs
@@ -43,6 +43,8 @@ def main(arguments: list[str]) -> None:
     if len(runs) > 1:
         print(f"{len(runs)} runs: {', '.join(f'{name} ({run})' for name, run in zip(names, runs, strict=True))}")
     detectors = {name: Detector.load(run, trust=packages(options)) for name, run in zip(names, runs, strict=True)}
+    if "out" not in options:
+        out = claim_folder(default, source)
     write_results(detectors, photos, base, out, maps, pictures, unlisted)
 
 

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomaly_lab.config.check import check, refuse_unread
 from anomaly_lab.config.files import CONF
-from anomaly_lab.config.overrides import composed
+from anomaly_lab.config.overrides import as_people_write, composed
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
 from anomaly_lab.core.console import say
@@ -22,7 +21,7 @@ from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import is_user_mistake, mistakes_in_one_line
 from anomaly_lab.launch.job import end_with_launcher
-from anomaly_lab.runs.folder import state_of
+from anomaly_lab.runs.folder import refuse_unwritable, state_of
 from anomaly_lab.runs.lock import exclusive
 from anomaly_lab.runs.naming import folder_of, place_of
 
@@ -49,8 +48,10 @@ def main() -> None:
         if state == "finished":  # before Hydra writes to the folder and torch is imported
             print(f"already done, skipped: {place.folder} (rerun=true does it again)")
             return
-        if is_first_process() and (wants := wants_of(config)):
-            say(wants)
+        if is_first_process():
+            refuse_unwritable(place.folder)
+            if wants := wants_of(config):
+                say(wants)
     composed(start, sys.argv[1:])
 
 
@@ -58,16 +59,6 @@ def start(arguments: list[str]) -> None:
     """Hand over to Hydra."""
     sys.argv[1:] = arguments
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
-
-
-LISTS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
-
-
-def as_people_write(arguments: list[str]) -> list[str]:
-    """Arguments for Hydra: flags moved to the front, and brackets around `data.region=1,2,3,4`, else a sweep."""
-    flags = {"-m", "--multirun"}
-    first = [word for word in arguments if word in flags]
-    return first + [LISTS.sub(r"\1=[\2]", word) for word in arguments if word not in flags]
 
 
 def compose(overrides: list[str]) -> DictConfig:

@@ -7,7 +7,8 @@ from the source by `ast`. So there is no second list, and a typing mistake is fo
 import math
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,27 +17,43 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.resolvers import register, resolve
-from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of
+from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest
 
-# Types that no constructor of ours states: the top level, and numbers that go to torch and Lightning.
-TOP_LEVEL = {
+POSITIVE = pydantic.PositiveInt
+KIND = typing.Literal["texture", "object"]
+# Keys that the program reads itself, by type: no constructor states them.
+READ = {
     "seed": typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)],
     "name": str,
-    "runs_dir": str,
+    "runs_dir": typing.Annotated[str, pydantic.Field(min_length=1)],
     "rerun": bool | typing.Literal["judge"],
     "dry_run": bool,
     "trust": list[str],
     "controls": bool,
+    "run_folder": str,
+    "budget.epochs": POSITIVE,
+    "budget.schedule": typing.Literal["constant", "cosine"],
+    "budget.learning_rate": pydantic.PositiveFloat,
+    "checkpoint.every_batches": POSITIVE | None,
+    "method.name": str,
+    "data.name": str,
+    "data.category": str,
+    "data.kind": KIND,
+    **dict.fromkeys(("data.layout", "data.decoding", "data.datamodule", "tiling", "threshold", "trainer"), OBJECT),
 }
-KIND = typing.Literal["texture", "object"]
+FOLDERS = {  # keys that name the folders of a run, and their letters; the folder of somebody's photos has any name
+    **dict.fromkeys(("name", "method.name", "data.name"), r"\w[\w.+-]*"),
+    "data.category": r"\s*\.*[^./\\\0\s][^/\\\0]*",
+}
+LONGEST = 255  # bytes of a file name
+LARGEST = 2**32  # of a number: no key of ours means more, and torch would end in an overflow
 NEEDED = ("data", "augmentation", "callbacks", "trainer", "threshold", "method")
 SECTIONS = (
-    *NEEDED, "logger", "budget", "checkpoint", "input", "tiling", "tilings", "run_folder", "hydra", "experiment",
+    *NEEDED, "logger", "budget", "checkpoint", "input", "tiling", "tilings", "hydra", "experiment",
 )  # fmt: skip
-POSITIVE = pydantic.PositiveInt
 # Ranges that torch and Lightning do not check, or only after seconds of imports. Names and plain types are read from
 # their signatures, so another optimizer or option needs no entry here.
 NARROWER = {
@@ -56,7 +73,14 @@ NARROWER = {
     "devices": POSITIVE | list[int] | typing.Literal["auto"],
     "strategy": typing.Literal["auto", "ddp", "ddp_find_unused_parameters_true"] | dict[str, typing.Any],
     "deterministic": bool | typing.Literal["warn"],
+    "profiler": typing.Literal["simple", "advanced", "pytorch"] | None,
 }
+NO_OPTION = {  # of the trainer, and why
+    **dict.fromkeys(("logger", "callbacks", "plugins", "default_root_dir"), "the program sets it"),
+    **dict.fromkeys(("fast_dev_run", "barebones"), "a run needs its checkpoint; a short one: budget.epochs=1"),
+}
+TUNERS = {"LearningRateFinder", "BatchSizeFinder"}  # train within a training, on attributes that no method has
+REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
 ADAPTERS: dict[str, pydantic.TypeAdapter] = {}
 
 
@@ -67,9 +91,11 @@ def check(config: DictConfig) -> dict[str, Any]:
     """
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
     _check_sections(raw)
+    refuse_missing("method._target_", raw["method"].get("_target_"))  # its facts are needed to resolve the others
     refuse_unoffered(raw["method"])
     register()
     _check_category(config, raw["data"])
+    _check_presence(raw)
     try:
         check_value("data.kind", OmegaConf.select(config, "data.kind"), KIND)
         resolved = resolve(config)
@@ -82,8 +108,10 @@ def check(config: DictConfig) -> dict[str, Any]:
     except UserError as error:
         raise _of_whole_objects(error, resolved["data"]) from None
     _check_passes(resolved)
-    if not re.fullmatch(r"\w[\w.+-]*", resolved["name"]):
-        raise UserError(f"name: expected letters, digits and . _ + - (it names a folder), found {resolved['name']!r}")
+    for key, letters in FOLDERS.items():
+        name = _at(resolved, key)
+        if not re.fullmatch(letters, name) or len(name.encode(errors="surrogateescape")) > LONGEST:
+            raise UserError(f"{key}: expected letters, digits and . _ + - (it names a folder), found {name!r}")
     runs = Path(resolved["runs_dir"])
     if file := next((path for path in (runs, *runs.parents) if path.is_file()), None):
         raise UserError(f"runs_dir: expected a folder, found the file {file}")
@@ -119,7 +147,7 @@ def _check_sizes(data: dict[str, Any]) -> None:
 
 def _check_sections(raw: dict[str, Any]) -> None:
     """Refuse a missing section, and one that nothing reads."""
-    sections = {*TOP_LEVEL, *SECTIONS}
+    sections = {*(key for key in READ if "." not in key), *SECTIONS}
     if unknown := next((key for key in raw if key not in sections), None):
         raise UserError(f"{unknown}: expected one of {', '.join(sorted(sections))}, found {unknown!r}")
     for section in NEEDED:
@@ -129,14 +157,52 @@ def _check_sections(raw: dict[str, Any]) -> None:
     for name, callback in raw["callbacks"].items():
         if callback is not None and not (isinstance(callback, dict) and "_target_" in callback):
             raise UserError(f"callbacks.{name}: expected its keys below it or null to leave it out, found {callback!r}")
+        if callback is not None and (kind := str(callback["_target_"]).rpartition(".")[2]) in TUNERS:
+            raise UserError(
+                f"callbacks.{name}: expected a callback that does not train, found {kind}; search with -m "
+                "hydra/sweeper=optuna 'budget.learning_rate=tag(log,interval(1e-4,1e-2))' or data.batch_size=8,16"
+            )
+    for key, reason in NO_OPTION.items():
+        if raw["trainer"].get(key):
+            raise UserError(f"trainer.{key}: expected none, because {reason}, found {raw['trainer'][key]!r}")
+
+
+def _check_presence(raw: dict[str, Any]) -> None:
+    """Refuse a configuration that lacks a key which the program reads or another key repeats (`~seed`)."""
+    repeated = {name: key for key, text in _texts(raw) for name in REFERENCE.findall(text)}
+    for name, reader in {**repeated, **dict.fromkeys(READ, "the program")}.items():
+        node, parts = raw, name.split(".")
+        for number, part in enumerate(parts, 1):
+            if isinstance(node, str):
+                break  # repeats another node, which is checked there
+            if not isinstance(node, dict) or part not in node:
+                raise UserError(f"{'.'.join(parts[:number])}: expected a value, because {reader} reads it, found none")
+            node = node[part]
+
+
+def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a configuration with its key."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in children:
+        yield from _texts(value, f"{path}.{key}" if path else str(key))
+    if isinstance(node, str):
+        yield path, node
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    return reduce(lambda node, part: node[part], key.split("."), config)
 
 
 def _check_nodes(resolved: dict[str, Any], raw: dict[str, Any]) -> None:
     """Check all values against the constructors that take them, including those supplied by name."""
-    for key, expected in TOP_LEVEL.items():
-        check_value(key, resolved[key], expected)
-    for section in ("data", *resolved):  # data first: others repeat its values, and the user set them there
-        check_node(section, resolved[section], raw[section])
+    for key, expected in READ.items():
+        check_value(key, _at(resolved, key), expected)
+    rest = {key: value for key, value in resolved.items() if key != "logger"}
+    for section in ("data", *rest):  # data first: others repeat its values, and the user set them there
+        check_node(section, rest[section], raw[section])
+    for path, node in loggers_of(resolved["logger"]).items():
+        check_node(path, node)
     repeated = {name: f"${{{key}}}" for name, key in sources(raw["method"]).items()}
     check_node("method", wired(resolved), complete(raw["method"], repeated))
 
@@ -166,6 +232,8 @@ def _check_category(config: DictConfig, data: dict[str, Any]) -> None:
     if data.get("root") in ("", "???") or (data.get("root", "") is None and data.get("name") != "demo"):
         raise UserError("data.root: expected a folder or file, found nothing; set data.root=...")
     known, category = data.get("categories"), data.get("category")
+    if "categories" in data and not isinstance(known, dict):
+        raise UserError(f"data.categories: expected a table of categories, found {known!r}")
     if known is None or (isinstance(category, str) and category in known):
         return
     root = Path(str(OmegaConf.select(config, "data.root"))).expanduser()
@@ -173,6 +241,20 @@ def _check_category(config: DictConfig, data: dict[str, Any]) -> None:
     hint = nearest(str(category), known) or "; for other data: data=folder data.root=FOLDER"
     names = f"{', '.join(known)}{f' (in {root}: ' + ', '.join(there) + ')' if there else ''}"
     raise UserError(f"data.category: expected one of {names}, found {category!r}{hint}")
+
+
+def loggers_of(node: Any) -> dict[str, dict[str, Any]]:
+    """The loggers of a configuration by their keys: `logger`, and `logger.csv` for the second of `logger=[wandb,csv]`.
+
+    Raises UserError for anything else.
+    """
+    if not node:
+        return {}
+    if not isinstance(node, dict):
+        raise UserError(f"logger: expected wandb, tensorboard, csv, none or several as [wandb,csv], found {node!r}")
+    more = {key: value for key, value in node.items() if isinstance(value, dict) and "_target_" in value}
+    first = {key: value for key, value in node.items() if key not in more}
+    return ({"logger": first} if first else {}) | {f"logger.{key}": value for key, value in more.items()}
 
 
 def check_node(path: str, node: Any, raw: Any = None) -> None:
@@ -184,6 +266,8 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
         return
     raw = raw or {}
     target = node.get("_target_")
+    if "_target_" in node:
+        refuse_missing(f"{path}._target_", target)
     parameters = parameters_of(target) if isinstance(target, str) else None
     for key, value in node.items():
         here = f"{path}.{key}"
@@ -215,15 +299,23 @@ def check_value(path: str, value: Any, expected: Any) -> None:
         return
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}: expected a finite number, found {value}")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(f"{path}: expected a number up to {LARGEST}, found {value}")
     if repr(expected) not in ADAPTERS:  # some types cannot be hashed, and making an adapter takes milliseconds
         ADAPTERS[repr(expected)] = pydantic.TypeAdapter(expected)
+    literals = typing.get_args(expected) if typing.get_origin(expected) is typing.Literal else None
+    is_exact = literals is None or any(type(value) is type(each) for each in literals)  # else True is 1
     try:
-        ADAPTERS[repr(expected)].validate_python(value, strict=True)
+        ADAPTERS[repr(expected)].validate_python(value if is_exact else [value], strict=True)
     except pydantic.ValidationError as error:
         messages = dict.fromkeys(details["msg"] for details in error.errors())
         reason = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)
         reason = re.sub(r"List should have (at \w+ \d+ items) after validation, not \d+", r"\1", reason)
-        reason = reason.replace("greater", "a number greater").replace("less than", "a number less than")
+        reason = (
+            reason.replace("String should have", "a text of")
+            .replace("greater", "a number greater")
+            .replace("less than", "a number less than")
+        )
         options = re.findall(r"'([^']+)'", reason)
         hint = nearest(value, options) if isinstance(value, str) else ""
         raise UserError(f"{path}: expected {reason}, found {value!r}{hint}") from None

@@ -1,15 +1,108 @@
-"""Overrides of constructor arguments that no file of `conf/` mentions, typed without Hydra's `+`."""
+"""Overrides as people type them, and as Hydra wants them.
 
-from collections.abc import Callable, Sequence
+- Arguments of constructors that no file of `conf/` mentions need no `+`.
+- Paths need no quotes inside quotes, whatever characters they have; `~` is the home.
+- `METHOD.KEY=VALUE` counts for the jobs of that method alone, so that a sweep can hold settings of each of its methods.
+- `logger=[wandb,csv]` opens both.
+- `data.region=1,2,30,40` is a list, not a sweep.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
+from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import parameters_of
 from anomaly_lab.core.errors import UserError, nearest
 
 Composed = TypeVar("Composed")
+FLAGS = {"-m", "--multirun"}
+NUMBERS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
+PATH = re.compile(r"(\+{0,2}(?:data\.(?:root|region|cache_dir|category)|runs_dir|[\w.]+\.weights))=(.+)", re.DOTALL)
+SWEEP = r"(?:choice|range|interval|tag|glob|sort|shuffle|int|float)\(.*\)"
+OF_HYDRA = re.compile(rf"null|true|false|(['\"]).*\1|\[[\d., -]+\]|.*\$\{{.*|{SWEEP}", re.DOTALL)  # no path
+NEEDS_NO_QUOTES = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*", re.ASCII)
+LOGGERS = re.compile(r"logger=\[(\w+(?:,\w+)*)\]")
+WORD = re.compile(r"(\+{0,2})(\w+)(\.[\w.]+)=(.+)", re.DOTALL)  # plus, first part of the key, rest of it, value
+
+
+def as_people_write(arguments: Sequence[str]) -> list[str]:
+    """Arguments for Hydra, from those of a command line: flags first, then the words, rewritten where it needs it."""
+    flags = [word for word in arguments if word in FLAGS]
+    words = [each for word in arguments if word not in FLAGS for each in _rewritten(word, bool(flags))]
+    if flags:
+        return [*flags, *_of_jobs(words)]
+    job = of_method(words)
+    if len(job) < len(words):
+        raise UserError(
+            f"{' '.join(words)}: expected keys of the method of the run, found keys of another one; a sweep (-m) "
+            "gives each method its own"
+        )
+    return job
+
+
+def of_method(words: Sequence[str], methods: Iterable[str] = ()) -> list[str]:
+    """The words of one job: `METHOD.KEY=VALUE` becomes `method.KEY=VALUE` for that method and is left out for others.
+
+    `methods` are names beside those of conf/method. Without a word `method=...` all words stay as they are.
+    """
+    method = next((word.partition("=")[2] for word in reversed(words) if word.startswith("method=")), None)
+    known, job = {*_methods(), *methods}, []
+    for word in words:
+        found = WORD.fullmatch(word)
+        if method is None or found is None or found[2] not in {*known, method}:
+            job.append(word)
+        elif found[2] == method:
+            job.append(f"{found[1]}method{found[3]}={found[4]}")
+    return job
+
+
+def _of_jobs(words: list[str]) -> list[str]:
+    """The words of a sweep: those for one of several methods become choices, which Hydra gives to the jobs alone.
+
+    It would apply them to the configuration of the sweep too, which has the default method.
+    """
+    named = {name for word in words if word.startswith("method=") for name in word.partition("=")[2].split(",")}
+    ours = {*_methods(), *named} | ({"method"} if len(named) > 1 else set())
+    changed = []
+    for word in words:
+        found = WORD.fullmatch(word)
+        if found and found[2] in ours and len(_parts(found[4])) == 1 and not re.fullmatch(SWEEP, found[4]):
+            word = f"{found[1]}{found[2]}{found[3]}=choice({found[4]})"
+        changed.append(word)
+    return changed
+
+
+def _rewritten(word: str, is_sweep: bool) -> list[str]:
+    """One word as those that Hydra understands."""
+    if several := LOGGERS.fullmatch(word):
+        first, *more = dict.fromkeys(several[1].split(","))
+        return [f"logger={first}", *(f"+logger@logger.{name}={name}" for name in more)]
+    word = NUMBERS.sub(r"\1=[\2]", word)
+    path = PATH.fullmatch(word)
+    if path is None or OF_HYDRA.fullmatch(path[2]):
+        return [word]
+    values = _parts(path[2]) if is_sweep and not Path(path[2]).exists() else [path[2]]
+    return [f"{path[1]}={','.join(_quoted(str(Path(value).expanduser())) for value in values)}"]
+
+
+def _quoted(path: str) -> str:
+    plain = NEEDS_NO_QUOTES.fullmatch(path) and path not in {"null", "true", "false"}
+    return path if plain or path[:1] in "'\"" else QuotedString(path, Quote.single).with_quotes()
+
+
+def _parts(value: str) -> list[str]:
+    """The parts of a value between commas, but for those within quotes or brackets."""
+    return re.findall(r"(?:'[^']*'|\"[^\"]*\"|\[[^]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+", value)
+
+
+def _methods() -> set[str]:
+    return {path.stem for path in (CONF / "method").glob("*.yaml")}
 
 
 def composed(compose: Callable[[list[str]], Composed], words: Sequence[str]) -> tuple[Composed, list[str]]:

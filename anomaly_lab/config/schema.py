@@ -12,7 +12,7 @@ from typing import Any
 
 import pydantic
 
-from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.errors import UserError, nearest
 
 OBJECT = dict  # the type of a parameter that another constructor builds
 PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
@@ -78,6 +78,49 @@ def defined(target: str, name: str) -> tuple[str, ast.stmt]:
         with suppress(UserError):
             return defined(base, name)
     raise UserError(f"_target_: expected a class with {name}, found {class_name!r} of {module}")
+
+
+def refuse_missing(path: str, target: Any) -> None:
+    """Raise UserError unless a `_target_` of any package can be imported, as far as sources tell without importing.
+
+    A module that is not written in Python, or that may have more names than its source shows, is left to the import.
+    """
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if not module or not all(part.isidentifier() for part in target.split(".")):
+        raise UserError(f"{path}: expected package.module.Class, found {target!r}")
+    package, *parts = module.split(".")
+    if parts and parts[-1][:1].isupper():  # a class method
+        name = parts.pop()
+    module = ".".join([package, *parts])
+    spec = find_spec(package)
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    if spec is None or (parts and not any(_is_module(folder, parts) for folder in folders)):
+        raise UserError(f"{path}: expected a class of an installed package, found no module {module!r}")
+    try:
+        names = _names(_source_tree(module))
+    except (UserError, OSError, SyntaxError):
+        return  # no source in Python
+    if names and name not in names and not any(_is_module(folder, [*parts, name]) for folder in folders):
+        raise UserError(f"{path}: expected a class of {module}, found {name!r}{nearest(name, names)}")
+
+
+def _is_module(folder: Path, parts: list[str]) -> bool:
+    """Whether a package folder has a module, in whatever form."""
+    path = folder.joinpath(*parts)
+    return path.is_dir() or any(path.parent.glob(f"{path.name}.*"))
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """The names that a module may have; empty if its source does not show them."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return set() if names & {"*", "__getattr__"} else names
 
 
 def is_ours(target: Any) -> bool:
@@ -149,6 +192,8 @@ def _source_tree(module: str) -> ast.Module:
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():
                 return ast.parse(file.read_text(encoding="utf-8"))
+    if spec and not parts and (spec.origin or "").endswith(".py"):  # a package of one file
+        return ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
     raise UserError(f"_target_: expected a module of {package}, found {module!r}")
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -12,7 +13,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from anomaly_lab.core.errors import UserError, full_disk, nearest
@@ -59,12 +60,20 @@ def explain(error: BaseException) -> UserError:
         names = ", ".join(key for key in known if not key.startswith("_"))
         if where.startswith("data.settings."):
             return UserError(f"{where}: expected no key, because categories are a table; set augmentation.{found}=...")
+        if elsewhere := _places(parent._get_root(), str(found)):
+            keys = " or ".join(elsewhere[:3])
+            return UserError(f"{where}: expected the whole key, {keys}, found {where!r}; type {elsewhere[0]}=...")
         hint = nearest(str(found), known)
         expected = f"one of the keys{under} ({names})" if names else f"no key{under}"
         return UserError(f"{where}: expected {expected}, found {str(found)!r}{hint}")
     if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in str(cause):
         key = str(cause).split("Missing mandatory value: ")[-1].split()[0]
         return UserError(f"{key}: expected a value, found none; set {key}=...")
+    if several := re.match(r"Ambiguous value for argument '([^=]+)=(.+)'", str(error)):
+        key, value = several.groups()
+        return UserError(
+            f"{key}: expected one value, found {value!r}; -m makes a job of each, '{key}=[{value}]' is a list"
+        )
     if isinstance(error, OverrideParseException):
         return UserError(
             f"{error.override}: expected key=value; a value with spaces, commas, = or ~ needs quotes inside quotes: "
@@ -72,6 +81,18 @@ def explain(error: BaseException) -> UserError:
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return UserError(" ".join(lines[:2]) or type(error).__name__)
+
+
+def _places(root: Any, name: str) -> list[str]:
+    """The keys of a configuration that end with a name, those that other keys repeat first."""
+    keys, levels = [], [("", OmegaConf.to_container(root, resolve=False))]
+    for path, node in levels:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            where = f"{path}{key}"
+            keys += [where] * (key == name)
+            if where not in {"hydra", "data.datamodule", "data.decoding", "callbacks", "tilings"}:  # they repeat others
+                levels.append((f"{where}.", value))
+    return keys
 
 
 def is_user_mistake(error: BaseException) -> bool:

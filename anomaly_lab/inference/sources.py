@@ -81,3 +81,16 @@ def new_folder(parent: Path, source: str) -> Path:
     stem = Path(source).stem.strip("*?[]. ") or "images"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
     return next(parent / name for name in names if not (parent / name).exists())
+
+
+def claim_folder(parent: Path, source: str) -> Path:
+    """The same, made: of several processes at once each gets its own."""
+    while True:
+        folder = new_folder(parent, source)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            pass  # whoever writes the first file says so
+        return folder

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
+from anomaly_lab.config.overrides import of_method
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv
@@ -185,7 +186,7 @@ def print_best(study: Study, planned: Planned) -> None:
     say(f"best: trial {best.number}, {study.settings.objective} {best.values[0]:.4f}")
     jobs = study.asked.jobs(best.params)
     for words, folder in zip(jobs, planned(jobs), strict=False):
-        say(f"  python -m anomaly_lab {shlex.join(words)}\n    {folder}")
+        say(f"  python -m anomaly_lab {shlex.join(of_method(words))}\n    {folder}")
     say(f"all trials: {study.folder / 'trials.csv'}")
 
 

@@ -80,6 +80,8 @@ class SearchRequest:
                 earlier.pop(key, None)
             if not override.is_sweep_override():
                 fixed[key] = str(override.input_line)
+            elif override.is_choice_sweep() and len(values := list(override.sweep_string_iterator())) == 1:
+                fixed[key] = f"{key}={values[0]}"  # a word for one of several methods
             elif key in REPEATED:
                 repeats[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
             else:

@@ -23,14 +23,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.check import check, check_node, refuse_unread
-from anomaly_lab.config.overrides import composed
+from anomaly_lab.config.overrides import composed, of_method
 from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.data.layouts import POOLS, categories, of_pool, textures_of
 from anomaly_lab.launch.jobs import Job, Outcome, Words
 from anomaly_lab.launch.table import JobTable
-from anomaly_lab.runs.folder import state_of, write_job
+from anomaly_lab.runs.folder import refuse_unwritable, state_of, write_job
 from anomaly_lab.runs.naming import place_of
 
 Settings = TypeVar("Settings")
@@ -100,6 +100,8 @@ def plan(compose: Composer, asked: Sequence[Sequence[str]]) -> list[Job]:
 
     Raises UserError naming the first job with a mistake.
     """
+    methods = {word.partition("=")[2] for words in asked for word in words if word.startswith("method=")}
+    asked = [of_method(words, methods) for words in asked]
     several: list[tuple[int, Words]] = []
     for number, (words, label) in enumerate(zip(asked, labels(asked), strict=True)):
         with _naming(label):
@@ -186,6 +188,7 @@ def launch(
         if states[job.folder] == "to judge again":
             write_job(job.folder, "interrupted")  # a launcher takes a finished run for a job that has ended
     if to_do:
+        refuse_unwritable(to_do[0].folder)
         with JobTable({job.folder: job.label for job in to_do}) as board:
             outcomes |= launcher.execute(to_do, config, board)
         report(to_do, outcomes, time.monotonic() - began)

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_lab.core.distributed import is_first_process
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json, write_whole
 
 FORMAT = 3  # of a run folder: raise it when older folders can no longer be read
@@ -39,6 +42,25 @@ def state_of(folder: Path, result_key: str, rerun: Rerun = False) -> str:
     if rerun is False and is_current(folder, result_key):
         return "finished"
     return "to do again" if rerun is True or checkpoint_to_resume(folder) is None else "to judge again"
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Make the folder of a run, before anything else is written. Raises UserError, and leaves nothing, if it cannot."""
+    made: list[Path] = []
+    try:
+        for path in (*reversed(folder.parents), folder):
+            if not path.is_dir():
+                path.mkdir(exist_ok=True)
+                made.insert(0, path)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        for path in made:
+            with suppress(OSError):  # not empty: somebody else writes there
+                path.rmdir()
+        raise UserError(
+            f"runs_dir: expected a folder that can be written, found {folder} ({error.strerror})"
+        ) from error
 
 
 def maker_of(folder: Path) -> str | None:

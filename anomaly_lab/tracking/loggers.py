@@ -4,6 +4,7 @@ Everything that is logged is in the run folder too, under the same names.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pydantic
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
-from anomaly_lab.core.files import read_csv
+from anomaly_lab.core.files import read_csv, write_whole
 from anomaly_lab.runs.collect import names_of
 from anomaly_lab.runs.settings import public
 from anomaly_lab.tracking.service import obstacle
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # at run time imported where it is used: a machine without wa
 
 INIT_SECONDS = 8.0  # beside the seconds of `obstacle`: a run is offline 20 s after its start, or sooner
 FINISH_SECONDS = 60.0  # for what is not uploaded when a run ends
+RUN_ID = "wandb_run_id.txt"  # in the run folder: a run that goes on goes on in W&B too
 LATER = "upload later: python -m anomaly_lab sync"
 TABLE_ROWS = 10_000  # W&B shows no more of a table
 TEXTS = {"path", "defect", "decision"}  # columns of scores.csv that are no numbers
@@ -83,7 +86,7 @@ def wandb_logger(
         return WandbLogger(save_dir=save_dir)  # never opens a run: rank 0 records for all
     import wandb
 
-    session = wandb.setup(wandb.Settings(silent=True)).settings
+    session = _session()
     mode = session.mode
     if mode == "online" and (reason := obstacle(session)):
         mode = "offline"
@@ -95,19 +98,40 @@ def wandb_logger(
         init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True, x_disable_meta=True, disable_git=True,
         console="auto" if console else "off",
     )  # fmt: skip
+    run_id = Path(save_dir) / RUN_ID
+    if not run_id.is_file():
+        write_whole(run_id, lambda part: part.write_text(os.environ.get("WANDB_RUN_ID") or wandb.util.generate_id()))
     about: dict[str, Any] = {
-        "project": project, "name": name, "group": group, "tags": tags,
+        "project": project, "name": name[:128], "group": group[:128], "tags": [tag[:64] for tag in tags],
+        "id": run_id.read_text().strip(), "resume": "allow",
         "job_type": job_type, "dir": save_dir, "settings": settings,
     }  # fmt: skip
     try:
         run = wandb.init(mode=mode, **about)  # type: ignore[arg-type]
-    except (wandb.Error, TimeoutError) as error:
+    except (wandb.Error, TimeoutError, ValueError) as error:
         said = " ".join(str(error).split())
-        say(f"W&B: the service cannot be used ({type(error).__name__}: {said:.100}), logging offline; {LATER}")
+        say(f"W&B: it cannot be used ({type(error).__name__}: {said:.100}), logging offline; {LATER}")
+        about["project"] = re.sub(r"[/\\#?%:]", "-", project)[:128]
         run = wandb.init(mode="offline", **about)
     run.define_metric("*", step_metric="epoch")
     run.define_metric("train/loss_step", step_metric="trainer/global_step")
     return FailSafeWandbLogger(experiment=run, save_dir=save_dir)
+
+
+def _session() -> "wandb.Settings":
+    """W&B's settings for this process; variables of the environment that it refuses are named and left out."""
+    import wandb
+
+    try:
+        return wandb.setup(wandb.Settings(silent=True)).settings
+    except pydantic.ValidationError as error:
+        for details in error.errors():
+            name = f"WANDB_{details['loc'][0]}".upper()
+            os.environ.pop(name, None)
+            expected = details["msg"].replace("Input should be", "expected")
+            say(f"W&B: {name}: {expected}, found {details['input']!r}, logging offline; {LATER}")
+        os.environ["WANDB_MODE"] = "offline"
+        return wandb.setup(wandb.Settings(silent=True)).settings
 
 
 def hyperparameters(config: DictConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from anomaly_lab.runs.checkpoint import load_checkpoint
 from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, state_of, write_job
 from anomaly_lab.runs.naming import place_of, versions_of
 from anomaly_lab.runs.stored import last_threshold
+from anomaly_lab.tracking.loggers import RUN_ID
 from anomaly_lab.training.run import fit_and_test
 
 # The configuration of the result that lies there: Hydra has overwritten its own file before anything can fail.
@@ -51,6 +52,8 @@ def run(config: DictConfig, folder: Path) -> None:
     before, result = read_job(folder), _identity(folder)
     first = is_first_process()
     if first:
+        if config.rerun is True:
+            (folder / RUN_ID).unlink(missing_ok=True)  # a new run in W&B
         write_job(folder, "running", started=time.time())
         for part in folder.rglob(".*.ckpt.*"):  # of a process that was killed while it wrote
             part.unlink()

@@ -39,6 +39,9 @@ class Losses(pl.Callback):
         values, self._validated = {**self._logged(trainer, validation=False), **self._validated}, {}
         if values:
             self._epochs.append({"epoch": trainer.current_epoch + 1, **values})
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self._epochs:
             names = list(dict.fromkeys(name for row in self._epochs for name in row))
             rows = [[row.get(name, "") for name in names] for row in self._epochs]
@@ -48,8 +51,9 @@ class Losses(pl.Callback):
         values = logged_since(self._before, trainer.callback_metrics)
         return {name: value for name, value in values.items() if name.startswith("validation/") == validation}
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the losses."""
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the losses, also where a run goes on after its last epoch."""
+        self._write(trainer)
         lines = series(self._epochs)
         if trainer.is_global_zero and lines:
             picture = figures.losses(lines)

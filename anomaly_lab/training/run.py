@@ -9,9 +9,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from anomaly_lab.config.build import build
+from anomaly_lab.config.check import loggers_of
 from anomaly_lab.core.console import say
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.data.cache import entry
 from anomaly_lab.data.datamodule import DataModule
@@ -21,6 +25,7 @@ from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method, evaluating
 from anomaly_lab.methods.control import Control
+from anomaly_lab.metrics.thresholds import ThresholdRule
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.runs.folder import RESULT_VERSION, keep_region, remove_result
 from anomaly_lab.runs.naming import decoding_key, fingerprints_of
@@ -44,22 +49,27 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     pl.seed_everything(resolved["seed"], verbose=False)
 
     keep_region(resolved["data"], folder)
-    datamodule = instantiate(resolved["data"]["datamodule"])
+    datamodule = made("data.datamodule", resolved["data"]["datamodule"], DataModule)
     method = build_method(resolved, resolved["trust"])
     check_manual_optimisation(method, resolved["trainer"])
-    callbacks = [instantiate(callback) for callback in resolved["callbacks"].values() if callback]
-    evaluation, throughput = Evaluation(instantiate(resolved["threshold"])), Throughput()
+    callbacks = [made(f"callbacks.{name}", node, pl.Callback) for name, node in resolved["callbacks"].items() if node]
+    evaluation, throughput = (
+        Evaluation(build(resolved["threshold"], ThresholdRule, "threshold", resolved["trust"])),
+        Throughput(),
+    )
     controls = Controls(evaluation, controls_cache(resolved, datamodule)) if resolved["controls"] else None
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
-    logger = instantiate(resolved["logger"]) if resolved["logger"] else None
+    loggers = [made(key, node, Logger) for key, node in loggers_of(resolved["logger"]).items()]
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
     if not method.autocast:
         precision = "32-true"
-    trainer = instantiate(
+    trainer = made(
+        "trainer",
         {**resolved["trainer"], "precision": precision},
+        pl.Trainer,
         callbacks=[throughput, evaluation, *([controls] if controls else []), *callbacks, Losses()],  # of them all
-        logger=logger or False,
+        logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
         _convert_="all",
@@ -69,14 +79,20 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     check_processes(trainer)
     about = environment(trainer)
     write_json(folder / "environment.json", about)
-    if logger:
-        logger.log_hyperparams({**hyperparameters(settings), "environment": about})
+    for logger in loggers:
+        logger.log_hyperparams({**hyperparameters(settings), "environment": about, "weights_key": folder.name})
+    if resolved["trainer"].get("profiler"):  # else it prints to a logger that is silent
+        trainer.profiler.dirpath, trainer.profiler.filename = str(folder / "profile"), "profile"
+        say(f"profile: {folder / 'profile'}")
 
     device = trainer.strategy.root_device
     if resume is None:  # else its findings are in the checkpoint
         with evaluating(method.to(device)), torch.no_grad():
             method.prepare(datamodule.whole_training_images(device=device))
-    trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:  # a callback or an option that cannot work with this method
+        raise UserError(" ".join(str(error).split())) from error
     with evaluating(method.to(device)), torch.no_grad():  # fit has left it on the host
         method.calibrate(datamodule.held_out_images(device))
     calibrates = type(method).calibrate is not Method.calibrate
@@ -96,14 +112,22 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         for name, value in callback.metrics.items()
     }
     metrics: dict[str, Any] = {**evaluation.metrics, **(controls.metrics() if controls else {}), **throughput.costs}
-    if logger:
-        logged = {f"test/{name}": value for name, value in metrics.items()}
+    logged = {f"test/{name}": value for name, value in metrics.items()}
+    for logger in loggers:
         logger.log_metrics(logged | {f"held_out/{name}": value for name, value in held_out.items()})
         logger.finalize("success")
-    if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-        log_tables(logger, folder)
-        finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            log_tables(logger, folder)
+            finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
     return {**metrics, **held_out, "precision": trainer.precision}
+
+
+def made(key: str, node: dict[str, Any], kind: type, **arguments: Any) -> Any:
+    """The object that a node of the configuration describes. Raises UserError if it is of another kind."""
+    found = instantiate(node, **arguments)
+    if not isinstance(found, kind):
+        raise UserError(f"{key}: expected a {kind.__name__}, found {node.get('_target_')!r}")
+    return found
 
 
 def controls_cache(resolved: dict[str, Any], datamodule: DataModule) -> Path | None:

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.overrides import composed
-from anomaly_lab.config.schema import signature
+from anomaly_lab.config.schema import refuse_missing, signature
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain
 from tests.conftest import METHODS
@@ -84,10 +84,58 @@ def message(*overrides):
         ("threshold=are", "threshold: expected one of area, .*; did you mean 'area'?"),
         ("threshold.rate=2", "threshold.rate: expected a number less than 1, found 2"),
         ("data=folder", "data.root: expected a folder or file, found nothing; set data.root=..."),
+        ("~seed", "seed: expected a value, because the program reads it, found none"),
+        ("~trust", "trust: expected a value, because the program reads it, found none"),
+        ("~data.patches", "data.patches: expected a value, because data.datamodule.patches reads it, found none"),
+        ("~budget", "budget: expected a value, because the program reads it, found none"),
+        ("budget=1", "budget.epochs: expected a value, because the program reads it, found none"),
+        ("data.datamodule=null", "data.datamodule: expected its keys below it .*, found None"),
+        ("tiling=3", "tiling: expected its keys below it .*, found 3"),
+        ("data.channels=true", "data.channels: expected 1 or 3, found True"),
+        ("data.channels=1.0", "data.channels: expected 1 or 3, found 1.0"),
+        ("data.categories=1", "data.categories: expected a table of categories, found 1"),
+        ("data.patches=100000000000000000000", "data.patches: expected a number up to 4294967296, found 1.*"),
+        ("data.workers=1e20", "data.workers: expected integer, found 1e[+]20"),
+        ("budget.epochs=true", "budget.epochs: expected integer, found True"),
+        ("method.name=null", "method.name: expected string, found None"),
+        ("method.name=../../x", "method.name: expected letters, digits .* found '../../x'"),
+        ("method.name=..", "method.name: expected letters, digits .* found '..'"),
+        ("data.name=a/b", "data.name: expected letters, digits .* found 'a/b'"),
+        ("logger.name=[1,2]", r"logger.name: expected string, found \[1, 2\]"),
+        ("+logger@logger.csv=csv +logger.csv.prefix=1", "logger.csv.prefix: expected string, found 1"),
+        ("logger.tags=3", "logger.tags: expected list, found 3"),
+        ("method._target_=null", "method._target_: expected package.module.Class, found None"),
+        ("method._target_=nowhere.Net", "method._target_: expected a class of an installed package, found no .*"),
+        ("+callbacks.own._target_=nowhere.X", "callbacks.own._target_: expected a class of an installed package, .*"),
+        (
+            "+callbacks.own._target_=pytorch_lightning.callbacks.Timr",
+            "callbacks.own._target_: expected a class of pytorch_lightning.*; did you mean 'Timer'?",
+        ),
+        ("+callbacks.own._target_=5", "callbacks.own._target_: expected package.module.Class, found 5"),
+        (
+            "+callbacks.own._target_=pytorch_lightning.callbacks.LearningRateFinder",
+            "callbacks.own: expected a callback that does not train, found LearningRateFinder; search with .*",
+        ),
+        ("+trainer.fast_dev_run=true", "trainer.fast_dev_run: expected none, because .*, found True"),
+        ("+trainer.callbacks=[1]", r"trainer.callbacks: expected none, because the program sets it, found \[1\]"),
+        ("+trainer.profiler=slow", "trainer.profiler: expected 'simple', 'advanced' or 'pytorch', found 'slow'"),
+        ("image_size=64", "image_size: expected the whole key, data.image_size .*; type data.image_size=..."),
+        ("data.epochs=3", "data.epochs: expected the whole key, budget.epochs, .*; type budget.epochs=..."),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(override, expected):
-    assert re.fullmatch(expected.replace("(.*)", r"\(.*\)").replace("?", r"\?"), message(override))
+    assert re.fullmatch(expected.replace("(.*)", r"\(.*\)").replace("?", r"\?"), message(*override.split()))
+
+
+@pytest.mark.parametrize("category", ["../../../esc", "..", "a/b", "", "x" * 300])
+def test_a_category_stays_below_the_folder_of_runs(category, tmp_path):
+    said = message("data=folder", f"data.root={tmp_path}", f"data.category='{category}'")
+    assert said == f"data.category: expected letters, digits and . _ + - (it names a folder), found {category!r}"
+
+
+def test_a_class_method_and_a_compiled_module_are_left_to_the_import():
+    for target in ("torch.nn.Embedding.from_pretrained", "math.floor", "torch.nn.Linear"):
+        refuse_missing("key", target)
 
 
 def test_a_mistake_inside_another_exception_is_still_told():

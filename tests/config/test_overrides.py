@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from anomaly_lab.config.files import CONF
-from anomaly_lab.config.overrides import composed
+from anomaly_lab.config.overrides import as_people_write, composed, of_method
 from anomaly_lab.core.errors import UserError
 
 
@@ -51,3 +51,54 @@ def test_what_is_no_argument_is_a_mistake(word, message):
 
 def test_words_that_need_no_plus_stay_as_they_are():
     assert typed("method.optimizer.lr=1", "method=ssim_ae")[1] == ["method.optimizer.lr=1", "method=ssim_ae"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("data.region=1,2,30,40 seed=0,1 -m", "-m data.region=[1,2,30,40] seed=0,1"),
+        ("data.value_range=0,4095.5 data.region=mask.png", "data.value_range=[0,4095.5] data.region=mask.png"),
+        ("data.root=~/parts", "data.root={home}/parts"),
+        ("data.root=/a/Zähler", "data.root='/a/Zähler'"),
+        ("data.root=a,b", "data.root='a,b'"),
+        ("data.root=x=y~(z)", "data.root='x=y~(z)'"),
+        ("data.root=5 runs_dir=it's", r"data.root='5' runs_dir='it\'s'"),
+        ("data.root='a' data.cache_dir=null data.region=[1,2,3,4]", None),
+        ("-m data.root=a,b", None),
+        ("-m data.root=ä,b", "-m data.root='ä',b"),
+        ("logger=[wandb,csv]", "logger=wandb +logger@logger.csv=csv"),
+        ("logger=[csv]", "logger=csv"),
+        ("method=cae cae.network.latent_size=3", "method=cae method.network.latent_size=3"),
+        ("method=cae +cae.x.y=3", "method=cae +method.x.y=3"),
+        (
+            "-m method=ganomaly,skip_ganomaly method.width=32",
+            "-m method=ganomaly,skip_ganomaly method.width=choice(32)",
+        ),
+        ("-m method=ganomaly method.width=32", None),
+        (
+            "-m method=cae,ganomaly ganomaly.width=32,64 method.x=[1,2]",
+            "{_} ganomaly.width=32,64 method.x=choice([1,2])",
+        ),
+    ],
+)
+def test_what_people_write_becomes_what_hydra_reads(words, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/x")
+    expected = (expected or words).format(home="/home/x", _="-m method=cae,ganomaly")
+    assert as_people_write(words.split()) == expected.split()
+
+
+def test_a_folder_with_a_comma_is_one_also_in_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    assert as_people_write(["-m", "data.root=a,b"]) == ["-m", "data.root='a,b'"]
+
+
+def test_a_job_of_a_sweep_gets_the_keys_of_its_own_method():
+    words = ("cae.network.latent_size=3", "ganomaly.width=32", "own.x=1", "method=ganomaly")
+    assert of_method(words, {"own"}) == ["method.width=32", "method=ganomaly"]
+    assert of_method(words[:3]) == list(words[:3])
+
+
+def test_keys_of_another_method_are_refused_in_a_single_run():
+    with pytest.raises(UserError, match="expected keys of the method of the run, found keys of another one"):
+        as_people_write(["method=cae", "ganomaly.width=3"])
