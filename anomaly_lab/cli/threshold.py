@@ -12,7 +12,7 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
-from anomaly_lab.data.layouts import images_in
+from anomaly_lab.data.listing import images_in
 from anomaly_lab.runs.lookup import finished_run
 
 if TYPE_CHECKING:  # torch takes seconds: mistakes are answered before

@@ -1,6 +1,6 @@
 """The resolvers `${...:}` of our configuration.
 
-- `${stem:path}`: the name of a file or folder without its suffix.
+- `${category:path}`: the name of a data set, from the path of its folder or table (`data.names.category_of`).
 - `${want:key,default}`: the value that the method wants for a key (`wants` in its file), else the default. A value
   that is typed, or set by an experiment or a data set, replaces the whole expression and so takes precedence.
 - `${fact:name,default}`: a class attribute of the method, read from its source; the default if it is None.
@@ -8,19 +8,19 @@
 - `${tiled_as:kind}`: `object` if the method sees whole images, else the kind of the data.
 """
 
-from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomaly_lab.config.schema import class_fact
 from anomaly_lab.data.layouts import textures_of
+from anomaly_lab.data.names import category_of
 
 
 def register() -> None:
     """Register the resolvers, once."""
     if not OmegaConf.has_resolver("want"):
-        OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).resolve().stem)
+        OmegaConf.register_new_resolver("category", lambda path: category_of(str(path)))
         OmegaConf.register_new_resolver("want", _want)
         OmegaConf.register_new_resolver("fact", _fact)
         OmegaConf.register_new_resolver("tiled_as", _tiled_as)

@@ -15,6 +15,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from rich.progress import track
 from torch import Tensor
 
+from anomaly_lab.core.console import printable, say
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch
@@ -22,9 +24,11 @@ from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.cache import default_folder
 from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
-from anomaly_lab.data.images import Decoding, read_mask
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.masks import mostly_marked, read_mask
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
+from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, hold_out
 from anomaly_lab.data.store import Cache, Store, open_store, report_skipped
@@ -117,6 +121,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
         self.test_samples = splits.test
+        self.remarks = splits.remarks
         self.augmentation = augmentation if augmented else Augmentation()
         self.kind: Kind = kind
         self.decoding = decoding
@@ -139,10 +144,13 @@ class DataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Decode the training images once, and check that all other images can be read, before hours are spent.
 
-        Raises UserError naming a file that cannot be read, or a mask that is empty or of another size.
+        Prints what the layout could not tell or left out, and whether the masks look inverted. Raises UserError naming
+        a file that cannot be read, or a mask that is empty or of another size.
         """
         if stage != "fit" or self.store is not None:
             return
+        for remark in self.remarks:
+            say(f"data: {printable(remark)}")
         self.held_out_samples = self._readable(self.held_out_samples)
         self.test_samples = self._readable(self.test_samples)
         device = self.trainer.strategy.root_device if self.trainer else None
@@ -150,24 +158,29 @@ class DataModule(pl.LightningDataModule):
             self.train_samples, self.decoding, self.workers, self.cache, self.cache_dir, self.on_error, device
         )
         self.train_samples = self.store.samples
+        if remark := unused_range():
+            say(remark)
 
     def _readable(self, samples: list[Sample]) -> list[Sample]:
         """The samples that can be read; others end the run, or are named and left out (`on_error`)."""
 
-        def trouble(sample: Sample) -> UserError | None:
+        def trouble(sample: Sample) -> UserError | float:
+            """The error, or the marked share of the photo."""
             try:
-                read_mask(sample.mask_path, self.decoding.size(sample.path))
+                return float(read_mask(sample.mask_path, self.decoding.size(sample.path)).mean())
             except UserError as error:
                 return error
-            return None
 
         with closing(prefetch(trouble, samples, self.workers)) as answers:
             outcomes = list(track(answers, "checking", len(samples), transient=True))
-        errors = [error for error in outcomes if error is not None]
+        errors = [error for error in outcomes if isinstance(error, UserError)]
         if errors and self.on_error == "stop":
             raise errors[0]
         report_skipped([str(error) for error in errors], len(samples))
-        return [sample for sample, error in zip(samples, outcomes, strict=True) if error is None]
+        read = [pair for pair in zip(samples, outcomes, strict=True) if not isinstance(pair[1], UserError)]
+        if remark := mostly_marked([share for sample, share in read if sample.mask_path]):
+            say(f"data: {remark}")
+        return [sample for sample, _ in read]
 
     @cached_property
     def feed(self) -> Feed:

@@ -1,4 +1,4 @@
-"""Decoding of a photo to a uint8 image at the working size, and of its mask."""
+"""Decoding of a photo to a uint8 image at the working size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
 from anomaly_lab.data.formats import MAX_PIXELS, Photo, name_of, read_photo
-from anomaly_lab.data.placement import Resize, fit, place, place_in_white, read_white
+from anomaly_lab.data.placement import Resize, fit, place, place_in_white
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,3 @@ class Decoding:
                 f"found {self.region}"
             )
         return place(height, width, self.image_size, self.resize, (y, x, region_height, region_width))
-
-
-def read_mask(path: Path | None, photo: tuple[int, int]) -> np.ndarray:
-    """Read a defect mask as bool (height, width), True = defect; without a path nothing is defective.
-
-    Masks are stored as 0 and 255 or as 0 and 1; grays between (JPEG) are rounded to the nearer value. Raises UserError
-    if the mask has another size than its photo or marks no pixel.
-    """
-    if path is None:
-        return np.zeros(photo, dtype=bool)
-    white = read_white(path, max(MAX_PIXELS, photo[0] * photo[1]))
-    if white.shape != photo:
-        raise UserError(
-            f"{path}: expected a mask of the size of its image, {photo[1]} x {photo[0]}, "
-            f"found {white.shape[1]} x {white.shape[0]}"
-        )
-    if not white.any():
-        raise UserError(f"{path}: expected the defect marked in white, found an empty mask")
-    return white

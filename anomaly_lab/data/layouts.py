@@ -4,20 +4,16 @@ Pure functions of a path. No image is opened and neither torch nor NumPy is impo
 once.
 """
 
-import csv as csv_file
-import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anomaly_lab.core.errors import UserError, nearest
-from anomaly_lab.data.samples import Sample, Splits, hold_out
+from anomaly_lab.data.class_folders import Classes, class_folders
+from anomaly_lab.data.listing import child_of, images_in, subfolders
+from anomaly_lab.data.names import DEFECT_WORDS, SUFFIXES, is_good, is_masks, is_system
+from anomaly_lab.data.samples import Splits, hold_out, join_copies, with_copies
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-NORMAL = {"good", "normal", "ok"}  # folder names and CSV labels that mean "no defect"
-NOT_IMAGES_OF_PARTS = {"ground_truth", "masks"}
 POOLS = ("all", "textures", "objects")  # instead of a category: all of them, or those of one kind
 
 
@@ -78,227 +74,89 @@ def pooled(splits_of: dict[str, Splits]) -> Splits:
         [
             sample._replace(defect=f"{name}/{sample.defect}")
             for name, splits in splits_of.items()
-            for sample in splits[i]
+            for sample in (splits.train, splits.test)[i]
         ]
         for i in (0, 1)
     )
-    return Splits(train, test)
+    folders = [(f"{name}/{found}", role) for name, splits in splits_of.items() for found, role in splits.folders]
+    remarks = [f"{name}: {remark}" for name, splits in splits_of.items() for remark in splits.remarks]
+    return Splits(train, test, f"{len(splits_of)} categories", tuple(folders), tuple(remarks))
 
 
-def folder(root: str, split_seed: int, normal_test_share: float = 0.2) -> Splits:
+def folder(root: str, split_seed: int, normal_test_share: float = 0.2, good: Sequence[str | int] = ()) -> Splits:
     """Read a folder of photos in one of three layouts.
 
-    1. `train/good` and `test/<class>`, with or without `ground_truth/<class>/<stem>_mask.png`;
+    1. `train/good` and `test/<class>`, with or without masks;
     2. `good/` beside folders of defects, without a split: a seeded share of the good images is tested too;
     3. only images, flat or nested: all are good and used for training, and there is no test.
 
-    Raises UserError for any other layout.
+    `good` names more folders of good photos, beside good, normal, ok, pass and 0. A folder that holds nothing but one
+    folder is that folder. Raises UserError for any other layout, and where several folders might be good or not.
     """
-    path = Path(root).expanduser()
+    path, names = Path(root).expanduser(), {str(name).strip("/").lower() for name in good}
     if not path.is_dir():
-        raise UserError(f"data.root: expected a folder of images, found nothing at {root}; set data.root=FOLDER")
-    if _child(path, "train"):
-        return class_folders(path)
-    classes = [child for child in subfolders(path) if images_in(child)]
-    good = [child for child in classes if child.name.lower() in NORMAL]
-    bad = [child for child in classes if child.name.lower() not in NORMAL]
-    if not good:
-        for found in sorted(below for below in path.rglob("*") if below.is_dir()):
-            name = found.name.lower()
-            if name in {"train", "test", *NORMAL, *NOT_IMAGES_OF_PARTS} or DEFECT_WORDS.search(name):
-                raise UserError(
-                    f"{root}: expected good images alone, or good/ beside folders of defects, or train/good and "
-                    f"test/<class>; found the folder {found.relative_to(path).as_posix()!r}, whose name speaks of "
-                    "another layout; rename it, or list the images in a table (data=csv)"
-                )
-        return Splits(_samples(path, path, "good", 0), [])
-    _refuse_loose(path, "good/ and folders of defects")
-    normal = [sample for child in good for sample in _samples(child, path, "good", 0)]
-    if not bad:
-        return Splits(normal, [])
-    abnormal = [sample for child in bad for sample in _samples(child, path, child.name, 1)]
-    _check_masks(path, abnormal)
-    train, normal_test = hold_out(normal, normal_test_share, split_seed)
-    return Splits(train, normal_test + abnormal)
-
-
-DEFECT_WORDS = re.compile(  # whole words: a union nut is no NIO part, a badge is not bad
-    r"(?<![a-z])(bad|defect(s|ive)?|anomal(y|ies|ous)|abnormal|nok|nio|reject(s|ed)?|fault(s|y)?|fail(s|ed|ures?)?|scrap"
-    r"|crack(s|ed)?|scratch(es|ed)?|broken|damaged?)(?![a-z])"
-)
-
-
-def _child(path: Path, name: str) -> Path | None:
-    """The sub-folder of this name, in upper or lower case."""
-    return next((child for child in sorted(path.iterdir()) if child.is_dir() and child.name.lower() == name), None)
-
-
-def class_folders(path: Path) -> Splits:
-    """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks if there are any."""
-    train_folder, test_folder = _child(path, "train") or path / "train", _child(path, "test")
-    good = [child for child in subfolders(train_folder) if child.name.lower() in NORMAL]
-    bad = [child.name for child in subfolders(train_folder) if child.name.lower() not in NORMAL]
-    if bad and not good:
-        raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}")
-    if good:
-        if bad:
-            raise UserError(
-                f"{train_folder}: expected only the folder {good[0].name!r}, found {', '.join(bad)} beside it"
-            )
-        _refuse_loose(train_folder, "train/good")
-    train = [sample for child in good or [train_folder] for sample in _samples(child, path, "good", 0)]
-    test = []
-    for child in subfolders(test_folder) if test_folder else []:
-        normal = child.name.lower() in NORMAL
-        test += _samples(child, path, "good" if normal else child.name, int(not normal))
-    if test_folder:
-        _refuse_loose(test_folder, "test/good and test/<defect>")
-    _check_masks(path, test)
-    if not train:
-        raise UserError(f"{train_folder}: expected normal images to train on, found none ({_suffixes()})")
-    return Splits(train, test)
-
-
-def _refuse_loose(path: Path, folders: str) -> None:
-    """Refuse images beside the class folders, which would be ignored silently."""
-    if loose := [file for file in images_in(path) if file.parent == path]:
-        raise UserError(f"{loose[0]}: expected images in folders, {folders}, found one beside them")
-
-
-def csv(root: str) -> Splits:
-    """Read a table with the columns path, label, split and optionally mask, defect, group.
-
-    `root` is the CSV file; paths are relative to its folder. label: 0, good, normal or ok, or 1 or any other text for a
-    defect; split: train or test. Raises UserError naming the line of a mistake.
-    """
-    table = Path(root).expanduser()
-    if not table.is_file():
-        raise UserError(f"data.root: expected a CSV file with the columns path,label,split, found none at {root}")
-    splits = Splits([], [])
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+        found = "a file" if path.is_file() else "nothing"
+        raise UserError(f"data.root: expected a folder of images, found {found} at {root}; set data.root=FOLDER")
+    reading = Classes(path)
+    level = _only_folder(path, names)
+    if child_of(level, "train"):
+        return class_folders(level, names)
+    classes = [child for child in subfolders(level) if reading.holds_photos(child)]
+    if unknown := names - {child.name.lower() for child in classes}:
         raise UserError(
-            f"{root}: expected a table in UTF-8, found other bytes ({error.reason}); save it as UTF-8"
-        ) from None
-    if text:
-        reader = csv_file.DictReader(text.splitlines())
-        columns = set(reader.fieldnames or [])
-        if missing := {"path", "label", "split"} - columns:
-            raise UserError(
-                f"{root}: expected the columns path,label,split[,mask,defect,group], found "
-                f"{','.join(reader.fieldnames or ['nothing'])}; missing: {', '.join(sorted(missing))}"
-            )
-        if unknown := columns - {"path", "label", "split", "mask", "defect", "group"}:
-            raise UserError(f"{root}: expected the columns path,label,split[,mask,defect,group], found {unknown}")
-        for number, row in enumerate(reader, start=2):
-            sample = _csv_sample(row, table.parent, f"{root}, line {number}")
-            split = (row["split"] or "").strip().lower()
-            if split not in {"train", "test"}:
-                raise UserError(f"{root}, line {number}: expected split train or test, found {row['split']!r}")
-            if split == "train" and sample.label != 0:
-                raise UserError(
-                    f"{root}, line {number}: expected normal images in the split train, found label {row['label']!r}"
-                )
-            getattr(splits, split).append(sample)
-    if not splits.train:
-        raise UserError(f"{root}: expected rows with split train, found none")
-    paths = Counter(sample.path for sample in [*splits.train, *splits.test])
-    if twice := next((path for path, count in paths.items() if count > 1), None):
-        raise UserError(f"{root}: expected every image once, found {twice} in {paths[twice]} rows")
-    if both := {sample.group for sample in splits.train} & {sample.group for sample in splits.test}:
-        raise UserError(f"{root}: expected a group in one split, found {sorted(both)[0]!r} in train and test")
-    return splits
-
-
-def _csv_sample(row: dict[str, str], base: Path, where: str) -> Sample:
-    label = (row["label"] or "").strip()
-    if not label:
-        raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
-    number = float(label) if re.fullmatch(r"-?\d+(\.\d*)?", label) else None
-    if number not in {None, 0, 1}:
-        raise UserError(f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}")
-    normal = number == 0 or label.lower() in NORMAL
-    if not (row["path"] or "").strip():
-        raise UserError(f"{where}: expected a path, found none")
-    path = base / row["path"].strip()
-    mask = (row.get("mask") or "").strip()
-    for file in [path, base / mask] if mask else [path]:
-        if not file.is_file():
-            raise UserError(f"{where}: expected the file {file}, found none")
-    if mask and normal:
-        raise UserError(f"{where}: expected no mask for a normal image, found {mask!r}")
-    named = (row.get("defect") or "").strip() or ("bad" if number == 1 else label)
-    defect = "good" if normal else named
-    if bad := set(defect) & set("/\\:"):
-        raise UserError(
-            f"{where}: expected a defect name without {' '.join(bad)} (it names a folder), found {defect!r}"
+            f"data.good: expected names of {', '.join(child.name for child in classes) or 'sub-folders'}, "
+            f"found {sorted(unknown)[0]!r}"
         )
-    group = (row.get("group") or "").strip() or str(path)
-    return Sample(path, base / mask if mask else None, int(not normal), defect, group)
+    normal = [child for child in classes if is_good(child.name, names)]
+    bad = [child for child in classes if child not in normal]
+    loose = [file for file in images_in(level) if file.parent == level]
+    if not normal:
+        _refuse_other_layouts(path, root)
+        if len(classes) > 1:
+            found = ", ".join(child.name for child in classes)
+            raise UserError(
+                f"{root}: expected to know which folders hold good photos, found {found}; name the good ones, "
+                f"data.good=[{classes[0].name}] or data.good=[{','.join(child.name for child in classes)}]; "
+                "the others are defects"
+            )
+        for child in classes:
+            reading.note("read as good, like the photos beside it (another meaning: data=csv)", child)
+    if not normal or (names and loose and not bad):
+        samples = reading.photos_of_good_parts(level)
+        return with_copies(reading.splits("good photos only", samples, []))
+    reading.refuse_loose(level, "good/ and folders of defects")
+    samples = [sample for child in normal for sample in reading.samples(child, "good", 0)]
+    if not bad:
+        return with_copies(reading.splits("good photos only", samples, []))
+    abnormal = [sample for child in bad for sample in reading.samples(child, child.name, 1, (level,))]
+    reading.check_masks(level)
+    train, normal_test = hold_out(join_copies(samples), normal_test_share, split_seed)
+    return with_copies(reading.splits("good photos beside folders of defects", train, normal_test + abnormal))
 
 
-def subfolders(path: Path) -> list[Path]:
-    """The folders of images in a folder, sorted; without hidden folders and folders of masks."""
-    return sorted(
-        child
-        for child in path.iterdir()
-        if child.is_dir() and not child.name.startswith(".") and child.name.lower() not in NOT_IMAGES_OF_PARTS
-    )
+def _only_folder(path: Path, good: set[str]) -> Path:
+    """The folder that holds the photos: the only one in a folder without photos, as an unpacked archive has it."""
+    while True:
+        children = subfolders(path)
+        if len(children) != 1 or DEFECT_WORDS.search(children[0].name.lower()):
+            return path
+        if is_good(children[0].name, {*good, "train", "test"}) or any(
+            is_masks(child.name) or (child.is_file() and child.suffix.lower() in SUFFIXES) for child in path.iterdir()
+        ):
+            return path
+        path = children[0]
 
 
-def images_in(path: Path) -> list[Path]:
-    """All image files below a folder, sorted; without hidden files and folders of masks."""
-    return sorted(walk(path))
-
-
-def walk(path: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """The same as an iterator with one folder in memory at a time: the files of a folder, sorted, then its folders.
-
-    Links to folders are not followed. The error of a folder that cannot be listed is passed to `unlisted`.
-    """
-
-    def counts(name: str) -> bool:
-        return not name.startswith(".") and name.lower() not in NOT_IMAGES_OF_PARTS
-
-    for folder, folders, files in os.walk(path, onerror=unlisted):
-        folders[:] = sorted(name for name in folders if counts(name))
-        for name in sorted(files):
-            file = Path(folder, name)
-            if counts(name) and file.suffix.lower() in SUFFIXES and file.is_file():
-                yield file
-
-
-def _samples(class_folder: Path, root: Path, defect: str, label: int) -> list[Sample]:
-    images = images_in(class_folder)
-    if not images:
-        raise UserError(f"{class_folder}: expected images, found none ({_suffixes()})")
-    mask_folders = [root / name / class_folder.name for name in sorted(NOT_IMAGES_OF_PARTS)]
-    mask_folder = next((path for path in mask_folders if path.is_dir()), None) if label else None
-    if mask_folder is None:
-        return [Sample(path, None, label, defect, str(path)) for path in images]
-    masks = {file.relative_to(mask_folder).with_suffix("").as_posix(): file for file in images_in(mask_folder)}
-    samples = []
-    for path in images:
-        stem = path.relative_to(class_folder).with_suffix("").as_posix()
-        mask = masks.pop(f"{stem}_mask", None) or masks.pop(stem, None)
-        if mask is None:
-            raise UserError(f"{path}: expected its mask {mask_folder / f'{stem}_mask.png'}, found none")
-        samples.append(Sample(path, mask, label, defect, str(path)))
-    return samples
-
-
-def _check_masks(root: Path, samples: list[Sample]) -> None:
-    """Refuse masks without an image: with a misspelt folder the pixel metrics would be missing silently."""
-    used = {sample.mask_path for sample in samples}
-    for folder in sorted(child for child in root.iterdir() if child.name.lower() in NOT_IMAGES_OF_PARTS):
-        for mask in images_in(folder):
-            if mask not in used and mask.parent.name.lower() not in NORMAL:
-                raise UserError(
-                    f"{mask}: expected the image of this mask, found none; masks lie in {folder.name}/<class>/ under "
-                    "the name of their image, <stem>_mask.png"
-                )
-
-
-def _suffixes() -> str:
-    return "looked for " + " ".join(sorted(SUFFIXES))
+def _refuse_other_layouts(path: Path, root: str) -> None:
+    """Refuse folders among good photos whose names speak of another layout."""
+    for found in sorted(below for below in path.rglob("*") if below.is_dir()):
+        name = found.name.lower()
+        if any(is_system(part) for part in found.relative_to(path).parts):
+            continue
+        if is_good(name, ("train", "test")) or is_masks(name) or DEFECT_WORDS.search(name):
+            raise UserError(
+                f"{root}: expected good images alone, or good/ beside folders of defects, or train/good and "
+                f"test/<class>; found the folder {found.relative_to(path).as_posix()!r}, whose name speaks of "
+                "another layout; rename it, name the folders of good photos (data.good=[NAME]), or list the images "
+                "in a table (data=csv)"
+            )

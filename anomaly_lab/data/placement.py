@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Box, Images, Placement
-from anomaly_lab.data.formats import read_alpha, read_pixels, to_gray
+from anomaly_lab.data.masks import read_white
 
 Resize = Literal["pad", "stretch", "crop"]
 
@@ -135,16 +135,3 @@ def enlarge(inner: np.ndarray, placement: Placement) -> np.ndarray:
     share = cv2.resize(valid.astype(np.float32), size)
     judged = white & (share > 0)
     return np.where(judged, total / np.where(judged, share, 1), inner[valid].min()).astype(np.float32)
-
-
-def read_white(path: Path, max_pixels: int) -> np.ndarray:
-    """The marked pixels of a mask image, bool (height, width): those above half of its largest value.
-
-    In a mask of one colour with an alpha channel, the opaque pixels are marked.
-    """
-    values = read_pixels(path, max_pixels).values  # as they are stored: a mask of 16 bits may hold 0 and 1
-    values = to_gray(values) if values.ndim == 3 else values
-    if values.min() == values.max():
-        alpha = read_alpha(path)
-        values = values if alpha is None else alpha
-    return values > values.max() / 2

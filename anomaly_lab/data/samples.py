@@ -22,10 +22,85 @@ class Sample(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Normal images for training, and labelled images for the test, if there are any."""
+    """Normal images for training, and labelled images for the test, if there are any; and how they were found."""
 
     train: list[Sample]
     test: list[Sample]
+    layout: str = ""  # the arrangement that was recognised, in words
+    folders: tuple[tuple[str, str], ...] = ()  # a folder below the root, and as what it was read
+    remarks: tuple[str, ...] = ()  # one line each: what is left out, cannot be told, or occurs twice
+
+
+class Description(NamedTuple):
+    """The content of a data set in words and numbers."""
+
+    layout: str
+    counts: dict[str, dict[str, int]]  # images by split ("train", "test") and defect
+    masks: int  # test images with a mask
+    folders: dict[str, str]
+    remarks: list[str]
+
+
+def describe(splits: Splits) -> Description:
+    """What a layout has found: its kind, the counts by split and defect, the role of every folder, and the remarks."""
+    counts = {
+        name: dict(Counter(sample.defect for sample in samples))
+        for name, samples in (("train", splits.train), ("test", splits.test))
+    }
+    masks = sum(sample.mask_path is not None for sample in splits.test)
+    return Description(splits.layout, counts, masks, dict(splits.folders), list(splits.remarks))
+
+
+def join_copies(samples: list[Sample]) -> list[Sample]:
+    """The samples with one group for all whose files have the same content, so that no split parts them.
+
+    If all of them would be one group, they are returned as they are.
+    """
+    same = _contents([sample.path for sample in samples])
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.get(name, name) != name:
+            name = leader[name]
+        return name
+
+    for sample in samples:
+        if content := same.get(sample.path):
+            first, second = sorted((find(content), find(sample.group)), reverse=True)
+            leader[first] = second
+    members: dict[str, str] = {}  # the name of a joined group is that of its first sample
+    joined = [sample._replace(group=members.setdefault(find(sample.group), sample.group)) for sample in samples]
+    return joined if len({sample.group for sample in joined}) > 1 else samples
+
+
+def with_copies(splits: Splits) -> Splits:
+    """The splits with copies among the training images joined (`join_copies`), and remarks on all copies."""
+    train, test = ([sample.path for sample in samples] for samples in splits[:2])
+    same = _contents([*train, *test])
+    first: dict[str, Path] = {}
+    again = [(path, first.setdefault(same[path], path)) for path in train if path in same]
+    again = [pair for pair in again if pair[0] != pair[1]]
+    leaked = [(path, first[same[path]]) for path in test if same.get(path) in first]
+    remarks = [
+        f"{len(pairs)} {what}: {pairs[0][0]} is {pairs[0][1]}"
+        for pairs, what in (
+            (again, "training images are byte copies of another one; copies are held out together"),
+            (leaked, "test images are byte copies of training images, so that their scores say little"),
+        )
+        if pairs
+    ]
+    return splits._replace(train=join_copies(splits.train), remarks=(*splits.remarks, *remarks))
+
+
+def _contents(paths: list[Path]) -> dict[Path, str]:
+    """The SHA-256 of every file that has the size of another one and is not empty."""
+    try:
+        sizes = {path: path.stat().st_size for path in paths}
+        of_one_size = Counter(sizes.values())
+        files = [path for path, size in sizes.items() if size and of_one_size[size] > 1]
+        return dict(zip(files, digests(files), strict=True))
+    except OSError as error:
+        raise UserError(f"{error.filename}: expected an image, found: {error.strerror}") from error
 
 
 def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from itertools import chain, count
 from pathlib import Path
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.layouts import walk
+from anomaly_lab.core.remarks import RemarkCounter
+from anomaly_lab.data.listing import walk
 
 LONGEST = 230  # bytes of a file name; disks allow 255, and the temporary name is longer
 
@@ -16,11 +18,14 @@ LONGEST = 230  # bytes of a file name; disks allow 255, and the temporary name i
 def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
     """The images that a file, a folder or a glob names, folder by folder, each sorted; files in `out` are left out.
 
-    Only one folder is in memory at a time. The errors of folders that cannot be listed are passed to `unlisted`. Raises
-    UserError if there is no image.
+    Dead links and photos of formats that cannot be read are among them, so that they are reported. Folders of masks and
+    links to folders that are read already are not; the last step of the iterator prints their number. Only one folder
+    is in memory at a time. The errors of folders that cannot be listed are passed to `unlisted`. Raises UserError if
+    there is no image.
     """
+    remarks = RemarkCounter()
     if Path(source).is_dir():
-        paths = walk(Path(source), unlisted)
+        paths = walk(Path(source), unlisted, remarks.add, unreadable=True)
     elif Path(source).is_file():
         paths = iter([Path(source)])
     else:
@@ -32,17 +37,23 @@ def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = No
     first = next(photos, None)
     if first is None:
         raise UserError(f"source: expected an image file, a folder or a glob of images, found none at {source}")
-    return chain([first], photos)
+    return _with_remarks(chain([first], photos), remarks)
+
+
+def _with_remarks(photos: Iterator[Path], remarks: RemarkCounter) -> Iterator[Path]:
+    yield from photos
+    for line in remarks.lines():
+        say(line)
 
 
 def expand(pattern: str) -> Iterator[Path]:
-    """The files that `glob.glob` finds, folder by folder, each sorted."""
+    """The files and dead links that `glob.glob` finds, folder by folder, each sorted."""
     head, tail = os.path.split(pattern if Path(pattern).is_absolute() else f"./{pattern}")
     if tail == "**":
         head, tail = f"{head}/**", "*"
     for folder in sorted(set(glob.glob(f"{head.rstrip('/')}/", recursive=True))):
         for name in sorted(glob.glob(glob.escape(folder) + tail)):
-            if Path(name).is_file():
+            if Path(name).is_file() or (Path(name).is_symlink() and not Path(name).exists()):
                 yield Path(name)
 
 

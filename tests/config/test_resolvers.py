@@ -8,7 +8,7 @@ from anomaly_lab.config.resolvers import resolve
 
 CONFIG = {
     "a": "${want:a,1}", "b": "${want:b,${c}}", "c": 5, "passes": "${fact:passes,${c}}", "sees": "${fact:sees,x}",
-    "kind": "${tiled_as:texture}", "stem": "${stem:photos/parts.csv}",
+    "kind": "${tiled_as:texture}", "category": "${category:photos/parts.csv}",
     "method": {"wants": {"a": 2, "d": "${c}"}, "_target_": "anomaly_lab.methods.cae.CAE"}, "d": "${want:d,1}",
 }  # fmt: skip
 
@@ -31,5 +31,5 @@ def test_facts_are_those_of_the_class_and_its_base_classes():
         resolved(method={"_target_": "anomaly_lab.methods.cae.CEA"})
 
 
-def test_the_stem_of_a_path():
-    assert resolved()["stem"] == "parts"
+def test_the_category_of_a_path():
+    assert resolved()["category"] == "photos-parts"

@@ -205,7 +205,7 @@ def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(parts, 
     data = datamodule(parts)
     lost = [data.train_samples[2].path, data.held_out_samples[0].path, data.test_samples[1].path]
     for path in lost:
-        path.write_bytes(b"junk")
+        path.write_bytes(f"junk {path}".encode())
     data = datamodule(parts, on_error="skip")
     data.setup("fit")
     told = capsys.readouterr().out
@@ -225,3 +225,18 @@ def test_without_any_store_patches_are_the_same(parts):
         patches.append(data.rendered(data.feed.loader(0).rows(torch.arange(16)), CPU))
     assert torch.equal(patches[0].image, patches[1].image)
     assert torch.equal(patches[0].index, patches[1].index)
+
+
+def test_the_remarks_of_the_layout_and_inverted_masks_are_printed_once(parts, write, capsys):
+    for number in range(5):
+        mask = parts / f"ground_truth/hole/{number:03d}_mask.png"
+        write(mask, 255 - cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE))
+    (parts / "test/good/000.png").write_bytes((parts / "train/good/003.png").read_bytes())
+    datamodule(parts).setup("fit")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data: ")]
+    assert lines == [
+        "data: 1 test images are byte copies of training images, so that their scores say little: "
+        f"{parts / 'test/good/000.png'} is {parts / 'train/good/003.png'}",
+        "data: 5 of 5 masks mark most of their photo; if black marks the defects in them, they are inverted, and pixel "
+        "metrics say nothing",
+    ]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
-from anomaly_lab.data.images import Decoding, read_mask
+from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import fit, place, to_photo
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
@@ -70,44 +70,6 @@ def test_working_image_is_the_photo_itself_where_the_size_agrees(tmp_path):
     image, placement = Decoding(16, 1).read(tmp_path / "a.png")
     assert (image[0] == GRADIENT).all()
     assert (to_photo(image[0].astype(np.float32), placement) == GRADIENT).all()
-
-
-def test_masks_are_bool_and_must_have_the_size_of_the_photo(tmp_path):
-    Image.fromarray((GRADIENT > 200).astype(np.uint8) * 255).save(tmp_path / "mask.png")
-    assert (read_mask(tmp_path / "mask.png", (16, 16)) == (GRADIENT > 200)).all()
-    assert not read_mask(None, (3, 4)).any()
-    with pytest.raises(UserError, match=r"mask.png: expected a mask of the size of its image, 8 x 8, found 16 x 16"):
-        read_mask(tmp_path / "mask.png", (8, 8))
-
-
-@pytest.mark.parametrize("white", [1, 128, 255])
-def test_masks_may_mark_defects_with_any_value(tmp_path, write, white):
-    pixels = np.zeros((16, 16), np.uint8)
-    pixels[3:5, 3:9] = white
-    assert read_mask(write(tmp_path / "mask.png", pixels), (16, 16)).sum() == 12
-
-
-def test_a_mask_that_marks_nothing_is_refused(tmp_path, write):
-    with pytest.raises(UserError, match=r"mask.png: expected the defect marked in white, found an empty mask"):
-        read_mask(write(tmp_path / "mask.png", np.zeros((16, 16), np.uint8)), (16, 16))
-
-
-def test_masks_of_16_bits_and_of_float_mark_what_is_not_zero(tmp_path):
-    marked = GRADIENT > 200
-    for dtype in (np.uint16, np.float32):
-        tifffile.imwrite(tmp_path / "mask.tif", marked.astype(dtype))
-        assert (read_mask(tmp_path / "mask.tif", (16, 16)) == marked).all()
-
-
-def test_masks_may_be_drawn_as_what_is_not_transparent(tmp_path):
-    alpha = (GRADIENT > 200).astype(np.uint8) * 255
-    Image.fromarray(np.dstack([np.zeros((16, 16, 3), np.uint8), alpha])).save(tmp_path / "mask.png")
-    assert (read_mask(tmp_path / "mask.png", (16, 16)) == (GRADIENT > 200)).all()
-
-
-def test_masks_in_colour_are_judged_by_their_brightness(tmp_path):
-    Image.fromarray(np.array([[[0, 0, 255], [255, 255, 0]]], np.uint8)).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", (1, 2)).tolist() == [[False, True]]
 
 
 def test_decoding_passes_on_what_it_says(tmp_path):

@@ -10,8 +10,9 @@ import torch
 
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import DataModule
-from anomaly_lab.data.images import read_mask, read_photo
+from anomaly_lab.data.formats import read_photo
 from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.data.masks import read_mask
 from anomaly_lab.data.placement import place
 from anomaly_lab.evaluation.anomaly_maps import AnomalyMaps
 from tests.conftest import stand_in

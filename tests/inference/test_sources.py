@@ -42,11 +42,27 @@ def test_nothing_is_looked_for_before_it_is_wanted(photos):
     assert [path.name for path in found] == ["b.png", "10.tif", "later.tif", "z.webp"]
 
 
-def test_links_to_folders_are_not_followed_and_dead_links_are_no_photos(photos):
+def test_links_lead_to_other_folders_once_and_dead_links_and_foreign_formats_are_reported(photos, tmp_path, capsys):
+    (tmp_path / "store/deep").mkdir(parents=True)
+    (tmp_path / "store/deep/s.png").touch()
+    (tmp_path / "store/deep/back").symlink_to(tmp_path / "store")
+    (photos / "linked").symlink_to(tmp_path / "store")
+    (photos / "other").symlink_to(tmp_path / "store/deep")
     (photos / "x/again").symlink_to(photos)
     (photos / "dead.png").symlink_to(photos / "nowhere.png")
     (photos / "link.png").symlink_to(photos / "b.png")
-    assert names(photos, photos) == ["a.JPG", "b.png", "link.png", "x/10.tif", "x/2.tif", "x/y/z.webp"]
+    (photos / "phone.HEIC").touch()
+    (photos / "@eaDir").mkdir()
+    (photos / "@eaDir/b.png").touch()
+    here = ["a.JPG", "b.png", "dead.png", "link.png", "phone.HEIC"]
+    assert names(photos, photos) == [*here, "linked/deep/s.png", "x/10.tif", "x/2.tif", "x/y/z.webp"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "1 left out as a folder of masks: photos/masks",
+        "3 left out, because the link leads to a folder that is read already: photos/other, deep/back, x/again",
+    ]
+    assert names(photos / "*.png", photos) == ["b.png", "dead.png", "link.png"]
+    assert names(photos / "masks", photos) == ["masks/m.png"]
 
 
 def test_a_folder_that_cannot_be_listed_is_told(photos, monkeypatch):

@@ -1,0 +1,247 @@
+"""Folders of one class each, with the masks of their photos, wherever these lie."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.remarks import RemarkCounter
+from anomaly_lab.data.listing import FOLDER_OF_MASKS, child_of, images_in, mask_folders, subfolders, walk
+from anomaly_lab.data.names import (
+    LOSSLESS,
+    LOSSY,
+    MASK_STEM,
+    PHOTOS,
+    SUFFIXES,
+    is_good,
+    is_masks,
+    is_system,
+    photo_of,
+)  # fmt: skip
+from anomaly_lab.data.samples import Sample, Splits, with_copies
+
+
+def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
+    """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks if there are any.
+
+    `good`: further names of folders that hold good parts, in lower case. Raises UserError for any other arrangement.
+    """
+    train_folder, test_folder = child_of(path, "train") or path / "train", child_of(path, "test")
+    reading = Classes(path)
+    normal = [child for child in subfolders(train_folder) if is_good(child.name, good)]
+    bad = [child.name for child in subfolders(train_folder) if not is_good(child.name, good) | _is_shots(child)]
+    if bad and not normal:
+        raise UserError(
+            f"{train_folder}: expected the folder 'good', found {', '.join(bad)}; if its parts are good, "
+            f"data=folder data.good=[{','.join(bad)}]"
+        )
+    if normal:
+        if bad:
+            raise UserError(
+                f"{train_folder}: expected only the folder {normal[0].name!r}, found {', '.join(bad)} beside it"
+            )
+        reading.refuse_loose(train_folder, "train/good")
+    train = [sample for child in normal or [train_folder] for sample in reading.samples(child, "good", 0)]
+    test = []
+    for child in subfolders(test_folder) if test_folder else []:
+        defective = not is_good(child.name, good)
+        holders = (path, test_folder) if test_folder else ()
+        test += reading.samples(child, child.name if defective else "good", int(defective), holders)
+    if test_folder:
+        reading.refuse_loose(test_folder, "test/good and test/<defect>")
+    if test and all(sample.label for sample in test):
+        reading.remarks.add("no folder of good test photos: every class of the test counts as defective", path / "test")
+    for child in path.iterdir():
+        if child.is_dir() and child not in (train_folder, test_folder) and not is_masks(child.name):
+            reading.leave_out("left out as no part of the layout", child)
+    reading.check_masks(path, *([test_folder] if test_folder else []))
+    if not train:
+        raise UserError(f"{train_folder}: expected normal images to train on, found none ({_suffixes()})")
+    return with_copies(reading.splits("train/good and test/<class>", train, test))
+
+
+class Classes:
+    """A reading of class folders below a root: it collects which folder was read as what, and what is left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.remarks = RemarkCounter()
+        self._roles: dict[str, str] = {}
+        self._masks: dict[Path, Path] = {}  # a mask that is used, and its photo
+        self._good_stems: set[str] = set()
+        self._class_folders: list[Path] = []
+        self._folders_of_masks: set[Path] = set()  # within classes
+
+    def splits(self, layout: str, train: list[Sample], test: list[Sample]) -> Splits:
+        """The samples with all that has been noted."""
+        for folder in self._folders_of_masks:
+            if not any(mask.is_relative_to(folder) for mask in self._masks):
+                self.remarks.add(FOLDER_OF_MASKS, folder)
+        return Splits(train, test, layout, tuple(self._roles.items()), tuple(self.remarks.lines()))
+
+    def note(self, reason: str, path: Path) -> None:
+        """Note what is left out within a class; folders of masks only if no mask of them is used."""
+        if reason == FOLDER_OF_MASKS:
+            self._folders_of_masks.add(path)
+        else:
+            self.remarks.add(reason, path)
+
+    def leave_out(self, reason: str, folder: Path) -> None:
+        """Note a folder that is not read, unless it is one of a system."""
+        if not is_system(folder.name):
+            self._roles[self._name(folder)] = "left out"
+            self.remarks.add(reason, folder)
+
+    def holds_photos(self, folder: Path) -> bool:
+        """Whether anything below a folder may be a photo, even if it cannot be read."""
+        if next(walk(folder, unreadable=True), None) is None:
+            self.leave_out("left out, because no photo is in it", folder)
+            return False
+        return True
+
+    def refuse_loose(self, path: Path, folders: str) -> None:
+        """Refuse images beside the class folders, which would be ignored silently."""
+        if loose := [file for file in images_in(path) if file.parent == path]:
+            raise UserError(f"{loose[0]}: expected images in folders, {folders}, found one beside them")
+
+    def photos_of_good_parts(self, folder: Path) -> list[Sample]:
+        """All photos below a folder without classes. Raises UserError where masks lie beside photos."""
+        images = images_in(folder, self.note)
+        if partners := _beside(images):
+            photo, mask = next(iter(partners.items()))
+            raise UserError(
+                f"{mask}: expected photos of good parts alone, found what may be the mask of {photo.name}; put "
+                "defective photos into a folder beside good/, or list the images in a table (data=csv)"
+            )
+        return self._listed(folder, images, "good", 0, {})
+
+    def samples(self, folder: Path, defect: str, label: int, holders: tuple[Path, ...] = ()) -> list[Sample]:
+        """The photos of a class folder; those of defects with their masks.
+
+        These lie beside the photos, in a folder of masks within the class, or in one in a folder of `holders`. Raises
+        UserError if only some photos have a mask.
+        """
+        inner = next((child for child in subfolders(folder) if child.name.lower() == "rgb"), None)
+        for child in subfolders(folder) if inner else []:
+            if child != inner:
+                self.leave_out("left out beside rgb", child)
+        photos_in = inner or folder
+        images = images_in(photos_in, self.note)
+        if inner:
+            self._folders_of_masks.update(mask_folders(folder))
+        beside = _beside(images)
+        images = [path for path in images if path not in set(beside.values())]
+        if not label:
+            for mask in beside.values():
+                if not MASK_STEM.fullmatch(mask.stem):
+                    raise UserError(f"{mask}: expected one photo of this name, found two suffixes")
+                self.remarks.add("left out as masks beside good photos", mask)
+            return self._listed(photos_in, images, defect, label, {})
+        self._class_folders.append(folder)
+        found: dict[Path, Path] = dict(beside)
+        for tree in self._trees(folder, holders) if not beside else ():
+            found = self._from_tree(tree, photos_in, images)
+            if found or tree.name.lower() == folder.name.lower():
+                lacking = next((path for path in images if path not in found), None)
+                if lacking:
+                    raise UserError(f"{lacking}: expected its mask {tree / f'{lacking.stem}_mask.png'}, found none")
+                self._roles[self._name(tree)] = "masks"
+                break
+        if beside and (lacking := next((path for path in images if path not in beside), None)):
+            raise UserError(f"{lacking}: expected its mask {lacking.with_name(f'{lacking.stem}_mask.png')}, found none")
+        return self._listed(photos_in, images, defect, label, found)
+
+    def check_masks(self, *holders: Path) -> None:
+        """Refuse masks without an image: with a misspelt folder the pixel metrics would be missing silently."""
+        for folder in (child for holder in (*holders, *self._class_folders) for child in mask_folders(holder)):
+            for mask in images_in(folder):
+                of_good = mask.parent == folder and photo_of(mask.stem) in self._good_stems
+                of_good = of_good or is_good(mask.parent.name)
+                if mask not in self._masks and not of_good:
+                    raise UserError(
+                        f"{mask}: expected the image of this mask, found none; masks lie in {folder.name}/<class>/ "
+                        "under the name of their image, <stem>_mask.png"
+                    )
+
+    def _listed(
+        self, folder: Path, images: list[Path], defect: str, label: int, masks: dict[Path, Path]
+    ) -> list[Sample]:
+        if not images:
+            lines = self.remarks.lines()
+            raise UserError(f"{folder}: expected images, found none ({'; '.join([_suffixes(), *lines])})")
+        for photo, mask in masks.items():
+            if (other := self._masks.setdefault(mask, photo)) != photo:
+                raise UserError(
+                    f"{mask}: expected the mask of one image, found {other} and {photo}; sort the masks into folders "
+                    "named as the classes"
+                )
+        if not label:
+            self._good_stems |= {path.stem for path in images}
+        self._roles[self._name(folder)] = "defects" if label else "good"
+        return [Sample(path, masks.get(path), label, defect, str(path)) for path in images]
+
+    def _trees(self, folder: Path, holders: tuple[Path, ...]) -> Iterator[Path]:
+        """The folders in which the masks of a class may lie, the most particular first."""
+        yield from mask_folders(folder)
+        for holder in holders:
+            for masks in mask_folders(holder):
+                of_test = child_of(masks, "test")
+                tree = child_of(masks, folder.name.lower()) or (of_test and child_of(of_test, folder.name.lower()))
+                yield tree or masks
+
+    def _from_tree(self, tree: Path, folder: Path, images: list[Path]) -> dict[Path, Path]:
+        """The masks of some images in a folder of masks, by their path below it: as the photo, or with `_mask` behind.
+
+        Names that read `_mask` come first; a mask of the photo's very name beside one is left over.
+        """
+        by_name = {mask.relative_to(tree).with_suffix("").as_posix(): mask for mask in images_in(tree)}
+        marked = {
+            (Path(name).parent / photo_of(Path(name).name)).as_posix(): mask
+            for name, mask in by_name.items()
+            if MASK_STEM.fullmatch(Path(name).name)
+        }
+        found = {}
+        for image in images:
+            below = image.relative_to(folder).with_suffix("")
+            inner = Path(*below.parts[1:]) if below.parts[0].lower() in PHOTOS else below
+            for name in (below.as_posix(), inner.as_posix()):
+                if mask := marked.get(name) or by_name.get(name):
+                    found[image] = mask
+                    break
+        return found
+
+    def _name(self, folder: Path) -> str:
+        return folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else str(folder)
+
+
+def _beside(images: list[Path]) -> dict[Path, Path]:
+    """The masks that lie beside their photos, by photo: `000_mask.png`, or `000.png` beside `000.jpg`.
+
+    Raises UserError for two files of one stem of which neither is plainly the mask.
+    """
+    by_stem: dict[Path, list[Path]] = {}
+    for path in images:
+        by_stem.setdefault(path.with_suffix(""), []).append(path)
+    found: dict[Path, Path] = {}
+    for stem, (first, *others) in by_stem.items():
+        photos = by_stem.get(stem.with_name(photo_of(stem.name)), [])
+        if MASK_STEM.fullmatch(stem.name) and len(photos) == 1 and not others:
+            found[photos[0]] = first
+        if others:
+            photos = [path for path in (first, *others) if path.suffix.lower() in LOSSY]
+            masks = [path for path in (first, *others) if path.suffix.lower() in LOSSLESS]
+            if len(others) > 1 or not photos or not masks:
+                raise UserError(
+                    f"{first}: expected one file of this name, found {others[0].name} beside it; is one the mask of "
+                    f"the other? name it {stem.name}_mask{others[0].suffix}"
+                )
+            found[photos[0]] = masks[0]
+    return found
+
+
+def _is_shots(folder: Path) -> bool:
+    """Whether a folder in a flat train/ holds the photos or the depths of good parts: rgb, xyz."""
+    return folder.name.lower() in {"rgb", "xyz"}
+
+
+def _suffixes() -> str:
+    return "looked for " + " ".join(sorted(SUFFIXES))

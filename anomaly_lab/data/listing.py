@@ -1,0 +1,85 @@
+"""The photos below a folder, and what is left out there. No image is opened."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from anomaly_lab.data.names import SUFFIXES, UNREADABLE, is_masks, is_system
+
+LeftOut = Callable[[str, Path], None]  # receives a reason and a path
+NOWHERE = "left out, because the link leads nowhere (data that have not been fetched?)"
+TWICE = "left out, because the link leads to a folder that is read already"
+NOT_READ = "left out, because the format cannot be read (convert it to PNG)"
+NO_FILE = "left out, because it is no file"
+FOLDER_OF_MASKS = "left out as a folder of masks"
+NOT_LISTED = "left out, because the folder cannot be listed"
+
+
+def subfolders(path: Path) -> list[Path]:
+    """The folders of images in a folder, sorted; without folders of masks and those of a system."""
+    return sorted(
+        child for child in path.iterdir() if child.is_dir() and not is_system(child.name) and not is_masks(child.name)
+    )
+
+
+def child_of(path: Path, name: str) -> Path | None:
+    """The sub-folder of this name, in upper or lower case."""
+    return next((child for child in sorted(path.iterdir()) if child.is_dir() and child.name.lower() == name), None)
+
+
+def mask_folders(path: Path) -> list[Path]:
+    """The folders of masks in a folder, sorted."""
+    return sorted(child for child in path.iterdir() if child.is_dir() and is_masks(child.name))
+
+
+def images_in(path: Path, left_out: LeftOut | None = None) -> list[Path]:
+    """All image files below a folder, sorted; without folders of masks and those of a system."""
+    return sorted(walk(path, left_out=left_out))
+
+
+def walk(
+    path: Path,
+    unlisted: Callable[[OSError], None] | None = None,
+    left_out: LeftOut | None = None,
+    unreadable: bool = False,
+) -> Iterator[Path]:
+    """The same as an iterator with one folder in memory at a time: the files of a folder, sorted, then its folders.
+
+    Links to folders outside `path` are followed, once each. The error of a folder that cannot be listed is passed to
+    `unlisted`, everything else that may be a photo and is left out to `left_out`. With `unreadable`, dead links and
+    photos of formats that cannot be read are among the files.
+    """
+    read = [os.path.realpath(path)]
+    note = left_out or (lambda reason, path: None)
+
+    def failed(error: OSError) -> None:
+        note(NOT_LISTED, Path(error.filename))
+        if unlisted:
+            unlisted(error)
+
+    def enters(below: Path) -> bool:
+        if is_system(below.name):
+            return False
+        if is_masks(below.name):
+            note(FOLDER_OF_MASKS, below)
+            return False
+        if below.is_symlink():
+            target = os.path.realpath(below)
+            if any(os.path.commonpath([target, other]) in {target, other} for other in read):
+                note(TWICE, below)
+                return False
+            read.append(target)
+        return True
+
+    for folder, folders, files in os.walk(path, onerror=failed, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if enters(Path(folder, name))]
+        for name in sorted(files):
+            file = Path(folder, name)
+            known = file.suffix.lower() in SUFFIXES
+            if is_system(name) or not (known or file.suffix.lower() in UNREADABLE):
+                continue
+            dead = file.is_symlink() and not file.exists()
+            if (known and file.is_file()) or (unreadable and (dead or file.is_file())):
+                yield file
+            else:
+                note(NOWHERE if dead else NO_FILE if known else NOT_READ, file)

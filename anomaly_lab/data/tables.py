@@ -1,0 +1,106 @@
+"""A table of images: paths, labels and split in a CSV file -> training and test samples."""
+
+import csv as csv_file
+import io
+import re
+from collections import Counter
+from pathlib import Path
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.names import GOOD
+from anomaly_lab.data.samples import Sample, Splits, with_copies
+
+NEEDED, OPTIONAL = {"path", "label", "split"}, {"mask", "defect", "group"}
+DELIMITERS = ",;\t|"
+Row = dict[str, str | None]
+
+
+def csv(root: str) -> Splits:
+    """Read a table with the columns path, label, split and optionally mask, defect, group.
+
+    `root` is the CSV file; paths are relative to its folder. Columns are separated by commas, semicolons, tabs or `|`.
+    label: 0, good, normal, ok or pass, or 1 or any other text for a defect; split: train or test. Raises UserError
+    naming the line of a mistake.
+    """
+    table = Path(root).expanduser()
+    if not table.is_file():
+        raise UserError(f"data.root: expected a CSV file with the columns path,label,split, found none at {root}")
+    splits = Splits([], [], "a table")
+    for number, row in _rows(table, root):
+        sample = _sample(row, table.parent, f"{root}, line {number}")
+        split = (row["split"] or "").strip().lower()
+        if split not in {"train", "test"}:
+            raise UserError(f"{root}, line {number}: expected split train or test, found {row['split']!r}")
+        if split == "train" and sample.label != 0:
+            raise UserError(
+                f"{root}, line {number}: expected normal images in the split train, found label {row['label']!r}"
+            )
+        getattr(splits, split).append(sample)
+    if not splits.train:
+        raise UserError(f"{root}: expected rows with split train, found none")
+    paths = Counter(sample.path for sample in [*splits.train, *splits.test])
+    if twice := next((path for path, count in paths.items() if count > 1), None):
+        raise UserError(f"{root}: expected every image once, found {twice} in {paths[twice]} rows")
+    if both := {sample.group for sample in splits.train} & {sample.group for sample in splits.test}:
+        raise UserError(f"{root}: expected a group in one split, found {sorted(both)[0]!r} in train and test")
+    return with_copies(splits)
+
+
+def _rows(table: Path, root: str) -> list[tuple[int, Row]]:
+    """The rows with their last line in the file. Raises UserError for another encoding or other columns."""
+    try:
+        text = table.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{root}: expected a table in UTF-8, found other bytes ({error.reason}); save it as UTF-8"
+        ) from None
+    expected = f"{root}: expected the columns path,label,split[,mask,defect,group], found "
+    try:
+        headers = {mark: next(csv_file.reader(_lines(text), delimiter=mark), []) for mark in DELIMITERS}
+        delimiter = max(DELIMITERS, key=lambda mark: len(NEEDED & set(headers[mark])))
+        reader = csv_file.DictReader(_lines(text), delimiter=delimiter)
+        columns = list(reader.fieldnames or [])
+        if missing := NEEDED - set(columns):
+            raise UserError(f"{expected}{','.join(columns or ['nothing'])}; missing: {', '.join(sorted(missing))}")
+        if unknown := set(columns) - NEEDED - OPTIONAL:
+            raise UserError(f"{expected}{unknown}")
+        if twice := [name for name, count in Counter(columns).items() if count > 1]:
+            raise UserError(f"{expected}{twice[0]} twice")
+        rows = [(reader.line_num, row) for row in reader]
+    except csv_file.Error as error:
+        raise UserError(f"{root}: expected a CSV file, found: {error}") from None
+    for number, row in rows:
+        if None in row:
+            raise UserError(f"{root}, line {number}: expected {len(columns)} columns, found more; quote the fields")
+    return rows
+
+
+def _lines(text: str) -> io.StringIO:
+    """Lines that end only where the csv module says so: not at U+2028, NEL or in quotes."""
+    return io.StringIO(text, newline="")
+
+
+def _sample(row: Row, base: Path, where: str) -> Sample:
+    label, name, mask, defect, group = (
+        (row.get(column) or "").strip() for column in ("label", "path", "mask", "defect", "group")
+    )
+    if not label:
+        raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
+    number = float(label) if re.fullmatch(r"-?\d+(\.\d*)?", label) else None
+    if number not in {None, 0, 1}:
+        raise UserError(f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}")
+    normal = number == 0 or label.lower() in GOOD
+    if not name:
+        raise UserError(f"{where}: expected a path, found none")
+    path = base / name
+    for file in [path, base / mask] if mask else [path]:
+        if not file.is_file():
+            raise UserError(f"{where}: expected the file {file}, found none")
+    if mask and normal:
+        raise UserError(f"{where}: expected no mask for a normal image, found {mask!r}")
+    defect = "good" if normal else defect or ("bad" if number == 1 else label)
+    if bad := set(defect) & set("/\\:"):
+        raise UserError(
+            f"{where}: expected a defect name without {' '.join(bad)} (it names a folder), found {defect!r}"
+        )
+    return Sample(path, base / mask if mask else None, int(not normal), defect, group or str(path))

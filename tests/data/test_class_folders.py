@@ -1,0 +1,96 @@
+"""Masks wherever they lie: used where that is plain, else refused by name; never trained as good parts."""
+
+from pathlib import Path
+
+import pytest
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.layouts import folder
+from anomaly_lab.data.samples import describe
+
+
+def made(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def masks_of(splits, root):
+    return {
+        sample.path.relative_to(root).as_posix(): sample.mask_path and sample.mask_path.relative_to(root).as_posix()
+        for sample in splits.test
+        if sample.label
+    }
+
+
+GOOD = ("OK/0.png", "OK/1.png", "OK/2.png")
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask", "others"),
+    [
+        ("NG/7.png", "MASK/7.png", ()),
+        ("NG/7.png", "MASK/7_mask.png", ("MASK/0_mask.png",)),  # of a good photo
+        ("NG/7.png", "Masks/NG/7.bmp", ("Masks/OK/0.bmp",)),
+        ("NG/7.png", "gt/ng/7_GT.png", ()),
+        ("NG/7.png", "NG/7_GT.png", ()),
+        ("NG/7.bmp", "NG/7_label.bmp", ()),
+        ("NG/7.jpg", "NG/7.png", ()),
+        ("NG/a/7.png", "NG/a/7-mask.png", ()),
+        ("NG/images/7.png", "NG/masks/7.png", ()),
+        ("NG/rgb/7.png", "NG/gt/7.png", ("NG/xyz/7.tiff",)),
+    ],
+)
+def test_masks_are_found(tmp_path, photo, mask, others):
+    splits = folder(str(made(tmp_path, *GOOD, photo, mask, *others)), 0)
+    assert masks_of(splits, tmp_path) == {photo: mask}
+    assert len(splits.train) + len(splits.test) == 4
+
+
+def test_the_3d_data_set_is_read_by_its_colours(tmp_path):
+    kinds = ("rgb/0.png", "xyz/0.tiff", "gt/0.png")
+    folders = ("train/good", "test/good", "test/hole", "validation/good")
+    splits = folder(str(made(tmp_path, *(f"{place}/{kind}" for place in folders for kind in kinds))), 0)
+    assert [sample.path.relative_to(tmp_path).as_posix() for sample in splits.train] == ["train/good/rgb/0.png"]
+    assert masks_of(splits, tmp_path) == {"test/hole/rgb/0.png": "test/hole/gt/0.png"}
+    found = describe(splits)
+    assert found.folders["validation"] == found.folders["test/hole/xyz"] == "left out"
+    assert found.folders["test/hole/gt"] == "masks"
+    assert (found.masks, found.counts["test"]) == (1, {"good": 1, "hole": 1})
+    assert [line for line in found.remarks if "validation" in line]
+
+
+@pytest.mark.parametrize("place", ["{}/hole/0_mask.png", "test/{}/hole/0.png", "{}/test/hole/0.png", "{}/0.png"])
+@pytest.mark.parametrize("name", ["groundtruth", "mask", "gt", "Ground_Truth", "GROUND TRUTH"])
+def test_masks_of_a_split_whatever_their_folder_is_called(tmp_path, name, place):
+    made(tmp_path, "train/good/8.png", "train/good/9.png", "test/good/7.png", "test/hole/0.png", place.format(name))
+    assert masks_of(folder(str(tmp_path), 0), tmp_path) == {"test/hole/0.png": place.format(name)}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("0.png", "1.png", "0_GT.png"), "0_GT.png: expected photos of good parts alone, .* mask of 0.png"),
+        (("0.jpg", "1.jpg", "1.png"), "1.png: expected photos of good parts alone"),
+        (("0.bmp", "1.bmp", "1.png"), "1.bmp: expected one file of this name, found 1.png beside it"),
+        ((*GOOD, "OK/1.jpg"), "1.png: expected one photo of this name, found two suffixes"),
+        ((*GOOD, "NG/1.png", "NG/1.tif"), "1.png: expected one file of this name, found 1.tif beside it"),
+        ((*GOOD, "A/1.png", "B/1.png", "MASK/1.png"), "MASK/1.png: expected the mask of one image"),
+        ((*GOOD, "A/1.png", "A/2.png", "A/1_mask.png"), "A/2.png: expected its mask"),
+        ((*GOOD, "A/1.png", "MASK/8.png"), "MASK/8.png: expected the image of this mask"),
+        ((*GOOD, "A/1.png", "A/gt/8.png"), "gt/8.png: expected the image of this mask"),
+        (("0.png", "gt/0.png"), "found the folder 'gt', whose name speaks of another layout"),
+    ],
+)
+def test_what_is_not_plain_is_refused_by_name(tmp_path, names, message):
+    with pytest.raises(UserError, match=message):
+        folder(str(made(tmp_path, *names)), 0)
+
+
+def test_masks_beside_good_photos_are_left_out_and_a_test_without_good_photos_is_noted(tmp_path):
+    made(tmp_path, "train/good/0.png", "train/good/0_mask.png", "train/good/1.png", "test/healthy/5.png")
+    splits = folder(str(tmp_path), 0)
+    assert [Path(sample.path).name for sample in splits.train] == ["0.png", "1.png"]
+    assert describe(splits).remarks[0] == "1 left out as masks beside good photos: good/0_mask.png"
+    assert "every class of the test counts as defective" in describe(splits).remarks[1]

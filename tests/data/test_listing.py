@@ -1,0 +1,18 @@
+"""What is read below a folder, and what is left out with its reason."""
+
+from anomaly_lab.data.listing import images_in, mask_folders, subfolders, walk
+
+
+def test_what_may_be_a_photo_is_read_or_left_out_with_a_reason(tmp_path):
+    for name in ("a.PGM", "b.jp2", "c.heic", "d.txt", ".e.png", "__MACOSX/f.png", "Ground Truth/g.png", "h.gif/i.jpe"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "dead.tif").symlink_to("nowhere")
+    left_out = []
+    found = images_in(tmp_path, lambda reason, path: left_out.append((path.name, reason.split()[-1])))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.PGM", "b.jp2", "h.gif/i.jpe"]
+    assert sorted(left_out) == [("Ground Truth", "masks"), ("c.heic", "PNG)"), ("dead.tif", "fetched?)")]
+    every = [path.name for path in walk(tmp_path, unreadable=True)]
+    assert every == ["a.PGM", "b.jp2", "c.heic", "dead.tif", "i.jpe"]
+    assert [path.name for path in subfolders(tmp_path)] == ["h.gif"]
+    assert [path.name for path in mask_folders(tmp_path)] == ["Ground Truth"]

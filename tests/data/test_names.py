@@ -1,0 +1,36 @@
+"""What names mean."""
+
+from pathlib import Path
+
+import pytest
+
+from anomaly_lab.data.names import DEFECT_WORDS, category_of, is_good, is_masks, is_system, photo_of
+
+
+def test_data_sets_of_different_folders_have_different_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    roots = ["part.v1", "part.v2", "lineA/part", "lineB/part", "../part", "../../part", "/a/june/part", "/b/june/part",
+             "~/part", ".", "..", "part.csv", "lineA/part.csv"]  # fmt: skip
+    names = [category_of(root) for root in roots]
+    assert names[:4] == ["part.v1", "part.v2", "lineA-part", "lineB-part"]
+    assert len(set(names[:-2])) == len(names) - 2
+    assert names[-2:] == ["part", "lineA-part"]
+    assert names[6].startswith("june-part-")
+    assert not any("/" in name or name.startswith(".") for name in names)
+    assert category_of("lineA/part/") == category_of("./lineA/x/../part") == "lineA-part"
+    assert category_of("..") == category_of(str(Path("..").resolve()))
+
+
+@pytest.mark.parametrize(
+    ("rule", "yes", "no"),
+    [
+        (is_good, "good Good OK NORMAL pass 0", "goods 1 okay intact"),
+        (is_masks, "mask MASKS gt GT ground_truth Ground-Truth groundtruth", "masked gts truth ground"),
+        (is_system, ".hidden @eaDir __MACOSX $RECYCLE.BIN lost+found", "eaDir recycle"),
+        (DEFECT_WORDS.search, "ng_parts ng defekt scrap-1 ko", "bang ring kodak undamaged"),
+        (lambda stem: photo_of(stem) != stem, "0_mask 0_GT 0-label 0.gt 0_groundtruth", "mask 0mask 0_masked label_0"),
+    ],
+)
+def test_names_are_whole_words_in_any_case(rule, yes, no):
+    assert [bool(rule(name)) for name in yes.split()] == [True] * len(yes.split())
+    assert [bool(rule(name)) for name in no.split()] == [False] * len(no.split())

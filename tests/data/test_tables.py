@@ -1,0 +1,107 @@
+"""Tables of images -> samples, as they were written; each mistake is one line that names it."""
+
+import csv as csv_file
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.samples import Sample, Splits
+from anomaly_lab.data.tables import csv
+
+PIXELS = np.full((8, 8, 3), 100, np.uint8)
+NAMES = st.text("abcxyz089äß -'.,#%=\"\u2028\x85", min_size=1, max_size=6).filter(
+    lambda name: name.strip(" .\u2028\x85") == name
+)
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+LABELS = {True: ("0", "0.0", "good", "Normal", " OK "), False: ("1", "1.0", "hole")}
+
+
+@given(rows=st.lists(st.tuples(NAMES, st.sampled_from(("train", "test", "TEST")), st.integers(0, 4), st.booleans(),
+                               st.none() | NAMES, st.none() | NAMES),
+                     unique_by=lambda row: row[0], min_size=1),
+       delimiter=st.sampled_from(",;\t|"))  # fmt: skip
+def test_a_table_comes_back_as_it_was_written(tmp_path, rows, delimiter):
+    """Names with commas, quotes and line separators; any delimiter, all words for good and bad."""
+    root = Path(mkdtemp(dir=tmp_path))
+    lines, expected = [("path", "label", "split", "mask", "defect", "group")], Splits([], [])
+    rows = [("first", "train", 0, False, None, None), *rows]
+    for number, (name, split, word, has_mask, defect, group) in enumerate(rows):
+        normal = split == "train" or number % 2 == 0
+        label = LABELS[normal][word % len(LABELS[normal])]
+        path = touch(root / "photos" / f"{name}.png")
+        mask = touch(root / f"{name}_mask.png") if has_mask and not normal else None
+        group = group and f"{split.lower()} {group}"
+        lines.append((f"photos/{path.name}", label, split, mask and mask.name, defect, group))
+        named = "good" if normal else defect or ("hole" if label == "hole" else "bad")
+        getattr(expected, split.lower()).append(Sample(path, mask, int(not normal), named, group or str(path)))
+    with (root / "table.csv").open("w", newline="") as file:
+        csv_file.writer(file, delimiter=delimiter).writerows(lines)
+    assert csv(str(root / "table.csv"))[:2] == expected[:2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,0", "missing: split"),
+        ("path,label,split,grup\na.png,0,train,x", "found {'grup'}"),
+        ("path,label,split\na.png,0,val", "line 2: expected split train or test, found 'val'"),
+        ("path,label,split\na.png,1,train", "line 2: expected normal images in the split train"),
+        ("path,label,split\nno.png,0,train", "line 2: expected the file .*no.png"),
+        ("path,label,split\na.png,,train", "line 2: expected a label"),
+        ("path,label,split,defect\na.png,1,test,../x", "line 2: expected a defect name without /"),
+        ("path,label,split\n,0,train", "line 2: expected a path"),
+        ("path,label,split\na.png,0,train\na.png,1,test", "expected every image once, found .*a.png in 2 rows"),
+        ("path,label,split,group\na.png,0,train,p\nb.png,0,test,p", "expected a group in one split, found 'p'"),
+        ("path,label,split\na.png,0,test", "expected rows with split train, found none"),
+        ("path,label,split\na.png,0,train,x", "line 2: expected 3 columns, found more"),
+        ("path,label,split,path\na.png,0,train,x", "found path twice"),
+        ('path,label,split,group\na.png,0,train,"two\nlines"\nb.png,,train,', "line 4: expected a label"),
+    ],
+)
+def test_mistakes_in_a_table_are_named_with_their_line(tmp_path, write, text, message):
+    write(tmp_path / "a.png", PIXELS)
+    write(tmp_path / "b.png", PIXELS)
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        csv(str(tmp_path / "table.csv"))
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "table.csv").write_bytes("path,label,split\nSchraube-ü.png,0,train".encode("cp1252"))
+    with pytest.raises(UserError, match="expected a table in UTF-8"):
+        csv(str(tmp_path / "table.csv"))
+
+
+def test_a_field_over_two_lines_is_one_field(tmp_path, write):
+    write(tmp_path / "a.png", PIXELS)
+    write(tmp_path / "b.png", PIXELS + 1)
+    (tmp_path / "table.csv").write_text('path;label;split;defect\na.png;0;train;\nb.png;1;test;"a ""long""\ncrack"\n')
+    assert csv(str(tmp_path / "table.csv")).test[0].defect == 'a "long"\ncrack'
+
+
+def test_a_copy_of_a_training_photo_among_the_test_photos_is_named(tmp_path, write):
+    """The same file by another path, by a link, and by its bytes."""
+    write(tmp_path / "0.png", PIXELS)
+    write(tmp_path / "1.png", PIXELS + 1)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "0.png")
+    write(tmp_path / "copy.png", PIXELS + 1)
+    rows = ["0.png,0,train", "1.png,0,train", "s/../0.png,0,test", "link.png,0,test", "copy.png,0,test"]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    (remark,) = csv(str(tmp_path / "table.csv")).remarks
+    assert remark == (
+        "3 test images are byte copies of training images, so that their scores say little: "
+        f"{tmp_path / 's/../0.png'} is {tmp_path / '0.png'}"
+    )
