@@ -106,14 +106,14 @@ def groups() -> str:
 
 
 def methods() -> str:
-    """Every method: its paper in a line, and what it wants of other groups."""
-    from anomaly_lab.cli.methods import about, paper
+    """Every method: its paper in a line, and what it sets in other groups."""
+    from anomaly_lab.cli.methods import about, paper, typed
 
     lines = []
     for path in sorted((CONF / "method").glob("*.yaml")):
         lines.append(f"  {path.stem}: {paper(path)}")
         if wants := about(path)[0].get("wants"):
-            lines.append(f"    wants {', '.join(f'{key}={str(value).lower()}' for key, value in wants.items())}")
+            lines.append(f"    sets {', '.join(f'{key}={typed(value)}' for key, value in wants.items())}")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ def test_help_shows_usage_examples_and_groups(lab):
         f"method: {', '.join(METHODS)}",
         "data.patches",
         "  ssim_ae: the same autoencoder, on gray images, with an SSIM loss, Bergmann et al. 2018\n"
-        "    wants input.channels=1\n",
+        "    sets input.channels=1\n",
     ):
         assert part in text
 
@@ -51,8 +51,9 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
     words = ("method=ganomaly", "method.optimizer.eps=-1", "data=folder", f"data.root={parts}", "budget.epochs=1")
     done = lab(*words, "logger=none", "trainer.accelerator=cpu", code=1)
     assert done.stdout == (
-        "method=ganomaly wants input.object.image_size=128 (default 256), data.patches=50000 (default 100000), "
-        "data.batch_size=64 (default 128), budget.schedule=cosine (default constant); type a key to decide yourself\n"
+        "method=ganomaly sets input.object.image_size=128 (default 256), data.patches=50000 (default 100000), "
+        "data.batch_size=64 (default 128), budget.schedule=cosine (default constant); "
+        "a key that you type overrides it\n"
     )
     assert done.stderr == "error: method.optimizer: Invalid epsilon value: -1\n"
     assert not (tmp_path / "runs").exists()

@@ -45,7 +45,7 @@ def wants_of(config: DictConfig) -> str:
         f"{key}={_typed(value)} (default {_typed(default)})" for key, (value, default) in changed.items()
     )
     method = config.method._target_.split(".")[-2]
-    return f"method={method} wants {granted}; type a key to decide yourself" if granted else ""
+    return f"method={method} sets {granted}; a key that you type overrides it" if granted else ""
 
 
 def _typed(value: Any) -> str:

@@ -133,7 +133,7 @@ class Evaluation(pl.Callback):
             lines = [[name, *(values.get(column, "") for column in DEFECTS[1:])] for name, values in by_type.items()]
             write_csv(folder / "defects.csv", DEFECTS, lines)
             report_remarks(remarks, "of the test images, ")
-            for line in implausible(score.tolist(), [row.peak for row in rows]):
+            for line in (*self.localisation.wide, *implausible(score.tolist(), [row.peak for row in rows])):
                 say(line)
 
 

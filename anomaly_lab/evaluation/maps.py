@@ -1,5 +1,7 @@
 """Anomaly maps at the size of the photo, and the pixels that are evaluated."""
 
+import warnings
+
 import cv2
 import numpy as np
 
@@ -22,6 +24,7 @@ class PixelEvaluation:
     def __init__(self) -> None:
         self.raw = PixelMetrics()
         self.smoothed = PixelMetrics()
+        self.wide: list[str] = []
 
     def update(self, prediction: Prediction, batch: Batch, samples: list[Sample]) -> None:
         """Add a batch."""
@@ -32,13 +35,23 @@ class PixelEvaluation:
                 metrics.update(*counted(maps[i, 0].cpu().numpy(), mask, batch.placement[i]))
 
     def compute(self, samples: list[Sample]) -> dict[str, float]:
-        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; empty if no defect is marked."""
+        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; empty if no defect is marked.
+
+        `self.wide` then has a line for each value whose bounds are wider than the metric's tolerance.
+        """
         if not any(sample.mask_path for sample in samples):
             return {}
         metrics: dict[str, float] = {}
         for pixels, suffix in ((self.raw, ""), (self.smoothed, "_smoothed")):
-            values = pixels.compute()
-            metrics |= {f"pixel_{name}{suffix}": values[name] for name in PIXEL_NAMES}
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*wider than.*")  # `wide` says it with the names of metrics.json
+                values = pixels.compute()
+            for name in PIXEL_NAMES:
+                key, (low, high) = f"pixel_{name}{suffix}", values["bounds"][name]
+                metrics[key] = values[name]
+                if high - low > pixels.tolerance:
+                    bounds = f"between {low:.4f} and {high:.4f} only"
+                    self.wide.append(f"{key} is certain {bounds}: too many scores are nearly equal")
         return metrics
 
 

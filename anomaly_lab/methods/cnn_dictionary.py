@@ -4,7 +4,7 @@ Small patches of the good images are described by a network that was trained on 
 become a dictionary, and a patch is abnormal as far as it lies from the entries that are nearest to it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from torch.nn import functional
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
 from anomaly_lab.methods.base.fitted import FittedMethod
-from anomaly_lab.methods.base.pretrained import Pretrained
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.backbone import Backbone
@@ -31,7 +30,7 @@ Image = Float[Tensor, "channel height width"]
 Vectors = Float[Tensor, "patch feature"]
 
 
-class CNNDictionary(FittedMethod, Pretrained):
+class CNNDictionary(FittedMethod):
     """Patches of 16 px at a stride of 4 px, 95 % of the variance of their features, 10 entries.
 
     `evaluation` says how a patch becomes a vector; it is the mean of the layer's map over the patch both times (or the
@@ -42,7 +41,9 @@ class CNNDictionary(FittedMethod, Pretrained):
     - `dense`: the enlarged image is shown once, and the mean is taken over those places of the map that lie under the
       patch (a stage whose places are larger than the stride is computed for every phase of the stride, on shifted maps
       of the stage below). Convolutions near the border of a patch then see the patch's surroundings where `patchwise`
-      has zeros: the receptive field is that of the layer, larger than the patch. The vectors are different ones, so the
+      has zeros: the receptive field is that of the layer, larger than the patch. At the border of the image they repeat
+      its outermost pixels: zeros there would make vectors that occur in few patches, which no dictionary of ten entries
+      holds, and the corner of every image would be its most abnormal place. The vectors are different ones, so the
       dictionary is built from the same kind. At most sixteen times less work, a patch being sixteen strides large.
 
     The paper leaves open: how a patch of 16 px enters the network (enlarged to 64 px here, the values being
@@ -53,6 +54,8 @@ class CNNDictionary(FittedMethod, Pretrained):
 
     Raises UserError where the patch, the stride and the layer do not fit.
     """
+
+    version: ClassVar = 2  # 1: zeros around the image in `dense`
 
     center: Tensor
     components: Tensor
@@ -82,6 +85,8 @@ class CNNDictionary(FittedMethod, Pretrained):
         super().__init__(tiling)
         if len(backbone.layers) != 1:
             raise UserError(f"method.backbone.layers: expected one layer, found {', '.join(backbone.layers)}")
+        if evaluation == "dense":
+            backbone.repeat_borders()
         self.backbone = backbone
         (self.channels,) = backbone.channels
         self.evaluation = evaluation

@@ -129,6 +129,15 @@ class Backbone(nn.Module):
             self.network.norm(layer.movedim(1, -1)).movedim(-1, 1) if name == NORM else layer for name, layer in ordered
         )
 
+    def repeat_borders(self) -> None:
+        """Let convolutions repeat the outermost places of a map where they would pad it with zeros, from now on.
+
+        A plain border then leads to the vectors of a plain surface, not to those of an edge that no photo shows.
+        """
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = "replicate"
+
     def extract_at_every_phase(
         self, normalised: Float[Tensor, "batch 3 height width"], step: int
     ) -> Iterator[tuple[int, int, Maps]]:
@@ -136,7 +145,7 @@ class Backbone(nn.Module):
 
         As many shifts as fit between two places of the map, row by row; one where a place is no larger than the step.
         What lies below the stage whose places are as large as the step is computed once: there a shift of the image is
-        a shift of the map (except at its border, where a shifted image would begin with zeros).
+        a shift of the map (except at its border, where a shifted image would begin with its own padding).
 
         Raises UserError for more than one layer, and for a model whose stages do not follow one another as its direct
         parts, as those of ResNet, ResNeXt and RegNet do.

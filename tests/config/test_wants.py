@@ -32,10 +32,10 @@ def test_every_wish_has_a_default_that_it_replaces(method):
 def test_the_line_names_what_is_granted_and_the_defaults():
     config = composed("method=ganomaly", "data.category=screw", "budget.epochs=3", "data.patches=100000")
     assert wants_of(config) == (
-        "method=ganomaly wants input.object.image_size=128 (default 256), data.batch_size=64 (default 128), "
-        "budget.schedule=cosine (default constant); type a key to decide yourself"
+        "method=ganomaly sets input.object.image_size=128 (default 256), data.batch_size=64 (default 128), "
+        "budget.schedule=cosine (default constant); a key that you type overrides it"
     )
-    assert wants_of(composed("method=control")).startswith("method=control wants controls=false (default true);")
+    assert wants_of(composed("method=control")).startswith("method=control sets controls=false (default true);")
     assert wants_of(composed("method=cae")) == ""
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.evaluation import Evaluation, report_remarks
-from anomaly_lab.evaluation.maps import counted, inner_map
+from anomaly_lab.evaluation.maps import PIXEL_NAMES, PixelEvaluation, counted, inner_map
 from anomaly_lab.metrics.thresholds import Area, FalseAlarms, just_above
 from tests.conftest import stand_in
 
@@ -133,6 +134,19 @@ def test_maps_are_compared_at_the_size_of_each_mask(tmp_path):
     metrics = evaluate(samples, maps, masks, scores, tmp_path)
     assert metrics["pixel_auroc"] > 0.999
     assert metrics["pixel_aupro"] > 0.99
+
+
+def test_a_metric_with_wide_bounds_is_named_in_a_line_and_not_in_a_warning():
+    def compute():
+        warnings.warn("f1max lies between 0.1 and 0.7, wider than 0.0001: the scores crowd", stacklevel=2)
+        bounds = dict.fromkeys(PIXEL_NAMES, (0.5, 0.5)) | {"f1max": (0.1, 0.7)}
+        return dict.fromkeys(PIXEL_NAMES, 0.5) | {"bounds": bounds}
+
+    evaluated = PixelEvaluation()
+    evaluated.raw.compute = evaluated.smoothed.compute = compute
+    assert evaluated.compute(set_of()[0])["pixel_f1max_smoothed"] == 0.5
+    certain = "is certain between 0.1000 and 0.7000 only: too many scores are nearly equal"
+    assert evaluated.wide == [f"pixel_f1max {certain}", f"pixel_f1max_smoothed {certain}"]
 
 
 def test_padding_never_counts(tmp_path):

@@ -106,16 +106,37 @@ def test_dense_is_the_mean_of_the_map_under_the_patch(weights, layer, stride, re
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_dense_equals_patchwise_where_a_patch_is_the_whole_image(network, pooling):
+def test_of_a_patch_that_is_the_whole_image_both_pool_the_map_and_dense_repeats_its_border(weights, pooling):
     image = photos(1, 3, 16)[0]
-    dense, patchwise = (
-        dictionary(network, image_size=16, evaluation=kind, pooling=pooling).vectors(image)
-        for kind in ("dense", "patchwise")
-    )
-    torch.testing.assert_close(dense, patchwise)
-    layer = network(functional.interpolate(image[None], (64, 64), mode="bilinear"))[0][0]
-    expected = layer.mean(dim=(1, 2)) if pooling == "mean" else layer.amax(dim=(1, 2))
-    torch.testing.assert_close(patchwise[0], expected)
+    for kind in ("patchwise", "dense"):
+        network = Backbone("resnet18.tv_in1k", ["layer1"], str(weights))
+        network.load()
+        found = dictionary(network, image_size=16, evaluation=kind, pooling=pooling).vectors(image)
+        values = functional.interpolate(network.normalise(image[None]), (64, 64), mode="bilinear")
+        pad = {"patchwise": "constant", "dense": "replicate"}[kind]
+        for part in (network.network.conv1, network.network.bn1, network.network.act1, network.network.maxpool):
+            values = convolved(part, values, pad)
+        for block in network.network.layer1:
+            within = block.act1(block.bn1(convolved(block.conv1, values, pad)))
+            values = block.act2(block.bn2(convolved(block.conv2, within, pad)) + values)
+        expected = values.mean(dim=(2, 3)) if pooling == "mean" else values.amax(dim=(2, 3))
+        torch.testing.assert_close(found, expected)
+
+
+def convolved(part, values, pad):
+    """The part of a network on values that are padded before a convolution."""
+    if not isinstance(part, torch.nn.Conv2d):
+        return part(values)
+    side = part.padding[0]
+    return functional.conv2d(functional.pad(values, (side,) * 4, mode=pad), part.weight, None, part.stride)
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2"])
+def test_a_plain_image_has_one_vector_everywhere_up_to_its_corners(weights, layer):
+    network = Backbone("resnet18.tv_in1k", [layer], str(weights))
+    network.load()
+    vectors = dictionary(network, image_size=32, evaluation="dense").vectors(torch.full((3, 32, 32), 0.3))
+    torch.testing.assert_close(vectors, vectors[:1].expand_as(vectors))
 
 
 def test_without_enlargement_the_patch_enters_as_it_is(network):

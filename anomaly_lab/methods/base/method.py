@@ -17,6 +17,7 @@ from anomaly_lab.data import corruption
 from anomaly_lab.data.placement import content
 from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.tiling import Tiling
+from anomaly_lab.networks.backbone import Backbone
 
 OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 Scalar = Float[Tensor, ""]
@@ -31,6 +32,9 @@ class Method(pl.LightningModule, ABC):
     A subclass is a `GradientMethod`, an `AdversarialMethod` or a `FittedMethod`. It draws from torch's global generator
     only (seeded at every step) and never sees a file, a mask or a metric. Tiling, scores, thresholds, metrics and
     pictures are outside and know only `forward`.
+
+    A frozen `Backbone` among its modules has its weights before the training; one that is trained, or fine-tuned, is
+    loaded by the method itself.
 
     Class facts, read from the source before torch is imported:
 
@@ -89,6 +93,21 @@ class Method(pl.LightningModule, ABC):
         What it finds belongs into buffers, which the checkpoint keeps, and must follow from the weights and these
         images alone: a run that was broken off here calls it again. The default looks at none.
         """
+
+    def prepare_data(self) -> None:
+        """Read the weights of frozen backbones, before hours are spent on anything else."""
+        self._load_backbones()
+
+    def setup(self, stage: str) -> None:
+        """Read them in every process."""
+        if stage == "fit":
+            self._load_backbones()
+
+    def _load_backbones(self) -> None:
+        for backbone in self.modules():
+            if isinstance(backbone, Backbone) and not backbone.trainable and (unused := backbone.load()):
+                above = ", ".join(sorted({name.split(".")[0] for name in unused}))
+                self.say(f"{backbone.name}: weights above {backbone.layers[-1]} not used ({above})")
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"] | None:
         """A vector for each image or tile, for a map of the test images; None: there is none."""
