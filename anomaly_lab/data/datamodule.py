@@ -16,7 +16,6 @@ from rich.progress import track
 from torch import Tensor
 
 from anomaly_lab.core.console import printable, say
-from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch

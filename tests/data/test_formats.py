@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data import formats
-from anomaly_lab.data.formats import read_alpha, read_photo, read_pixels, say_once, to_gray
+from anomaly_lab.data import formats, pixels
+from anomaly_lab.data.formats import read_alpha, read_photo, read_pixels, to_gray
+from anomaly_lab.data.pixels import say_once, unused_range
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (24, 32, 3), np.uint8)
@@ -28,7 +29,8 @@ SHARES = RANDOM.random((24, 32))
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(formats, "_said", set())
+    monkeypatch.setattr(pixels, "_said", set())
+    unused_range()
 
 
 def encoded(image, kind, **settings):
@@ -289,6 +291,61 @@ def test_value_range_decides_and_what_lies_outside_is_said_once(tmp_path, dtype)
     assert read_photo(path, 1, [0.0, 4095.0])[:, :, 0].tolist() == [[0, 62, 93], [125, 187, 255]]
 
 
+def marked(value, dtype=np.float32):
+    values = SHARES.astype(dtype)
+    values[3, 4:6] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((8, 8), 1e30, np.float32), r"expected the values of a photo, found 1e\+30 to 1e\+30"),
+        (marked(-3.4e38), r"found -3.4e\+38 to .*mark missing data, set data.value_range"),
+        (marked([1e308, -1e308], np.float64), r"found -1e\+308 to 1e\+308"),
+        (np.array([[2**53 + 3, 2**62]], np.int64), r"found 9\.0\d+e\+15 to 4\.6\d+e\+18"),
+        (np.array([[0, 2**64 - 1]], np.uint64), r"found 0 to 1\.8\d+e\+19"),
+        (marked(-9999), r"found -9999 in 2 pixels and .*set data.value_range="),
+        (marked(32767), r"found 32767 in 2 pixels"),
+    ],
+)
+def test_marks_of_missing_data_are_refused_and_the_file_named(tmp_path, values, message):
+    path = written(tmp_path / "a.tif", values)
+    with pytest.raises(UserError, match=f"a.tif: .*{message}"):
+        read_photo(path, 1)
+
+
+def test_a_value_range_reads_any_number_and_one_without_room_is_refused(tmp_path):
+    path = written(tmp_path / "a.tif", np.array([[0.5, 1e308], [-1e308, 1]], np.float64))
+    with pytest.warns(UserWarning, match="50 % of the values lie outside"):
+        assert read_photo(path, 1, [0.0, 1.0])[:, :, 0].tolist() == [[128, 255], [0, 255]]
+    for value_range in ([-1e308, 1e308], [0.0, 1e-320], [1.0, 1.0]):
+        with pytest.raises(UserError, match="a.tif: expected black and white that floating-point numbers tell apart"):
+            read_photo(path, 1, value_range)
+
+
+@pytest.mark.parametrize(
+    ("values", "largest", "wanted"),
+    [
+        (np.array([[7, 4095]], np.uint16), 4095, "0,4095"),
+        (np.array([[7, 1001]], np.uint16), 1001, "0,1023"),
+        (np.array([[7, 4095]], np.int16), 4095, "0,4095"),
+        (np.array([[-900, 3000]], np.int16), 3000, "-4096,4095"),
+        (np.array([[0, 0.06]], np.float32), 0.06, "0,0.0625"),
+        (np.array([[0, 60_000]], np.uint16), 0, ""),
+        (np.array([[-30_000, 30_000]], np.int16), 0, ""),
+        (np.array([[0, 0]], np.uint16), 0, ""),
+    ],
+)
+def test_a_small_part_of_the_range_of_the_type_is_remarked_with_the_range_to_set(tmp_path, values, largest, wanted):
+    for number in range(2):
+        read_photo(written(tmp_path / f"{number}.tif", values // 2 if number else values), 1)
+    remark = unused_range()
+    assert (f"the largest value of the {values.dtype} photos is {largest:g}," in remark) == bool(wanted)
+    assert remark.endswith(f"set data.value_range={wanted}" if wanted else "")
+    assert unused_range() == ""
+
+
 def test_value_range_leaves_8_bits_alone(tmp_path):
     path = saved(tmp_path / "a.png", encoded(Image.fromarray(RGB), "PNG"))
     assert np.array_equal(read_photo(path, 3, [0.0, 4095.0]), RGB)
@@ -296,7 +353,7 @@ def test_value_range_leaves_8_bits_alone(tmp_path):
 
 def test_scaling_is_done_in_blocks(tmp_path, monkeypatch):
     path = written(tmp_path / "a.tif", WIDE, photometric="rgb")
-    monkeypatch.setattr(formats, "BLOCK", 100)
+    monkeypatch.setattr(pixels, "BLOCK", 100)
     assert np.array_equal(read_photo(path, 3), SCALED)
 
 
@@ -311,7 +368,7 @@ def test_lzw_that_tifffile_cannot_decompress_is_left_to_others(tmp_path, dtype):
 
 def test_what_nobody_decompresses_says_what_to_do(tmp_path, monkeypatch):
     assert cv2.imwrite(str(tmp_path / "a.tif"), WIDE, [cv2.IMWRITE_TIFF_COMPRESSION, 5])
-    monkeypatch.setattr(formats, "_opencv", lambda data, flags: None)
+    monkeypatch.setattr("anomaly_lab.data.tiff.with_opencv", lambda data, flags: None)
     with pytest.raises(UserError, match=r"a.tif: expected a TIFF that can be decompressed, found LZW of 16 bits; save"):
         read_photo(tmp_path / "a.tif", 3)
     assert cv2.imwrite(str(tmp_path / "b.tif"), WIDE[:, :, 0], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
@@ -430,6 +487,23 @@ def test_damaged_pixels_are_refused(tmp_path):
         read_photo(saved(tmp_path / "a.png", bytes(data)), 3)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_that_are_damaged_inside_are_refused(tmp_path, mode, progressive):
+    """Decoders that go on show gray or shifted blocks, and libjpeg's warning names no file."""
+    noise = Image.fromarray(RANDOM.integers(0, 256, (64, 96, 3), np.uint8)).convert(mode)
+    whole = encoded(noise, "JPEG", progressive=progressive)
+    middle = len(whole) // 2
+    read_photo(saved(tmp_path / "a.jpg", whole), 3)
+    for damaged in (
+        whole[:middle] + b"\xff\xd9",
+        whole[: middle - 40] + b"\0" * 80 + whole[middle + 40 :],
+        whole[:middle] + b"\xff\xc4" + whole[middle:],
+    ):
+        with pytest.raises(UserError, match="a.jpg: expected a readable image"):
+            read_photo(saved(tmp_path / "a.jpg", damaged), 3)
+
+
 def test_folders_texts_and_empty_files_are_named(tmp_path):
     (tmp_path / "folder.png").mkdir()
     saved(tmp_path / "empty.tif", b"")
@@ -451,7 +525,7 @@ def test_bytes_behind_a_whole_file_do_no_harm(tmp_path):
 
 def test_the_program_does_not_depend_on_what_opencv_can_read(tmp_path, monkeypatch):
     """Where OpenCV refuses a file that is whole, Pillow decodes it to the same pixels."""
-    monkeypatch.setattr(formats, "_opencv", lambda data, flags: None)
+    monkeypatch.setattr(formats, "with_opencv", lambda data, flags: None)
     for kind in ("PNG", "JPEG"):
         path = saved(tmp_path / "a", encoded(Image.fromarray(RGB), kind))
         assert np.array_equal(read_photo(path, 3), np.asarray(Image.open(path)))
@@ -462,7 +536,7 @@ def test_opencvs_own_limits_are_no_crash(monkeypatch):
         raise cv2.error("too large")
 
     monkeypatch.setattr(cv2, "imdecode", refuse)
-    assert formats._opencv(b"x", cv2.IMREAD_COLOR) is None
+    assert pixels.with_opencv(b"x", cv2.IMREAD_COLOR) is None
 
 
 def test_a_warning_comes_once_whatever_the_threads():

@@ -145,6 +145,13 @@ def test_the_reconstruction_has_the_size_of_the_inspected_part():
         (np.zeros((2, 8, 8, 3), np.uint8), r"found \(2, 8, 8, 3\)"),
         (np.zeros((0, 8), np.uint8), r"found \(0, 8\)"),
         (np.full((8, 8), np.nan, np.float32), "image: expected values that are numbers, found NaN or infinity"),
+        (
+            np.full((8, 8), 255.0, np.float32),
+            r"in \[0, 1\], .*found float32 from 255 to 255; divide",
+        ),
+        (np.linspace(-1, 1, 64).reshape(8, 8), "found float64 from -1 to 1; divide by the value of white"),
+        (np.eye(8, dtype=np.uint8), "found uint8 from 0 to 1; multiply by 255 before the cast"),
+        (np.full((8, 8), 200, np.uint16), "found uint16 from 200 to 200; pass 8-bit values as uint8"),
         ("nowhere.png", "nowhere.png: expected an image, found no such file"),
         ([np.zeros((8, 8), np.uint8), "nowhere.png"], "photo 2 of 2: nowhere.png: expected an image"),
         ([np.zeros((8, 8), np.uint8), [1]], "found list"),

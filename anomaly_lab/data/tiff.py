@@ -1,0 +1,126 @@
+"""Decoding of TIFF: tifffile for the types that only TIFF can hold, Pillow for 8 bits, OpenCV for the rest."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.pixels import (
+    ORIENTATION,
+    Pixels,
+    check_size,
+    opened,
+    to_8_bits,
+    upright,
+    with_opencv,
+    with_pillow,
+)
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4}  # without alpha
+
+_decoding = ContextVar("_decoding", default=False)
+
+
+def decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
+    """Decode the first page: 8 bits by Pillow, which knows all colours and compressions, other types by tifffile.
+
+    Files that tifffile cannot decompress are left to OpenCV and Pillow if these keep the values.
+    """
+    with _silent_tifffile(), tifffile.TiffFile(file) as tiff:
+        pages = len(tiff.pages)
+        if pages > 1:
+            pages = sum(not getattr(page, "is_reduced", False) for page in tiff.pages)  # previews are not pages
+        page = tiff.pages.first
+        check_size(path, page.imagewidth, page.imagelength, max_pixels)
+        end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+        if end > tiff.filehandle.size:
+            raise OSError(f"the file is truncated (its pixels end at byte {end} of {tiff.filehandle.size})")
+        values = _tiff_of_8_bits(file) if page.dtype in (np.uint8, np.bool_) else None
+        if values is None:
+            values = _wide_tiff(path, file, page)
+        return Pixels(values, pages, page.bitspersample)
+
+
+@contextmanager
+def _silent_tifffile() -> Iterator[None]:
+    """Silence tifffile in this thread: our own error names what is wrong with a file."""
+    logging.getLogger("tifffile").addFilter(_is_foreign)
+    token = _decoding.set(True)
+    try:
+        yield
+    finally:
+        _decoding.reset(token)
+
+
+def _is_foreign(record: logging.LogRecord) -> bool:
+    return not _decoding.get()
+
+
+def _tiff_of_8_bits(file: BinaryIO) -> np.ndarray | None:
+    file.seek(0)
+    try:
+        with opened(file, ("TIFF",)) as image:
+            return with_pillow(image)
+    except UnidentifiedImageError:
+        return None
+
+
+def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """The page as gray or RGB in the type of its samples."""
+    photometric = getattr(page.photometric, "name", str(page.photometric))
+    colours = CHANNELS.get(photometric, 0)
+    numbers = page.dtype is not None and page.dtype.kind in "uif"
+    if page.samplesperpixel not in {colours, colours + 1} or page.axes not in {"YX", "YXS", "SYX"} or not numbers:
+        raise UserError(
+            f"{path}: expected gray, RGB or CMYK, with or without alpha, found {page.samplesperpixel} channels "
+            f"({photometric}, {page.dtype})"
+        )
+    try:
+        values = page.asarray()
+        values = values.transpose(1, 2, 0) if page.axes == "SYX" else values
+        tag = page.tags.get(ORIENTATION)
+        values = upright(values, int(tag.value) if tag else 1)
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        values = _decompressed(path, file, page)
+    values = values[:, :, :colours] if values.ndim == 3 else values
+    if photometric == "MINISWHITE" and values.dtype.kind == "u":
+        values = values.dtype.type(2**page.bitspersample - 1) - values
+    if photometric == "SEPARATED":
+        inks = to_8_bits(path, Pixels(values, 1, page.bitspersample), None)
+        return np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
+    return values[:, :, 0] if values.ndim == 3 and colours == 1 else values
+
+
+def _decompressed(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
+    """Decode a page that tifffile cannot decompress, upright. Raises UserError if OpenCV and Pillow cannot either."""
+    file.seek(0)
+    assert page.dtype is not None
+    whole_bytes = page.bitspersample == 8 * page.dtype.itemsize
+    if whole_bytes and page.samplesperpixel in {1, 3, 4} and page.axes != "SYX":
+        values = with_opencv(file.read(), cv2.IMREAD_UNCHANGED)
+        if values is not None and values.dtype == page.dtype and values.size == page.size:
+            if values.ndim == 3:
+                values = np.concatenate([values[:, :, 2::-1], values[:, :, 3:]], axis=2)  # from BGR
+            return values
+    if page.samplesperpixel == 1 and page.dtype in (np.uint16, np.int16, np.float32):
+        file.seek(0)
+        with opened(file, ("TIFF",)) as image:
+            values = with_pillow(image)
+        if values.ndim == 2:
+            return values.astype(page.dtype)
+    compression = getattr(page.compression, "name", str(page.compression))
+    raise UserError(
+        f"{path}: expected a TIFF that can be decompressed, found {compression} of {page.bitspersample} bits; save it "
+        "without compression, or pip install imagecodecs"
+    )
