@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.report.groups import Groups, group
 from anomaly_lab.report.matrix import Matrix, matrices
@@ -88,11 +89,11 @@ def show(runs: Sequence[Run], groups: Groups, shown: Sequence[Matrix]) -> None:
         console.print(LEGEND, style="dim", markup=False)
     for run in runs:
         if not run.done:
-            print(f"{run.state}: {run.shown}{f' ({one_line(run.trouble)})' if run.trouble else ''}")
+            print(printable(f"{run.state}: {run.shown}{f' ({one_line(run.trouble)})' if run.trouble else ''}"))
         elif run.trouble:
-            print(f"damaged: {run.shown} ({one_line(run.trouble)})")
+            print(printable(f"damaged: {run.shown} ({one_line(run.trouble)})"))
     for run in groups.repeated:
-        print(f"repeated: {run.shown} (same settings, seed and scores as another run; counted once)")
+        print(printable(f"repeated: {run.shown} (same settings, seed and scores as another run; counted once)"))
 
 
 def one_line(text: str, width: int = 200) -> str:

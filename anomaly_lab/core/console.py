@@ -18,7 +18,7 @@ LOGGER = logging.getLogger("anomaly_lab")
 
 class _ToStandardOutput(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)  # to the present sys.stdout
+        print(printable_lines(self.format(record)), flush=True)  # to the present sys.stdout
 
 
 def say(text: str) -> None:
@@ -87,6 +87,11 @@ def counted(trainer: "pytorch_lightning.Trainer | None", steps: int, what: str) 
 def printable(text: str) -> str:
     """A text in one printable line: file names may contain line breaks, escapes and invalid UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """A text of several lines without anything that a terminal obeys but line breaks and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
 
 
 def duration(seconds: float) -> str:

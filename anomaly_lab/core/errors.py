@@ -1,11 +1,14 @@
 """The exception for mistakes of a user, and its form for a full disk."""
 
 import errno
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+SHORT = re.compile(r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d+|No space left")
 
 
 class UserError(ValueError):
@@ -20,9 +23,12 @@ def full_disk(error: BaseException, path: Path | None = None) -> UserError | Non
     """The user error for an exception that a full disk has caused, however wrapped; None for other exceptions."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+        number, file = (cause.errno, cause.filename) if isinstance(cause, OSError) else (None, None)
+        # NumPy and torch write from C and pass on no number.
+        if number in NO_ROOM or (number is None and SHORT.search(str(cause)) and not isinstance(cause, UserError)):
+            reason = os.strerror(number) if number else " ".join(str(cause).split())[:80]
             return UserError(
-                f"{path or cause.filename or 'a file'}: expected room on the disk, found none ({cause.strerror}); "
+                f"{path or file or 'a file'}: expected room on the disk, found none ({reason}); "
                 "earlier files are unchanged; free some space, and the same command continues"
             )
         cause = cause.__cause__ or cause.__context__

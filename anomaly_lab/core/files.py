@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def finite(value: Any, infinity: float | None = None) -> Any:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, each as column name -> text.
+    """The rows of a CSV file, each as column name -> text; `write_csv`'s mark before formulas is taken off.
 
     Raises OSError if it cannot be read, ValueError if a row is longer or shorter than the header.
     """
@@ -41,19 +42,40 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             header = next(rows, [])
-            return [dict(zip(header, row, strict=True)) for row in rows]
+            return [dict(zip(header, map(_unmarked, row), strict=True)) for row in rows]
     except csv.Error as error:
         raise ValueError(str(error)) from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file, whole or not at all."""
+    """Write a CSV file, whole or not at all.
+
+    A text that a spreadsheet would compute (it begins with = + - @) gets an apostrophe before it.
+    """
 
     def write(part: Path) -> None:
         with part.open("w", newline="", **CSV) as file:
-            csv.writer(file).writerows([header, *rows])
+            csv.writer(file).writerows([header, *(map(_marked, row) for row in rows)])
 
     write_whole(path, write)
+
+
+FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
+
+
+def _marked(cell: Any) -> Any:
+    """A text that begins like a formula, with an apostrophe before it; numbers as they are, written out too."""
+    if not isinstance(cell, str | os.PathLike) or not FORMULA.match(text := os.fspath(cell)):
+        return cell
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return cell
+
+
+def _unmarked(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 @contextmanager
@@ -72,7 +94,7 @@ def growing_csv(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequenc
 
     def write(row: Sequence[Any]) -> None:
         try:
-            rows.writerow(row)
+            rows.writerow([_marked(cell) for cell in row])
         except OSError as error:
             if mistake := full_disk(error, part):
                 raise mistake from error

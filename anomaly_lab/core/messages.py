@@ -16,6 +16,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
+from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError, full_disk, nearest
 
 
@@ -29,7 +30,7 @@ def mistakes_in_one_line() -> Iterator[None]:
     except Exception as error:
         if not is_user_mistake(error):
             raise
-        sys.exit(f"error: {explain(error)}")
+        sys.exit(f"error: {printable(str(explain(error)))}")
 
 
 def explain(error: BaseException) -> UserError:

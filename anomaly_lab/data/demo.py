@@ -143,9 +143,14 @@ def _photograph(random: Random, image: np.ndarray) -> np.ndarray:
 def _write(folder: Path, number: int, drawing: Drawing) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.clip(drawing[0], 0, 255).round().astype(np.uint8)
-    cv2.imwrite(str(folder / f"{number:03d}.png"), np.ascontiguousarray(pixels[..., ::-1]))
+    _png(folder / f"{number:03d}.png", np.ascontiguousarray(pixels[..., ::-1]))
 
 
 def _write_mask(folder: Path, number: int, drawing: Drawing) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(folder / f"{number:03d}_mask.png"), drawing[1].astype(np.uint8) * 255)
+    _png(folder / f"{number:03d}_mask.png", drawing[1].astype(np.uint8) * 255)
+
+
+def _png(path: Path, pixels: np.ndarray) -> None:
+    """Write through Python, which raises on a full disk; `cv2.imwrite` does not."""
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

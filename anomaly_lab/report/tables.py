@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from anomaly_lab.core.console import printable_lines
 from anomaly_lab.report.groups import Column, Groups
 from anomaly_lab.report.matrix import Cell, Matrix
 from anomaly_lab.runs.measures import Measure
@@ -98,6 +99,8 @@ def terminal(shown: Sheet, width: int) -> list[Table]:
 
     Each repeats the labels of the lines. Of several tables the first begins with the means over data sets.
     """
+    lines = [line._replace(label=printable_lines(line.label)) for line in shown.lines]
+    shown = shown._replace(headers=[printable_lines(header) for header in shown.headers], lines=lines)
     label, *columns = _widths(shown, width)
     frame, order = label + 4, [*range(len(columns))]  # a column has a border and a space on either side
     blocks = [order]

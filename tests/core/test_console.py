@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import Progress
 
-from anomaly_lab.core.console import counted, duration, printable, tracked
+from anomaly_lab.core.console import counted, duration, printable, printable_lines, tracked
 from tests.conftest import stand_in
 
 
@@ -84,4 +84,5 @@ def test_without_a_terminal_nothing_is_drawn(monkeypatch, capsys):
 
 def test_names_are_shown_in_one_line_whatever_they_hold():
     assert printable("größe, 2 µm.png") == "größe, 2 µm.png"
+    assert printable_lines("a\n\tb\x1b]0;c\x07\r") == "a\n\tb\\x1b]0;c\\x07\\r"
     assert printable("a\nb\x1b[31m\udcff\t.png") == r"a\nb\x1b[31m\udcff\t.png"

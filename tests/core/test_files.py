@@ -1,10 +1,17 @@
 """Files that are whole or not there, JSON without NaN, CSV that is read as it was written."""
 
+import csv
 import errno
 import json
 import math
+import resource
+import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+import torch
 
 from anomaly_lab.core.errors import UserError, full_disk
 from anomaly_lab.core.files import finite, growing_csv, read_csv, write_csv, write_json, write_whole, writing
@@ -69,6 +76,47 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path):
         "maps/001.tiff: expected room on the disk, found none (Disk quota exceeded)"
     )
     assert full_disk(OSError(errno.EACCES, "Permission denied")) is None
+    for error in (OSError("65536 requested and 15292 written"), RuntimeError("[enforce fail] unexpected pos 64 vs 0")):
+        assert "expected room on the disk, found none" in str(full_disk(error, tmp_path))
+    assert full_disk(ValueError("expected a number")) is None
+
+
+@pytest.mark.parametrize("write", [
+    lambda part: tifffile.imwrite(part, np.zeros((200, 200), np.float32)),
+    lambda part: np.zeros(40_000).tofile(part),
+    lambda part: torch.save(torch.zeros(40_000), part),
+    lambda part: part.write_bytes(bytes(200_000)),
+])  # fmt: skip
+def test_every_writer_on_a_full_disk_ends_in_one_line(tmp_path, write):
+    """A limit on the size of files stands for the disk: the kernel cuts the write short in the same way."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_292, before[1][1]))
+    try:
+        with pytest.raises(UserError, match=r"a.bin: expected room on the disk, found none"):
+            write_whole(tmp_path / "a.bin", write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "'=1", "\t=1", "=HYPERLINK(1).png"])
+def test_a_spreadsheet_computes_nothing_and_the_text_comes_back(tmp_path, text):
+    write_csv(tmp_path / "a.csv", ("path", "score"), [(text, -0.5)])
+    with growing_csv(tmp_path / "b.csv", ("path", "score")) as add:
+        add((Path(text), -0.5))
+    for name in ("a.csv", "b.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            ((cell, score),) = list(csv.reader(file))[1:]
+        assert (cell, score) == (f"'{text}", "-0.5")
+        assert read_csv(tmp_path / name) == [{"path": text, "score": "-0.5"}]
+
+
+@pytest.mark.parametrize("text", ["-0.5", "'quoted'", "a=b", "", "+1e-3"])
+def test_numbers_and_other_texts_are_written_as_they_are(tmp_path, text):
+    write_csv(tmp_path / "a.csv", ("x",), [(text,)])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert list(csv.reader(file))[1] == [text]
 
 
 def test_csv(tmp_path):
