@@ -46,6 +46,7 @@ class ScoreHistogram:
     def __init__(self, bins: int = 2**18) -> None:
         self.bins = bins
         self.low_bits = 0  # all bits that occur in any score, or-ed
+        self.rounded = False  # whether scores were rounded to float32: equal ones may have differed
         self.shift = 0
         self.occupied = np.zeros(PAGES, dtype=bool)
         self.keys: UInt32[np.ndarray, " slot"] | None = np.zeros(SLOTS, dtype=np.uint32)  # None: too many, bins now
@@ -109,14 +110,14 @@ class ScoreHistogram:
             used = np.flatnonzero(self.total)
             used = used[np.argsort(self.keys[used])]
             counts = np.column_stack([self.total[used], self.weighted[used]])
-            return Blocks(self.keys[used], counts, np.ones(len(used), dtype=bool))
+            return Blocks(self.keys[used], counts, np.full(len(used), not self.rounded))
         self._mark_gaps()
         pages = np.flatnonzero(self.occupied).astype(np.uint32)
         code, counts = _collect(pages, self._first_bin, np.uint32(self.shift), self.total, self.weighted)
         single = np.isin(code >> np.uint32(PAGE_BITS), ONE_SCORE_PAGES)
         if self.low_bits & (2**self.shift - 1) == 0:
             single[:] = True
-        return Blocks(code, counts, single)
+        return Blocks(code, counts, single & (not self.rounded))
 
     def _mark_gaps(self) -> None:
         """Pages between those in places of their own were counted without a look; the ones with scores are occupied."""

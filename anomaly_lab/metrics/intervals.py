@@ -6,6 +6,7 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 
@@ -23,8 +24,9 @@ def auroc_interval(
     """Confidence interval of the AUROC: DeLong et al. 1988, on the logit scale so that it stays inside 0 ... 1.
 
     Where all pairs are in order the variance is zero and says nothing. Then: k = min(images of a class) pairs share no
-    image, and all of them are in order with probability AUROC^k, so the lower end is (1 - confidence)^(1/k). nan where
-    a class is missing.
+    image, and all of them are in order with probability AUROC^k, so the lower end is (1 - confidence)^(1/k). Where the
+    variance is zero for another reason (all scores equal), or a class has one image: the interval of Newcombe 2006. nan
+    where a class is missing.
     """
     if not len(normal) or not len(abnormal):
         return float("nan"), float("nan")
@@ -34,6 +36,8 @@ def auroc_interval(
         end = (1 - confidence) ** (1 / min(len(normal), len(abnormal)))
         return (end, 1.0) if auroc else (0.0, 1 - end)
     reach = _reach(of_normal, of_abnormal, confidence) / (auroc * (1 - auroc))
+    if not reach or min(len(normal), len(abnormal)) == 1:
+        return _newcombe(auroc, len(normal), len(abnormal), confidence)
     middle = math.log(auroc / (1 - auroc))
     low, high = (1 / (1 + math.exp(-min(max(middle + side * reach, -700), 700))) for side in (-1, 1))
     return low, high
@@ -48,12 +52,37 @@ def auroc_difference(
     """Confidence interval of AUROC(one) - AUROC(other), two scores of the same images.
 
     DeLong, DeLong, Clarke-Pearson 1988: the difference of the two placements of every image is averaged, so that
-    images that are difficult for both weigh nothing. Both classes are needed.
+    images that are difficult for both weigh nothing. Both classes are needed. Where all differences are equal the
+    variance is zero and says nothing: then the two intervals of `auroc_interval` are combined as if they were
+    independent (Zou and Donner 2008, section 2), unless both scores rank the images alike.
     """
     ones, others = (_placements(score[~abnormal], score[abnormal]) for score in (one, other))
     of_normal, of_abnormal = (mine - theirs for mine, theirs in zip(ones, others, strict=True))
     difference, reach = float(of_abnormal.mean()), _reach(of_normal, of_abnormal, confidence)
+    alike = np.array_equal(*(np.unique(score, return_inverse=True)[1] for score in (one, other)))
+    if not alike and (not reach or 1 in (len(of_normal), len(of_abnormal))):
+        areas = [float(won.mean()) for _, won in (ones, others)]
+        (low, high), (other_low, other_high) = (
+            auroc_interval(score[~abnormal], score[abnormal], confidence) for score in (one, other)
+        )
+        down = math.hypot(areas[0] - low, other_high - areas[1])
+        return difference - down, difference + math.hypot(high - areas[0], areas[1] - other_low)
     return difference - reach, difference + reach
+
+
+def _newcombe(auroc: float, normal: int, abnormal: int, confidence: float) -> tuple[float, float]:
+    """The AUROCs whose own standard error reaches the observed one: method 5 of Newcombe, Stat. Med. 2006, part 2.
+
+    Hanley and McNeil's variance of exponential scores, with (normal + abnormal) / 2 - 1 in place of either count less
+    one.
+    """
+    z, images = NormalDist().inv_cdf((1 + confidence) / 2), (normal + abnormal) / 2 - 1
+
+    def distance(a: float) -> float:
+        variance = a * (1 - a) * (1 + images * ((1 - a) / (2 - a) + a / (1 + a))) / (normal * abnormal)
+        return abs(auroc - a) - z * math.sqrt(variance)
+
+    return float(brentq(distance, 0, auroc)), float(brentq(distance, auroc, 1))
 
 
 def _placements(

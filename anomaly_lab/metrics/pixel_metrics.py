@@ -81,7 +81,8 @@ class PixelMetrics(Metric):
         # The histogram, as it travels between processes: filled when they meet, empty otherwise.
         self.add_state("blocks", [], dist_reduce_fx="cat")
         self.add_state("low_bits", torch.tensor(0), dist_reduce_fx=_bitwise_or)
-        self.add_state("beyond_levels", torch.tensor(0), dist_reduce_fx="sum")
+        for name in ("beyond_levels", "rounded"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, maps: Images, masks: Images) -> None:
         """Add maps and their masks: a tensor each, or sequences whose pairs may differ in size.
@@ -92,7 +93,7 @@ class PixelMetrics(Metric):
 
         """
         stacks = _stacks(maps, masks)
-        low_bits = 0
+        low_bits, rounded = 0, False
         for number, (scores, _) in enumerate(stacks):
             nan, bits = look(_single(scores).ravel())
             if nan:
@@ -102,6 +103,8 @@ class PixelMetrics(Metric):
                     f"expected scores that are numbers, found {counts.max()} NaN in image {image} of the batch"
                 )
             low_bits |= bits
+            rounded |= scores.dtype.itemsize > 4 and not np.array_equal(_single(scores), scores)
+        self.histogram.rounded |= rounded
         self.histogram.low_bits |= low_bits
         self.regions = self.regions + sum(self._add(scores, mask) for scores, mask in stacks)
 
@@ -151,10 +154,7 @@ class PixelMetrics(Metric):
             return rank(normal, abnormal, weight, int(self.regions))
         histogram = self.histogram
         if len(self.blocks):  # processes have met
-            rows = dim_zero_cat(self.blocks).cpu().numpy()
-            histogram = ScoreHistogram()
-            histogram.low_bits = int(self.low_bits)
-            histogram.merge(rows[:, 0].astype(np.uint32), rows[:, 1:], levels=not self.beyond_levels)
+            histogram = self._unpacked()
         blocks = histogram.blocks()
         counts = blocks.counts[::-1]
         return Ranking(
@@ -174,14 +174,48 @@ class PixelMetrics(Metric):
         """What `forward` and `unsync` bring back."""
         return {**super()._copy_state_dict(), "histogram": self.histogram}
 
+    def _pack(self) -> None:
+        """Write the histogram into tensors, to travel or to be saved."""
+        blocks = self.histogram.blocks()
+        rows = np.column_stack([blocks.code.astype(np.int64), blocks.counts])
+        self.blocks = [torch.from_numpy(rows).to(self.device)]
+        self.low_bits = torch.tensor(self.histogram.low_bits, device=self.device)
+        self.beyond_levels = torch.tensor(int(self.histogram.keys is None), device=self.device)
+        self.rounded = torch.tensor(int(self.histogram.rounded), device=self.device)
+
+    def _unpacked(self) -> ScoreHistogram:
+        """The histogram of these tensors."""
+        rows = dim_zero_cat(self.blocks).cpu().numpy()
+        histogram = ScoreHistogram()
+        histogram.low_bits, histogram.rounded = int(self.low_bits), bool(self.rounded)
+        histogram.merge(rows[:, 0].astype(np.uint32), rows[:, 1:], levels=not self.beyond_levels)
+        return histogram
+
+    def state_dict(self, *args: Any, **settings: Any) -> dict[str, Any]:
+        """The state, with the histogram where it is persistent (`persistent(True)`)."""
+        if self.mode == "histogram" and self._persistent["blocks"] and not self.blocks:
+            self._pack()
+            try:
+                return super().state_dict(*args, **settings)
+            finally:
+                self.blocks = []
+        return super().state_dict(*args, **settings)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *settings: Any) -> None:
+        found = f"{prefix}regions" in state_dict
+        super()._load_from_state_dict(state_dict, prefix, *settings)
+        if not found:
+            return
+        self._update_count, self._computed = max(self._update_count, 1), None  # the images are counted
+        if self.mode == "histogram":
+            self.histogram, self.blocks = self._unpacked(), []
+        for name in ("normal", "abnormal", "weight"):  # lists of their own: these grow
+            setattr(self, name, list(getattr(self, name)))
+
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any = None) -> None:
         """Let the histogram travel as rows; `unsync` empties them again. Scores travel in one type, from all."""
         if self.mode == "histogram":
-            blocks = self.histogram.blocks()
-            rows = np.column_stack([blocks.code.astype(np.int64), blocks.counts])
-            self.blocks = [torch.from_numpy(rows).to(self.device)]
-            self.low_bits = torch.tensor(self.histogram.low_bits, device=self.device)
-            self.beyond_levels = torch.tensor(int(self.histogram.keys is None), device=self.device)
+            self._pack()
         else:
             scores = [dim_zero_cat([*parts, NOTHING[0]]).double() for parts in (self.normal, self.abnormal)]
             weight = dim_zero_cat([*self.weight, NOTHING[2]])
@@ -241,9 +275,12 @@ def _array(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _single(scores: Float[np.ndarray, "image height width"]) -> Float32[np.ndarray, "image height width"]:
-    """The scores as float32, of which the histogram is made; float64 is rounded, beyond the range to infinity."""
+    """The scores as float32, of which the histogram is made; float64 is rounded down, below the range to -infinity."""
+    if scores.dtype.itemsize == 4:
+        return scores
     with np.errstate(over="ignore"):
-        return scores.astype(np.float32, copy=False)
+        single = scores.astype(np.float32)
+        return np.where(single > scores, np.nextafter(single, np.float32(-np.inf)), single)
 
 
 def _regions(

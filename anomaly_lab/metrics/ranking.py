@@ -4,6 +4,7 @@ Scores come as groups in falling order. Where the scores of a group are equal, e
 holds several scores in an unknown order, every value comes with the bounds that the best and the worst order give.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ class Value(NamedTuple):
 
     @classmethod
     def within(cls, value: float, low: float, high: float) -> "Value":
-        """Bounds that rounding may have crossed are moved back to the value."""
-        return cls(float(value), float(min(low, value)), float(max(high, value)))
+        """Shares in [0, 1]: what rounding has moved beyond these ends, or a bound beyond the value, is moved back."""
+        value, low, high = (min(max(float(each), 0.0), 1.0) for each in (value, low, high))
+        return cls(value, min(low, value), max(high, value))
 
 
 UNDEFINED = Value(float("nan"), float("nan"), float("nan"))
@@ -86,14 +88,14 @@ class Ranking(NamedTuple):
             return UNDEFINED
         after = np.cumsum(self.overlap)
         end = np.cumsum(self.normal) / normal
-        start = end - self.normal / normal
+        start = np.append(0, end[:-1])
         width = np.clip(limit, start, end) - start
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.where(self.normal > 0, width / (end - start), 0)
         before = after - self.overlap
         linear = width * (before + self.overlap * share / 2)
         low, high = (np.where(self.tied, linear, width * height) for height in (before, after))
-        return Value.within(*(area.sum() / limit for area in (linear, low, high)))
+        return Value.within(*(math.fsum(area) / limit for area in (linear, low, high)))
 
     def recall_at_specificity(self, specificity: float) -> float:
         """The largest share of abnormal items found while at least `specificity` of the normal ones are kept."""

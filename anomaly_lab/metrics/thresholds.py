@@ -20,6 +20,7 @@ from anomaly_lab.metrics.components import component_score
 from anomaly_lab.metrics.histogram import ScoreHistogram, decode
 
 Map = Float32[np.ndarray, "height width"]
+MARGIN = 1e-4  # between a score and the threshold just above it, as a share of the score
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -166,8 +167,9 @@ class Sigma:
         self._count = count
 
     def compute(self) -> Threshold:
-        """The line."""
+        """The line, just above the mean where the maps have no variance."""
         line = float(np.float32(self._mean + self.k * math.sqrt(self._squares / self._count)))
+        line = max(line, just_above(self._mean))
         return Threshold("sigma", "component", line, line, self.minimum_area, self._normals)
 
 
@@ -249,5 +251,11 @@ def pixels(share: float, anomaly_map: Map) -> int:
 
 
 def just_above(score: float) -> float:
-    """The next float32: `>=` it means larger than the score."""
-    return float(np.nextafter(np.float32(score), np.float32(np.inf)))
+    """The threshold (>=) that an image of this score does not reach, whatever the batch in which it is scored.
+
+    Libraries sum in another order for another batch size, so that the same image scores differently in its last digits.
+    The threshold lies above by `MARGIN`, a share of the score that exceeds these differences and says nothing else.
+    """
+    with np.errstate(over="ignore"):  # above the largest number lies infinity
+        margin = max(MARGIN * abs(score), float(np.finfo(np.float32).tiny))
+        return float(np.nextafter(np.float32(score + margin), np.float32(np.inf)))

@@ -44,6 +44,37 @@ def test_perfect_order_is_no_certainty():
     assert np.isnan(auroc_interval(np.arange(3.0), np.zeros(0))).all()
 
 
+@pytest.mark.parametrize(("normal", "abnormal"), [([1, 1], [1, 1]), ([5] * 3, [5] * 40), ([1, 3], [2]), ([0], [0, 1])])
+def test_without_a_variance_the_interval_says_how_little_is_known(normal, abnormal):
+    """Newcombe's method 5: at either end the observed AUROC lies 1.96 of its own standard errors away."""
+    normal, abnormal = np.array(normal, float), np.array(abnormal, float)
+    low, high = auroc_interval(normal, abnormal)
+    auroc, images = rank(normal, abnormal).auroc().value, (len(normal) + len(abnormal)) / 2 - 1
+    assert 0 < low < auroc < high < 1
+    for a in (low, high):
+        variance = a * (1 - a) * (1 + images * ((1 - a) / (2 - a) + a / (1 + a))) / len(normal) / len(abnormal)
+        assert abs(auroc - a) == pytest.approx(1.959964 * np.sqrt(variance), rel=1e-5)
+
+
+def test_equal_scores_of_two_and_two_images():
+    low, high = auroc_interval(np.ones(2), np.ones(2))
+    assert (low, high) == pytest.approx((0.1122, 0.8878), abs=1e-4)  # .3878 from .5, 1.96 times .1979
+    more_low, more_high = auroc_interval(np.ones(200), np.ones(200))
+    assert low < more_low < 0.5 < more_high < high
+
+
+def test_a_difference_without_variance_is_as_wide_as_its_two_intervals():
+    abnormal = np.array([False, False, True, True])
+    perfect, tied = np.array([1.0, 2, 3, 4]), np.ones(4)
+    low, high = auroc_difference(perfect, tied, abnormal)
+    (one, _), (least, largest) = (auroc_interval(score[:2], score[2:]) for score in (perfect, tied))
+    assert low == pytest.approx(0.5 - np.hypot(1 - one, largest - 0.5))
+    assert high == pytest.approx(0.5 + 0.5 - least)
+    other = np.array([2.0, 1, 4, 3])  # as perfect, in another order
+    low, high = auroc_difference(perfect, other, abnormal)
+    assert low == -high < -0.5
+
+
 def scores(count, seed=0):
     random = np.random.default_rng(seed)
     abnormal = np.arange(count) % 2 == 1

@@ -1,5 +1,6 @@
 """Pixel metrics against scikit-learn, closed forms, MVTec's algorithm and a loop over all thresholds."""
 
+import copy
 import doctest
 import pickle
 import subprocess
@@ -340,6 +341,57 @@ def test_exact_mode_ranks_float64_as_it_is(batch, limit):
 def test_float64_beyond_float32_is_infinite_and_no_warning(mode):
     maps, masks = [np.array([[1e300, 1.0, -1e300]])], [np.array([[True, False, False]])]
     assert compute(maps, masks, mode=mode)["auroc"] == 1
+
+
+@pytest.mark.parametrize(("offset", "step"), [(1e9, 0.01), (1.0, 1e-12), (1e300, 1e290), (0.0, 1e-320)])
+def test_bounds_hold_where_float32_cannot_tell_float64_apart(offset, step):
+    mask = np.zeros((8, 8), bool)
+    mask[2:5, 2:5] = True
+    for maps, auroc in ((offset + step * mask, 1.0), (offset - step * mask, 0.0), (offset + 0.0 * mask, 0.5)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = compute([maps], [mask])
+        for name, exact in compute([maps], [mask], mode="exact")["bounds"].items():
+            low, high = values["bounds"][name]
+            assert low <= exact[0]
+            assert exact[1] <= high
+            assert low <= values[name] <= high
+        assert compute([maps], [mask], mode="exact")["auroc"] == auroc
+        assert (maps >= values["f1max_threshold"]).any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_value_lies_above_1(mode):
+    random = np.random.default_rng(0)
+    for side in (37, 64, 101):
+        mask = np.zeros((side, side), bool)
+        mask[2:9, 2:9] = mask[20:29, 20:33] = True
+        values = compute([random.random((side, side)) + mask], [mask], mode=mode)
+        assert values["auroc"] == values["aupr"] == values["f1max"] == 1
+        assert 1 - 1e-15 <= values["aupro"] <= 1
+        assert all(high <= 1 for _, high in values["bounds"].values())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("spread", [0, 1])
+def test_the_state_survives_saving(mode, spread):
+    """Few levels and many: the hash table and the bins."""
+    random = np.random.default_rng(1)
+    maps, masks = (random.random((3, 90, 90)) * 8).astype(np.float32), random.random((3, 90, 90)) < 0.1
+    maps = maps if spread else np.floor(maps)
+    first, second, fresh = (PixelMetrics(mode=mode, tolerance=1) for _ in range(3))
+    assert not first.state_dict()
+    for metrics in (first, second):
+        metrics.persistent(True)
+    first.update(maps[:2], masks[:2])
+    saved = copy.deepcopy(first.state_dict())
+    first.update(maps[2:], masks[2:])
+    second.load_state_dict(saved)
+    second.update(maps[2:], masks[2:])
+    assert second.compute() == first.compute()
+    fresh.persistent(True)
+    fresh.load_state_dict(second.state_dict())
+    assert fresh.compute() == first.compute()
 
 
 def filler(kind):

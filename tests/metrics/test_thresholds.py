@@ -140,3 +140,22 @@ def test_the_line_of_the_method_stays_where_it_is_and_decides_by_regions():
     assert threshold._replace(minimum_area=0.04).decision_score(chain(), 0.0) < threshold.image
     with pytest.raises(UserError, match="draws no line itself"):
         Own(0.03, None)
+
+
+@pytest.mark.parametrize("score", [1.0, -3.0, 0.0, 1e-6, 1e30, -1e-30])
+def test_the_line_lies_above_what_another_batch_makes_of_the_same_image(score):
+    line = just_above(score)
+    assert line > score * (1 + 1e-5)
+    assert line > score * (1 - 1e-5)
+    assert line <= score + 2e-4 * abs(score) + 1e-37
+    assert line == np.float32(line)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 1e6, -2.0])
+def test_maps_without_variance_are_normal_at_the_line_of_sigma(value):
+    flat = np.full((8, 8), value, np.float32)
+    threshold = drawn(Sigma(0.01, 3), [flat, flat])
+    again = flat + np.float32(1e-6 * abs(value))  # in another batch
+    for image in (flat, again):
+        assert threshold.decision_score(image, 0.0) < threshold.image
+    assert threshold.decision_score(flat + np.float32(0.01 * abs(value) + 1e-6), 0.0) >= threshold.image
