@@ -1,5 +1,6 @@
 """The training images, decoded once: one uint8 tensor in memory, in a file or on the accelerator."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import closing
@@ -134,7 +135,7 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
         say("cache: another process is decoding these images, waiting for it")
 
     with lock(cache.lock_of(path), wait):
-        if not _is_whole(path):
+        if not _is_whole(path, len(samples)):
             with writing(path) as part:
                 part.mkdir()
                 shape = _shape(samples, decoding)
@@ -146,7 +147,8 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
                     if now != before:  # since it was hashed, perhaps long before it was decoded
                         raise UserError(f"{file}: expected a file that stays as it is, found that it changed")
                 places = [[samples.index(sample), *box] for sample, box in zip(good, boxes, strict=True)]
-                (part / "about.json").write_text(json.dumps({"shape": shape, "places": places}))
+                about = {"shape": shape, "places": places, "sha256": _sha256(part / "images")}
+                (part / "about.json").write_text(json.dumps(about))
     about = json.loads((path / "about.json").read_text())
     # Mapped copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
     images = np.memmap(path / "images", dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
@@ -163,12 +165,26 @@ def _reserve(path: Path, size: int) -> None:
             file.write(block[: size - start])
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Path, count: int) -> bool:
+    """Whether an entry is what was written, byte for byte, and about `count` samples at most."""
     try:
         about = json.loads((path / "about.json").read_text())
-        return (path / "images").stat().st_size == int(np.prod(about["shape"]))
-    except (OSError, ValueError, KeyError):
+        numbers = [*about["shape"], *(number for place in about["places"] for number in place)]
+        rows = {len(place) for place in about["places"]} == {5} and len(about["places"]) <= about["shape"][0] == count
+        return (
+            rows
+            and all(type(number) is int and number >= 0 for number in numbers)
+            and all(place[0] < count for place in about["places"])
+            and (path / "images").stat().st_size == int(np.prod(about["shape"]))
+            and about["sha256"] == _sha256(path / "images")
+        )
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digests(files: list[Path]) -> list[str]:

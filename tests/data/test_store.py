@@ -1,5 +1,6 @@
 """Every training image is decoded once: in this run, in the next, by one of many processes; and threads read ahead."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -108,6 +109,20 @@ def test_an_entry_of_another_version_or_cut_short_is_not_read(samples, folder, c
     monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     opened(samples, folder, decoding=counting)
     assert len(counting.read_files) == 30
+
+
+@pytest.mark.parametrize("damage", ["zeros", "[1]", "{}", "null", "[" * 100_000, "shape", "places"])
+def test_a_damaged_entry_is_decoded_again(samples, folder, damage):
+    opened(samples, folder)
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    about = json.loads((entry / "about.json").read_text())
+    if damage == "zeros":
+        (entry / "images").write_bytes(bytes((entry / "images").stat().st_size))
+    else:
+        found = {"shape": about | {"shape": 7}, "places": about | {"places": [[99, 0, 0, 64, 64]]}}.get(damage)
+        (entry / "about.json").write_text(json.dumps(found) if found else damage)
+    assert torch.equal(opened(samples, folder).images, expected(samples))
+    assert json.loads((entry / "about.json").read_text()) == about
 
 
 def test_nothing_written_into_the_images_reaches_the_cache(samples, folder):
