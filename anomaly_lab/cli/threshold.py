@@ -12,10 +12,12 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.core.remarks import RemarkCounter
 from anomaly_lab.data.listing import images_in
 from anomaly_lab.runs.lookup import finished_run
 
 if TYPE_CHECKING:  # torch takes seconds: mistakes are answered before
+    from anomaly_lab.data.seen import Seen
     from anomaly_lab.runs.stored import StoredRun
 
 OPTIONS: Options = {
@@ -42,7 +44,29 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.runs.stored import open_run  # and torch with it
 
     stored = open_run(str(run))
+    paths = unseen(paths, stored.seen)
     draw(stored, paths, rule_config(stored.rule, options, stored.method["method"]), packages(options))
+
+
+def unseen(paths: list[Path], seen: "Seen | None") -> list[Path]:
+    """The files that the run has neither trained on nor tested, by their content; prints the others.
+
+    Raises UserError if none is left.
+    """
+    from anomaly_lab.data.seen import names_of
+
+    names = names_of(paths)
+    for done, known in (("trained on", seen.trained), ("tested", seen.tested)) if seen else ():
+        remarks = RemarkCounter()
+        for path, name in zip(paths, names, strict=True):
+            if name in known:
+                remarks.add(f"of {len(paths)} files left out, because the run has {done} them", path)
+        for line in remarks.lines():
+            print(f"normals: {line}")
+    left = [path for path, name in zip(paths, names, strict=True) if not seen or name not in seen.trained | seen.tested]
+    if not left:
+        raise UserError(f"normals: expected images that are new to the run, found {len(paths)} that it has seen")
+    return left
 
 
 def rule_config(rule: dict[str, Any], options: dict[str, str], method: dict[str, Any]) -> dict[str, Any]:

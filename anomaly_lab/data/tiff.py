@@ -97,7 +97,8 @@ def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarra
     if photometric == "MINISWHITE" and values.dtype.kind == "u":
         values = values.dtype.type(2**page.bitspersample - 1) - values
     if photometric == "SEPARATED":
-        inks = to_8_bits(path, Pixels(values, 1, page.bitspersample), None)
+        full = [0.0, 2.0**page.bitspersample - 1] if values.dtype.kind == "u" else None  # ink: no gray level is lost
+        inks = to_8_bits(path, Pixels(values, 1, page.bitspersample), full)
         return np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
     return values[:, :, 0] if values.ndim == 3 and colours == 1 else values
 

@@ -14,8 +14,8 @@ Only the run folder is needed: it contains configuration, checkpoint and thresho
 - a path (any format that training reads: PNG, JPEG, TIFF, ..., 8 and 16 bit, gray, colour, with alpha and EXIF),
 - a Pillow image,
 - a NumPy array (height, width) or (height, width, channel) of uint8, uint16, int16 or floating point, RGB and not
-  OpenCV's BGR; alpha is ignored. Floating-point values are scaled by the run's `data.value_range`, or else from
-  [0, 1]; if they leave [0, 1], the least and the largest value of this array become black and white, with a warning,
+  OpenCV's BGR; alpha is ignored. Without the run's `data.value_range` floating-point values lie in [0, 1]; arrays in
+  another range, or cast to too few values, are refused,
 - or a list or tuple of these, of any sizes: it then returns a list, and passes them to the method in batches.
 
 A photo is decoded by the code of the training, with the run's `data.channels`, `data.value_range`, `data.resize` and
@@ -51,6 +51,7 @@ from anomaly_lab.data.datamodule import collate
 from anomaly_lab.data.formats import Photo
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import to_photo
+from anomaly_lab.data.seen import Look, Seen
 from anomaly_lab.evaluation.maps import inner_map
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method
@@ -74,7 +75,7 @@ class PhotoPrediction:
     - `is_abnormal`: `decision_score >= threshold`.
     - `reconstruction`: the inspected part as the method reconstructs it, float32 (height, width, channel) in [0, 1] at
       the working size without padding; None if the method has none.
-    - `remark`: a remark on this photo for people ("not aligned"), "" for none.
+    - `remark`: a remark on this photo for people ("not aligned", "unlike the training photos in shape"), "" for none.
 
     It differs from `anomaly_lab.core.types.Prediction`, the output of a method for a batch: tensors at the working
     size, padding included, before any threshold.
@@ -111,8 +112,8 @@ class ImageResult(NamedTuple):
 
     @property
     def remark(self) -> str:
-        """The remark of the method on the photo, "" for none."""
-        return next(iter(self.prediction.remarks), "")  # () for a method without remarks
+        """The remark on the photo, "" for none."""
+        return next(iter(self.prediction.remarks), "")
 
     def inner_map(self) -> Float32[np.ndarray, "inner_height inner_width"]:
         """The map at the working size without padding, as threshold rules use it."""
@@ -140,6 +141,7 @@ class Detector:
     decoding: Decoding  # how a photo becomes the image that the method sees
     batch_size: int  # whole images per batch, `data.test_batch_size`
     workers: int  # decoding threads
+    seen: Seen | None = None  # the photos of the run, if it has kept what they are
 
     @classmethod
     def load(
@@ -174,7 +176,8 @@ class Detector:
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             first_line = str(error).partition("\n")[0]
             raise UserError(f"device: expected one of this machine, found {str(device)!r} ({first_line})") from error
-        return cls(method, stored.threshold, Decoding(**stored.decoding), stored.batch_size, stored.workers)
+        decoding = Decoding(**stored.decoding)
+        return cls(method, stored.threshold, decoding, stored.batch_size, stored.workers, stored.seen)
 
     @overload
     def predict(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> PhotoPrediction: ...
@@ -232,13 +235,19 @@ class Detector:
                     maps[i : i + 1],
                     scores[i : i + 1],
                     None if reconstructions is None else reconstructions[i : i + 1],
-                    prediction.remarks[i : i + 1],
+                    (self._remark(prediction, one, i),),
                 ),
                 one,
             )
             for i, one in enumerate(batches)
         )
         return [next(results) if isinstance(image, Batch) else image for image in images]
+
+    def _remark(self, prediction: Prediction, photo: Batch, number: int) -> str:
+        """The remark of the method on a photo, and in what the photo is unlike those of the training."""
+        own = prediction.remarks[number] if prediction.remarks else ""
+        look = Look.of(photo.image[0].numpy() * 255, photo.placement[0])
+        return "; ".join(filter(None, (own, self.seen.unlike(look) if self.seen else "")))
 
 
 def iter_predictions(

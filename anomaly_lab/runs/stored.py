@@ -1,5 +1,6 @@
 """A finished run as its folder describes it, read and checked once: the folder may come from anyone."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.seen import FILE, Seen
 from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.runs.folder import read_thresholds, region_of
 from anomaly_lab.runs.lookup import finished_run
@@ -56,6 +58,7 @@ class StoredRun:
     workers: int  # decoding threads
     rule: dict[str, Any]  # the configuration of the threshold rule
     threshold: Threshold  # the last one
+    seen: Seen | None  # its photos; None: the run has kept nothing of them
 
     @property
     def checkpoint(self) -> Path:
@@ -95,7 +98,7 @@ def open_run(run: str) -> StoredRun:
     decoding["region"] = region_of(folder, decoding.get("region"))
     return StoredRun(
         folder, parts, decoding, values["data.test_batch_size"], values["data.workers"], values["threshold"],
-        last_threshold(folder),
+        last_threshold(folder), seen_of(folder),
     )  # fmt: skip
 
 
@@ -130,6 +133,15 @@ def last_threshold(folder: Path) -> Threshold:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     return Threshold(**{name: latest[name] for name in ENTRY})
+
+
+def seen_of(folder: Path) -> Seen | None:
+    """What a run has kept of its photos. Raises UserError, one line, for a damaged file."""
+    path = folder / FILE
+    try:
+        return Seen.from_json(json.loads(path.read_text())) if path.is_file() else None
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path}: expected the photos of the run, cannot be read ({error})") from error
 
 
 def _selected(config: DictConfig, key: str) -> Any:

@@ -41,7 +41,7 @@ def test_predict_equals_the_test_of_every_run(toy_run, tmp_path, monkeypatch, ca
         assert float(row["threshold"]) == float(known["threshold"])
         assert float(row["decision_score"]) == pytest.approx(float(known["decision_score"]), abs=1e-6)
         found = tifffile.imread(tmp_path / "judged/maps" / row["run"] / f"{name}.tiff")
-        stored = toy_run.folder / "maps/bar/test" / f"{name.removesuffix('.png')}.tiff"
+        stored = next((toy_run.folder / "maps").iterdir()) / "test" / f"{name.removesuffix('.png')}.tiff"
         assert found == pytest.approx(tifffile.imread(stored), abs=1e-6)
     picture = cv2.imread(str(tmp_path / "judged/pictures/good/wide.png.png"))
     assert picture.shape == (62 + 152, 3 * 256, 3)  # photo and two maps, under their captions
@@ -51,7 +51,8 @@ def test_predict_equals_the_test_of_every_run(toy_run, tmp_path, monkeypatch, ca
         main(["run=runs/a", f"source={photos}/good/*.png", "out=again", "pictures=false"])
     rows = rows_of(tmp_path / "again/scores.csv")
     count = sum(row["decision"] == "abnormal" for row in rows)
-    assert capsys.readouterr().out == f"6 images scored, {count} abnormal; scores: again\n"
+    unlike = "1 unlike the training photos in shape (theirs is 140 x 140 px): good/wide.png\n"
+    assert capsys.readouterr().out == f"6 images scored, {count} abnormal; scores: again\n{unlike}"
     assert len(rows) == 6
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["scores.csv", "unreadable.csv"]
     main(["run=runs/a", f"source={photos}/good/wide.png"])

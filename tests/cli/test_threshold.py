@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 
+import cv2
 import pytest
 
 from anomaly_lab.cli import predict
@@ -17,7 +19,10 @@ def rows_of(path):
 
 
 def test_a_line_drawn_again_counts_and_the_old_one_stays(toy_run, tmp_path, capsys):
-    run, good = toy_run.copy(tmp_path), toy_run.photos / "test/good"
+    run, tested, good = toy_run.copy(tmp_path), toy_run.photos / "test/good", tmp_path / "new"
+    good.mkdir()
+    for path in tested.iterdir():  # the same pixels in other files
+        assert cv2.imwrite(str(good / path.name), cv2.imread(str(path), -1), [cv2.IMWRITE_PNG_COMPRESSION, 0])
     before = (run / "metrics.json").read_bytes()
 
     def draw(*words):
@@ -44,12 +49,17 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(toy_run, tmp_path, caps
     assert all(row["decision"] == "normal" for row in rows)
     assert all(float(row["decision_score"]) < third["image"] for row in rows)
 
+    shutil.copy(tested / "000.png", good / "known.png")
     capsys.readouterr()
     fourth = draw("threshold=train_percentile")[3]
     assert (fourth["name"], fourth["normals"]) == ("train_percentile", 6)
     assert "of 6 held-out images" in fourth["note"]
-    assert scores[1] < fourth["image"] < scores[2]
-    assert "about 75 % of normal images are rejected by construction" in capsys.readouterr().out
+    assert scores[1] < fourth["image"] <= just_above(scores[2])
+    said = capsys.readouterr().out
+    assert "about 75 % of normal images are rejected by construction" in said
+    assert "1 of 7 files left out, because the run has tested them: new/known.png" in said
+    with pytest.raises(UserError, match="expected images that are new to the run, found 6 that it has seen"):
+        main([f"run={run}", f"normals={tested}"])
 
     for words, message in (
         (["threshold=aria"], "threshold: expected one of area, .*found 'aria'; did you mean 'area'"),

@@ -1,0 +1,90 @@
+"""What a run keeps of its photos: which they are, and how those of the training look."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.parallel import prefetch
+from anomaly_lab.core.types import Placement
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.samples import Sample, digests
+
+FILE = "photos.json"  # in the run folder
+LOOKED_AT = 64  # training photos, evenly spaced: they are decoded once more
+DIGITS = 16  # of the SHA-256 of a file
+LEVELS = 51  # gray levels beyond those of the training from which on a photo is unlike them: a fifth of the range
+COLOUR = 8  # mean difference of the channels of a colour photo, in gray levels; JPEG leaves fewer in a gray one
+
+
+class Look(NamedTuple):
+    """The looks of a photo, as numbers."""
+
+    height: int  # px
+    width: int  # px
+    coloured: bool  # False where the run reads gray
+    level: float  # mean gray, 0 to 255
+
+    @classmethod
+    def of(cls, image: np.ndarray, placement: Placement) -> "Look":
+        """The looks of a working image (channel, height, width) of values 0 to 255, without its padding."""
+        top, left, height, width = placement.target
+        inner = image[:, top : top + height, left : left + width].astype(np.float32)
+        return cls(*placement.photo, bool(np.ptp(inner, axis=0).mean() > COLOUR), float(inner.mean()))
+
+
+class Seen(NamedTuple):
+    """The photos of a run."""
+
+    trained: frozenset[str]  # the first digits of their SHA-256
+    tested: frozenset[str]
+    least: Look  # of the training photos, number by number
+    largest: Look
+
+    @classmethod
+    def of(cls, trained: list[Sample], tested: list[Sample], decoding: Decoding, workers: int) -> "Seen":
+        """Hash all photos and look at some of the training. Raises UserError if one cannot be read."""
+        some = [trained[i] for i in np.unique(np.linspace(0, len(trained) - 1, LOOKED_AT).astype(int))]
+        with closing(prefetch(lambda sample: Look.of(*decoding.read(sample.path)), some, workers)) as read:
+            numbers = list(zip(*read, strict=True))
+        names = (frozenset(names_of([sample.path for sample in samples])) for samples in (trained, tested))
+        return cls(*names, *(Look(*map(end, numbers)) for end in (min, max)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"trained": sorted(self.trained), "tested": sorted(self.tested),
+                "least": self.least._asdict(), "largest": self.largest._asdict()}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, found: Any) -> "Seen":
+        """The photos of a file. Raises ValueError, TypeError or LookupError for other values."""
+        names = [frozenset(name for name in found[key] if isinstance(name, str)) for key in ("trained", "tested")]
+        looks = [
+            Look(int(part["height"]), int(part["width"]), bool(part["coloured"]), float(part["level"]))
+            for part in (found["least"], found["largest"])
+        ]
+        return cls(*names, *looks)
+
+    def unlike(self, look: Look) -> str:
+        """In what a photo is unlike those of the training, "" if it is like them."""
+        least, largest = self.least, self.largest
+        found = []
+        if not (least.height <= look.height <= largest.height and least.width <= look.width <= largest.width):
+            ends = dict.fromkeys(f"{end.width} x {end.height}" for end in (least, largest))
+            found.append(f"shape (theirs is {' to '.join(ends)} px)")
+        if not least.coloured <= look.coloured <= largest.coloured:
+            found.append(f"channels (theirs are {'colour' if least.coloured else 'gray'})")
+        if not least.level - LEVELS <= look.level <= largest.level + LEVELS:
+            found.append(f"value range (their mean gray is {least.level:.0f} to {largest.level:.0f} of 255)")
+        return f"unlike the training photos in {', '.join(found)}" if found else ""
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """The first digits of the SHA-256 of each file. Raises UserError if one cannot be read."""
+    try:
+        return [digest[:DIGITS] for digest in digests(list(files))]
+    except OSError as error:
+        raise UserError(f"{error.filename}: expected an image, found: {error.strerror}") from error

@@ -1,0 +1,64 @@
+"""What a run keeps of its photos tells which files are new to it, and which look unlike those it was trained on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.samples import Sample
+from anomaly_lab.data.seen import Look, Seen, names_of
+
+DECODING = Decoding(32, 3)
+RANDOM = np.random.default_rng(0)
+
+
+def photo(height=40, width=60, level=100, coloured=True):
+    gray = RANDOM.integers(level - 8, level + 9, (height, width, 1))
+    return (gray + np.array([-20, 0, 20] if coloured else [0, 0, 0])).astype(np.uint8)
+
+
+def seen_of(folder, write, photos):
+    samples = [Sample(write(folder / f"{i}.png", one), None, 0, "good", str(i)) for i, one in enumerate(photos)]
+    return Seen.of(samples[:-1], samples[-1:], DECODING, 0), [sample.path for sample in samples]
+
+
+def test_files_are_known_by_their_content(tmp_path, write):
+    found, paths = seen_of(tmp_path, write, [photo() for _ in range(4)])
+    names = names_of(paths)
+    assert (found.trained, found.tested) == (set(names[:3]), {names[3]})
+    copy = tmp_path / "renamed.png"
+    copy.write_bytes(paths[0].read_bytes())
+    assert names_of([copy]) == names[:1]
+    assert Seen.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    ("trained", "new", "remark"),
+    [
+        ({}, {}, ""),
+        ({}, {"level": 130}, ""),
+        ({}, {"height": 60, "width": 40}, r"in shape (theirs is 60 x 40 px)"),
+        ({}, {"height": 80, "width": 120}, r"in shape (theirs is 60 x 40 px)"),
+        ({}, {"coloured": False}, "in channels (theirs are colour)"),
+        ({"coloured": False}, {}, "in channels (theirs are gray)"),
+        ({"level": 200}, {"level": 30}, "in value range (their mean gray is 200 to 200 of 255)"),
+        ({"level": 30}, {"level": 120, "width": 90}, "in shape (theirs is 60 x 40 px), value range (their mean gray"),
+    ],
+)
+def test_what_is_unlike_the_training_photos_is_said(tmp_path, write, trained, new, remark):
+    found, _ = seen_of(tmp_path, write, [photo(**trained) for _ in range(3)])
+    said = found.unlike(Look.of(*DECODING.read(photo(**new))))
+    assert said == "" if not remark else said.startswith(f"unlike the training photos {remark}")
+
+
+def test_photos_of_several_shapes_have_a_range(tmp_path, write):
+    found, _ = seen_of(tmp_path, write, [photo(), photo(80, 90), photo(coloured=False), photo()])
+    assert found.unlike(Look.of(*DECODING.read(photo(50, 70, coloured=False)))) == ""
+    assert "shape (theirs is 60 x 40 to 90 x 80 px)" in found.unlike(Look.of(*DECODING.read(photo(50, 91))))
+
+
+@pytest.mark.parametrize("found", [None, [], {}, {"trained": [], "tested": []}, {"trained": 1}])
+def test_other_values_are_no_photos(found):
+    with pytest.raises((ValueError, TypeError, LookupError)):
+        Seen.from_json(found)
