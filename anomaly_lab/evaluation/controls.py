@@ -12,6 +12,7 @@ import torch
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import of_all_processes
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv, write_json, writing
 from anomaly_lab.core.lock import lock
 from anomaly_lab.core.types import Prediction
@@ -140,17 +141,17 @@ def _read(cache: Path | None) -> Figures:
     """The figures of a complete entry; {} without one."""
     try:
         found = json.loads((cache / FIGURES).read_text()) if cache is not None else {}
-    except (OSError, ValueError):
+        return {
+            kind: {name: math.nan if value is None else float(value) for name, value in figures.items()}
+            for kind, figures in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # missing or damaged
         return {}
-    return {
-        kind: {name: math.nan if value is None else value for name, value in figures.items()}
-        for kind, figures in found.items()
-    }
 
 
 def _write(cache: Path, found: Figures) -> None:
     try:
         with writing(cache) as part:
             write_json(part / FIGURES, found)
-    except OSError as error:
+    except (OSError, UserError) as error:  # a UserError: the disk is full
         say(f"cache: {cache} cannot be written ({error}); the next run computes the controls again")

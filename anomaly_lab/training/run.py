@@ -15,10 +15,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from anomaly_lab.config.build import build
 from anomaly_lab.config.check import loggers_of
 from anomaly_lab.core.console import say
+from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.data.cache import entry
 from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.seen import FILE, Seen
 from anomaly_lab.evaluation.controls import Controls
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
@@ -60,6 +62,9 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     controls = Controls(evaluation, controls_cache(resolved, datamodule)) if resolved["controls"] else None
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
+    if is_first_process():
+        photos = datamodule.train_samples, datamodule.test_samples, datamodule.decoding, datamodule.workers
+        write_json(folder / FILE, Seen.of(*photos).to_json())
     loggers = [made(key, node, Logger) for key, node in loggers_of(resolved["logger"]).items()]
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
     if not method.autocast:

@@ -110,13 +110,27 @@ def test_figures_of_a_part_of_the_test_are_those_of_its_images(trainer):
     assert controls.figures_of(trainer) == whole
 
 
+@pytest.mark.parametrize("limit", [1, 1 / 3])
+def test_figures_of_a_part_are_never_those_of_another_run(trainer, tmp_path, limit):
+    """Lightning sets this limit by itself for `fast_dev_run`."""
+    trainer.limit_test_batches = limit
+    part = Controls(Evaluation(Area(0.01)), tmp_path / "entry")
+    part.setup(trainer, None, "test")
+    assert part.found
+    assert not (tmp_path / "entry").exists()
+    part.evaluation.metrics = {"image_auroc": 0.9}
+    part.found = {"brightness": {}}  # the part has no defect
+    assert part.metrics() == not_beaten(part.evaluation.metrics, part.found) == {}
+
+
 def test_a_figure_that_does_not_exist_is_read_as_it_was_written(tmp_path):
     controls._write(tmp_path / "entry", {"pca": {"pixel_aupro": math.nan, "image_auroc": 0.1 + 0.2}})
     found = controls._read(tmp_path / "entry")
     assert math.isnan(found["pca"].pop("pixel_aupro"))
     assert found == {"pca": {"image_auroc": 0.1 + 0.2}}
-    (tmp_path / "entry" / FIGURES).write_text('{"pca":')
-    assert controls._read(tmp_path / "entry") == {}
+    for damaged in ('{"pca":', "[1]", '{"pca": 7}', '{"pca": {"image_auroc": []}}', "[" * 100_000):
+        (tmp_path / "entry" / FIGURES).write_text(damaged)
+        assert controls._read(tmp_path / "entry") == {}
 
 
 @CROWDED
