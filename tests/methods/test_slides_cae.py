@@ -81,13 +81,6 @@ def test_imagenet_is_for_colour():
         slides_cae(channels=1, normalisation="imagenet")
 
 
-def test_channel_statistics_are_those_of_all_pixels():
-    images = torch.rand(5, 3, 6, 7) * torch.tensor([1.0, 0.5, 0.1]).view(3, 1, 1)
-    mean, std = channel_statistics(images.split(2))
-    torch.testing.assert_close(mean.flatten(), images.mean(dim=(0, 2, 3)))
-    torch.testing.assert_close(std.flatten(), images.std(dim=(0, 2, 3), correction=0))
-
-
 def test_images_of_one_colour_give_finite_numbers():
     mean, std = channel_statistics([torch.full((2, 3, 4, 4), 0.3)])
     assert mean.flatten().tolist() == pytest.approx([0.3] * 3)
@@ -100,7 +93,7 @@ def test_images_of_one_colour_give_finite_numbers():
 
 @pytest.mark.parametrize("normalisation", ["none", "train", "imagenet"])
 def test_the_look_before_the_first_step_gives_the_statistics_of_the_training_images(normalisation):
-    images = torch.rand(5, 3, 64, 64)
+    images = torch.rand(5, 3, 64, 64) * torch.tensor([1.0, 0.5, 0.1]).view(3, 1, 1)
     method = slides_cae(normalisation=normalisation)
     method.prepare(Batch.of(part) for part in images.split(2))
     rebuilt = slides_cae(normalisation=normalisation)
