@@ -33,20 +33,24 @@ def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, demo, category, s
     assert metrics_of(tmp_path / "runs")["image_auroc"] >= 0.90
 
 
+TEXTURE = ("data.kind=texture", "data.stride=128")
+
+
 @pytest.mark.parametrize(
     ("options", "images", "pixels"),
     [
         (("data=mvtec_ad", "data.root={}/mvtec_ad_small", "data.category=transistor"), 100, False),
-        (("data=folder", "data.root={}/wood_boards_256", "data.kind=texture", "data.image_size=256"), 141, True),
+        (("data=folder", "data.root={}/wood_boards_256", *TEXTURE, "data.image_size=256"), 141, True),
         (("data=folder", "data.root={}/covid19_xray"), 66, False),
-        (("data=folder", "data.root={}/concrete_crack_700", "data.kind=texture", "data.image_size=227"), 450, False),
+        (("data=folder", "data.root={}/concrete_crack_700", *TEXTURE, "data.image_size=227"), 450, False),
     ],
     ids=["transistor", "wood_boards", "covid", "concrete"],
-)  # fmt: skip
+)
 def test_other_real_data_goes_through(lab, tmp_path, real_data, options, images, pixels):
     """Files of mixed types and sizes, gray and colour, with and without masks; too short to learn much."""
     options = [option.format(real_data) for option in options]
-    lab(*options, "data.patches=160", "data.batch_size=16", "trainer.max_epochs=1", "controls=false", "logger=none")
+    short = ("input.object.image_size=128", "data.patches=160", "data.batch_size=16", "trainer.max_epochs=1")
+    lab(*options, *short, "controls=false", "logger=none")
     metrics = metrics_of(tmp_path / "runs")
     assert 0 <= metrics["image_auroc"] <= 1
     assert ("pixel_aupro" in metrics) == pixels
