@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from anomaly_lab.cli.compare import main, one_line, parse
+from anomaly_lab.cli.compare import main, one_line, parse, show
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.report.groups import group
+from anomaly_lab.report.matrix import matrices
+from anomaly_lab.runs.collect import Key, Run
 from tests.conftest import ROOT
 from tests.report.synthetic import read_metrics, write_run
 
@@ -117,3 +121,17 @@ def test_options_in_any_order():
 def test_a_long_reason_is_cut():
     assert one_line("a\n  b") == "a b"
     assert len(one_line("x" * 999)) == 200
+
+
+def test_names_and_errors_give_the_terminal_no_orders(capsys):
+    key = Key("name", "cae", "folder", "part", "0")
+    failed = Run(Path("runs"), "a\x1b[31mb", key, "failed", "ValueError: \x1b]0;title\x07 \x9b2J \x08")
+    damaged = Run(Path("runs"), "c\rd", key, "done", "scores.csv: \x1b[2J")
+    metrics = {"image_auroc": 0.5}
+    loud = Run(Path("runs"), "e", key._replace(method="m\x1b[31m", category="p\x1b[1m"), "done", metrics=metrics)
+    groups = group([loud])
+    show([failed, damaged], groups._replace(repeated=[damaged]), list(matrices(groups).values()))
+    said = capsys.readouterr().out
+    assert said.count("\\x1b") >= 4
+    assert "m\\x1b[31m" in said.replace("\n", "")
+    assert not set("\x1b\x07\x9b\x08\r") & set(said)
