@@ -176,10 +176,10 @@ class DataModule(pl.LightningDataModule):
         if errors and self.on_error == "stop":
             raise errors[0]
         report_skipped([str(error) for error in errors], len(samples))
-        read = [pair for pair in zip(samples, outcomes, strict=True) if not isinstance(pair[1], UserError)]
-        if remark := mostly_marked([share for sample, share in read if sample.mask_path]):
+        read = [(one, share) for one, share in zip(samples, outcomes, strict=True) if not isinstance(share, UserError)]
+        if remark := mostly_marked([share for one, share in read if one.mask_path]):
             say(f"data: {remark}")
-        return [sample for sample, _ in read]
+        return [one for one, _ in read]
 
     @cached_property
     def feed(self) -> Feed:

@@ -32,7 +32,7 @@ from anomaly_lab.data.pixels import (
 )
 
 MAX_PIXELS = 200_000_000
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # MPO, the JPEG of phones, comes with JPEG
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000")  # MPO, the JPEG of phones, comes with JPEG
 
 Photo = Path | Image.Image | np.ndarray  # a file, or a decoded image
 

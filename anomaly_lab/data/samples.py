@@ -82,10 +82,10 @@ def with_copies(splits: Splits) -> Splits:
     again = [pair for pair in again if pair[0] != pair[1]]
     leaked = [(path, first[same[path]]) for path in test if same.get(path) in first]
     remarks = [
-        f"{len(pairs)} {what}: {pairs[0][0]} is {pairs[0][1]}"
+        f"byte copies {what}: {len(pairs)}, such as {pairs[0][0]} of {pairs[0][1]}"
         for pairs, what in (
-            (again, "training images are byte copies of another one; copies are held out together"),
-            (leaked, "test images are byte copies of training images, so that their scores say little"),
+            (again, "among the training images, held out together"),
+            (leaked, "of training images among the test images, whose scores say little"),
         )
         if pairs
     ]

@@ -235,8 +235,8 @@ def test_the_remarks_of_the_layout_and_inverted_masks_are_printed_once(parts, wr
     datamodule(parts).setup("fit")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data: ")]
     assert lines == [
-        "data: 1 test images are byte copies of training images, so that their scores say little: "
-        f"{parts / 'test/good/000.png'} is {parts / 'train/good/003.png'}",
+        "data: byte copies of training images among the test images, whose scores say little: 1, such as "
+        f"{parts / 'test/good/000.png'} of {parts / 'train/good/003.png'}",
         "data: 5 of 5 masks mark most of their photo; if black marks the defects in them, they are inverted, and pixel "
         "metrics say nothing",
     ]

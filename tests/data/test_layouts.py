@@ -329,9 +329,9 @@ def test_copies_are_held_out_together_and_named(tmp_path):
     splits = folder(str(tmp_path), 0, 0.01)
     a, b = tmp_path / "good/4.png", tmp_path / "good/1.png"
     assert splits.remarks == (
-        f"1 training images are byte copies of another one; copies are held out together: {a} is {b}",
-        f"1 test images are byte copies of training images, so that their scores say little: "
-        f"{tmp_path / 'bad/0.png'} is {b}",
+        f"byte copies among the training images, held out together: 1, such as {a} of {b}",
+        "byte copies of training images among the test images, whose scores say little: 1, such as "
+        f"{tmp_path / 'bad/0.png'} of {b}",
     )
     for seed in range(20):
         splits = folder(str(tmp_path), seed, 0.3)
@@ -345,4 +345,4 @@ def test_photos_that_are_all_the_same_stay_photos(tmp_path):
         touch(tmp_path / f"{number}.png").write_bytes(b"same")
     splits = folder(str(tmp_path), 0)
     assert len({sample.group for sample in splits.train}) == 3
-    assert splits.remarks[0].startswith("2 training images are byte copies")
+    assert splits.remarks[0].startswith("byte copies among the training images, held out together: 2,")

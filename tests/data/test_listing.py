@@ -1,6 +1,12 @@
 """What is read below a folder, and what is left out with its reason."""
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_lab.data.formats import read_photo
 from anomaly_lab.data.listing import images_in, mask_folders, subfolders, walk
+from anomaly_lab.data.names import SUFFIXES
 
 
 def test_what_may_be_a_photo_is_read_or_left_out_with_a_reason(tmp_path):
@@ -16,3 +22,10 @@ def test_what_may_be_a_photo_is_read_or_left_out_with_a_reason(tmp_path):
     assert every == ["a.PGM", "b.jp2", "c.heic", "dead.tif", "i.jpe"]
     assert [path.name for path in subfolders(tmp_path)] == ["h.gif"]
     assert [path.name for path in mask_folders(tmp_path)] == ["Ground Truth"]
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_suffix_of_a_photo_belongs_to_a_format_that_is_read(tmp_path, suffix):
+    gray = np.full((12, 16), 90, np.uint8)
+    Image.fromarray(gray).save(tmp_path / f"a{suffix}")
+    assert np.abs(read_photo(tmp_path / f"a{suffix}", 1)[:, :, 0].astype(int) - gray).max() <= 2

@@ -102,6 +102,6 @@ def test_a_copy_of_a_training_photo_among_the_test_photos_is_named(tmp_path, wri
     (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
     (remark,) = csv(str(tmp_path / "table.csv")).remarks
     assert remark == (
-        "3 test images are byte copies of training images, so that their scores say little: "
-        f"{tmp_path / 's/../0.png'} is {tmp_path / '0.png'}"
+        "byte copies of training images among the test images, whose scores say little: 3, such as "
+        f"{tmp_path / 's/../0.png'} of {tmp_path / '0.png'}"
     )
