@@ -1,6 +1,7 @@
 """The `key=value` options of the commands that need no Hydra."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from anomaly_lab.core.errors import UserError, nearest
 
@@ -21,6 +22,11 @@ def parse(arguments: list[str], usage: str, known: Options, needed: Sequence[str
     options = {}
     for argument in arguments:
         name, equals, options[name] = argument.partition("=")
+        if not equals and Path(argument).exists():
+            raise UserError(
+                f"{command}: expected key=value, found the file {argument!r} alone; a pattern, or a path with spaces, "
+                "stands in quotes: 'source=photos/*.png'"
+            )
         if not equals or not options[name]:
             raise UserError(f"{command}: expected {usage}, found {argument!r} without a value")
         if name.partition(".")[0] not in known:

@@ -11,6 +11,8 @@ from torch import Tensor
 from anomaly_lab.core.files import write_whole
 from anomaly_lab.core.types import Batch, Prediction
 
+WHITE = (255, 255, 255)
+
 
 class Panel(NamedTuple):
     """The pictures of one test image, at one size without padding."""
@@ -20,6 +22,13 @@ class Panel(NamedTuple):
     reconstruction: np.ndarray | None
     anomaly_map: np.ndarray  # float32, height x width
     mask: np.ndarray | None  # bool, height x width; None: not known
+
+    @property
+    def caption(self) -> str:
+        """The name of the image, and what its pictures are, from left to right."""
+        reconstruction = "" if self.reconstruction is None else "reconstruction | "
+        last = "map over image" if self.mask is None else "defect outlined" if self.mask.any() else "no defect"
+        return f"{self.name}: image | {reconstruction}anomaly map | {last}"
 
     def draw(self, low: float, high: float) -> np.ndarray:
         """The pictures side by side, with the map coloured from `low` (dark) to `high` (yellow)."""

@@ -10,7 +10,7 @@ from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample, file_names
-from anomaly_lab.evaluation.drawing import Panel, color_range, panel, stack, write_picture
+from anomaly_lab.evaluation.drawing import WHITE, Panel, captioned, color_range, panel, stack, write_picture
 from anomaly_lab.tracking.loggers import log_pictures
 
 
@@ -53,7 +53,8 @@ class Pictures(pl.Callback):
         pictures = {panel.name: panel.draw(low, high) for panel in kept.values()}
         for name, picture in pictures.items():
             write_picture(folder / f"{name}.png", picture)
-        write_picture(folder / "overview.png", stack([kept[index].draw(low, high) for index in overview]))
+        rows = [captioned(pictures[kept[index].name], [kept[index].caption], 0, WHITE) for index in overview]
+        write_picture(folder / "overview.png", stack(rows))
         log_pictures(trainer.loggers, {"pictures/first": pictures})
 
 

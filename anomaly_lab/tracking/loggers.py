@@ -5,6 +5,7 @@ Everything that is logged is in the run folder too, under the same names.
 
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -99,11 +100,12 @@ def wandb_logger(
         console="auto" if console else "off",
     )  # fmt: skip
     run_id = Path(save_dir) / RUN_ID
-    if not run_id.is_file():
-        write_whole(run_id, lambda part: part.write_text(os.environ.get("WANDB_RUN_ID") or wandb.util.generate_id()))
+    goes_on = run_id.is_file()
+    if not goes_on:
+        write_whole(run_id, lambda part: part.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)))
     about: dict[str, Any] = {
         "project": project, "name": name[:128], "group": group[:128], "tags": [tag[:64] for tag in tags],
-        "id": run_id.read_text().strip(), "resume": "allow",
+        "id": run_id.read_text().strip(), "resume": "allow" if goes_on else None,
         "job_type": job_type, "dir": save_dir, "settings": settings,
     }  # fmt: skip
     try:
@@ -112,6 +114,7 @@ def wandb_logger(
         said = " ".join(str(error).split())
         say(f"W&B: it cannot be used ({type(error).__name__}: {said:.100}), logging offline; {LATER}")
         about["project"] = re.sub(r"[/\\#?%:]", "-", project)[:128]
+        wandb.teardown()  # its process keeps the id of the run that failed
         run = wandb.init(mode="offline", **about)
     run.define_metric("*", step_metric="epoch")
     run.define_metric("train/loss_step", step_metric="trainer/global_step")

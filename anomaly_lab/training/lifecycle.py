@@ -49,6 +49,8 @@ def run(config: DictConfig, folder: Path) -> None:
         say(f"{resume}: expected a whole checkpoint, found a damaged one; starting from the beginning")
         resume = None
     resume = None if config.rerun is True else resume
+    if resume and state == "unfinished":
+        say(f"going on from its checkpoint: {folder}")
     before, result = read_job(folder), _identity(folder)
     first = is_first_process()
     if first:

@@ -28,6 +28,8 @@ class Budget(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Print the line."""
         data = data_of(trainer)
+        if trainer.current_epoch and trainer.is_global_zero:
+            say(f"going on at epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
         counts = (
             f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
             f"{len(data.test_samples)} test images"
@@ -55,7 +57,7 @@ class Budget(pl.Callback):
             search = search_cost(pl_module, torch.rand(size, device=pl_module.device))
             parts.append(f"the search in the test about {duration(search * len(data.test_samples))}")
         if pl_module.device.type == "cpu":
-            parts.append("shorter: experiment=quick, or a smaller data.patches")
+            parts.append(f"shorter: a smaller budget.epochs{' or data.patches' * (data.sees == 'patches')}")
         if trainer.is_global_zero:
             say(" · ".join(parts))
 
@@ -79,6 +81,10 @@ class Progress(RichProgressBar):
         columns = super().configure_columns(trainer)
         return [*columns[:-1], ImagesPerSecond(trainer)]
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Epochs counted from 1, as in all other lines; Lightning counts from 0."""
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
 
 class ImagesPerSecond(ProgressColumn):
     """Speed of a bar in images per second."""
@@ -93,7 +99,7 @@ class ImagesPerSecond(ProgressColumn):
             return Text()  # steps inside a batch
         data = data_of(self.trainer)
         batch = batch_size(self.trainer) if self.trainer.training else data.test_batch_size
-        return Text(f"{task.speed * batch:.0f} images/s" if task.speed else "", style="progress.data.speed")
+        return Text(speed(task.speed * batch) if task.speed else "", style="progress.data.speed")
 
 
 class EpochLines(pl.Callback):
@@ -123,8 +129,13 @@ class EpochLines(pl.Callback):
         losses = logged_since(self._before, trainer.callback_metrics)
         losses_text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         losses_text = f"{losses_text}; " if losses_text else ""
-        left = duration(seconds / here * (epochs - done))
-        say(f"epoch {done}/{epochs}: {losses_text}{images / seconds:.0f} images/s, {left} left")
+        left = f", {duration(seconds / here * (epochs - done))} left" if done < epochs else ""
+        say(f"epoch {done}/{epochs}: {losses_text}{speed(images / seconds)}{left}")
+
+
+def speed(images: float) -> str:
+    """Images per second, with two digits where there are few."""
+    return f"{images:.0f} images/s" if images >= 10 else f"{images:.2g} images/s"
 
 
 def batch_size(trainer: pl.Trainer) -> int:

@@ -30,6 +30,12 @@ def test_wrong_options_are_told(arguments, message):
         parsed(*arguments)
 
 
+def test_a_pattern_that_the_shell_has_expanded_is_told(tmp_path):
+    (tmp_path / "b.png").touch()
+    with pytest.raises(UserError, match=r"found the file '.*b.png' alone; a pattern, .* 'source=photos/\*.png'"):
+        parsed("run=x", "source=a.png", str(tmp_path / "b.png"))
+
+
 def test_help(capsys):
     assert parsed("--help") is None
     assert "usage: python -m anomaly_lab predict run=DIR" in capsys.readouterr().out

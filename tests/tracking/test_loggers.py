@@ -82,8 +82,45 @@ def test_where_opening_fails_it_logs_offline_and_says_so(modes, monkeypatch, tmp
     wandb_logger(str(tmp_path), **ABOUT)
     assert modes == ["online", "offline"]
     said = capsys.readouterr().out
-    assert "cannot be used (CommError: no answer), logging offline" in said
+    assert "it cannot be used (CommError: no answer), logging offline" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "project", "told"),
+    [
+        ("", "p", "W&B: WANDB_MODE: expected 'online', "),
+        ("onlin", "p", "W&B: WANDB_MODE: expected 'online', "),
+        ("offline", "a/b", "W&B: it cannot be used (UsageError: Invalid project name 'a/b'"),
+        ("offline", "x" * 200, "W&B: it cannot be used (UsageError: Invalid project name"),
+    ],
+)
+def test_a_setting_that_wandb_refuses_is_told_and_the_run_goes_on_offline(
+    monkeypatch, tmp_path, capsys, mode, project, told
+):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    wandb.teardown()  # its settings are read once in a process
+    logger = wandb_logger(str(tmp_path), **{**ABOUT, "project": project, "tags": ["t" * 200]})
+    try:
+        assert capsys.readouterr().out.startswith(told)
+        assert logger.experiment.offline
+        assert logger.experiment.id == (tmp_path / loggers.RUN_ID).read_text()
+    finally:
+        loggers.finish(logger.experiment)
+        wandb.teardown()
+
+
+def test_a_run_that_goes_on_is_one_run_in_wandb(modes, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(wandb, "login", no_key)
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **about: asked.append((about["id"], about["resume"])) or init(**about))
+    for folder in ("one", "one", "two"):
+        wandb_logger(str(tmp_path / folder), **ABOUT)
+    (first, *_), (again, *_), (other, *_) = asked
+    assert first == again != other
+    assert [resume for _, resume in asked] == [None, "allow", None]
 
 
 def test_training_goes_on_where_wandbs_process_has_ended(modes, monkeypatch, tmp_path, capsys):
@@ -122,7 +159,7 @@ def test_what_counts_as_an_answer(black_hole):
 
 @pytest.mark.parametrize(
     ("status", "told"),
-    [(None, "{} does not answer"), (401, "the service cannot be used (CommError: rejected)")],
+    [(None, "{} does not answer"), (401, "it cannot be used (CommError: rejected)")],
     ids=["no answer", "a rejected key"],
 )
 def test_a_service_that_cannot_be_used_costs_a_line_and_seconds(warm_program, black_hole, tmp_path, status, told):

@@ -45,6 +45,15 @@ def test_a_resumed_run_goes_on_after_the_epochs_before():
     assert after._epochs == [{"epoch": 1, "train/loss": 0.5}]
 
 
+def test_a_run_that_goes_on_after_its_last_epoch_draws_its_losses(tmp_path):
+    callback = Losses()
+    callback.load_state_dict({"losses": [{"epoch": 1, "train/loss": 0.5}]})
+    trainer = stand_in(pl.Trainer, is_global_zero=True, default_root_dir=str(tmp_path), loggers=[])
+    callback.on_fit_end(trainer, stand_in(pl.LightningModule))  # there was no epoch left
+    assert rows_of(tmp_path / "curves" / "losses.csv") == [{"epoch": "1", "train/loss": "0.5"}]
+    assert cv2.imread(str(tmp_path / "curves" / "losses.png")) is not None
+
+
 def test_a_validation_is_told_in_its_epoch_only(tmp_path):
     callback = Losses()
     trainer = stand_in(

@@ -18,6 +18,7 @@ def test_speed_is_told_in_images():
     data, loader = stand_in(DataModule, test_batch_size=8), SimpleNamespace(batch_size=16)
     column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, train_dataloader=loader, training=True))
     assert column.render(stand_in(Task, speed=2.0, fields={})).plain == "32 images/s"
+    assert column.render(stand_in(Task, speed=0.02, fields={})).plain == "0.32 images/s"
     assert column.render(stand_in(Task, speed=None, fields={})).plain == ""
     column = ImagesPerSecond(stand_in(pl.Trainer, datamodule=data, training=False))
     assert column.render(stand_in(Task, speed=2.0, fields={})).plain == "16 images/s"
@@ -31,7 +32,13 @@ def test_cost_and_epochs_are_told_without_a_terminal(toy_run):
         assert "validation/loss" in line
         assert "train/loss" in line
         assert "images/s" in line
-        assert line.endswith("left")
+        assert line.endswith("left") is (epoch < 2)
+
+
+def test_the_bar_counts_epochs_as_the_lines_do():
+    bar = progress.Progress()
+    bar._trainer = stand_in(pl.Trainer, max_epochs=4)
+    assert [bar._get_train_description(epoch) for epoch in (0, 3)] == ["epoch 1/4", "epoch 4/4"]
 
 
 def test_the_cost_of_a_search_is_that_of_two_steps_times_what_was_cut(monkeypatch):
