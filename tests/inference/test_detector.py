@@ -62,7 +62,7 @@ def test_path_pillow_and_array_say_what_the_test_said(lab, toy, parts, tmp_path,
             assert said.is_abnormal == (row["decision"] == "abnormal") == (said.decision_score >= said.threshold)
             assert said.anomaly_map.dtype == np.float32
             assert said.anomaly_map == pytest.approx(tifffile.imread(stored), abs=1e-6)
-            assert said.remark == ""
+            assert said.remark == whole.remark
     assert {row["decision"] for row in rows} == {"normal", "abnormal"}
 
     # The example of docs/inference.md, as it stands, beside such a run.
