@@ -5,7 +5,7 @@ exported.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +87,9 @@ class Training(NamedTuple):
     steps: int  # of all optimizers
 
 
+composed = cache(configured)  # whoever gets it does not change it
+
+
 class Toy:
     """A method of conf/method at toy size; what is asked for twice is trained once."""
 
@@ -102,8 +105,8 @@ class Toy:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The checked configuration."""
-        return configured(*self.words)
+        """The checked configuration; composed once, travels to other processes with the toy."""
+        return composed(*self.words)
 
     @property
     def channels(self) -> int:
@@ -177,10 +180,10 @@ def descend(method: Method, rate: float) -> None:
         setattr(method, key, partial(torch.optim.SGD, lr=rate))
 
 
-def divided(folder: Path, weights: Path, rank: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
+def divided(toys: list[Toy], rank: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
     """All methods, one after the other, by name."""
     ganomaly.WON = 100.0
-    return {name: Toy(name, folder, weights).divided(rank) for name in METHODS}
+    return {toy.name: toy.divided(rank) for toy in toys}
 
 
 class Watch(pl.Callback):
