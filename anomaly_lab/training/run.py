@@ -39,6 +39,9 @@ from anomaly_lab.training.precision import choose
 from anomaly_lab.training.throughput import Throughput
 
 
+THRESHOLDS = ("threshold", "pixel_threshold")  # all that a run without labelled images has to say
+
+
 def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     """Train, or continue from a checkpoint, then set the threshold and test; returns the metrics."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -59,7 +62,9 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         Evaluation(build(resolved["threshold"], ThresholdRule, "threshold", resolved["trust"])),
         Throughput(),
     )
-    controls = Controls(evaluation, controls_cache(resolved, datamodule)) if resolved["controls"] else None
+    has_labels = bool(datamodule.test_samples)
+    compares = resolved["controls"] and has_labels
+    controls = Controls(evaluation, controls_cache(resolved, datamodule)) if compares else None
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     if is_first_process():
@@ -106,17 +111,19 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     if trainer.is_global_zero:
         remove_result(folder)  # of an earlier test of this run
     trainer.predict(method, datamodule, return_predictions=False)  # normal images: sets the threshold
+    if not has_labels:
+        say("no labelled test images: metrics left out, held-out photos shown")
+        datamodule.test_samples = datamodule.held_out_samples
     if datamodule.test_samples:
         trainer.test(method, datamodule, verbose=False)
-    else:
-        say("no labelled test images: metrics left out")
+    figures = evaluation.metrics if has_labels else {name: evaluation.metrics[name] for name in THRESHOLDS}
     held_out = {
         name: value
         for callback in callbacks
         if isinstance(callback, SyntheticDefects)
         for name, value in callback.metrics.items()
     }
-    metrics: dict[str, Any] = {**evaluation.metrics, **(controls.metrics() if controls else {}), **throughput.costs}
+    metrics: dict[str, Any] = {**figures, **(controls.metrics() if controls else {}), **throughput.costs}
     logged = {f"test/{name}": value for name, value in metrics.items()}
     for logger in loggers:
         logger.log_metrics(logged | {f"held_out/{name}": value for name, value in held_out.items()})

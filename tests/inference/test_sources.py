@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.inference.sources import base_of, expand, find, new_folder, result
+from anomaly_lab.inference import sources
+from anomaly_lab.inference.sources import base_of, claim_folder, expand, find, new_folder, result
+from anomaly_lab.runs.folder import refuse_unwritable
 
 
 @pytest.fixture
@@ -129,3 +131,19 @@ def test_results_get_a_folder_of_their_own(tmp_path):
     assert new_folder(tmp_path, "photos") == tmp_path / "photos"
     (tmp_path / "photos").mkdir()
     assert new_folder(tmp_path, "a/photos") == tmp_path / "photos-2"
+
+
+def test_every_process_gets_a_folder_of_its_own(tmp_path, monkeypatch):
+    assert claim_folder(tmp_path / "predictions", "photos") == tmp_path / "predictions" / "photos"
+    taken = iter([tmp_path / "predictions" / "photos", tmp_path / "predictions" / "photos-2"])
+    monkeypatch.setattr(sources, "new_folder", lambda *_: next(taken))  # as another process sees it that took the first
+    assert claim_folder(tmp_path / "predictions", "photos").name == "photos-2"
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="runs_dir: expected a folder that can be written, found .*/a/x{300}/b"):
+        refuse_unwritable(tmp_path / "a" / ("x" * 300) / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    refuse_unwritable(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
