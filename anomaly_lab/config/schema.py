@@ -54,8 +54,8 @@ def class_fact(target: str, name: str) -> Any:
     """
     node = defined(target, name)[1]
     try:
-        return ast.literal_eval(node.value)  # type: ignore[union-attr]  # a method has none
-    except (AttributeError, ValueError, TypeError) as error:
+        return ast.literal_eval(vars(node)["value"])  # a method has none
+    except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{target}: expected {name} as a plain value, found {ast.unparse(node)!r}") from error
 
 

@@ -86,7 +86,8 @@ def explain(error: BaseException) -> UserError:
 
 def _places(root: Any, name: str) -> list[str]:
     """The keys of a configuration that end with a name, those that other keys repeat first."""
-    keys, levels = [], [("", OmegaConf.to_container(root, resolve=False))]
+    keys: list[str] = []
+    levels: list[tuple[str, Any]] = [("", OmegaConf.to_container(root, resolve=False))]
     for path, node in levels:
         for key, value in node.items() if isinstance(node, dict) else ():
             where = f"{path}{key}"
