@@ -17,7 +17,7 @@ from anomaly_lab.cli.dashboard import CURVES, LOSSES, MAPS, METRICS
 from anomaly_lab.runs.measures import is_loss
 from anomaly_lab.tracking import loggers
 from anomaly_lab.tracking.loggers import FailSafeWandbLogger, hyperparameters, log_pictures, log_tables
-from tests.conftest import QUIET, SECRET, stand_in
+from tests.conftest import SECRET, stand_in
 from tests.wandb_record import Record, read
 
 OF_F_ANOGAN = {
@@ -171,23 +171,6 @@ def test_the_dashboard_shows_what_is_recorded(run):
     assert set(MAPS.values()) <= recorded
     assert {f"test/{prefix}{name}" for name in METRICS.values() for prefix in ("", "control_")} <= recorded
     assert all(is_loss(name) or name == "samples/diversity" for name in losses)
-
-
-@pytest.mark.slow
-def test_two_processes_leave_one_run(lab, toy, tmp_path):
-    words = [word for word in toy if word not in (*QUIET, "logger=none")]
-    done = lab(*words, "trainer=ddp", "trainer.devices=2", WANDB_MODE="offline")
-    assert "Traceback" not in done.stdout + done.stderr
-    (folder,) = (path.parent for path in (tmp_path / "runs").rglob("metrics.json"))
-    assert len(list((tmp_path / "runs").rglob("*.wandb"))) == 1
-    record = read(folder / "wandb")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert record.config["environment"]["world_size"] == 2
-    assert record.summary["test/pixel_aupro"] == metrics["pixel_aupro"]
-    rows = rows_of(folder / "curves" / "losses.csv")
-    assert record.series("train/loss_epoch") == [(float(row["epoch"]), float(row["train/loss"])) for row in rows]
-    assert len(record.table("tables/scores")["data"]) == 10
-    assert record.config["data"]["root"] == "…/bar"
 
 
 # Without a run

@@ -30,9 +30,12 @@ class WarmProgram:
         self.close = self._process.communicate
 
     def run(
-        self, arguments: Sequence[str], folder: Path, variables: dict[str, str], timeout: int = 600, code: str = ""
+        self, arguments: Sequence[str], folder: Path, variables: dict[str, str], timeout: float = 600, code: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """What subprocess.run gives and raises, with captured output; of the program or of `python -c code`."""
+        """What subprocess.run gives and raises, with captured output; of the program or of `python -c code`.
+
+        After `timeout` seconds it is killed, together with the processes that it has started.
+        """
         assert self._process.stdin
         assert self._process.stdout
         said = [folder / ".stdout", folder / ".stderr"]
@@ -43,7 +46,7 @@ class WarmProgram:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         number = int(self._process.stdout.readline())
-        timer = threading.Timer(timeout, os.kill, (number, signal.SIGKILL))
+        timer = threading.Timer(timeout, kill, (number,))
         timer.start()
         status = int(self._process.stdout.readline())
         late = not timer.is_alive()
@@ -54,6 +57,13 @@ class WarmProgram:
         if late:
             raise subprocess.TimeoutExpired(arguments, timeout, output, errors)
         return subprocess.CompletedProcess(arguments, status, output, errors)
+
+
+def kill(number: int) -> None:
+    """A process and its children at one moment."""
+    os.kill(number, signal.SIGSTOP)
+    for each in (*Path(f"/proc/{number}/task/{number}/children").read_text().split(), number):
+        os.kill(int(each), signal.SIGKILL)
 
 
 def answer_requests() -> dict[str, Any] | None:
