@@ -206,11 +206,9 @@ def test_the_command_line_tells_of_an_oracle_and_refuses_other_names(lab, parts,
 
 
 @pytest.mark.slow
-def test_a_real_study_resumes_and_repeats_its_best_trial(lab, tiny, parts, tmp_path):
-    search = (
-        "-m", "hydra/sweeper=optuna", "name=search", "data=folder", f"data.root={parts}", *tiny,
-        "controls=false", "budget.learning_rate=tag(log,interval(1e-4,1e-2))", "callbacks.pictures=null",
-    )  # fmt: skip
+def test_a_real_study_resumes_and_repeats_its_best_trial(lab, toy, tmp_path):
+    rate = "method.optimizer.lr=tag(log,interval(1e-4,1e-2))"
+    search = ("-m", "hydra/sweeper=optuna", "name=search", *toy, rate)
     lab(*search, "hydra.sweeper.n_trials=1")
     done = lab(*search, "hydra.sweeper.n_trials=2")
     assert "2 of 2 trials complete" in done.stdout
