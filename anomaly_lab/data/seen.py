@@ -50,8 +50,9 @@ class Seen(NamedTuple):
         some = [trained[i] for i in np.unique(np.linspace(0, len(trained) - 1, LOOKED_AT).astype(int))]
         with closing(prefetch(lambda sample: Look.of(*decoding.read(sample.path)), some, workers)) as read:
             numbers = list(zip(*read, strict=True))
-        names = (frozenset(names_of([sample.path for sample in samples])) for samples in (trained, tested))
-        return cls(*names, *(Look(*map(end, numbers)) for end in (min, max)))
+        names = [frozenset(names_of([sample.path for sample in samples])) for samples in (trained, tested)]
+        least, largest = (Look(*map(end, numbers)) for end in (min, max))
+        return cls(names[0], names[1], least, largest)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -66,7 +67,7 @@ class Seen(NamedTuple):
             Look(int(part["height"]), int(part["width"]), bool(part["coloured"]), float(part["level"]))
             for part in (found["least"], found["largest"])
         ]
-        return cls(*names, *looks)
+        return cls(names[0], names[1], *looks)
 
     def unlike(self, look: Look) -> str:
         """In what a photo is unlike those of the training, "" if it is like them."""

@@ -53,8 +53,9 @@ class Controls(pl.Callback):
         """Read or compute the figures before the test. Collective."""
         if stage != "test":
             return
+        whole = trainer.limit_test_batches == 1.0 and isinstance(trainer.limit_test_batches, float)
         with ExitStack() as stack:
-            cache = self.cache if trainer.is_global_zero else None  # the first process reads and writes for all
+            cache = self.cache if trainer.is_global_zero and whole else None  # the first process, for all
             try:
                 if cache is not None:
                     stack.enter_context(lock(lock_of(cache), _wait))
@@ -79,14 +80,22 @@ class Controls(pl.Callback):
 
     def metrics(self) -> dict[str, float]:
         """The value of the best control for each metric, as `control_<metric>`."""
-        best = {name: strongest(name, self.found)[1] for name in COMPARED if name in self.evaluation.metrics}
-        return {f"control_{name}": value for name, value in best.items()}
+        best = strongest_ones(self.evaluation.metrics, self.found)
+        return {f"control_{name}": value for name, (_, value) in best.items()}
 
 
-def not_beaten(metrics: dict[str, float], found: dict[str, dict[str, float]]) -> dict[str, tuple[str, float]]:
+def not_beaten(metrics: dict[str, float], found: Figures) -> dict[str, tuple[str, float]]:
     """The metrics that a control reaches or exceeds: name -> strongest control, its value."""
-    strongest_ones = {name: strongest(name, found) for name in COMPARED if name in metrics}
-    return {name: best for name, best in strongest_ones.items() if not metrics[name] > best[1]}
+    return {name: best for name, best in strongest_ones(metrics, found).items() if not metrics[name] > best[1]}
+
+
+def strongest_ones(metrics: dict[str, float], found: Figures) -> dict[str, tuple[str, float]]:
+    """The strongest control, and its value, for each metric that the method and a control have."""
+    return {
+        name: strongest(name, found)
+        for name in COMPARED
+        if name in metrics and any(name in figures for figures in found.values())
+    }
 
 
 def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float]:

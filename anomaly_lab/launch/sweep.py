@@ -185,7 +185,7 @@ def launch(
         return [JobReturn(words, status=JobStatus.COMPLETED) for words in asked]
     outcomes = {folder: Outcome("done") for folder in runs}
     for job in to_do:
-        if states[job.folder] == "to judge again":
+        if states[job.folder] == "to test again":
             write_job(job.folder, "interrupted")  # a launcher takes a finished run for a job that has ended
     if to_do:
         refuse_unwritable(to_do[0].folder)

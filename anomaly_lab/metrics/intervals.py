@@ -59,7 +59,8 @@ def auroc_difference(
     ones, others = (_placements(score[~abnormal], score[abnormal]) for score in (one, other))
     of_normal, of_abnormal = (mine - theirs for mine, theirs in zip(ones, others, strict=True))
     difference, reach = float(of_abnormal.mean()), _reach(of_normal, of_abnormal, confidence)
-    alike = np.array_equal(*(np.unique(score, return_inverse=True)[1] for score in (one, other)))
+    ranks = [np.unique(score, return_inverse=True)[1] for score in (one, other)]
+    alike = np.array_equal(ranks[0], ranks[1])
     if not alike and (not reach or 1 in (len(of_normal), len(of_abnormal))):
         areas = [float(won.mean()) for _, won in (ones, others)]
         (low, high), (other_low, other_high) = (

@@ -177,11 +177,14 @@ def _metrics(found: dict[str, Any], trouble: list[str]) -> dict[str, float]:
 
 
 def key_of(folder: Path, config: dict[str, Any]) -> Key:
-    """The key from the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else the configuration."""
+    """The key from the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else the configuration.
+
+    The seed is that of the configuration: a copied folder is no second seed.
+    """
     parts = folder.resolve().parts
     if len(parts) > 6 and parts[-2].startswith("seed="):
         name, method_name, dataset, category, seed = parts[-6:-1]
-        return Key(name, method_name, dataset, category, seed.removeprefix("seed="))
+        return Key(name, method_name, dataset, category, str(config.get("seed", seed.removeprefix("seed="))))
     data, method = config.get("data"), config.get("method")
     data, method = (node if isinstance(node, dict) else {} for node in (data, method))
     found = (config.get("name"), method.get("name"), data.get("name"), data.get("category"), config.get("seed"))

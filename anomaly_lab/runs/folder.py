@@ -36,12 +36,22 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
 
 
 def state_of(folder: Path, result_key: str, rerun: Rerun = False) -> str:
-    """The state of a run: `to start`, `unfinished`, `to judge again` (test only), `to do again` or `finished`."""
+    """The state of a run: `to start`, `unfinished`, `to test again` (test only), `to train again` or `finished`.
+
+    Raises UserError where a finished run is to be tested again and has lost its checkpoint.
+    """
     if not is_finished(folder):
         return "unfinished" if checkpoint_to_resume(folder) else "to start"
+    if rerun is True:
+        return "to train again"
     if rerun is False and is_current(folder, result_key):
         return "finished"
-    return "to do again" if rerun is True or checkpoint_to_resume(folder) is None else "to judge again"
+    if checkpoint_to_resume(folder) is None:
+        raise UserError(
+            f"{folder}: expected checkpoints/last.ckpt, from which this finished run is tested again, found none; "
+            "rerun=true trains it anew"
+        )
+    return "to test again"
 
 
 def refuse_unwritable(folder: Path) -> None:

@@ -1,8 +1,10 @@
 """The two keys of a run: the weights key, which names the folder, and the result key, which covers its evaluation.
 
 Both are white lists. Settings in neither, such as the number of pictures, the logger or the hardware, change no key; a
-new option changes none until it is listed here. A callback of ours enters a key if its class has the attribute
-`decides: ClassVar = "weights"` or `"result"`; a callback of another package enters the weights key.
+new option changes none until it is listed here. Of the trainer's options the harmless ones are listed instead: what
+Lightning offers beside them, such as `max_steps` or `fast_dev_run`, decides the weights. A callback of ours enters a
+key if its class has the attribute `decides: ClassVar = "weights"` or `"result"`; a callback of another package enters
+the weights key.
 """
 
 import hashlib
@@ -21,12 +23,14 @@ WEIGHTS_VERSION = 1  # raise it when a change to data path or training loop chan
 DECODING = ("image_size", "channels", "resize", "value_range")
 DATA = ("kind", "sees", "passes", "augmented", "corruption", "on_error", "held_out", "split_seed", "seed")
 PATCHES = ("patch_size", "patches", "redraw", "batch_size", "augmentation")  # read only where patches are drawn
-TRAINER = (
-    "max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
-    "limit_train_batches", "sync_batchnorm",
-)  # fmt: skip
 TILING = ("_target_", "size", "stride", "score")
-TEST = ("limit_test_batches",)  # of the trainer
+TEST = ("limit_test_batches", "limit_predict_batches")  # of the trainer: the result alone
+HARMLESS = {
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "num_sanity_val_steps", "limit_val_batches",
+    "val_check_interval", "check_val_every_n_epoch", "log_every_n_steps", "enable_model_summary", "enable_progress_bar",
+    "enable_checkpointing", "use_distributed_sampler", "profiler", "detect_anomaly", "benchmark", "inference_mode",
+    "barebones", "default_root_dir", "model_registry", *TEST,
+}  # fmt: skip
 
 
 class Fingerprints(NamedTuple):
@@ -64,17 +68,19 @@ def run_folder(config: dict[str, Any], train_fingerprint: str) -> Path:
 def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
     """A hash of everything that decides the weights of a run."""
     data = config["data"]["datamodule"]
-    names = DATA + PATCHES
+    names: tuple[str, ...] = DATA + PATCHES
     if data["sees"] == "images":
         shuffled, varied = data["passes"] is None, data["augmented"]
         names = DATA + ("batch_size",) * shuffled + ("augmentation",) * varied
+    if config["trainer"].get("limit_train_batches", 1.0) != 1.0:  # so many batches, of how many images?
+        names += ("batch_size", "test_batch_size")
     return _hash(
         versions_of(config),
         train_fingerprint,
         _only(names, data),
         decoding_key(config),
         by_content(wired(config)),
-        _only(TRAINER, config["trainer"]),
+        {name: value for name, value in config["trainer"].items() if name not in HARMLESS},
         config["seed"],
         _callbacks(config, "weights"),
     )
@@ -82,13 +88,15 @@ def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
 
 def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
     """A hash of everything that decides the metrics of given weights."""
+    data, limits = config["data"]["datamodule"], _only(TEST, config["trainer"])
     return _hash(
         RESULT_VERSION,
         test_fingerprint,
         config["threshold"],
         config["controls"],
         _only(TILING, config["tiling"]),
-        _only(TEST, config["trainer"]),
+        [limits, data["test_batch_size"]] if set(limits.values()) - {1.0} else [],
+        _only(("threshold_images",), data),
         _callbacks(config, "result"),
     )
 
@@ -100,8 +108,9 @@ def versions_of(config: dict[str, Any]) -> dict[str, int]:
 
 def decoding_key(config: dict[str, Any]) -> list[Any]:
     """Everything that decides how a file becomes a working image."""
-    decoding = config["data"]["datamodule"]["decoding"]
-    return [_only(DECODING, decoding), region_key(decoding["region"])]
+    data = config["data"]["datamodule"]
+    decoding, skips = data["decoding"], data["on_error"] == "skip"  # then this limit decides which images there are
+    return [_only(DECODING + ("max_pixels",) * skips, decoding), region_key(decoding["region"])]
 
 
 def region_key(region: Any) -> Any:

@@ -21,12 +21,9 @@ from anomaly_lab.report.verdict import verdict
 from anomaly_lab.runs.checkpoint import load_checkpoint
 from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, state_of, write_job
 from anomaly_lab.runs.naming import place_of, versions_of
-from anomaly_lab.runs.stored import last_threshold
+from anomaly_lab.runs.stored import CONFIG, last_threshold
 from anomaly_lab.tracking.loggers import RUN_ID
 from anomaly_lab.training.run import fit_and_test
-
-# The configuration of the result that lies there: Hydra has overwritten its own file before anything can fail.
-CONFIG, CONFIG_OF_RESULT = Path(".hydra/config.yaml"), Path(".hydra/config_of_result.yaml")
 
 
 def run(config: DictConfig, folder: Path) -> None:
@@ -40,7 +37,7 @@ def run(config: DictConfig, folder: Path) -> None:
     if state == "finished":
         say(f"already done, skipped: {folder} (rerun=true does it again)")
         return
-    if state == "to judge again":
+    if state == "to test again":
         say(f"trained already, tested again from its checkpoint: {folder}")
     resume = checkpoint_to_resume(folder)
     if resume is None and is_first_process():
@@ -52,10 +49,14 @@ def run(config: DictConfig, folder: Path) -> None:
     if resume and state == "unfinished":
         say(f"going on from its checkpoint: {folder}")
     before, result = read_job(folder), _identity(folder)
+    stored = folder / CONFIG
+    earlier = stored.read_text(encoding="utf-8") if stored.is_file() else None
     first = is_first_process()
     if first:
         if config.rerun is True:
             (folder / RUN_ID).unlink(missing_ok=True)  # a new run in W&B
+        # Here, under the lock, and not by Hydra: a command that waits must change nothing of the run that it waits for.
+        write_whole(stored, lambda part: part.write_text(OmegaConf.to_yaml(config), encoding="utf-8"))
         write_job(folder, "running", started=time.time())
         for part in folder.rglob(".*.ckpt.*"):  # of a process that was killed while it wrote
             part.unlink()
@@ -66,7 +67,7 @@ def run(config: DictConfig, folder: Path) -> None:
         interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
         if first and result == _identity(folder) and before.get("state") == "done":
             write_json(folder / "job.json", before)  # the earlier result is whole and still there
-            _copy(folder / CONFIG_OF_RESULT, folder / CONFIG)
+            write_whole(stored, lambda part: part.write_text(earlier or "", encoding="utf-8"))
         elif first and is_user_mistake(error) and not checkpoint_to_resume(folder):
             remove(folder, Path(config.runs_dir).absolute())  # nothing came of it
         elif first:
@@ -80,7 +81,6 @@ def run(config: DictConfig, folder: Path) -> None:
         raise
     if first:
         write_json(folder / "metrics.json", metrics)
-        _copy(folder / CONFIG, folder / CONFIG_OF_RESULT)
         write_job(folder, "done", finished=time.time(), versions=versions_of(resolved))
         write_page(folder)
         show(metrics, folder)
@@ -99,12 +99,6 @@ def _identity(folder: Path) -> list[tuple[int, int] | None]:
     """Identities of the files of weights, threshold and scores, which change when these are rewritten."""
     files = [folder / name for name in ("checkpoints/last.ckpt", "threshold.json", "scores.csv")]
     return [(path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None for path in files]
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file if it exists, whole or not at all."""
-    if source.is_file():
-        write_whole(target, lambda part: shutil.copyfile(source, part))
 
 
 def remove(folder: Path, upto: Path) -> None:

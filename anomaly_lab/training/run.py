@@ -38,7 +38,6 @@ from anomaly_lab.training.losses import Losses
 from anomaly_lab.training.precision import choose
 from anomaly_lab.training.throughput import Throughput
 
-
 THRESHOLDS = ("threshold", "pixel_threshold")  # all that a run without labelled images has to say
 
 
@@ -142,14 +141,12 @@ def made(key: str, node: dict[str, Any], kind: type, **arguments: Any) -> Any:
     return found
 
 
-def controls_cache(resolved: dict[str, Any], datamodule: DataModule) -> Path | None:
-    """The entry of the cache with what the controls reach on these data, decoded in this way; None for a part of them.
+def controls_cache(resolved: dict[str, Any], datamodule: DataModule) -> Path:
+    """The entry of the cache with what the controls reach on these data, decoded in this way.
 
     They learn from the training images, so the split decides too.
     """
-    if resolved["trainer"].get("limit_test_batches", 1.0) != 1.0:
-        return None
-    split = [resolved["data"][name] for name in ("held_out", "split_seed", "on_error")]
+    split = [resolved["data"]["datamodule"][name] for name in ("held_out", "split_seed", "on_error")]
     versions = ["controls", RESULT_VERSION, Control.version]
     decides = [*versions, *fingerprints_of(resolved), decoding_key(resolved), split]
     return entry(datamodule.cache_dir, decides)

@@ -62,14 +62,16 @@ def test_predict_equals_the_test_of_every_run(toy_run, tmp_path, monkeypatch, ca
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
-    def run(place):
+    def run(place, seed=0):
         (tmp_path / place / ".hydra").mkdir(parents=True)
-        (tmp_path / place / ".hydra/config.yaml").write_text("name: elsewhere\nseed: 7\nmethod: {name: anogan}\n")
+        config = f"name: elsewhere\nseed: {seed}\nmethod: {{name: anogan}}\n"
+        (tmp_path / place / ".hydra/config.yaml").write_text(config)
         return tmp_path / place
 
     screw = run("runs/demo/cae/mvtec_ad/screw/seed=0/aaa")
     bottle = run("runs/demo/cae/mvtec_ad/bottle/seed=0/bbb")
-    second = run("runs/demo/cae/mvtec_ad/screw/seed=1/ccc")
+    second = run("runs/demo/cae/mvtec_ad/screw/seed=1/ccc", seed=1)
+    copied = run("runs/demo/cae/mvtec_ad/screw/seed=2/aaa")  # by hand: no second seed
     shorter = run("runs/demo/cae/mvtec_ad/screw/seed=0/ddd")
     control, moved = run("runs/demo/control/mvtec_ad/screw/seed=0/eee"), run("moved")
     assert short_names([screw]) == ["cae"]
@@ -77,6 +79,7 @@ def test_runs_are_called_by_what_tells_them_apart(tmp_path):
     assert short_names([screw, bottle]) == ["cae-screw", "cae-bottle"]
     assert short_names([screw, second]) == ["cae-seed=0", "cae-seed=1"]
     assert short_names([screw, shorter]) == ["cae-aaa", "cae-ddd"]
+    assert "seed=2" not in "".join(short_names([screw, copied]))
     assert short_names([moved, run("other/moved")]) == ["anogan-1", "anogan-2"]
     names = short_names([screw, bottle, second, shorter])
     assert len(set(names)) == 4

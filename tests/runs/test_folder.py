@@ -46,12 +46,15 @@ def test_a_finished_run_is_judged_again_by_another_key(tmp_path):
     write_job(tmp_path, "done")
     write_json(tmp_path / "metrics.json", {"result_key": "a"})
     assert state_of(tmp_path, "a") == "finished"
-    assert state_of(tmp_path, "b") == "to judge again"
-    assert state_of(tmp_path, "a", "judge") == "to judge again"
-    assert state_of(tmp_path, "a", True) == state_of(tmp_path, "b", True) == "to do again"
+    assert state_of(tmp_path, "b") == "to test again"
+    assert state_of(tmp_path, "a", "judge") == "to test again"
+    assert state_of(tmp_path, "a", True) == state_of(tmp_path, "b", True) == "to train again"
     (tmp_path / "checkpoints" / "last.ckpt").unlink()
     assert state_of(tmp_path, "a") == "finished"
-    assert state_of(tmp_path, "b") == state_of(tmp_path, "a", "judge") == "to do again"
+    for key, rerun in (("b", False), ("a", "judge")):  # never trained anew unasked
+        with pytest.raises(UserError, match="expected checkpoints/last.ckpt, .* found none; rerun=true trains it anew"):
+            state_of(tmp_path, key, rerun)
+    assert state_of(tmp_path, "b", True) == "to train again"
 
 
 def test_of_an_earlier_test_nothing_is_left_and_of_the_training_all(tmp_path):

@@ -72,10 +72,12 @@ WEIGHTS = (
     *("data.datamodule.augmentation", "data.patch_size", "data.channels", "budget.schedule", "seed", "method"),
     *("trainer.max_epochs", "trainer.precision", "trainer.accumulate_grad_batches", "trainer.sync_batchnorm"),
     *("trainer.limit_train_batches", "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "callbacks.seed"),
+    *("trainer.max_steps", "trainer.fast_dev_run", "trainer.reload_dataloaders_every_n_epochs"),
 )  # fmt: skip
 RESULT = (
     *("threshold", "controls", "tiling._target_", "tiling.size", "tiling.stride", "tiling.score"),
-    *("callbacks.synthetic", "trainer.limit_test_batches"),
+    *("callbacks.synthetic", "trainer.limit_test_batches", "trainer.limit_predict_batches"),
+    *("data.datamodule.threshold_images",),
 )  # fmt: skip
 NEITHER = ("method.name", "method.wants")
 
@@ -84,7 +86,8 @@ def belongs(path, names):
     return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
-ABSENT = ("trainer.limit_train_batches", "trainer.limit_test_batches", "trainer.gradient_clip_algorithm")  # but listed
+LIMITS = [f"trainer.limit_{part}_batches" for part in ("train", "test", "predict")]
+ABSENT = (*LIMITS, "trainer.gradient_clip_algorithm", "trainer.max_steps", "trainer.fast_dev_run")
 
 
 def can_be_changed(path):
@@ -116,7 +119,8 @@ def unlisted(configs):
     """The keys that stand in no list, with their configuration, and a new one in every section."""
     found = []
     for config in configs:
-        new = [f"{section}.NEW".removeprefix(".") for section in sections(config) if section != "callbacks"]
+        old = [section for section in sections(config) if section not in {"callbacks", "trainer"}]
+        new = [f"{section}.NEW".removeprefix(".") for section in old]
         paths = [path for path in sorted({*leaves(config), *new}) if not belongs(path, (*WEIGHTS, *RESULT))]
         found += [(config, keys(config), path) for path in paths if can_be_changed(path)]
     return found
@@ -126,6 +130,28 @@ def unlisted(configs):
 def test_no_other_key_changes_anything_whether_it_is_new_or_old(unlisted, data, name, value):
     config, before, path = data.draw(st.sampled_from(unlisted))
     assert keys(changed(config, path.replace("NEW", name), value)) == before, path
+
+
+def test_what_lightning_offers_beside_our_files_counts_for_the_weights(config):
+    for name, value in (("max_time", "00:01"), ("max_steps", 3), ("not_yet_invented", 1)):
+        after = keys(changed(config, f"trainer.{name}", value))
+        assert after[0] != keys(config)[0]
+        assert after[1] == keys(config)[1]
+
+
+def test_the_size_of_a_batch_counts_where_batches_are_counted(config):
+    for limit, which in (("trainer.limit_test_batches", 1), ("trainer.limit_train_batches", 0)):
+        some = changed(config, limit, 2)
+        other = changed(some, "data.datamodule.test_batch_size", 3)
+        assert keys(other)[which] != keys(some)[which]
+        assert keys(other)[1 - which] == keys(some)[1 - which]
+
+
+def test_the_largest_size_of_a_file_counts_where_larger_ones_are_left_out(config):
+    path = "data.datamodule.decoding.max_pixels"
+    assert keys(changed(config, path, 1000)) == keys(config)
+    skipping = changed(config, "data.datamodule.on_error", "skip")
+    assert keys(changed(skipping, path, 1000))[0] != keys(skipping)[0]
 
 
 def test_a_callback_enters_the_key_that_its_class_names_whatever_it_is_called(configs):

@@ -176,10 +176,10 @@ def test_a_loss_that_is_no_number_stops_a_long_training_for_which_a_shorter_one_
 # Its life, whatever is trained
 
 
-def configured(*words):
+def configured(*words, **options):
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(words))
+        return compose("train", list(words), **options)
 
 
 class Life(NamedTuple):
@@ -191,6 +191,7 @@ class Life(NamedTuple):
 def life(toy, tmp_path, monkeypatch):
     config = configured(*toy, f"runs_dir={tmp_path / 'runs'}")
     folder = folder_for(check(config))
+    monkeypatch.setattr(lifecycle, "show", lambda metrics, folder: None)
 
     def start(training, **changes):
         monkeypatch.setattr(lifecycle, "fit_and_test", training)
@@ -262,14 +263,24 @@ def test_of_a_mistake_of_the_user_nothing_is_left(life, tmp_path):
 
 @pytest.mark.parametrize("rerun", [True, "judge"])
 def test_a_rerun_that_fails_leaves_the_earlier_result(life, rerun):
+    """With its configuration, which the run writes itself, under the lock: Hydra would write it before."""
     config = life.folder / lifecycle.CONFIG
-    config.parent.mkdir(parents=True)
-    config.write_text("seed: 0")
-    life.start(lambda *_: {"threshold": 1.0})
+    assert configured(return_hydra_config=True).hydra.output_subdir is None
+
+    def trained(settings, folder, resume):
+        (folder / "checkpoints").mkdir()
+        torch.save({"state_dict": {}}, folder / "checkpoints/last.ckpt")
+        return {"threshold": 1.0}
+
+    def refused(settings, folder, resume):
+        assert f"rerun: {str(rerun).lower()}" in config.read_text()
+        raise UserError("no luck")
+
+    life.start(trained)
+    assert "rerun: false" in config.read_text()
     before = {path: path.read_bytes() for path in (life.folder / "job.json", life.folder / "metrics.json", config)}
-    config.write_text("seed: 1")  # Hydra has written it before anything can fail
     with pytest.raises(UserError, match="no luck"):
-        life.start(raising(UserError("no luck")), rerun=rerun)
+        life.start(refused, rerun=rerun)
     assert {path: path.read_bytes() for path in before} == before
 
 
