@@ -78,7 +78,7 @@ def main() -> None:
     if first == "--version":
         print(f"anomaly_lab {__version__}")
         return
-    if first in {"--help", "-h", "help"}:
+    if first == "help" or (is_job and {"--help", "-h"} & set(sys.argv)):
         print(HELP.format(groups=groups(), methods=methods()), end="")
         return
     if not is_job and first not in COMMANDS:
