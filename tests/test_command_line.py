@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from anomaly_lab.__main__ import COMMANDS
 from tests.conftest import METHODS, ROOT
 
 
@@ -30,13 +31,16 @@ def test_help_shows_usage_examples_and_groups(lab):
         ),
         (
             ["pedict"],
-            "error: expected a command (predict, threshold, export, compare, data, sync, dashboard) or key=value",
+            f"error: expected a command ({', '.join(COMMANDS)}) or key=value",
         ),
         (
             ["data=demo", "method=ganomaly", "budget.learning_rate=1e-3"],
             "error: budget.learning_rate: expected none, because method=ganomaly does not read it, found 1e-3",
         ),
-        (["export", "run=nowhere", "format=onnx"], "error: run: expected the folder of a finished run of this version"),
+        (
+            ["export", "run=nowhere", "format=onnx"],
+            "error: run: expected the folder of a finished run, the name of one",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, arguments, message):

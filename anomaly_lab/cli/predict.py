@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
+from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.inference.sources import base_of, claim_folder, find, new_folder
+from anomaly_lab.inference.sources import base_of, claim_folder, find, new_folder, result
 from anomaly_lab.runs import settings
 from anomaly_lab.runs.collect import key_of
 from anomaly_lab.runs.lookup import finished_runs
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> None:
 
     from anomaly_lab.inference.detector import Detector
     from anomaly_lab.inference.results import write_results
+    from anomaly_lab.report.predictions import write_predictions
 
     names = short_names(runs)
     if len(runs) > 1:
@@ -45,7 +47,13 @@ def main(arguments: list[str]) -> None:
     detectors = {name: Detector.load(run, trust=packages(options)) for name, run in zip(names, runs, strict=True)}
     if "out" not in options:
         out = claim_folder(default, source)
-    write_results(detectors, photos, base, out, maps, pictures, unlisted)
+    try:
+        write_results(detectors, photos, base, out, maps, pictures, unlisted)
+    finally:  # photos that cannot be read are an error at the end, beside a whole result
+        if (out / "scores.csv").is_file():
+            page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"))
+            if page:
+                say(f"page: {page}")
 
 
 def short_names(runs: list[Path]) -> list[str]:

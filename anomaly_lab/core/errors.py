@@ -19,20 +19,22 @@ class UserError(ValueError):
     """
 
 
-def full_disk(error: BaseException, path: Path | None = None) -> UserError | None:
+def full_disk(error: BaseException | None, path: Path | None = None) -> UserError | None:
     """The user error for an exception that a full disk has caused, however wrapped; None for other exceptions."""
-    cause: BaseException | None = error
-    while cause is not None:
-        number, file = (cause.errno, cause.filename) if isinstance(cause, OSError) else (None, None)
-        # NumPy and torch write from C and pass on no number.
-        if number in NO_ROOM or (number is None and SHORT.search(str(cause)) and not isinstance(cause, UserError)):
-            reason = os.strerror(number) if number else " ".join(str(cause).split())[:80]
-            return UserError(
-                f"{path or file or 'a file'}: expected room on the disk, found none ({reason}); "
-                "earlier files are unchanged; free some space, and the same command continues"
-            )
+    reason, file, cause = "", None, error
+    while cause is not None and not isinstance(cause, UserError):
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            reason, file = os.strerror(cause.errno), cause.filename
+            break
+        if not reason and SHORT.search(str(cause)):  # NumPy and torch write from C and pass on no number
+            reason = " ".join(str(cause).split())[:80]
         cause = cause.__cause__ or cause.__context__
-    return None
+    if not reason:
+        return None
+    return UserError(
+        f"{path or file or 'a file'}: expected room on the disk, found none ({reason}); earlier files are unchanged; "
+        "free some space, and the same command continues"
+    )
 
 
 def nearest(found: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ TWICE = "left out, because the link leads to a folder that is read already"
 NOT_READ = "left out, because the format cannot be read (convert it to PNG)"
 NO_FILE = "left out, because it is no file"
 FOLDER_OF_MASKS = "left out as a folder of masks"
+RESULTS = "left out, because the folder holds results of predict"
 NOT_LISTED = "left out, because the folder cannot be listed"
 
 
@@ -62,6 +63,9 @@ def walk(
             return False
         if is_masks(below.name):
             note(FOLDER_OF_MASKS, below)
+            return False
+        if (below / "scores.csv").exists() or (below / "scores.csv.part").exists():
+            note(RESULTS, below)
             return False
         if below.is_symlink():
             target = os.path.realpath(below)

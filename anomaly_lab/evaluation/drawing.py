@@ -11,7 +11,7 @@ from torch import Tensor
 from anomaly_lab.core.files import write_whole
 from anomaly_lab.core.types import Batch, Prediction
 
-WHITE = (255, 255, 255)
+WHITE, GREEN, ORANGE = (255, 255, 255), (0, 255, 0), (255, 140, 0)
 
 
 class Panel(NamedTuple):
@@ -22,22 +22,43 @@ class Panel(NamedTuple):
     reconstruction: np.ndarray | None
     anomaly_map: np.ndarray  # float32, height x width
     mask: np.ndarray | None  # bool, height x width; None: not known
+    threshold: float | None = None  # of the pixels: what lies above it is outlined
 
     @property
     def caption(self) -> str:
         """The name of the image, and what its pictures are, from left to right."""
         reconstruction = "" if self.reconstruction is None else "reconstruction | "
-        last = "map over image" if self.mask is None else "defect outlined" if self.mask.any() else "no defect"
+        found = "" if self.threshold is None else "found (orange)"
+        marked = "" if self.mask is None else "mask (green)" if self.mask.any() else "no defect in the mask"
+        last = ", ".join(filter(None, (found, marked))) or "map over image"
         return f"{self.name}: image | {reconstruction}anomaly map | {last}"
 
     def draw(self, low: float, high: float) -> np.ndarray:
         """The pictures side by side, with the map coloured from `low` (dark) to `high` (yellow)."""
-        outlined = overlay(self.image, self.anomaly_map, low, high) if self.mask is None else outline(self)
-        pictures = [self.image, self.reconstruction, heat(self.anomaly_map, low, high), outlined]
+        pictures = [self.image, self.reconstruction, heat(self.anomaly_map, low, high), self.outlined(low, high)]
         return np.concatenate([picture for picture in pictures if picture is not None], axis=1)
 
+    def outlined(self, low: float, high: float) -> np.ndarray:
+        """The image with outlines of what was found and of the mask; with neither, the map over the image."""
+        if self.threshold is None and self.mask is None:
+            return overlay(self.image, self.anomaly_map, low, high)
+        picture = self.image.copy()
+        if self.threshold is not None:
+            draw_outline(picture, self.anomaly_map >= self.threshold, ORANGE)
+        if self.mask is not None:
+            draw_outline(picture, self.mask, GREEN)
+        return picture
 
-def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask: Tensor | None) -> Panel:
+
+def panel(
+    name: str,
+    i: int,
+    outputs: Prediction,
+    batch: Batch,
+    side: int,
+    mask: Tensor | None,
+    threshold: float | None = None,
+) -> Panel:
     """The panel of image `i` of a batch, `side` px along its longer side, without padding."""
     place = batch.placement[i]
     top, left, height, width = place.target
@@ -60,6 +81,7 @@ def panel(name: str, i: int, outputs: Prediction, batch: Batch, side: int, mask:
         None if outputs.reconstruction is None else shown(outputs.reconstruction[i].cpu().numpy()),
         cv2.resize(inner_map, size, interpolation=cv2.INTER_LINEAR),
         part,
+        threshold,
     )
 
 
@@ -104,11 +126,10 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, low: float, high: float)
     return cv2.addWeighted(image, 0.5, heat(anomaly_map, low, high), 0.5, 0)
 
 
-def outline(panel: Panel) -> np.ndarray:
-    """The image with its defects outlined in green."""
-    assert panel.mask is not None
-    contours, _ = cv2.findContours(panel.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(panel.image.copy(), contours, -1, (0, 255, 0), 1)
+def draw_outline(picture: np.ndarray, region: np.ndarray, color: tuple[int, int, int]) -> None:
+    """Draw the outer outline of each part of a region (bool, height x width) into a picture."""
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, color, 1)
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of test images: image | reconstruction | anomaly map | defect outline."""
+"""Pictures of test images: image | reconstruction | anomaly map | outlines of what was found and of the mask."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,6 +11,7 @@ from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample, file_names
 from anomaly_lab.evaluation.drawing import WHITE, Panel, captioned, color_range, panel, stack, write_picture
+from anomaly_lab.evaluation.evaluation import evaluation_of
 from anomaly_lab.tracking.loggers import log_pictures
 
 
@@ -40,7 +41,9 @@ class Pictures(pl.Callback):
             sample = samples[index]
             mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
             name = f"{sample.defect}_{self._names[index]}"
-            self._panels.append((index, panel(name, i, outputs, batch, self.side, mask)))
+            threshold = evaluation_of(trainer).threshold
+            pixel = threshold and threshold.pixel
+            self._panels.append((index, panel(name, i, outputs, batch, self.side, mask, pixel)))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, write and log the images kept by all processes."""

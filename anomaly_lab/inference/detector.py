@@ -16,7 +16,11 @@ Only the run folder is needed: it contains configuration, checkpoint and thresho
 - a NumPy array (height, width) or (height, width, channel) of uint8, uint16, int16 or floating point, RGB and not
   OpenCV's BGR; alpha is ignored. Without the run's `data.value_range` floating-point values lie in [0, 1]; arrays in
   another range, or cast to too few values, are refused,
-- or a list or tuple of these, of any sizes: it then returns a list, and passes them to the method in batches.
+- a folder or a glob (`"photos/*.png"`): every photo there, as the command `predict` finds them,
+- or a list or tuple of photos, of any sizes. For these two it returns a list, and passes them to the method in batches.
+
+`prediction.plot()` draws a prediction with Matplotlib, `prediction.save("part.png")` writes the same picture, and
+`prediction.save("part.tiff")` the map.
 
 A photo is decoded by the code of the training, with the run's `data.channels`, `data.value_range`, `data.resize` and
 `data.region`, and the result is that of the run's own test: score and decision of `scores.csv`, map of `maps/`. Two
@@ -33,7 +37,7 @@ Python, photo by photo, with any number of detectors that share the decoding, an
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -41,7 +45,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from anomaly_lab.core.errors import UserError
@@ -52,7 +56,10 @@ from anomaly_lab.data.formats import Photo
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import to_photo
 from anomaly_lab.data.seen import Look, Seen
+from anomaly_lab.evaluation.drawing import Panel, panel, write_map, write_picture
 from anomaly_lab.evaluation.maps import inner_map
+from anomaly_lab.inference.pictures import SIDE, decision_text, picture_of
+from anomaly_lab.inference.sources import find, is_several
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.thresholds import Threshold
@@ -76,6 +83,7 @@ class PhotoPrediction:
     - `reconstruction`: the inspected part as the method reconstructs it, float32 (height, width, channel) in [0, 1] at
       the working size without padding; None if the method has none.
     - `remark`: a remark on this photo for people ("not aligned", "unlike the training photos in shape"), "" for none.
+    - `path`: of the photo; None for an image or an array.
 
     It differs from `anomaly_lab.core.types.Prediction`, the output of a method for a batch: tensors at the working
     size, padding included, before any threshold.
@@ -88,6 +96,34 @@ class PhotoPrediction:
     is_abnormal: bool
     reconstruction: Float32[np.ndarray, "inner_height inner_width channel"] | None
     remark: str
+    path: Path | None = None
+    panel: Panel | None = field(default=None, repr=False)  # the pictures of the photo, small
+
+    def picture(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Photo as the method sees it, reconstruction, map, and outlines of what lies above the pixel threshold."""
+        assert self.panel is not None
+        text = decision_text(self.decision_score, self.threshold, self.is_abnormal)
+        return picture_of(self.panel, text, self.is_abnormal)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the picture into Matplotlib's `axes`, or into a new figure, and return the axes."""
+        if axes is None:
+            from matplotlib import pyplot  # here: nobody else needs it
+
+            axes = pyplot.figure(figsize=(12, 4)).add_subplot()
+        axes.imshow(self.picture())
+        axes.set_axis_off()
+        return axes
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the picture (.png), or the map as float32 TIFF (.tif, .tiff). Raises UserError for another suffix."""
+        target = Path(path).expanduser()
+        if target.suffix.lower() == ".png":
+            write_picture(target, self.picture())
+        elif target.suffix.lower() in {".tif", ".tiff"}:
+            write_map(target, self.anomaly_map)
+        else:
+            raise UserError(f"{target}: expected .png for the picture or .tiff for the map, found {target.suffix!r}")
 
 
 class Decision(NamedTuple):
@@ -190,27 +226,30 @@ class Detector:
     ) -> list[PhotoPrediction]: ...
 
     def predict(self, image: Any) -> PhotoPrediction | list[PhotoPrediction]:
-        """The prediction for a photo, or for each photo of a list or tuple.
+        """The prediction for a photo, or for each photo of a folder, a glob, a list or a tuple.
 
         A photo is a path, a Pillow image or a NumPy array (see the top of this module); it is not changed. Raises
-        UserError if a photo cannot be read or is none of these; for a list, it names the first such photo.
+        UserError if a photo cannot be read or is none of these; of several, it names the first such photo.
         """
         several = isinstance(image, list | tuple)
         photos = [_photo(one) for one in (image if several else [image])]
+        if not several and isinstance(photos[0], Path) and not photos[0].is_file() and is_several(photos[0]):
+            several, photos = True, list(find(str(photos[0]), None))
         predictions = []
         with closing(iter_predictions([self], photos)) as results:
-            for number, (_, (result,)) in enumerate(results, start=1):
+            for number, (photo, (result,)) in enumerate(results, start=1):
                 if isinstance(result, UserError):
                     raise UserError(f"photo {number} of {len(photos)}: {result}") if several else result
-                predictions.append(self.photo_prediction(result))
+                predictions.append(self.photo_prediction(result, photo if isinstance(photo, Path) else None))
         return predictions if several else predictions[0]
 
-    def photo_prediction(self, result: ImageResult) -> PhotoPrediction:
+    def photo_prediction(self, result: ImageResult, path: Path | None = None) -> PhotoPrediction:
         """The output of the method at the size of the photo, with its decision."""
         score, decision_score, is_abnormal = self.decision(result)
+        name = path.name if path else "photo"
         return PhotoPrediction(
             result.photo_map(), score, decision_score, self.threshold.image, is_abnormal, result.reconstruction(),
-            result.remark,
+            result.remark, path, panel(name, 0, *result, SIDE, None, self.threshold.pixel),
         )  # fmt: skip
 
     def decision(self, result: ImageResult) -> Decision:
@@ -265,7 +304,7 @@ def iter_predictions(
     own = [decodings.index(detector.decoding) for detector in detectors]
 
     def read(photo: Given) -> tuple[Given, list[Batch | UserError]]:
-        return photo, [_read(photo, decoding) for decoding in decodings]
+        return photo, [read_batch(photo, decoding) for decoding in decodings]
 
     size = min(detector.batch_size for detector in detectors)
     with closing(prefetch(read, photos, max(detector.workers for detector in detectors))) as images:
@@ -288,7 +327,7 @@ def _photo(photo: Any) -> Photo:
     )
 
 
-def _read(photo: Photo, decoding: Decoding) -> Batch | UserError:
+def read_batch(photo: Photo, decoding: Decoding) -> Batch | UserError:
     """A photo as a batch of one."""
     try:
         image, placement = decoding.read(photo)

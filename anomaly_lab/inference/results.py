@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +14,16 @@ from anomaly_lab.core.console import printable, say, tracked
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import growing_csv
 from anomaly_lab.core.remarks import NAMED, RemarkCounter
-from anomaly_lab.evaluation.drawing import beside, captioned, overlay, panel, write_map, write_picture
-from anomaly_lab.inference.detector import Decision, Detector, ImageResult, iter_predictions
+from anomaly_lab.core.types import Batch
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.evaluation.drawing import ORANGE, WHITE, beside, captioned, panel, write_map, write_picture
+from anomaly_lab.inference.detector import Decision, Detector, ImageResult, iter_predictions, read_batch
+from anomaly_lab.inference.pictures import SIDE, decision_text, picture_of
 from anomaly_lab.inference.sources import result
 
 SCORES = ("path", "run", "score", "decision_score", "threshold", "decision", "remark")
 UNREADABLE = ("path", "run", "reason")
-SIDE = 256  # px of a picture along its longer side
-WHITE, ORANGE = (255, 255, 255), (255, 170, 60)
+LISTED = 20  # photos up to which each is printed
 
 
 class RunResult(NamedTuple):
@@ -41,6 +44,7 @@ class Summary:
         self.abnormal: Counter[str] = Counter()  # by run
         self.remarks = RemarkCounter()
         self.reasons: list[str] = []
+        self.lines: list[str] = []  # of the first photos, one a photo and run
 
     def add(self, path: Path, verdicts: Mapping[str, RunResult], errors: Mapping[str, str]) -> None:
         """Count a photo with its results and errors by run."""
@@ -49,6 +53,10 @@ class Summary:
         self.failed += bool(errors)
         for run, verdict in verdicts.items():
             self.abnormal[run] += verdict.decision.is_abnormal
+            if self.seen <= LISTED:
+                word = "abnormal" if verdict.decision.is_abnormal else "normal"
+                of_run = f"  {run}" if self.runs > 1 else ""
+                self.lines.append(f"{word:8}  {verdict.decision.decision_score:.4g}{of_run}  {printable(str(path))}")
             if remark := verdict.judged.remark:
                 self.remarks.add(remark if self.runs == 1 else f"{remark} ({run})", path)
         self.note(*errors.values())
@@ -97,7 +105,7 @@ def write_results(
                         folder = out / "maps" / run if len(detectors) > 1 else out / "maps"
                         write_map(result(folder, path, base, ".tiff"), one.photo_map())
                 if pictures and verdicts:
-                    write_picture(result(out / "pictures", path, base, ".png"), picture(path.name, detectors, verdicts))
+                    write_picture(result(out / "pictures", path, base, ".png"), picture(path, detectors, verdicts))
                 summary.add(path, verdicts, errors)
             for error in unlisted:
                 reason = f"expected a folder that can be read, found: {error.strerror}"
@@ -105,6 +113,8 @@ def write_results(
                 summary.note(f"{error.filename}: {reason}")
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {summary.judged} images scored, see {scores}.part; the same command starts again")
+    for line in summary.lines if summary.seen <= LISTED else ():
+        say(line)
     counts = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]
     any_scored = summary.judged > 0
     written = ["scores", *["pictures"] * (pictures and any_scored), *["maps"] * (maps and any_scored)]
@@ -121,27 +131,34 @@ def write_results(
     )
 
 
-def picture(name: str, detectors: Mapping[str, Detector], verdicts: Mapping[str, RunResult]) -> np.ndarray:
-    """The picture of a photo, RGB. One run: photo, reconstruction, map, overlay.
+def picture(path: Path, detectors: Mapping[str, Detector], verdicts: Mapping[str, RunResult]) -> np.ndarray:
+    """The picture of a photo, RGB, with captions. What lies above the pixel threshold of a run is outlined.
 
-    Several runs: the photo, then per run the overlay with name, score, threshold and decision. Colours range from 0 to
-    twice the pixel threshold of the run.
+    One run: photo, reconstruction, map, outlines. Several runs: the photo, then the outlines of each run. Maps are
+    coloured from 0 to twice the pixel threshold. The photo has its colours, whatever the method sees.
     """
-    panels = {run: panel(name, 0, *verdict.judged, side=SIDE, mask=None) for run, verdict in verdicts.items()}
+    panels, coloured = {}, dict[Decoding, Batch | UserError]()
+    for run, (judged, _) in verdicts.items():
+        batch, pixel = judged.batch, detectors[run].threshold.pixel
+        if batch.image.shape[1] == 1:
+            decoding = replace(detectors[run].decoding, channels=3)
+            if decoding not in coloured:
+                coloured[decoding] = read_batch(path, decoding)
+            again = coloured[decoding]
+            batch = batch if isinstance(again, UserError) else again
+        panels[run] = panel(path.name, 0, judged.prediction, batch, SIDE, None, pixel)
     if len(detectors) == 1:
-        ((run, only),) = panels.items()
-        return only.draw(0.0, 2 * detectors[run].threshold.pixel)
-    in_colour = max(verdicts, key=lambda run: verdicts[run].judged.batch.image.shape[1])  # or the first
-    photo = panels[in_colour].image
-    tiles = [captioned(photo, [printable(name), "", ""], SIDE, WHITE)]
+        ((run, (_, (_, decision_score, is_abnormal))),) = verdicts.items()
+        text = decision_text(decision_score, detectors[run].threshold.image, is_abnormal)
+        return picture_of(panels[run], text, is_abnormal)
+    photo = next(iter(panels.values())).image
+    tiles = [captioned(photo, [printable(path.name), "", ""], SIDE, WHITE)]
     for run, detector in detectors.items():
-        threshold = detector.threshold
-        if run in verdicts:
-            score, decision_score, is_abnormal = verdicts[run].decision
-            decision = f">= {threshold.image:.4g}: abnormal" if is_abnormal else f"< {threshold.image:.4g}: normal"
-            lines = [run, f"score {score:.4g}", f"{decision_score:.4g} {decision}"]
-            tile = overlay(panels[run].image, panels[run].anomaly_map, 0.0, 2 * threshold.pixel)
-            tiles.append(captioned(tile, lines, SIDE, ORANGE if is_abnormal else WHITE))
-        else:
+        if run not in verdicts:
             tiles.append(captioned(np.zeros_like(photo), [run, "cannot read this photo", ""], SIDE, WHITE))
+            continue
+        score, decision_score, is_abnormal = verdicts[run].decision
+        lines = [run, f"score {score:.4g}", decision_text(decision_score, detector.threshold.image, is_abnormal)]
+        tile = panels[run].outlined(0.0, 2 * detector.threshold.pixel)
+        tiles.append(captioned(tile, lines, SIDE, ORANGE if is_abnormal else WHITE))
     return beside(tiles)

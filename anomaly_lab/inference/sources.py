@@ -11,11 +11,17 @@ from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import RemarkCounter
 from anomaly_lab.data.listing import walk
+from anomaly_lab.data.names import SUFFIXES
 
 LONGEST = 230  # bytes of a file name; disks allow 255, and the temporary name is longer
 
 
-def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+def is_several(source: Path) -> bool:
+    """Whether a path is a folder, or a glob that is no file itself."""
+    return source.is_dir() or (not source.exists() and glob.has_magic(str(source)))
+
+
+def find(source: str, out: Path | None, unlisted: Callable[[OSError], None] | None = None) -> Iterator[Path]:
     """The images that a file, a folder or a glob names, folder by folder, each sorted; files in `out` are left out.
 
     Dead links and photos of formats that cannot be read are among them, so that they are reported. Folders of masks and
@@ -30,8 +36,8 @@ def find(source: str, out: Path, unlisted: Callable[[OSError], None] | None = No
         paths = iter([Path(source)])
     else:
         paths = expand(source)
-    results = out.resolve()
-    if results == Path(source).resolve():
+    results = out and out.resolve()
+    if out and results == Path(source).resolve():
         raise UserError(f"out: expected another folder than the photos, found {out}; its files are left out")
     photos = (path for path in paths if results not in path.resolve().parents)
     first = next(photos, None)
@@ -75,16 +81,27 @@ def base_of(source: str) -> Path:
 
 
 def result(folder: Path, photo: Path, base: Path, suffix: str) -> Path:
-    """The path of the result for a photo: its path below `base`, its full name, a suffix.
+    """The path of the result for a photo: its path below `base` with another suffix.
 
-    Names that would be too long are cut and made unique by a digest.
+    It keeps the photo's own suffix before that where another photo of the folder has the same stem. Names that would be
+    too long are cut and made unique by a digest.
     """
     relative = photo.relative_to(base)
+    others = (photo.with_suffix(end) for known in SUFFIXES for end in (known, known.upper()) if end != photo.suffix)
+    if not any(_is_there(other) for other in others):
+        relative = relative.with_suffix("")
     name = os.fsencode(relative.name)
     if len(name) + len(suffix) > LONGEST:
         cut = name[: LONGEST - 20 - len(suffix)].decode(errors="ignore")
         return folder / relative.with_name(f"{cut}-{hashlib.sha256(name).hexdigest()[:10]}{suffix}")
     return folder / relative.with_name(f"{relative.name}{suffix}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def new_folder(parent: Path, source: str) -> Path:

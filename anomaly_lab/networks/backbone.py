@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.networks.pretrained import PretrainedNetwork
 
 TIMEOUT = 10  # seconds after which a hub that does not answer counts as unreachable
 NORM = "norm"  # the layer name of a transformer's last block behind its final layer norm
@@ -32,7 +33,7 @@ Images = Float[Tensor, "batch channel height width"]
 Maps = Float[Tensor, "batch _ _ _"]
 
 
-class Backbone(nn.Module):
+class Backbone(PretrainedNetwork):
     """Maps of several layers of a timm model, from images in [0, 1] with one or three channels.
 
     `layers` are timm's names (`layer1` to `layer4` of a ResNet, `blocks.4` of an EfficientNet, `features.15` of a VGG,

@@ -49,12 +49,16 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
         ),
         "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }  # fmt: skip
-    text = (PAGE / "index.html").read_text(encoding="utf-8")
-    before, *rest = text.split("{{")  # no part is searched for what another one brings in
-    pieces = [before]
+    return filled("index.html", parts)
+
+
+def filled(name: str, parts: dict[str, str]) -> str:
+    """A file of `page/` with its parts in place of their names."""
+    before, *rest = (PAGE / name).read_text(encoding="utf-8").split("{{")
+    pieces = [before]  # no part is searched for what another one brings in
     for piece in rest:
-        name, _, after = piece.partition("}}")
-        pieces += [parts[name], after]
+        part, _, after = piece.partition("}}")
+        pieces += [parts[part], after]
     return "".join(pieces)
 
 

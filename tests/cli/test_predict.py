@@ -43,7 +43,7 @@ def test_predict_equals_the_test_of_every_run(toy_run, tmp_path, monkeypatch, ca
         found = tifffile.imread(tmp_path / "judged/maps" / row["run"] / f"{name}.tiff")
         stored = next((toy_run.folder / "maps").iterdir()) / "test" / f"{name.removesuffix('.png')}.tiff"
         assert found == pytest.approx(tifffile.imread(stored), abs=1e-6)
-    picture = cv2.imread(str(tmp_path / "judged/pictures/good/wide.png.png"))
+    picture = cv2.imread(str(tmp_path / "judged/pictures/good/wide.png"))
     assert picture.shape == (62 + 152, 3 * 256, 3)  # photo and two maps, under their captions
 
     (photos / "good/bad.png").write_bytes(b"junk")
@@ -58,7 +58,7 @@ def test_predict_equals_the_test_of_every_run(toy_run, tmp_path, monkeypatch, ca
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["scores.csv", "unreadable.csv"]
     main(["run=runs/a", f"source={photos}/good/wide.png"])
     default = tmp_path / "runs/a/predictions/wide"
-    assert cv2.imread(str(default / "pictures/wide.png.png")).shape == (152, 4 * 256, 3)
+    assert cv2.imread(str(default / "pictures/wide.png")).shape == (152, 4 * 256, 3)
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):

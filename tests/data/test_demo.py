@@ -18,7 +18,7 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize(("category", "defects"), [(name, defects) for name, _, defects in CATEGORIES])
 def test_layout_is_complete_and_masks_are_where_the_defects_are(root, category, defects):
-    train, test = demo(str(root), category)
+    train, test, *_ = demo(str(root), category)
     assert len(train) == TRAIN
     assert len(test) == TEST_GOOD + TEST_PER_DEFECT * len(defects)
     areas = [cv2.imread(str(s.mask_path), cv2.IMREAD_GRAYSCALE).mean() / 255 for s in test if s.mask_path]
@@ -28,7 +28,7 @@ def test_layout_is_complete_and_masks_are_where_the_defects_are(root, category, 
 
 
 def test_all_is_both_categories(root):
-    train, test = demo(str(root), "all")
+    train, test, *_ = demo(str(root), "all")
     assert len(train) == 2 * TRAIN
     assert {sample.defect for sample in test} == {
         f"{name}/{defect}" for name, _, defects in CATEGORIES for defect in ("good", *defects)
@@ -37,7 +37,7 @@ def test_all_is_both_categories(root):
 
 def test_the_same_data_is_made_again(root, tmp_path):
     again, here = (demo(str(folder), "weave") for folder in (tmp_path / "again", root))
-    assert [fingerprint(part) for part in again] == [fingerprint(part) for part in here]
+    assert [fingerprint(part) for part in again[:2]] == [fingerprint(part) for part in here[:2]]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

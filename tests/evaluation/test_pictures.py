@@ -7,7 +7,17 @@ import torch
 
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.placement import place
-from anomaly_lab.evaluation.drawing import Panel, color_range, heat, outline, panel, stack, write_picture
+from anomaly_lab.evaluation.drawing import (
+    GREEN,
+    ORANGE,
+    Panel,
+    color_range,
+    draw_outline,
+    heat,
+    panel,
+    stack,
+    write_picture,
+)
 
 
 def test_a_panel_shows_image_reconstruction_map_and_outline_without_padding():
@@ -53,8 +63,28 @@ def test_colours_survive_the_file(tmp_path):
     assert (cv2.imread(str(tmp_path / "red.png")) == (0, 0, 255)).all()
 
 
+def test_what_is_found_and_what_the_mask_marks_have_outlines_of_their_own():
+    anomaly_map = np.zeros((16, 16), np.float32)
+    anomaly_map[1:5, 1:5] = 0.5
+    mask = np.zeros((16, 16), bool)
+    mask[8:12, 8:12] = True
+    image = np.full((16, 16, 3), 50, np.uint8)
+    both = Panel("a", image, None, anomaly_map, mask, 0.5)
+    picture = both.outlined(0, 1)
+    for color, (top, left) in ((ORANGE, (1, 1)), (GREEN, (8, 8))):
+        found = (picture == color).all(axis=2)
+        assert found.sum() == 12
+        assert found[top, left : left + 4].all()
+    assert both.caption == "a: image | anomaly map | found (orange), mask (green)"
+    assert (image == 50).all()
+    assert (both._replace(threshold=0.6).outlined(0, 1) == ORANGE).all(axis=2).sum() == 0
+    assert both._replace(threshold=None).caption.endswith("| mask (green)")
+    assert both._replace(mask=mask & False).caption.endswith("| found (orange), no defect in the mask")
+    assert both._replace(mask=None).caption.endswith("| found (orange)")
+
+
 @pytest.mark.parametrize("value", [True, False])
-def test_outline_leaves_the_image_alone(value):
+def test_an_outline_may_be_that_of_everything_or_nothing(value):
     image = np.zeros((8, 8, 3), np.uint8)
-    outline(Panel("a", image, None, np.zeros((8, 8), np.float32), np.full((8, 8), value)))
-    assert not image.any()
+    draw_outline(image, np.full((8, 8), value), GREEN)
+    assert (image == GREEN).all(axis=2).sum() == (28 if value else 0)

@@ -111,6 +111,35 @@ def test_a_photo_is_left_as_it_is_and_lists_are_answered_in_order():
     assert turned.getexif()[0x0112] == 6
 
 
+def test_a_folder_and_a_glob_are_answered_photo_by_photo(tmp_path, write):
+    for name in ("b.png", "a.png", "deep/c.png"):
+        write(tmp_path / name, COLOURS)
+    asked = detector("brightness", size=32, channels=3)
+    below = [said.path.relative_to(tmp_path).as_posix() for said in asked.predict(tmp_path)]
+    assert below == ["a.png", "b.png", "deep/c.png"]
+    assert [said.path.name for said in asked.predict(str(tmp_path / "*.png"))] == ["a.png", "b.png"]
+    assert asked.predict(tmp_path / "a.png").path == tmp_path / "a.png"
+    for nothing in (tmp_path / "deep/none*", tmp_path / "none.png"):
+        with pytest.raises(UserError):
+            asked.predict(nothing)
+
+
+def test_a_prediction_is_drawn_and_saved(tmp_path):
+    said = detector("brightness", size=32, channels=3, threshold=0.1).predict(COLOURS)
+    picture = said.picture()
+    assert said.path is None
+    assert said.is_abnormal
+    assert picture.shape[1] == 3 * 256  # photo, map, outline
+    axes = said.plot()
+    assert np.array_equal(axes.images[0].get_array(), picture)
+    said.save(tmp_path / "a.png")
+    said.save(str(tmp_path / "a.tiff"))
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1], picture)
+    assert np.array_equal(tifffile.imread(tmp_path / "a.tiff"), said.anomaly_map)
+    with pytest.raises(UserError, match=r"expected .png for the picture or .tiff for the map, found '.jpg'"):
+        said.save(tmp_path / "a.jpg")
+
+
 def test_one_file_twice_may_be_opened_once(tmp_path, write):
     image = Image.open(write(tmp_path / "a.png", RANDOM.integers(0, 255, (200, 200, 3), np.uint8)))
     said = detector(workers=4).predict([image] * 8)

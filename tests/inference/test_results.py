@@ -54,10 +54,10 @@ def test_photos_of_any_size_get_maps_of_their_size(tmp_path, write, height, widt
     write(tmp_path / "photos/a.png", np.full((height, width), 51, np.uint8))
     (row,) = judge(tmp_path / "photos", tmp_path / "out", maps=True, pictures=True, control=detector(resize=resize))
     assert float(row["score"]) == pytest.approx(0.2, abs=1e-6)
-    found = tifffile.imread(tmp_path / "out/maps/a.png.tiff")
+    found = tifffile.imread(tmp_path / "out/maps/a.tiff")
     assert (found.shape, found.dtype) == ((height, width), np.float32)
     assert found == pytest.approx(np.full((height, width), 0.2), abs=1e-6)
-    assert cv2.imread(str(tmp_path / "out/pictures/a.png.png")) is not None
+    assert cv2.imread(str(tmp_path / "out/pictures/a.png")) is not None
 
 
 def test_maps_lie_where_the_photo_is_and_padding_is_cut_away(tmp_path, write):
@@ -66,7 +66,7 @@ def test_maps_lie_where_the_photo_is_and_padding_is_cut_away(tmp_path, write):
     write(tmp_path / "photos/deep/a.png", photo)
     differing = detector("mean_image")  # of no images: the map is the squared photo
     judge(tmp_path / "photos", tmp_path / "out", maps=True, control=differing)
-    assert np.array_equal(tifffile.imread(tmp_path / "out/maps/deep/a.png.tiff"), (photo / 255.0).astype(np.float32))
+    assert np.array_equal(tifffile.imread(tmp_path / "out/maps/deep/a.tiff"), (photo / 255.0).astype(np.float32))
     assert not (tmp_path / "out/pictures").exists()
 
 
@@ -169,7 +169,8 @@ def test_several_runs_share_the_reading_and_the_picture(tmp_path, write, monkeyp
     }
     with pytest.raises(UserError, match="1 of 2 files could not be read.*small.png: expected data.region"):
         judge(tmp_path / "photos", tmp_path / "out", maps=True, pictures=True, **runs)
-    assert sorted(reads) == ["a.png", "a.png", "small.png", "small.png"]  # twice: two decodings, three runs
+    # Of three runs two share a decoding; in their pictures the photo has its colours.
+    assert sorted(reads) == ["a.png"] * 3 + ["small.png"] * 3
     rows = {(Path(row["path"]).name, row["run"]): row for row in rows_of(tmp_path / "out/scores.csv")}
     assert {key: row["decision"] for key, row in rows.items()} == {
         ("a.png", "gray"): "normal", ("a.png", "again"): "abnormal", ("a.png", "left"): "abnormal",
@@ -178,20 +179,20 @@ def test_several_runs_share_the_reading_and_the_picture(tmp_path, write, monkeyp
     assert float(rows["a.png", "left"]["score"]) == pytest.approx(250 / 255)
     assert float(rows["a.png", "gray"]["score"]) == pytest.approx(125 / 255, abs=2e-3)
     maps = {path.relative_to(tmp_path / "out/maps").as_posix() for path in (tmp_path / "out/maps").rglob("*.tiff")}
-    assert maps == {f"{run}/a.png.tiff" for run in runs} | {"gray/small.png.tiff", "again/small.png.tiff"}
+    assert maps == {f"{run}/a.tiff" for run in runs} | {"gray/small.tiff", "again/small.tiff"}
 
-    drawn = cv2.imread(str(tmp_path / "out/pictures/a.png.png"))[:, :, ::-1].astype(int)
+    drawn = cv2.imread(str(tmp_path / "out/pictures/a.png"))[:, :, ::-1].astype(int)
     strip, side = 62, 256
     assert drawn.shape == (strip + side, 4 * side, 3)  # the region is square, the whole photo twice as wide as high
     tiles = [drawn[strip:, side * number : side * (number + 1)] for number in range(4)]
-    assert (tiles[0] == 250).all()  # the photo as the run in colour sees it
-    assert (tiles[1][128:] == 0).all()  # below the lower ones
-    assert tiles[1][:128, 0].sum() > tiles[1][:128, 255].sum()  # the map over the photo
+    assert (tiles[0][128:] == 0).all()  # the whole photo, below it nothing
+    assert tiles[0][:128, 0].sum() > tiles[0][:128, 255].sum()
+    assert (tiles[3] == 250).mean() > 0.9  # the region of the last run, and its outline
     captions = [drawn[:strip, side * number : side * (number + 1)] for number in range(4)]
     assert all(caption.max() > 200 for caption in captions)
     coloured = [bool((caption.max(axis=2) - caption.min(axis=2)).max() > 50) for caption in captions]
     assert coloured == [False, False, True, True]  # what is abnormal stands out
-    small = cv2.imread(str(tmp_path / "out/pictures/small.png.png"))
+    small = cv2.imread(str(tmp_path / "out/pictures/small.png"))
     assert (small[strip:, 3 * side :] == 0).all()  # the run that could not read it
 
 

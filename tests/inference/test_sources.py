@@ -112,8 +112,24 @@ def test_results_repeat_the_tree_of_the_source(photos):
     for source in (str(photos / "*/../x/*.tif"), str(photos / "x*/../../*.png")):
         with pytest.raises(UserError, match=r"source: expected no \.\. after the first wildcard"):
             base_of(source)
-    assert result(Path("out"), photos / "x/2.tif", photos, ".png") == Path("out/x/2.tif.png")
-    assert result(Path("out"), Path("a.png"), base_of("*.png"), ".tiff") == Path("out/a.png.tiff")
+    assert result(Path("out"), photos / "x/2.tif", photos, ".png") == Path("out/x/2.png")
+    assert result(Path("out"), Path("a.png"), base_of("*.png"), ".tiff") == Path("out/a.tiff")
+
+
+def test_a_photo_keeps_its_suffix_where_another_has_its_stem(tmp_path):
+    for name in ("a.png", "a.JPG", "b.png", "b.txt"):
+        (tmp_path / name).touch()
+    names = [result(tmp_path / "out", tmp_path / name, tmp_path, ".png").name for name in ("a.png", "a.JPG", "b.png")]
+    assert names == ["a.png.png", "a.JPG.png", "b.png"]
+
+
+def test_results_of_an_earlier_predict_are_left_out(tmp_path, photos, capsys):
+    results = photos / "out"
+    results.mkdir()
+    (results / "scores.csv").touch()
+    (photos / "x/2.tif").rename(results / "2.tif")
+    assert "2.tif" not in [path.name for path in find(str(photos), tmp_path / "elsewhere")]
+    assert "the folder holds results of predict" in capsys.readouterr().out
 
 
 def test_long_names_are_cut_and_told_apart(tmp_path):

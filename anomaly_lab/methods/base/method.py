@@ -17,7 +17,7 @@ from anomaly_lab.data import corruption
 from anomaly_lab.data.placement import content
 from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.tiling import Tiling
-from anomaly_lab.networks.backbone import Backbone
+from anomaly_lab.networks.pretrained import PretrainedNetwork
 
 OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 Scalar = Float[Tensor, ""]
@@ -105,7 +105,7 @@ class Method(pl.LightningModule, ABC):
 
     def _load_backbones(self) -> None:
         for backbone in self.modules():
-            if isinstance(backbone, Backbone) and not backbone.trainable and (unused := backbone.load()):
+            if isinstance(backbone, PretrainedNetwork) and not backbone.trainable and (unused := backbone.load()):
                 above = ", ".join(sorted({name.split(".")[0] for name in unused}))
                 self.say(f"{backbone.name}: weights above {backbone.layers[-1]} not used ({above})")
 

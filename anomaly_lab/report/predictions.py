@@ -1,0 +1,47 @@
+"""`predictions.html`: the photos of a `predict`, highest score first, with a threshold to move."""
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from anomaly_lab import __version__
+from anomaly_lab.core.files import read_csv, write_whole
+from anomaly_lab.report.html import PAGE, filled, in_script
+
+SCRIPTS = ("base.js", "predictions.js")
+
+
+def write_predictions(out: Path, picture_of: Callable[[Path], Path]) -> Path | None:
+    """Write the page of a result folder from its scores.csv; None if no photo was scored.
+
+    `picture_of` gives the path of the picture of a photo; pictures that are not there are left out.
+    """
+    runs: dict[str, dict[str, Any]] = {}
+    for row in read_csv(out / "scores.csv"):
+        run = runs.setdefault(row["run"], {"name": row["run"], "threshold": float(row["threshold"]), "photos": []})
+        picture = picture_of(Path(row["path"]))
+        address = quote(os.path.relpath(picture, out).replace(os.sep, "/")) if picture.is_file() else None
+        value = float(row["decision_score"])
+        run["photos"].append({"name": row["path"], "value": value, "remark": row["remark"], "picture": address})
+    if not runs:
+        return None
+    for run in runs.values():
+        run["photos"].sort(key=lambda photo: -photo["value"])
+    photos = max(len(run["photos"]) for run in runs.values())
+    title = f"{photos} photo{'s' * (photos > 1)}, {', '.join(runs)}"
+    about = "An image is abnormal where its decision score reaches the threshold"
+    data = {"runs": list(runs.values()), "measures": [], "about": about, "version": __version__}
+    data["written"] = f"{datetime.now():%Y-%m-%d %H:%M}"
+    parts = {
+        "title": escape(title),
+        "style": (PAGE / "style.css").read_text(encoding="utf-8"),
+        "data": in_script(data),
+        "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    }
+    text = filled("predictions.html", parts)
+    write_whole(out / "predictions.html", lambda part: part.write_text(text, encoding="utf-8"))
+    return out / "predictions.html"

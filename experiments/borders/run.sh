@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# experiments/borders/run.sh ROOT WEIGHTS [PART]: where is the maximum of the map of a good part? One thread; results.csv.
+# ROOT holds mvtec_ad_small/ and wood_boards_256/; WEIGHTS is a ResNet-18 trained on ImageNet, up to layer3 at least.
+# PART runs only the rows whose name contains it; finished rows are skipped.
+set -euo pipefail
+root=$1 weights=$2 part=${3:-}
+export OMP_NUM_THREADS=1
+
+transistor="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor"
+wood="data=folder data.root=$root/wood_boards_256 data.category=wood data.kind=texture data.image_size=256"
+layer3="method=cnn_dictionary method.backbone.layers=[layer3] method.backbone.weights=$weights"
+
+row() {  # NAME OVERRIDES...
+  case "borders_$1" in *"$part"*) ;; *) return ;; esac
+  .venv/bin/python -m anomaly_lab trainer=cpu logger=none controls=false callbacks.gallery=null callbacks.pictures=null \
+    name="borders_$1" "${@:2}"
+}
+
+# The dense pass against the published one, patch by patch. Without overlap (stride 16) both take minutes.
+for evaluation in dense patchwise; do
+  row "stride16_$evaluation" $layer3 method.evaluation=$evaluation method.stride=16 $transistor
+done
+for data in "$transistor" "$wood"; do
+  row stride4_dense $layer3 method.evaluation=dense $data
+done
+row translation method=variation_model method.alignment=translation $transistor
+row texture method=texture_inspection $wood
+for method in cae ssim_ae ganomaly skip_ganomaly f_anogan anogan; do
+  row quick method=$method experiment=quick data.image_size=128 $transistor
+done
+
+.venv/bin/python experiments/borders/borders.py runs/borders_* | tee experiments/borders/results.csv
