@@ -168,7 +168,7 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture
 def toy(parts: Path) -> tuple[str, ...]:
     """Such a training at 64 px on the tiny data set; words behind these win."""
-    return ("data=folder", f"data.root={parts}", "method=slides_cae", *TINY, "data.image_size=64")
+    return ("data=folder", f"data.root={parts}", "data.category=bar", "method=slides_cae", *TINY, "data.image_size=64")
 
 
 class ToyRun(NamedTuple):
@@ -198,8 +198,8 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, warm_program: WarmProgram)
     home, said = root / "home of somebody", root / "said"
     photos = home / "photos" / "bar"
     words = (
-        "data=folder", f"data.root={photos}", "method=ganomaly", "method.width=8", *TINY, "data.image_size=64",
-        "name=sweep7",
+        "data=folder", f"data.root={photos}", "data.category=bar", "method=ganomaly", "method.width=8", *TINY,
+        "data.image_size=64", "name=sweep7",
     )  # fmt: skip
     with lock(root.with_suffix(".lock"), lambda _: None):
         if not said.is_file():

@@ -249,7 +249,7 @@ def test_ctrl_c_twice_kills_them(sweeping, tmp_path):
 
 def test_the_job_of_a_real_sweep_is_the_run_that_a_single_start_would_be(lab, tiny, parts, tmp_path):
     tiny = [word for word in tiny if "epochs" not in word]  # a method without a gradient has none
-    words = ("data=folder", f"data.root={parts}", "method=variation_model", *tiny, "controls=false")
+    words = ("data=folder", f"data.root={parts}", "data.category=bar", "method=variation_model", *tiny)
     done = lab("-m", *words, "seed=3")
     assert "1 jobs: 1 to start" in done.stdout
     assert "1 done after" in done.stdout
