@@ -35,6 +35,7 @@ Usage
   python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]   a new threshold, without training
   python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file that does not need this package
   python -m anomaly_lab compare FOLDER [--out FILE]         runs side by side: terminal, report.html; .csv, .md, .tex
+  python -m anomaly_lab data check [key=value ...]          what a run would find in the data, without training
   python -m anomaly_lab data cache [clear]                  show or clear the cache of decoded images
   python -m anomaly_lab methods | metrics                   every method, every figure of a result, in a line
   python -m anomaly_lab doctor                              what this machine has, and what is missing

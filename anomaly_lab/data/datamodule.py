@@ -150,7 +150,13 @@ class DataModule(pl.LightningDataModule):
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
+        held_out = len(self.held_out_samples)
         self.held_out_samples = self._readable(self.held_out_samples)
+        if not self.held_out_samples:
+            raise UserError(
+                f"data.on_error=skip: expected a held-out photo for the threshold that can be read, found none of "
+                f"{held_out}; remove what cannot be read, or set a larger data.held_out"
+            )
         self.test_samples = self._readable(self.test_samples)
         device = self.trainer.strategy.root_device if self.trainer else None
         self.store = open_store(

@@ -1,0 +1,64 @@
+"""What `data check` says of a folder, in which something is wrong or nothing."""
+
+import numpy as np
+import pytest
+from hydra.errors import InstantiationException
+
+from anomaly_lab.cli.data import main
+from anomaly_lab.core.messages import explain
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch, capsys, write):
+    """What it prints of twenty good photos and two defective ones with masks."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(20):
+        write(tmp_path / f"part/train/good/{i}.png", np.full((8, 8 + 8 * (i == 5)), 9 * i + 9, np.uint8))
+    for i in range(2):
+        write(tmp_path / f"part/test/hole/{i}.png", np.full((8, 8), 200 + i, np.uint8))
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:4, 2:4] = 255
+    for i in range(2):
+        write(tmp_path / f"part/ground_truth/hole/{i}_mask.png", mask)
+
+    def run(*words):
+        main(["check", "data=folder", "data.root=part", "data.image_size=128", "data.cache=memory", *words])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_layout_counts_sizes_and_what_a_run_does(checked):
+    said = checked()
+    for line in (
+        "data: folder, part, layout: train/good and test/<class>\n",
+        "  test/hole: defects\n",
+        "train: 20 photos (good 20)\n",
+        "test: 2 photos (hole 2)\n",
+        "masks: 2 of 2 defective photos\n",
+        "sizes: 8 x 8 px (21), 16 x 8 px (1)\n",
+        "files: .png (22)\n",
+        "names of good: 0.png, 1.png, 10.png\n",
+        "a run learns from 18 photos, sets its threshold on 2 and tests 2; it sees them at 128 x 128 px, in colour",
+    ):
+        assert line in said
+
+
+def test_a_copy_and_a_file_that_cannot_be_read_are_named_and_are_an_error(checked, tmp_path, capsys):
+    (tmp_path / "part/test/good").mkdir()
+    (tmp_path / "part/test/good/2.png").write_bytes((tmp_path / "part/train/good/0.png").read_bytes())
+    (tmp_path / "part/train/good/x.png").write_bytes(b"junk")
+    with pytest.raises(SystemExit) as ended:
+        checked()
+    said = capsys.readouterr().out
+    assert ended.value.code == 1
+    assert "of training images among the test images" in said
+    assert "x.png: expected" in said
+    assert "sets its threshold on" in said
+    assert "and tests 3;" in said
+
+
+def test_without_data_it_is_one_line(checked):
+    with pytest.raises(InstantiationException) as raised:
+        checked("data.root=nowhere")
+    assert str(explain(raised.value)).startswith("data.root: expected a folder of images, found nothing at nowhere")
