@@ -72,7 +72,7 @@ def test_a_sweep_under_random_kills_ends_like_one_that_two_launchers_shared(lab,
     assert [process.returncode for process in launchers] == [0, 0], told
     logs = [path.read_text() for path in whole.rglob("job.log")]
     assert len(logs) == 2
-    assert sum(log.count("epoch 4/4") for log in logs) == 1  # of slides_cae
+    assert sum(log.count("epoch 4/4:") for log in logs) == 1  # of slides_cae
     assert sum(log.count("already done, skipped") for log in logs) == 2
 
     random = np.random.default_rng(0)
