@@ -86,8 +86,9 @@ def test_packages_that_the_user_trusts(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     node = CAE | {"network": {**CAE["network"], "_target_": "own_nets.small.Small"}}
-    with pytest.raises(UserError, match="trust=PACKAGE"):
-        build(node, Method, "method")
+    for trusted in ((), ["own"], ["own_net"], ["own_nets.small.S"]):  # a package of that name, not what begins so
+        with pytest.raises(UserError, match="trust=PACKAGE|from anomaly_lab"):
+            build(node, Method, "method", trusted)
     assert type(build(node, Method, "method", ["own_nets"]).network).__name__ == "Small"
     with pytest.raises(UserError, match="expected a kind of Autoencoder from anomaly_lab, own_nets"):
         build(CAE | {"network": {"_target_": "own_nets.small.Other"}}, Method, "method", ["own_nets"])

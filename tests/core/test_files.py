@@ -40,6 +40,26 @@ def test_files_are_whole_or_the_old_ones(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
 
 
+def test_two_processes_may_write_one_file_at_once(tmp_path, monkeypatch):
+    path, names = tmp_path / "a.json", []
+
+    def second(part):
+        names.append(part.name)
+        part.write_text("2")
+
+    def first(part):
+        part.write_text("1")
+        names.append(part.name)
+        monkeypatch.setattr("os.getpid", lambda: 1)  # the other process, while the first has not finished
+        write_whole(path, second)
+        assert path.read_text() == "2"
+        assert part.read_text() == "1"
+
+    write_whole(path, first)
+    assert path.read_text() == "1"
+    assert len(set(names)) == 2
+
+
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "deep" / "entry"
 
