@@ -1,7 +1,6 @@
 """The page in a browser: Debian's Chromium without a window, opened from file://, as a user would."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,30 +9,10 @@ from anomaly_lab.report.groups import group
 from anomaly_lab.report.html import page, write_report
 from anomaly_lab.report.matrix import matrices
 from anomaly_lab.runs.collect import collect
-from tests.conftest import need
 from tests.report.synthetic import read_metrics, write_run
 
 WINDOW = {"width": 1300, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One Chromium for all tests of this file; warnings of its libraries are not ours."""
-    there = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    need("browser", all(there), "no chromium and chromedriver (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = there[0]
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,900"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(there[1]))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from anomaly_lab.core.files import write_csv
 from anomaly_lab.evaluation.drawing import write_picture
 from anomaly_lab.inference.results import SCORES
 from anomaly_lab.report.predictions import write_predictions
-from tests.report.test_page import browser, console, open_page, texts  # noqa: F401  # a fixture
+from tests.report.test_page import console, open_page, texts
 
 HOSTILE = "</script><b>.png"
 
@@ -47,7 +47,7 @@ def test_without_a_scored_photo_there_is_no_page(tmp_path):
     assert page_of(tmp_path) is None
 
 
-def test_the_threshold_moves_in_a_browser(browser, out):  # noqa: F811
+def test_the_threshold_moves_in_a_browser(browser, out):
     opened = open_page(browser, page_of(out))
     assert texts(opened, "#counts") == ["1 of 3 photos are abnormal at this threshold (the run's own)."]
     assert [text.split()[0] for text in texts(opened, ".shots figcaption")] == ["abnormal", "normal", "normal"]
