@@ -108,7 +108,8 @@ def groups() -> str:
 
 def methods() -> str:
     """Every method: its paper in a line, and what it sets in other groups."""
-    from anomaly_lab.cli.methods import about, paper, typed
+    from anomaly_lab.cli.methods import about, paper
+    from anomaly_lab.config.wants import typed
 
     lines = []
     for path in sorted((CONF / "method").glob("*.yaml")):

@@ -2,7 +2,6 @@
 
 import ast
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -47,13 +46,6 @@ def about(path: Path) -> tuple[dict, str]:
 def paper(path: Path) -> str:
     """What the first line of the file says about the method."""
     return path.read_text(encoding="utf-8").splitlines()[0].partition(".py: ")[2].rstrip(".")
-
-
-def typed(value: Any) -> str:
-    """A value as it is typed; of an object the name of its class."""
-    if isinstance(value, dict):
-        return value.get("_target_", "{...}").rpartition(".")[2]
-    return {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)
 
 
 def exportable(target: str) -> str:

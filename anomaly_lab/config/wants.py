@@ -41,13 +41,13 @@ def wants_of(config: DictConfig) -> str:
     register()
     pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
     changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    granted = ", ".join(
-        f"{key}={_typed(value)} (default {_typed(default)})" for key, (value, default) in changed.items()
-    )
+    granted = ", ".join(f"{key}={typed(value)} (default {typed(default)})" for key, (value, default) in changed.items())
     method = config.method._target_.split(".")[-2]
     return f"method={method} sets {granted}; a key that you type overrides it" if granted else ""
 
 
-def _typed(value: Any) -> str:
-    """A value as it is typed on the command line."""
+def typed(value: Any) -> str:
+    """A value as it is typed on the command line; of an object the name of its class."""
+    if isinstance(value, dict | DictConfig):
+        return value.get("_target_", "{...}").rpartition(".")[2]
     return {True: "true", False: "false", None: "null"}[value] if isinstance(value, bool | None) else str(value)

@@ -25,6 +25,7 @@ from anomaly_lab.functional.scores import default_score
 from anomaly_lab.methods.base.tiling import WholeImage, enlarge
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS, KINDS, Control, Kind
 from anomaly_lab.metrics.ranking import rank
+from anomaly_lab.runs.measures import strongest
 
 LOCAL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in IMAGE_LEVEL_CONTROLS)
 COMPARED = (
@@ -96,18 +97,6 @@ def strongest_ones(metrics: dict[str, float], found: Figures) -> dict[str, tuple
         for name in COMPARED
         if name in metrics and any(name in figures for figures in found.values())
     }
-
-
-def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float]:
-    """The control with the largest value of a metric, and the value."""
-    values = []
-    for kind, metrics in found.items():
-        if name in metrics:
-            values.append((metrics[name], kind))
-            if kind in IMAGE_LEVEL_CONTROLS:
-                values.append((1 - metrics[name], f"low {kind}"))
-    value, kind = max(values)
-    return kind, value
 
 
 @torch.inference_mode()

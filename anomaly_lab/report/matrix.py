@@ -18,23 +18,23 @@ from anomaly_lab.runs.measures import EITHER_WAY, MEASURES, Measure
 CONFIDENCE = 0.95
 SEEDS = 3  # common seeds, or categories, from which on their differences say something
 RULES = (
-    "A figure is the mean over seeds, ± the standard deviation of the seeds (n - 1).",
-    "The interval is a 95 % one: of the mean over seeds (Student's t) from two seeds on, unless all of them give the "
-    "same value, which says nothing of the noise. Then, and of a single run, only the image AUROC has one: over the "
-    "test images of the first seed (DeLong).",
-    "A figure is marked best in its column where it is better than every other row, controls included, by more than "
-    "noise: the interval of the difference, 95 % over all comparisons of the column together (Bonferroni), lies above "
-    "zero. Where two rows share three seeds or more the difference is taken seed by seed (t). That of the image AUROC "
-    "is taken image by image as well (DeLong), and must hold for every seed they share, or for the first of each. "
-    "Other measures of fewer than three seeds, or of seeds that change nothing, are never marked. Of a control there "
-    "is one value: the interval of the row itself must lie above it.",
-    "The mean over the categories of a data set is marked where the differences, category by category, are more than "
-    "noise (t, three categories or more). Rows that lack a category are never marked there; their number is shown.",
-    "The controls are trivial detectors asked about the same images; a row shows the largest value over the runs of a "
-    "column. A method is flagged where its mean does not exceed the strongest control of its own runs. Brightness and "
-    "sharpness count in either direction.",
-    "Runs are in one row where they differ in the seed alone, or in what describes the data of another category. All "
-    "other differences make rows of their own, told by the settings that differ.",
+    "A figure is the mean over seeds, ± their standard deviation (n - 1).",
+    "The interval is a 95 % interval of the mean over seeds (Student's t). A single seed, or seeds that all give the "
+    "same value, say nothing about noise: then only the image AUROC has an interval, over the test images of the first "
+    "seed (DeLong).",
+    "A figure is marked best if it is better than every other row of its column, controls included, by more than "
+    "noise: the interval of each difference lies above zero, at 95 % for all comparisons of the column together "
+    "(Bonferroni).",
+    "Rows with three common seeds or more are compared seed by seed (t). Image AUROCs are also compared image by image "
+    "(DeLong): for every common seed, or for the first seed of each row. Other measures of fewer than three seeds, or "
+    "of seeds that change nothing, are never marked. A control has a single value, which must lie below the interval.",
+    "The mean over the categories of a data set is marked best if the differences by category are more than noise (t, "
+    "three categories or more). Rows that lack a category are never marked there; the number of missing ones is shown.",
+    "Controls are trivial detectors, tested on the same images. Their row shows the largest value over the runs of a "
+    "column. A method is flagged if its mean does not exceed the strongest control of its own runs. Brightness and "
+    "sharpness count in both directions.",
+    "Runs that differ only in the seed, or in keys that describe another category, form one row. Runs that differ in "
+    "anything else form separate rows, named after the settings that differ.",
 )  # fmt: skip
 
 

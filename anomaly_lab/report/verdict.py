@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from anomaly_lab.metrics.thresholds import Threshold
-from anomaly_lab.runs.measures import EITHER_WAY
+from anomaly_lab.runs.measures import strongest
 
 
 def verdict(
@@ -39,22 +39,16 @@ def against(metrics: Mapping[str, float], controls: Sequence[Mapping[str, str]])
         return ""
     low, high = metrics["image_auroc_low"], metrics["image_auroc_high"]
     text = f"Image AUROC {own:.3f} (95 % interval {low:.3f} to {high:.3f})"
-    values = []
-    for row in controls:
-        if row.get("image_auroc"):
-            kind, value = row["control"], float(row["image_auroc"])
-            values.append((value, kind))
-            if kind in EITHER_WAY:
-                values.append((1 - value, f"low {kind}"))
-    if not values:
+    found = {row["control"]: {"image_auroc": float(row["image_auroc"])} for row in controls if row.get("image_auroc")}
+    if not found:
         return f"{text}."
-    best, kind = max(values)
+    kind, best = strongest("image_auroc", found)
     beats = "" if own > best else ": this method shows nothing that the control does not"
     return f"{text}; the best trivial control, {kind}, reaches {best:.3f}{beats}."
 
 
 def decides(threshold: Threshold) -> str:
-    """The rule, and the false alarms that its images allow to promise."""
+    """The rule, and the lowest false alarm rate that its images can guarantee."""
     what = (
         f"whose score reaches {threshold.image:.4g}"
         if threshold.decided_by == "score"
@@ -62,6 +56,6 @@ def decides(threshold: Threshold) -> str:
     )
     count = threshold.normals
     return (
-        f"An image {what} is rejected: threshold {threshold.name} from {count} good images, which support no false "
-        f"alarm rate below 1 in {count + 1}."
+        f"An image {what} is rejected (threshold rule {threshold.name}). Its {count} held-out good images cannot "
+        f"guarantee a false alarm rate below 1 in {count + 1}."
     )

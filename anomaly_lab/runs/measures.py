@@ -52,6 +52,18 @@ EITHER_WAY = {"brightness", "sharpness"}  # controls of the whole image: darker 
 NO_LOSS = ("samples/", "seconds/", "reinitialisations", "gradient_norm")  # logged by epoch, but not losses
 
 
+def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float]:
+    """The control with the largest value of a metric, and that value; image scores count in both directions."""
+    values = []
+    for kind, metrics in found.items():
+        if name in metrics:
+            values.append((metrics[name], kind))
+            if kind in EITHER_WAY:
+                values.append((1 - metrics[name], f"low {kind}"))
+    value, kind = max(values)
+    return kind, value
+
+
 def is_loss(name: str) -> bool:
     """Whether a logged value of an epoch is a loss."""
     return name != "epoch" and not any(part in name for part in NO_LOSS)

@@ -12,7 +12,7 @@ from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.evaluation import controls
-from anomaly_lab.evaluation.controls import COMPARED, FIGURES, Controls, not_beaten, strongest
+from anomaly_lab.evaluation.controls import COMPARED, FIGURES, Controls, not_beaten
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.tiling import WholeImage
@@ -25,11 +25,6 @@ FOUND = {
     "mean_image": {"image_auroc": 0.7, "pixel_auroc": 0.8},
     "gray_ssim": {"image_auroc": 0.6, "pixel_auroc": 0.85},
 }
-
-
-def test_the_strongest_control_counts_and_a_number_of_the_image_in_either_direction():
-    assert strongest("pixel_auroc", FOUND) == ("gray_ssim", 0.85)
-    assert strongest("image_auroc", FOUND) == ("low brightness", 0.9)
 
 
 def test_what_is_not_above_the_strongest_control_is_told():

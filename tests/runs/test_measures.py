@@ -2,7 +2,7 @@
 
 from anomaly_lab.evaluation.controls import COMPARED
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
-from anomaly_lab.runs.measures import BY_KEY, EITHER_WAY, is_loss
+from anomaly_lab.runs.measures import BY_KEY, EITHER_WAY, is_loss, strongest
 from tests.training.test_run import NAMES
 
 NOT_SHOWN = {"threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "precision", "result_version"} | {
@@ -30,3 +30,13 @@ def test_what_is_no_loss():
         "generator/gradient_norm",
     )
     assert [is_loss(name) for name in names] == [False, True, True, False, False, False]
+
+
+def test_the_strongest_control_counts_and_a_number_of_the_image_in_either_direction():
+    found = {
+        "brightness": {"image_auroc": 0.1},
+        "mean_image": {"image_auroc": 0.7, "pixel_auroc": 0.8},
+        "gray_ssim": {"image_auroc": 0.6, "pixel_auroc": 0.85},
+    }
+    assert strongest("pixel_auroc", found) == ("gray_ssim", 0.85)
+    assert strongest("image_auroc", found) == ("low brightness", 0.9)

@@ -104,10 +104,10 @@ function decisions(run, images) {
   for (const left of ["change", "blur"]) exact.addEventListener(left, () => { if (exact.value === "") exact.value = String(current); });
   const back = el("button", { type: "button", id: "threshold-back", onclick: () => update(own) }, "the run's own");
   const node = el("div", {},
-    el("h3", {}, "Where the line is drawn"),
+    el("h3", {}, "Threshold"),
     el("p", { class: "quiet" }, `An image is called abnormal where its score reaches the threshold. The run's own, ${score(own)}, comes from held-out good images`,
       run.thresholds.length ? ` (${run.thresholds[0].name}, ${run.thresholds[0].normals} images)` : "", "; moving it here is hindsight.",
-      run.thresholds.length > 1 ? ` It was drawn again later (${run.thresholds.slice(1).map((line) =>
+      run.thresholds.length > 1 ? ` It was replaced later (${run.thresholds.slice(1).map((line) =>
         `${line.name} ${score(line.image)}`).join(", ")}); these figures are those of the test.` : ""),
     el("div", { class: "threshold" }, slider, exact, back), figures,
     el("div", { class: "charts" },
