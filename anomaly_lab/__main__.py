@@ -36,7 +36,7 @@ Usage
   python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file that does not need this package
   python -m anomaly_lab compare FOLDER [--out FILE]         runs side by side: terminal, report.html; .csv, .md, .tex
   python -m anomaly_lab data check [key=value ...]          what a run would find in the data, without training
-  python -m anomaly_lab data cache [clear]                  show or clear the cache of decoded images
+  python -m anomaly_lab data cache [clear [ENTRY]]          show or clear the cache of decoded images
   python -m anomaly_lab methods | metrics                   every method, every figure of a result, in a line
   python -m anomaly_lab doctor                              what this machine has, and what is missing
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline

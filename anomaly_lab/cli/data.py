@@ -3,16 +3,18 @@
 import shutil
 from pathlib import Path
 
+from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.lock import lock
-from anomaly_lab.data.cache import default_folder, lock_of, size
+from anomaly_lab.data.cache import Entry, default_folder, entries, is_in_use, lock_of
 
-USAGE = "python -m anomaly_lab data cache [clear] [data.cache_dir=FOLDER]"
+USAGE = "python -m anomaly_lab data cache [clear [ENTRY|DATA_FOLDER]] [data.cache_dir=FOLDER]"
 CHECK = "python -m anomaly_lab data check KEY=VALUE ...   what a run with these keys would find, without training"
+SHORT = 10  # digits of the name of an entry that are shown
 
 
 def main(arguments: list[str]) -> None:
-    """Check data; or show the cache entries or clear them; entries that are being written stay."""
+    """Check data; or show the cache entries or clear them; entries that another process writes or uses stay."""
     if {"--help", "-h"} & set(arguments) or not arguments:
         print(f"usage: {USAGE}\n       {CHECK}")
         return
@@ -25,26 +27,66 @@ def main(arguments: list[str]) -> None:
     if arguments[-1].startswith("data.cache_dir="):
         folder = Path(arguments[-1].partition("=")[2]).expanduser()
         arguments = arguments[:-1]
-    if arguments not in (["cache"], ["cache", "clear"]):
+    if arguments[:1] != ["cache"] or arguments[1:2] not in ([], ["clear"]) or len(arguments) > 3:
         raise UserError(f"data: expected {USAGE}, or {CHECK.partition('   ')[0]}, found {' '.join(arguments)!r}")
-    entries = [path for path in sorted(folder.glob("*")) if path.is_dir()]
-    total = sum(size(path) for path in entries)
+    found = entries(folder)
     if arguments == ["cache"]:
-        for path in entries:
-            print(f"{size(path) / 2**20:10.1f} MB  {path}")
-        print(f"{total / 2**20:10.1f} MB  in {len(entries)} entries of {folder}")
-        return
-    cleared = sum(_clear(path) for path in entries)
-    print(f"cleared {cleared / 2**20:.1f} of {total / 2**20:.1f} MB in {folder}")
+        show(found, folder)
+    else:
+        clear(named(found, arguments[2], folder) if len(arguments) == 3 else found, folder)
 
 
-def _clear(path: Path) -> int:
-    """Remove an entry, complete or not, unless it is being written; returns the bytes freed."""
+def show(found: list[Entry], folder: Path) -> None:
+    """Print a line per entry, then the sum."""
+    rows = [("entry", "last used", "size", "content", "data")]
+    for entry in found:
+        used = f"{entry.used:%Y-%m-%d %H:%M}" if entry.used else "unknown"
+        data = ", ".join(entry.folders) or "unknown"
+        rows.append((entry.path.name[:SHORT], used, megabytes(entry.size), entry.content, data))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows if found else []:
+        print(printable("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
+    print(f"{megabytes(sum(entry.size for entry in found))} in {len(found)} entries of {folder}")
+
+
+def named(found: list[Entry], word: str, folder: Path) -> list[Entry]:
+    """The entry whose name begins so, or those of the data in this folder. Raises UserError for none or two names."""
+    matches = [entry for entry in found if word and entry.path.name.startswith(word)]
+    if len(matches) > 1:
+        names = ", ".join(entry.path.name for entry in matches)
+        raise UserError(f"data cache clear: expected the beginning of one entry's name, found {word!r} of {names}")
+    matches = matches or [entry for entry in found if word and entry.belongs_to(Path(word).expanduser())]
+    if not matches:
+        raise UserError(
+            f"data cache clear: expected the beginning of the name of an entry of {folder}, or a folder of photos that "
+            f"has one, found {word!r}; python -m anomaly_lab data cache lists them"
+        )
+    return matches
+
+
+def clear(found: list[Entry], folder: Path) -> None:
+    """Remove the entries that nobody uses. Raises UserError if all of them are in use."""
+    gone = [entry for entry in found if removed(entry.path)]
+    if found and not gone:
+        raise UserError(f"data cache clear: expected an entry that no process uses, found {len(found)} in use")
+    freed, total = (megabytes(sum(entry.size for entry in some)) for some in (gone, found))
+    left = f"; {len(found) - len(gone)} in use, left" if len(gone) < len(found) else ""
+    print(f"cleared {freed} of {total}, {len(gone)} entries of {folder}{left}")
+
+
+def removed(path: Path) -> bool:
+    """Remove an entry, complete or not, unless another process writes or uses it."""
     name = path.name.removeprefix(".").partition(".")[0]
     try:
         with lock(lock_of(path.with_name(name)), None):
-            freed = size(path)
+            if is_in_use(path):
+                return False
             shutil.rmtree(path)
-            return freed
-    except BlockingIOError:
-        return 0
+            return True
+    except (BlockingIOError, FileNotFoundError):  # or somebody else has removed it
+        return False
+
+
+def megabytes(size: int) -> str:
+    """A size in bytes as text."""
+    return f"{size / 2**20:.1f} MB"

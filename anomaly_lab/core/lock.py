@@ -63,11 +63,20 @@ def _is(file: IO[str], path: Path) -> bool:
         return False
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file; True also if that cannot be determined. Writes nothing."""
+def share(file: IO[bytes]) -> None:
+    """Mark an open file as in use until it and every mapping of it are closed; many processes may do so at a time."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_held(path: Path, shared: bool = False) -> bool:
+    """Whether a process holds a lock file, or, for `shared`, has marked a file as in use.
+
+    True also if that cannot be determined. Writes nothing.
+    """
     try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with path.open("rb") as file:
+            fcntl.flock(file, (fcntl.LOCK_EX if shared else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             return False
     except FileNotFoundError:
         return False

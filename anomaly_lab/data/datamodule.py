@@ -1,5 +1,6 @@
 """The data of a run: patches or whole images for training, whole images for threshold and test."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cached_property
@@ -121,6 +122,8 @@ class DataModule(pl.LightningDataModule):
         self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
         self.test_samples = splits.test
         self.remarks = splits.remarks
+        folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
+        self.data_folder = Path(os.path.commonpath(folders))
         self.augmentation = augmentation if augmented else Augmentation()
         self.kind: Kind = kind
         self.decoding = decoding
@@ -159,9 +162,8 @@ class DataModule(pl.LightningDataModule):
             )
         self.test_samples = self._readable(self.test_samples)
         device = self.trainer.strategy.root_device if self.trainer else None
-        self.store = open_store(
-            self.train_samples, self.decoding, self.workers, self.cache, self.cache_dir, self.on_error, device
-        )
+        kept = self.cache, self.cache_dir, self.on_error, device, self.data_folder
+        self.store = open_store(self.train_samples, self.decoding, self.workers, *kept)
         self.train_samples = self.store.samples
         if remark := unused_range():
             say(remark)

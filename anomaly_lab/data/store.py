@@ -17,7 +17,7 @@ from torch import Tensor
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import writing
-from anomaly_lab.core.lock import lock
+from anomaly_lab.core.lock import lock, share
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data import cache
 from anomaly_lab.data.images import Decoding
@@ -84,12 +84,14 @@ def open_store(
     folder: Path,
     on_error: Literal["stop", "skip"] = "stop",
     device: torch.device | None = None,
+    data_folder: Path | None = None,
 ) -> Store:
     """Decode the images of `samples`, or find them decoded by an earlier run; prints number, size and place.
 
     `kept`: `none`; `memory`, of this process; `disk`, a memory-mapped file below `folder` that runs share; `device`,
     the same on the accelerator; `auto`, on the accelerator if that takes less than half of its free memory, else on
-    disk. If `folder` cannot be written, the images stay in memory and one line says so.
+    disk. If `folder` cannot be written, the images stay in memory and one line says so. An entry on disk notes that
+    the data of `data_folder` use it, and `data cache clear` leaves it while its images are mapped.
 
     Raises UserError naming the first file that cannot be read (`on_error=stop`) or that changes while it is read.
     """
@@ -99,7 +101,7 @@ def open_store(
     store = _in_memory(samples, decoding, workers, on_error) if kept == "memory" else None
     if store is None:
         try:
-            store = _on_disk(samples, decoding, workers, on_error, folder)
+            store = _on_disk(samples, decoding, workers, on_error, folder, data_folder)
         except OSError as error:
             say(f"cache: {folder} cannot be used ({error}); continuing without it, images stay in memory")
             store = _in_memory(samples, decoding, workers, on_error)
@@ -122,7 +124,9 @@ def _in_memory(samples: list[Sample], decoding: Decoding, workers: int, on_error
     return Decoded(images[: len(good)], good, boxes)
 
 
-def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path) -> Decoded:
+def _on_disk(
+    samples: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path, data_folder: Path | None
+) -> Decoded:
     """The cache entry of these files and settings; the first process writes it while the others wait."""
     settings = decoding
     files = [sample.path for sample in samples]
@@ -139,19 +143,22 @@ def _on_disk(samples: list[Sample], decoding: Decoding, workers: int, on_error: 
             with writing(path) as part:
                 part.mkdir()
                 shape = _shape(samples, decoding)
-                _reserve(part / "images", int(np.prod(shape)))
-                images = np.memmap(part / "images", dtype=np.uint8, mode="r+", shape=shape)
+                _reserve(part / cache.IMAGES, int(np.prod(shape)))
+                images = np.memmap(part / cache.IMAGES, dtype=np.uint8, mode="r+", shape=shape)
                 good, boxes = _read_all(samples, decoding, workers, on_error, images.__setitem__)
                 images.flush()
                 for file, before, now in zip(files, content, _digests(files), strict=True):
                     if now != before:  # since it was hashed, perhaps long before it was decoded
                         raise UserError(f"{file}: expected a file that stays as it is, found that it changed")
                 places = [[samples.index(sample), *box] for sample, box in zip(good, boxes, strict=True)]
-                about = {"shape": shape, "places": places, "sha256": _sha256(part / "images")}
-                (part / "about.json").write_text(json.dumps(about))
-    about = json.loads((path / "about.json").read_text())
-    # Mapped copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
-    images = np.memmap(path / "images", dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
+                about = {"shape": shape, "places": places, "sha256": _sha256(part / cache.IMAGES)}
+                (part / cache.ABOUT).write_text(json.dumps(about))
+        cache.note_use(path, data_folder)
+        about = json.loads((path / cache.ABOUT).read_text())
+        with (path / cache.IMAGES).open("rb") as file:
+            share(file)  # as long as the images are mapped
+            # Copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
+            images = np.memmap(file, dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
     good = [samples[place[0]] for place in about["places"]]
     boxes = [(place[1], place[2], place[3], place[4]) for place in about["places"]]
     return Decoded(torch.from_numpy(images)[: len(good)], good, boxes)
@@ -168,15 +175,15 @@ def _reserve(path: Path, size: int) -> None:
 def _is_whole(path: Path, count: int) -> bool:
     """Whether an entry is what was written, byte for byte, and about `count` samples at most."""
     try:
-        about = json.loads((path / "about.json").read_text())
+        about = json.loads((path / cache.ABOUT).read_text())
         numbers = [*about["shape"], *(number for place in about["places"] for number in place)]
         rows = {len(place) for place in about["places"]} == {5} and len(about["places"]) <= about["shape"][0] == count
         return (
             rows
             and all(type(number) is int and number >= 0 for number in numbers)
             and all(place[0] < count for place in about["places"])
-            and (path / "images").stat().st_size == int(np.prod(about["shape"]))
-            and about["sha256"] == _sha256(path / "images")
+            and (path / cache.IMAGES).stat().st_size == int(np.prod(about["shape"]))
+            and about["sha256"] == _sha256(path / cache.IMAGES)
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False

@@ -16,7 +16,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv, write_json, writing
 from anomaly_lab.core.lock import lock
 from anomaly_lab.core.types import Prediction
-from anomaly_lab.data.cache import lock_of
+from anomaly_lab.data.cache import FIGURES, lock_of, note_use
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.placement import content
 from anomaly_lab.evaluation.evaluation import Evaluation
@@ -32,7 +32,6 @@ COMPARED = (
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro",
     "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed",
 )  # fmt: skip
-FIGURES = "controls.json"  # in an entry of the cache
 Figures = dict[str, dict[str, float]]  # of each kind, by the name of the metric
 
 
@@ -64,11 +63,12 @@ class Controls(pl.Callback):
                 say(f"cache: {cache} cannot be used ({error}); the controls are computed for this run alone")
                 cache = None
             self.found = of_all_processes([_read(cache)])[0]
-            if self.found:
-                return
-            self.found = figures_of(trainer)
+            if not self.found:
+                self.found = figures_of(trainer)
+                if cache is not None:
+                    _write(cache, self.found)
             if cache is not None:
-                _write(cache, self.found)
+                note_use(cache, data_of(trainer).data_folder)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare and write; `Evaluation` precedes this callback and has its metrics."""
