@@ -2,10 +2,16 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 
 from anomaly_lab.__main__ import COMMANDS
+from anomaly_lab.cli import train
+from anomaly_lab.config.files import CONF
+from anomaly_lab.launch import cost
 from tests.conftest import METHODS, ROOT
 
 
@@ -60,6 +66,39 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
         "a key that you type overrides it\n"
     )
     assert done.stderr == "error: method.optimizer: Invalid epsilon value: -1\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_says_state_data_and_cost_and_leaves_nothing_even_with_a_flag_of_hydra(
+    parts, tmp_path, monkeypatch, capsys
+):
+    (parts / "train/good/again.png").write_bytes((parts / "train/good/000.png").read_bytes())
+    monkeypatch.setattr(cost, "rate_of", lambda config: cost.Rate(0.5, None, "one step"))
+    words = (
+        "data=folder",
+        f"data.root={parts}",
+        "data.patches=100",
+        "budget.epochs=3",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*words, "dry_run=true"])
+    folder = train.folder_of(train.check(config))
+    folder.mkdir(parents=True)  # as Hydra does before the job
+    about = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(folder)), mode=RunMode.RUN)
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: about)
+    train.job(config)
+    state, data, remarks, estimate = capsys.readouterr().out.splitlines()
+    assert state == f"to start: {folder}"
+    assert data.startswith("data: folder, ")
+    assert data.endswith(
+        "layout: train/good and test/<class>; train: 11 photos (good 11), 1 of them held out; "
+        "test: 10 photos (good 5, hole 5); masks: 5 of 5 defective photos"
+    )
+    assert remarks.startswith("remarks: byte copies among the training images, held out together: 1, such as ")
+    assert estimate == (
+        "estimate (computed) of the whole run: about 3 min; 500.0 ms a patch measured on one step, tests not counted"
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -3,57 +3,66 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anomaly_lab.core.console import printable
-from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Placement
+from anomaly_lab.data.images import Decoding
 
 EXAMPLES = 3  # names shown of each kind of image
 MOST = 5  # sizes and suffixes listed
 
 
+@dataclass(frozen=True)
+class Measuring(Decoding):
+    """Notes height and width of every photo that it decodes."""
+
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # by path
+
+    def _place(self, name: str, photo: np.ndarray) -> Placement:
+        placement = super()._place(name, photo)
+        self.sizes[name] = placement.photo
+        return placement
+
+
 def check_data(words: list[str]) -> None:
-    """Compose the configuration as a run does, and print what its data are.
+    """Compose the configuration as a run does, and print what its data are; every photo is decoded once.
 
     Raises UserError where there are no data; ends with exit code 1 where photos cannot be read.
     """
     resolved = configuration(words)
     from hydra.utils import instantiate
 
-    from anomaly_lab.core.parallel import prefetch
-    from anomaly_lab.data.samples import Sample, describe
+    from anomaly_lab.data.samples import describe
 
     datamodule = instantiate(resolved["data"]["datamodule"])
+    datamodule.decoding, datamodule.cache = (
+        Measuring(*astuple(datamodule.decoding)),
+        "none",
+    )  # a cached photo has no size
     splits = instantiate(resolved["data"]["layout"])
     samples = [*splits.train, *splits.test]
-    print("\n".join(lines(describe(splits), resolved)), flush=True)
-
-    def size(sample: Sample) -> tuple[int, int] | None:
-        try:
-            return datamodule.decoding.size(sample.path)
-        except UserError:
-            return None  # `setup` says why
-
-    with closing(prefetch(size, samples, datamodule.workers)) as read:
-        sizes = Counter(found for found in read if found)
+    about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)
+    print("\n".join(describe(splits).lines(*about)), flush=True)
+    datamodule.setup("fit")  # prints the remarks
+    decoding = datamodule.decoding
+    sizes = Counter(decoding.sizes.values())
     print(f"sizes: {most_common((f'{width} x {height} px', n) for (height, width), n in sizes.items())}")
     suffixes = Counter(sample.path.suffix.lower() for sample in samples)
     print(f"files: {most_common(suffixes.items())}")
     for defect, paths in by_defect(samples).items():
         print(f"names of {defect}: {', '.join(printable(path.name) for path in paths[:EXAMPLES])}")
-    before = len(datamodule.train_samples) + len(datamodule.held_out_samples) + len(datamodule.test_samples)
-    datamodule.setup("fit")  # prints the remarks
-    after = len(datamodule.train_samples) + len(datamodule.held_out_samples) + len(datamodule.test_samples)
-    decoding = datamodule.decoding
+    used = [datamodule.train_samples, datamodule.held_out_samples, datamodule.test_samples]
     print(
-        f"a run learns from {len(datamodule.train_samples)} photos, sets its threshold on "
-        f"{len(datamodule.held_out_samples)} and tests {len(datamodule.test_samples)}; it sees them at "
-        f"{decoding.image_size} x {decoding.image_size} px, {'gray' if decoding.channels == 1 else 'in colour'}, "
-        f"as {resolved['data']['datamodule']['kind']}s"
+        f"a run learns from {len(used[0])} photos, sets its threshold on {len(used[1])} and tests {len(used[2])}; it "
+        f"sees them at {decoding.image_size} x {decoding.image_size} px, "
+        f"{'gray' if decoding.channels == 1 else 'in colour'}, as {resolved['data']['datamodule']['kind']}s"
     )
-    if after < before:
+    if sum(map(len, used)) < len(samples):
         sys.exit(1)
 
 
@@ -71,19 +80,6 @@ def configuration(words: list[str]) -> dict[str, Any]:
         words = [*words, "data.on_error=skip"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return check(compose(words))
-
-
-def lines(found: Any, resolved: dict[str, Any]) -> list[str]:
-    """Layout, folders, and counts by split and defect."""
-    answer = [f"data: {resolved['data']['name']}, {resolved['data']['category']}, layout: {found.layout or 'a table'}"]
-    answer += [f"  {printable(folder)}: {role}" for folder, role in found.folders.items()]
-    for split, counts in found.counts.items():
-        parts = ", ".join(f"{printable(defect)} {number}" for defect, number in counts.items())
-        answer.append(f"{split}: {sum(counts.values())} photos{f' ({parts})' if parts else ''}")
-    abnormal = sum(number for defect, number in found.counts["test"].items() if defect.rpartition("/")[2] != "good")
-    if abnormal:
-        answer.append(f"masks: {found.masks} of {abnormal} defective photos")
-    return answer
 
 
 def by_defect(samples: Iterable[Any]) -> dict[str, list[Path]]:

@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -16,12 +17,13 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.overrides import as_people_write, composed
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
-from anomaly_lab.core.console import say
+from anomaly_lab.core.console import printable, say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import is_user_mistake, mistakes_in_one_line
+from anomaly_lab.data.samples import describe, hold_out
 from anomaly_lab.launch.job import end_with_launcher
-from anomaly_lab.runs.folder import refuse_unwritable, state_of
+from anomaly_lab.runs.folder import refuse_unwritable, remove_empty, state_of
 from anomaly_lab.runs.lock import exclusive
 from anomaly_lab.runs.naming import folder_of, place_of
 
@@ -40,11 +42,11 @@ def main() -> None:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(overrides)
             resolved = check(config)
+        if resolved["dry_run"]:
+            dry_run(resolved)
+            return
         place = place_of(resolved)
         state = state_of(*place, resolved["rerun"])
-        if resolved["dry_run"]:
-            print(f"{state}: {place.folder}")
-            return
         if state == "finished":  # before Hydra writes to the folder and torch is imported
             print(f"already done, skipped: {place.folder} (rerun=true does it again)")
             return
@@ -74,12 +76,33 @@ def compose(overrides: list[str]) -> DictConfig:
     return config
 
 
+def dry_run(resolved: dict[str, Any]) -> None:
+    """Print what a run would do: its state and folder, its data in short, and what it would cost. Writes nothing."""
+    place, data = place_of(resolved), resolved["data"]
+    state = state_of(*place, resolved["rerun"])
+    print(f"{state}: {place.folder}")
+    splits = hydra.utils.instantiate(data["layout"])
+    _, held_out = hold_out(splits.train, data["held_out"], data["split_seed"])
+    found = describe(splits)._replace(folders={})
+    print("; ".join(found.lines(data["name"], data["category"], len(held_out))))
+    if found.remarks:
+        print(f"remarks: {'; '.join(map(printable, found.remarks))}")
+    if state != "finished":
+        from anomaly_lab.launch.cost import cost_of  # and torch with it, where a step is measured
+
+        print(f"estimate (computed) of the whole run: {cost_of([resolved])[1]}", flush=True)
+
+
 def job(config: DictConfig) -> None:
     """Train and test one configuration."""
     gc.enable()
     about = HydraConfig.get()
     folder = Path(about.runtime.output_dir)
     with mistakes_in_one_line():  # here, because Hydra would add a line of its own
+        if config.dry_run:  # typed with a flag of Hydra, which has made the folder
+            remove_empty(folder, Path(config.runs_dir).absolute())
+            dry_run(check(config))
+            return
         if about.mode == RunMode.MULTIRUN and is_several(config.trainer):  # this process runs a sweep
             launcher = about.launcher["_target_"].rpartition(".")[2]
             raise UserError(

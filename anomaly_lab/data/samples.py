@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
 
 
@@ -39,6 +40,17 @@ class Description(NamedTuple):
     masks: int  # test images with a mask
     folders: dict[str, str]
     remarks: list[str]
+
+    def lines(self, name: str, category: str, held_out: int) -> list[str]:
+        """Layout, folders, and counts by split and defect, a line each; `held_out` of the training images are so."""
+        answer = [f"data: {name}, {category}, layout: {self.layout or 'a table'}"]
+        answer += [f"  {printable(folder)}: {role}" for folder, role in self.folders.items()]
+        for split, counts in self.counts.items():
+            parts = ", ".join(f"{printable(defect)} {number}" for defect, number in counts.items())
+            answer.append(f"{split}: {sum(counts.values())} photos{f' ({parts})' if parts else ''}")
+            answer[-1] += f", {held_out} of them held out" if split == "train" else ""
+        abnormal = sum(number for defect, number in self.counts["test"].items() if defect.rpartition("/")[2] != "good")
+        return [*answer, f"masks: {self.masks} of {abnormal} defective photos"] if abnormal else answer
 
 
 def describe(splits: Splits) -> Description:

@@ -1,4 +1,4 @@
-"""Estimate of the cost of a sweep before it starts, from similar earlier runs or from one training step.
+"""Estimate of the cost of a sweep or a run before it starts, from similar earlier runs or from one training step.
 
 The seconds per patch and per test image are measured on finished runs with the same method, sizes and kind of device,
 or on one training step here. The cost of a job is patches x epochs times the former, test images times the latter, plus
@@ -49,23 +49,27 @@ def estimate(jobs: list[Job], at_a_time: int | None) -> list[str]:
         kinds.setdefault(likeness(job.config), []).append(job)
     lines, total, unknown = [], 0.0, 0
     for alike in kinds.values():
-        rate, config = rate_of(alike[0].config), alike[0].config
-        data = config["data"]
-        what = f"{config['method']['name']}, {data['patch_size']} px, {data['channels']} channels, {len(alike)} jobs"
-        if rate is None:
-            unknown += len(alike)
-            lines.append(f"  {what}: not known, for want of an earlier run like these")
-            continue
-        seconds = [seconds_of(job.config, rate) for job in alike]
-        total += sum(seconds)
-        tests = "" if rate.test is not None else ", tests not counted"
-        measured = f"{1000 * rate.training:.1f} ms a patch measured on {rate.source}{tests}"
-        lines.append(f"  {what}: about {duration(sum(seconds))}; {measured}")
+        method, data = alike[0].config["method"]["name"], alike[0].config["data"]
+        seconds, words = cost_of([job.config for job in alike])
+        lines.append(f"  {method}, {data['patch_size']} px, {data['channels']} channels, {len(alike)} jobs: {words}")
+        total += seconds or 0
+        unknown += len(alike) if seconds is None else 0
     if not lines:
         return []
     together = f", {at_a_time} at a time {duration(total / at_a_time)}" if at_a_time and at_a_time > 1 else ""
     rest = f" and {unknown} jobs of which nothing is known" if unknown else ""
     return [f"estimate (computed): {duration(total)} one after another{together}{rest}", *lines]
+
+
+def cost_of(alike: list[dict[str, Any]]) -> tuple[float | None, str]:
+    """The seconds of similar jobs together, None if that is not known; and in words, with their source."""
+    rate = rate_of(alike[0])
+    if rate is None:
+        return None, "not known, for want of a similar earlier run"
+    seconds = sum(seconds_of(config, rate) for config in alike)
+    tests = "" if rate.test is not None else ", tests not counted"
+    measured = f"{1000 * rate.training:.1f} ms a patch measured on {rate.source}{tests}"
+    return seconds, f"about {duration(seconds)}; {measured}"
 
 
 def seconds_of(config: dict[str, Any], rate: Rate) -> float:

@@ -73,6 +73,13 @@ def refuse_unwritable(folder: Path) -> None:
         ) from error
 
 
+def remove_empty(folder: Path, upto: Path) -> None:
+    """Remove a folder and those above it, up to and including `upto`, as long as they are empty."""
+    while folder.is_relative_to(upto) and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
 def maker_of(folder: Path) -> str | None:
     """The version that made a run folder that this version cannot read; None if it can read or start it."""
     job = read_job(folder)

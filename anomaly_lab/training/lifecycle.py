@@ -19,7 +19,7 @@ from anomaly_lab.core.messages import is_user_mistake
 from anomaly_lab.report.html import write_report
 from anomaly_lab.report.verdict import verdict
 from anomaly_lab.runs.checkpoint import load_checkpoint
-from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, state_of, write_job
+from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, remove_empty, state_of, write_job
 from anomaly_lab.runs.naming import place_of, versions_of
 from anomaly_lab.runs.stored import CONFIG, last_threshold
 from anomaly_lab.tracking.loggers import RUN_ID
@@ -102,14 +102,9 @@ def _identity(folder: Path) -> list[tuple[int, int] | None]:
 
 
 def remove(folder: Path, upto: Path) -> None:
-    """Remove a folder, and then the empty folders above it, up to and including `upto`."""
+    """Remove a folder, and then the empty folders above it (`remove_empty`)."""
     shutil.rmtree(folder, ignore_errors=True)  # on a network drive an open log stays until it is closed
-    for parent in folder.parents:
-        if any(parent.iterdir()):
-            return
-        parent.rmdir()
-        if parent == upto:
-            return
+    remove_empty(folder.parent, upto)
 
 
 def write_page(folder: Path) -> None:

@@ -6,6 +6,7 @@ from hydra.errors import InstantiationException
 
 from anomaly_lab.cli.data import main
 from anomaly_lab.core.messages import explain
+from anomaly_lab.data import images
 
 
 @pytest.fixture
@@ -28,12 +29,15 @@ def checked(tmp_path, monkeypatch, capsys, write):
     return run
 
 
-def test_layout_counts_sizes_and_what_a_run_does(checked):
+def test_layout_counts_sizes_and_what_a_run_does_from_one_reading_of_each_photo(checked, monkeypatch):
+    decoded, read = [], images.read_photo
+    monkeypatch.setattr(images, "read_photo", lambda photo, *how: decoded.append(photo) or read(photo, *how))
     said = checked()
+    assert len(decoded) == len(set(decoded)) == 22
     for line in (
         "data: folder, part, layout: train/good and test/<class>\n",
         "  test/hole: defects\n",
-        "train: 20 photos (good 20)\n",
+        "train: 20 photos (good 20), 2 of them held out\n",
         "test: 2 photos (hole 2)\n",
         "masks: 2 of 2 defective photos\n",
         "sizes: 8 x 8 px (21), 16 x 8 px (1)\n",

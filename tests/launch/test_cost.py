@@ -106,7 +106,7 @@ def test_the_estimate_of_a_sweep_is_the_sum_and_says_what_is_missing(configured,
         "ssim_ae, 128 px, 1 channels, 1 jobs: about 11 min; 2000.0 ms a patch measured on 2 earlier runs"
     )
     assert lines[3].endswith(
-        "variation_model, 128 px, 1 channels, 1 jobs: not known, for want of an earlier run like these"
+        "variation_model, 128 px, 1 channels, 1 jobs: not known, for want of a similar earlier run"
     )
     assert estimate([], 2) == []
 
