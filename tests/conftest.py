@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 
 from anomaly_lab.core.console import print_messages
 from anomaly_lab.core.lock import lock
-from tests.warm import WarmProgram
+from tests.warm import WarmProgram, compose_quickly
+
+compose_quickly()
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))

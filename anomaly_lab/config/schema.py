@@ -110,6 +110,7 @@ def _is_module(folder: Path, parts: list[str]) -> bool:
     return path.is_dir() or any(path.parent.glob(f"{path.name}.*"))
 
 
+@cache
 def _names(tree: ast.Module) -> set[str]:
     """The names that a module may have; empty if its source does not show them."""
     names: set[str] = set()
