@@ -24,6 +24,7 @@ COMMANDS = (
     "doctor",
     "sync",
     "dashboard",
+    "completion",
 )  # modules of cli/
 HELP = """\
 anomaly_lab: which unsupervised detector finds the defects on your parts
@@ -41,6 +42,7 @@ Usage
   python -m anomaly_lab doctor                              what this machine has, and what is missing
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
   python -m anomaly_lab dashboard entity=NAME project=NAME  save a W&B workspace that compares methods
+  eval "$(anomaly-lab completion)"                          let the shell complete commands, options, key=value
 
 Examples
   python -m anomaly_lab experiment=demo                     generated data, a minute or two
@@ -67,7 +69,7 @@ Keys people set most
 
 More
   --cfg job [--resolve]            the whole configuration [with resolved values]
-  --hydra-help                     flags of Hydra: --info, shell completion for `anomaly-lab`
+  --hydra-help                     flags of Hydra, such as --info
 """
 
 

@@ -18,6 +18,7 @@ usage: {USAGE}
   --metric: the metrics of the tables, out of {", ".join(BY_KEY)}
     (default: image_auroc, and pixel_aupro if there are masks); the page shows all
 """
+OPTIONS = ("--out", "--metric")
 DEFAULT = ("image_auroc", "pixel_aupro")
 SUFFIXES = (".html", ".csv", ".md", ".tex")
 
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> tuple[list[Path], list[Path], list[str]]:
     """Folders, output files and metrics; `--out FILE`, `--out=FILE` and `out=FILE` are equal. Raises UserError."""
-    folders, options = [], {"out": list[str](), "metric": list[str]()}
+    folders, options = [], {name.removeprefix("--"): list[str]() for name in OPTIONS}
     remaining = iter(arguments)
     for argument in remaining:
         name, equals, value = argument.partition("=")

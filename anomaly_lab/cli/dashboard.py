@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 USAGE = "dashboard entity=NAME project=NAME [name=TITLE]"
 NAME = "Which method wins"
-KNOWN: Options = {
+OPTIONS: Options = {
     "entity": "user or team in W&B",
     "project": "the W&B project of the runs: their `logger.project`, by default anomaly_lab",
     "name": f"title of the workspace (default: {NAME}); every call saves a new workspace",
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
     Raises UserError for wrong options, without wandb-workspaces, without a key, and for an error of the service.
     """
-    options = parse(arguments, USAGE, KNOWN, needed=("entity", "project"))
+    options = parse(arguments, USAGE, OPTIONS, needed=("entity", "project"))
     if options is None:
         return
     try:
