@@ -155,10 +155,10 @@ def _on_disk(
                 (part / cache.ABOUT).write_text(json.dumps(about))
         cache.note_use(path, data_folder)
         about = json.loads((path / cache.ABOUT).read_text())
-        with (path / cache.IMAGES).open("rb") as file:
-            share(file)  # as long as the images are mapped
+        with (path / cache.IMAGES).open("rb") as stored:
+            share(stored)  # as long as the images are mapped
             # Copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
-            images = np.memmap(file, dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
+            images = np.memmap(stored, dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
     good = [samples[place[0]] for place in about["places"]]
     boxes = [(place[1], place[2], place[3], place[4]) for place in about["places"]]
     return Decoded(torch.from_numpy(images)[: len(good)], good, boxes)
