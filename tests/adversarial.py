@@ -10,7 +10,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
-from torch import multiprocessing
 
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
@@ -23,6 +22,7 @@ from anomaly_lab.methods.skip_ganomaly import SkipGANomaly
 from anomaly_lab.training.finite_loss import FiniteLoss
 from anomaly_lab.training.seed import SeedEveryStep
 from anomaly_lab.training.strategy import DDP
+from tests.warm import in_processes
 
 COMMON = {"optimizer": partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999)), "tiling": WholeImage()}
 SIZE = {"image_size": 32, "channels": 3, "latent_size": 8, "width": 4}
@@ -132,14 +132,12 @@ def in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "pytest"])  # imported once for all
-    multiprocessing.start_processes(_process, (work, port, folder), nprocs=2, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return in_processes(2, partial(_process, work, port), folder)
 
 
-def _process(rank: int, work: Callable[[int], Any], port: int, folder: Path) -> None:
+def _process(work: Callable[[int], Any], port: int, rank: int) -> Any:
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.save(work(rank), folder / f"{rank}.pt")
+    return work(rank)
 
 
 def shared() -> dict[str, Any]:

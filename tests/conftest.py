@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import Mock
@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 
 from anomaly_lab.core.console import print_messages
 from anomaly_lab.core.lock import lock
-from tests.warm import WarmProgram, compose_quickly
+from tests import warm
+from tests.warm import WarmProgram
 
-compose_quickly()
+warm.compose_quickly()
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
@@ -115,11 +116,9 @@ def make_parts(root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_program() -> Iterator[WarmProgram]:
+def warm_program() -> WarmProgram:
     """The program, imported once for all tests of this process."""
-    program = WarmProgram()
-    yield program
-    program.close()
+    return warm.warm_program()
 
 
 def variables(folder: Path, **more: str) -> dict[str, str]:

@@ -9,12 +9,14 @@ import atexit
 import gc
 import json
 import os
+import pickle
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -64,6 +66,44 @@ class WarmProgram:
         if late:
             raise subprocess.TimeoutExpired(arguments, timeout, output, errors)
         return subprocess.CompletedProcess(arguments, status, output, errors)
+
+
+@cache
+def warm_program() -> WarmProgram:
+    """The one of this process of the tests."""
+    program = WarmProgram()
+    atexit.register(program.close)
+    return program
+
+
+TOGETHER = """
+import os, pickle, sys
+with open("work", "rb") as file:
+    work, processes = pickle.load(file)
+children = []
+for rank in range(processes - 1):
+    if not (child := os.fork()):
+        children = []
+        break
+    children.append(child)
+else:
+    rank = processes - 1
+with open(f"{rank}.answer", "wb") as file:
+    pickle.dump(work(rank), file)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+def in_processes(count: int, work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """What `work` returns for each rank, in processes that run beside each other."""
+    place = folder / "processes"
+    place.mkdir()
+    (place / "work").write_bytes(pickle.dumps((work, count)))
+    done = warm_program().run([], place, {**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, code=TOGETHER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [pickle.loads((place / f"{rank}.answer").read_bytes()) for rank in range(count)]
+    shutil.rmtree(place)
+    return answers
 
 
 def kill(number: int) -> None:

@@ -3,16 +3,15 @@
 import copy
 import doctest
 import pickle
-import subprocess
-import sys
 import warnings
-from functools import reduce
+from datetime import timedelta
+from functools import partial, reduce
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -22,8 +21,8 @@ from torchmetrics import Metric
 
 from anomaly_lab.metrics import PixelMetrics
 from anomaly_lab.metrics.histogram import LEVELS
+from tests.warm import in_processes
 
-ROOT = Path(__file__).parents[2]
 MODES = ("histogram", "exact")
 NAMES = ("auroc", "aupr", "f1max", "aupro")
 LARGEST, LEAST = float(np.finfo(np.float32).max), 1.401298464324817e-45
@@ -492,23 +491,14 @@ def test_order_batches_and_processes_change_no_bit(kind, mode):
         assert (contents(metrics), repr(metrics.compute())) == expected
 
 
-PROCESS = """
-import datetime, pickle, sys, warnings
-import torch.distributed as dist
-from anomaly_lab.metrics import PixelMetrics
-
-warnings.simplefilter("error")
-warnings.filterwarnings("ignore", message="The ``compute`` method")  # of torchmetrics, where a process has no image
-rank, folder = int(sys.argv[1]), sys.argv[2]
-with open(f"{folder}/images", "rb") as file:
-    cases = pickle.load(file)
-for mode in ("histogram", "exact"):
+def _worlds(cases, mode, folder, rank):
+    """What each of three processes finds in worlds of 1, 2 and 3, twice, and what it keeps."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message="The ``compute`` method")  # of torchmetrics, where it has no image
     found = {}
     for world in range(rank + 1, 4):
-        dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/{mode}{world}", rank=rank, world_size=world,
-            timeout=datetime.timedelta(seconds=20),
-        )
+        store = f"file://{folder}/{mode}{world}"
+        dist.init_process_group("gloo", store, timedelta(seconds=20), world_size=world, rank=rank)
         for name, (maps, masks, shared) in cases.items():
             metrics = PixelMetrics(mode=mode, tolerance=1)
             for i in range(rank, len(maps), world) if shared else range(0 if rank else len(maps)):
@@ -519,15 +509,11 @@ for mode in ("histogram", "exact"):
             found[world, name] = first, repr(metrics.compute()), left
         dist.barrier()
         dist.destroy_process_group()
-    with open(f"{folder}/{mode} of {rank}", "wb") as file:
-        pickle.dump(found, file)
-"""
+    return found
 
 
-@pytest.fixture(scope="module")
-def gloo(tmp_path_factory):
-    """Three processes that form worlds of 1, 2 and 3: the cases, the folder of what they found, what they said."""
-    folder = tmp_path_factory.mktemp("gloo")
+@pytest.mark.parametrize("mode", MODES)
+def test_gloo_processes_compute_the_same_bits(mode, tmp_path):
     maps, masks = images(5, 48, seed=5)
     coarse = [np.round(m, 1) for m in maps]
     crowd = images(2, 136, seed=6)
@@ -540,30 +526,11 @@ def gloo(tmp_path_factory):
         "all images on the first process": (coarse, masks, False),
     }
     assert len(np.unique(crowd[0][0])) > LEVELS > len(np.unique(np.concatenate(coarse)))
-    (folder / "images").write_bytes(pickle.dumps(cases))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(folder)], cwd=ROOT, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(3)
-    ]  # fmt: skip
-    try:
-        output = "\n".join(process.communicate(timeout=120)[0] for process in processes)
-    finally:
-        for process in processes:
-            process.kill()
-    return cases, folder, output
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_gloo_processes_compute_the_same_bits(mode, gloo):
-    cases, folder, output = gloo
     expected = {name: repr(compute(*case[:2], mode=mode, tolerance=1)) for name, case in cases.items()}
-    for rank in range(3):
-        found = folder / f"{mode} of {rank}"
-        assert found.exists(), output
-        for (world, name), values in pickle.loads(found.read_bytes()).items():
+    answers = in_processes(3, partial(_worlds, cases, mode, tmp_path), tmp_path)
+    assert [len(found) for found in answers] == [18, 12, 6]
+    for found in answers:
+        for (world, name), values in found.items():
             assert values == (expected[name], expected[name], 0), (world, name)
 
 
