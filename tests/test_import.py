@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from tests.conftest import variables
+
 BEFORE_AND_AFTER = """
 import gc, logging, os, sys
 import cv2, omegaconf, yaml  # OpenCV changes LD_LIBRARY_PATH
@@ -49,19 +51,15 @@ def test_the_detector_alone_is_loaded_and_nothing_global_changes():
 
 WITHOUT_WANDB = """
 import sys
+assert "wandb" not in sys.modules
 sys.modules["wandb"] = None  # importing it is an ImportError
 from anomaly_lab.__main__ import main
 main()
 """
 
 
-def test_a_machine_without_wandb_trains(tmp_path):
-    words = (
-        "data=demo", f"data.root={tmp_path / 'demo'}", "data.image_size=64", "method=variation_model", "logger=csv",
-        "trainer=cpu", "controls=false", f"runs_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'cache'}",
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_WANDB, *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+def test_a_machine_without_wandb_trains(warm_program, toy, tmp_path):
+    words = (*(word for word in toy if "epochs" not in word), "method=variation_model", "logger=csv")
+    done = warm_program.run(words, tmp_path, variables(tmp_path), code=WITHOUT_WANDB)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "runs").rglob("metrics.json"))) == 1

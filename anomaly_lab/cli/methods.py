@@ -22,9 +22,12 @@ def main(arguments: list[str]) -> None:
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     print(
-        "\nEvery method gives a map and a score. weights: a network trained on ImageNet, from timm's hub or\n"
-        "method.backbone.weights=FILE. export: `some` depends on the settings. method=NAME selects one;\n"
-        "NAME's own keys and their comments: conf/method/NAME.yaml."
+        "\nEvery method gives a map and a score.\n"
+        "learns in: on a CPU, passes take minutes; epochs take hours, or minutes with experiment=quick. dry_run=true\n"
+        "  estimates a run on this machine.\n"
+        "weights: a network trained on ImageNet, from timm's hub or method.backbone.weights=FILE.\n"
+        "export: `some` depends on the settings.\n"
+        "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml."
     )
 
 

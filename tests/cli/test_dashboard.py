@@ -91,6 +91,7 @@ def test_without_a_key_one_line_says_what_to_do(monkeypatch):
         dashboard.main(list(WORDS))
 
 
+@pytest.mark.slow
 def test_with_a_key_it_is_saved_and_its_address_is_printed(lab, tmp_path):
     with Service() as service:
         done = lab("dashboard", *WORDS, "name=All parts", **OFFLINE | service_at(service.url, tmp_path))
@@ -103,6 +104,7 @@ def test_with_a_key_it_is_saved_and_its_address_is_printed(lab, tmp_path):
     assert line.endswith(view["name"].removeprefix("nw-").removesuffix("-v"))
 
 
+@pytest.mark.slow
 def test_what_the_service_refuses_is_told_in_one_line(lab, tmp_path):
     with Service(status=403) as service:
         done = lab("dashboard", *WORDS, code=1, **OFFLINE | service_at(service.url, tmp_path))

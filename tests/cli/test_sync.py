@@ -216,6 +216,7 @@ def service_at(url, folder):
 OFFLINE = {"WANDB_MODE": "offline"}  # what a node without a network has in its profile
 
 
+@pytest.mark.slow
 def test_wandbs_own_client_uploads_once(lab, recorded, tmp_path):
     away = OFFLINE | service_at("http://127.0.0.1:9", tmp_path)
     assert "no key is configured" in lab("sync", code=1, **away | {"WANDB_API_KEY": ""}).stderr
@@ -228,6 +229,7 @@ def test_wandbs_own_client_uploads_once(lab, recorded, tmp_path):
     assert list(service.uploads.values()) == [1]
 
 
+@pytest.mark.slow
 def test_a_killed_upload_goes_on_and_nothing_arrives_twice(lab, recorded, tmp_path):
     with Service(seconds=0.7) as service:
         about = OFFLINE | service_at(service.url, tmp_path)

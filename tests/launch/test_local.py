@@ -247,6 +247,7 @@ def test_ctrl_c_twice_kills_them(sweeping, tmp_path):
     wait_until(lambda: not any(map(is_running, pids)))
 
 
+@pytest.mark.slow
 def test_the_job_of_a_real_sweep_is_the_run_that_a_single_start_would_be(lab, tiny, parts, tmp_path):
     tiny = [word for word in tiny if "epochs" not in word]  # a method without a gradient has none
     words = ("data=folder", f"data.root={parts}", "data.category=bar", "method=variation_model", *tiny)
