@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_SETTINGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint types format clean
+.PHONY: help run test test-fast test-all lint types format clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -12,7 +12,10 @@ help:  ## show these targets
 run: .venv/installed  ## train and test on the built-in demo data, print metrics, write pictures
 	$(BIN)/python -m anomaly_lab experiment=demo rerun=true $(DEMO_SETTINGS)
 
-test: .venv/installed-dev lint types  ## lint, types, fast tests
+test: lint  ## lint, types, fast tests
+	@$(MAKE) --no-print-directory --jobs 2 types test-fast
+
+test-fast: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: .venv/installed-dev  ## the slow tiers: real data, wheel in an empty environment, accuracy on the demo data

@@ -12,10 +12,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
-import timm
-import torch
 from hypothesis import HealthCheck, settings
-from safetensors.torch import save_file
 
 from anomaly_lab.core.console import print_messages
 from anomaly_lab.core.lock import lock
@@ -142,6 +139,10 @@ def lab(tmp_path: Path, warm_program: WarmProgram) -> Callable[..., subprocess.C
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a ResNet-18 up to layer2 that were drawn, not trained: the real ones cannot be fetched everywhere."""
+    import timm  # here, because the process that only hands out the tests reads this file, too
+    import torch
+    from safetensors.torch import save_file
+
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -67,7 +67,8 @@ def decided_by_predict(run, source, out):
         return {row["path"]: (float(row["score"]), row["decision"]) for row in csv.DictReader(file)}
 
 
-@pytest.mark.parametrize("kind", ["object", pytest.param("texture", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["object", "texture"])
 def test_the_line_decides_as_predict_does(lab, toy, toy_run, tmp_path, write, capsys, kind):
     folder, size, method, threshold = toy_run.folder, 64, "ganomaly", "false_alarms"
     if kind == "texture":

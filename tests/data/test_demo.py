@@ -35,6 +35,7 @@ def test_all_is_both_categories(root):
     }
 
 
+@pytest.mark.slow
 def test_the_same_data_is_made_again(root, tmp_path):
     again, here = (demo(str(folder), "weave") for folder in (tmp_path / "again", root))
     assert [fingerprint(part) for part in again[:2]] == [fingerprint(part) for part in here[:2]]

@@ -83,9 +83,8 @@ def count_convolutions(method, tiles):
     return len(calls) + (2 if score is None else 0)
 
 
-@pytest.mark.parametrize(  # the default score of the map, and a score of windows
-    "name", ["ssim_ae", pytest.param("f_anogan", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ssim_ae", "f_anogan"])  # the default score of the map, and a score of windows
 def test_windows_of_a_texture_are_part_of_the_graph(name, real_data):
     size = 64 if name == "f_anogan" else 128
     method, data = built(name, "data.kind=texture", "data.image_size=200", f"data.patch_size={size}")

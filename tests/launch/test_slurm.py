@@ -77,6 +77,7 @@ while not all((here.parent / name / "here").exists() for name in "ab"):
 CANCELS = "import os, subprocess, time; subprocess.run(['scancel', os.environ['SLURM_JOB_ID']]); time.sleep(600)"
 
 
+@pytest.mark.slow
 def test_an_array_of_jobs_runs_and_the_end_of_each_is_read_back(run, cluster, tmp_path, capsys):
     """Two at a time: two that wait for each other, a third, one that fails and one that is cancelled."""
     scripts = {
@@ -98,6 +99,7 @@ def test_an_array_of_jobs_runs_and_the_end_of_each_is_read_back(run, cluster, tm
     assert "[5/5]" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_was_submitted_is_waited_for_and_goes_on_when_its_time_is_over(run, cluster, tmp_path, capsys):
     """SLURM sends SIGUSR2 before a time limit; the job is queued again, whatever its processes make of the signal."""
     ended = "import anomaly_lab.launch.job as job; job.end_with_launcher()\n" + STARTS + DONE
@@ -120,6 +122,7 @@ def test_what_was_submitted_is_waited_for_and_goes_on_when_its_time_is_over(run,
     assert id_of(tmp_path / "c").partition("_")[0] != ids[0].partition("_")[0]
 
 
+@pytest.mark.slow
 def test_ctrl_c_cancels_the_jobs(run, cluster, tmp_path, monkeypatch, capsys):
     def interrupted_once_it_runs():
         states = queue()
@@ -178,6 +181,7 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere(run, cluster, tmp_path):
         node_is("resume", node)
 
 
+@pytest.mark.slow
 def test_what_sbatch_refuses_is_one_line(run, cluster, tmp_path):
     with pytest.raises(UserError, match=r"^hydra.launcher: sbatch refused the jobs: .*Invalid partition") as told:
         run([job(tmp_path / "a")], partition="nowhere")

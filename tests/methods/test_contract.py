@@ -151,7 +151,8 @@ def test_textures_are_asked_window_by_window_and_images_may_be_gray_or_colour(to
 FORMATS = {"pt2": (to_pt2, ask_pt2), "onnx": (to_onnx, ask_onnx)}
 
 
-@pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_method_is_a_graph_or_says_why_not(toy, kind):
     """One file for batches of 3 and 1, one image padded; as large as its weights."""
     method, (write, ask) = toy.training.method, FORMATS[kind]

@@ -157,6 +157,7 @@ def test_what_counts_as_an_answer(black_hole):
     assert time.monotonic() - began < 20  # s: all that a dead network may cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "told"),
     [(None, "{} does not answer"), (401, "it cannot be used (CommError: rejected)")],
@@ -173,6 +174,7 @@ def test_a_service_that_cannot_be_used_costs_a_line_and_seconds(warm_program, bl
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow
 def test_a_service_that_is_lost_in_the_middle_leaves_an_offline_run_that_is_uploaded_later(
     warm_program, tmp_path, monkeypatch
 ):
