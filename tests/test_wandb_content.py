@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
 from anomaly_lab.cli.dashboard import CURVES, LOSSES, MAPS, METRICS
+from anomaly_lab.evaluation.drawing import write_picture
 from anomaly_lab.runs.measures import is_loss
 from anomaly_lab.tracking import loggers
 from anomaly_lab.tracking.loggers import FailSafeWandbLogger, hyperparameters, log_pictures, log_tables
@@ -127,7 +128,7 @@ def test_curves_and_pictures_are_those_of_the_folder(run):
 
 def test_the_table_of_scores_is_scores_csv(run):
     rows, table = rows_of(run.folder / "scores.csv"), run.record.table("tables/scores")
-    assert table["columns"] == list(rows[0])
+    assert table["columns"] == [*rows[0], "picture"]
     assert len(table["data"]) == len(rows) == 11
     for row, values in zip(rows, table["data"], strict=True):
         found = dict(zip(table["columns"], values, strict=True))
@@ -222,6 +223,20 @@ def test_scores_that_are_no_numbers_are_kept(tmp_path):
     (_, first), (_, second) = logger.rows[0]["tables/scores"].data
     assert math.isnan(first)
     assert second == math.inf
+
+
+def test_images_that_have_a_picture_show_it_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "TABLE_PICTURES", 2)
+    (tmp_path / "scores.csv").write_text("path,defect,score\n" + "".join(f"/a/cut/{i}.png,cut,{i}\n" for i in range(4)))
+    for name in ("gallery/miss_00.webp", "pictures/cut_1.png", "pictures/cut_2.png"):
+        write_picture(tmp_path / name, np.full((10, 640, 3), 90, np.uint8))
+    (tmp_path / "gallery/index.csv").write_text("file,path\nmiss_00.webp,/a/cut/3.png\n")
+    logger = Kept()
+    log_tables(logger, tmp_path)
+    table = logger.rows[0]["tables/scores"]
+    assert table.columns == ["path", "defect", "score", "picture"]
+    sizes = [row[3] and (row[3].width, row[3].height, row[3].format) for row in table.data]
+    assert sizes == [None, (320, 5, "jpg"), None, (320, 5, "jpg")]
 
 
 def test_without_labelled_images_there_is_no_table(tmp_path):

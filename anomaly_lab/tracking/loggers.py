@@ -9,10 +9,12 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import PIL.Image
 import pydantic
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -32,6 +34,7 @@ FINISH_SECONDS = 60.0  # for what is not uploaded when a run ends
 RUN_ID = "wandb_run_id.txt"  # in the run folder: a run that goes on goes on in W&B too
 LATER = "upload later: python -m anomaly_lab sync"
 TABLE_ROWS = 10_000  # W&B shows no more of a table
+TABLE_PICTURES, PICTURE_WIDTH = 100, 320  # of a table: at most so many pictures, of so many px
 TEXTS = {"path", "defect", "decision"}  # columns of scores.csv that are no numbers
 
 
@@ -194,19 +197,27 @@ def _equally_large(pictures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def log_tables(logger: WandbLogger, folder: Path) -> None:
     """Log scores.csv of a run folder as a table, and its curves as plots, which W&B overlays with those of other runs.
 
-    Of more than `TABLE_ROWS` images an even selection is logged, and one line says so.
+    Of more than `TABLE_ROWS` images an even selection is logged, and one line says so. At most `TABLE_PICTURES`
+    images have a picture, made small: those with one in `gallery/` or `pictures/`.
     """
     import wandb
 
     tables: dict[str, Any] = {}
     if (folder / "scores.csv").is_file() and (rows := read_csv(folder / "scores.csv")):
+        files = _picture_files(folder, rows)
+        shown = [files.get(row["path"]) for row in rows]
         names = names_of([row["path"] for row in rows])
         rows = [{**row, "path": name} for row, name in zip(rows, names, strict=True)]
         if len(rows) > TABLE_ROWS:
             say(f"W&B: its table shows {TABLE_ROWS} of {len(rows)} images, evenly drawn; scores.csv has all")
-            rows = [rows[i] for i in np.linspace(0, len(rows) - 1, TABLE_ROWS).astype(int)]
-        typed = [[value if column in TEXTS else float(value) for column, value in row.items()] for row in rows]
-        tables["tables/scores"] = wandb.Table(columns=list(rows[0]), data=typed)
+            places = np.linspace(0, len(rows) - 1, TABLE_ROWS).astype(int).tolist()
+            rows, shown = [rows[i] for i in places], [shown[i] for i in places]
+        typed = [
+            [value if column in TEXTS else float(value) for column, value in row.items()]
+            + [_small(file) if file else None] * any(shown)
+            for row, file in zip(rows, shown, strict=True)
+        ]
+        tables["tables/scores"] = wandb.Table(columns=[*rows[0], *["picture"] * any(shown)], data=typed)
     for path in sorted((folder / "curves").glob("*.csv")):
         rows = read_csv(path)
         header: list[Any] = list(next(iter(rows), {}))
@@ -216,6 +227,26 @@ def log_tables(logger: WandbLogger, folder: Path) -> None:
             tables[f"plots/{path.stem}"] = wandb.plot.line(points, header[0], header[1], title=title, split_table=True)
     if tables:
         logger.log_metrics(tables)
+
+
+def _picture_files(folder: Path, rows: list[dict[str, str]]) -> dict[str, Path]:
+    """The pictures of the first `TABLE_PICTURES` images that have one, by the path of the image."""
+    index = folder / "gallery" / "index.csv"
+    found = {row["path"]: folder / "gallery" / row["file"] for row in (read_csv(index) if index.is_file() else ())}
+    for row in rows:
+        file = folder / "pictures" / f"{row.get('defect')}_{Path(row['path']).stem}.png"
+        if file.is_file():
+            found.setdefault(row["path"], file)
+    return dict(islice(found.items(), TABLE_PICTURES))
+
+
+def _small(file: Path) -> "wandb.Image":
+    """A picture, at most `PICTURE_WIDTH` px wide."""
+    import wandb
+
+    with PIL.Image.open(file) as picture:
+        picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+        return wandb.Image(picture.convert("RGB"), file_type="jpg")
 
 
 def finish(run: "wandb.Run") -> None:
