@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> None:
 
     from anomaly_lab.inference.detector import Detector
     from anomaly_lab.inference.results import write_results
+    from anomaly_lab.metrics.thresholds import guarantee
     from anomaly_lab.report.predictions import write_predictions
 
     names = short_names(runs)
@@ -51,7 +52,8 @@ def main(arguments: list[str]) -> None:
         write_results(detectors, photos, base, out, maps, pictures, unlisted)
     finally:  # photos that cannot be read are an error at the end, beside a whole result
         if (out / "scores.csv").is_file():
-            page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"))
+            supported = {name: guarantee(detector.threshold.normals) for name, detector in detectors.items()}
+            page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"), supported)
             if page:
                 say(f"page: {page}")
 

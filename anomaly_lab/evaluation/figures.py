@@ -1,7 +1,9 @@
 """Figures of curves, scores, losses and features; matplotlib without its global state."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
@@ -16,12 +18,12 @@ QUIET = "#666b70"
 
 
 class Panel:
-    """A figure with one or more axes side by side, in one plain style."""
+    """A figure with axes side by side in one or more rows, in one plain style; `width` and `height` of each in inch."""
 
-    def __init__(self, panels: int = 1, width: float = 4.6, height: float = 3.6) -> None:
-        self.figure = Figure(figsize=(width * panels, height), dpi=100, layout="constrained")
+    def __init__(self, panels: int = 1, width: float = 4.6, height: float = 3.6, rows: int = 1) -> None:
+        self.figure = Figure(figsize=(width * panels, height * rows), dpi=100, layout="constrained")
         self.canvas = FigureCanvasAgg(self.figure)
-        self.axes: list[Axes] = [self.figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+        self.axes: list[Axes] = [self.figure.add_subplot(rows, panels, i + 1) for i in range(rows * panels)]
         for axes in self.axes:
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
@@ -33,6 +35,14 @@ class Panel:
         """The figure as RGB pixels."""
         self.canvas.draw()
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
+
+    def write(self, path: Path, suffix: str) -> None:
+        """Write the figure as .pdf, .svg or .png, the same bytes for the same figure; texts of a PDF stay texts."""
+        dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+        with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "anomaly_lab"}):
+            self.figure.savefig(
+                path, format=suffix[1:], dpi=200, metadata=dates.get(suffix), bbox_inches="tight", pad_inches=0.03
+            )
 
 
 def curve(

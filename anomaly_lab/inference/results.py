@@ -20,6 +20,7 @@ from anomaly_lab.evaluation.drawing import ORANGE, WHITE, beside, captioned, pan
 from anomaly_lab.inference.detector import Decision, Detector, ImageResult, iter_predictions, read_batch
 from anomaly_lab.inference.pictures import SIDE, decision_text, picture_of
 from anomaly_lab.inference.sources import result
+from anomaly_lab.metrics.thresholds import guarantee
 
 SCORES = ("path", "run", "score", "decision_score", "threshold", "decision", "remark")
 UNREADABLE = ("path", "run", "reason")
@@ -121,6 +122,8 @@ def write_results(
     say(f"{summary.judged} images scored, {', '.join(counts)}; {' and '.join(written)}: {out}")
     for remark in summary.remarks.lines():
         say(remark)
+    for run, detector in detectors.items():
+        say(f"{run}: " * (len(detectors) > 1) + guarantee(detector.threshold.normals))
     if not summary.reasons:
         unreadable.unlink()
         return

@@ -42,6 +42,12 @@ class Threshold(NamedTuple):
         return component_score(anomaly_map, pixels(self.minimum_area, anomaly_map))
 
 
+def guarantee(normals: int) -> str:
+    """What so many images can guarantee at best: a new good one is as likely as each of them to score highest."""
+    images = f"{normals} held-out good image{'s' * (normals != 1)}"
+    return f"The {images} of the threshold cannot guarantee a false alarm rate below 1 in {normals + 1}."
+
+
 @runtime_checkable
 class ThresholdRule(Protocol):
     """A way of drawing the line."""

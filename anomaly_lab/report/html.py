@@ -10,6 +10,7 @@ from typing import Any
 
 from anomaly_lab import __version__
 from anomaly_lab.core.files import finite, read_csv, write_whole
+from anomaly_lab.metrics.thresholds import guarantee
 from anomaly_lab.report.groups import Groups, group
 from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
 from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
@@ -40,8 +41,7 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
     pictures = [thumbnails(run, limit) if run.done else [] for run in runs]
     title = title_of(runs)
     parts = {
-        "title": escape(title),
-        "style": (PAGE / "style.css").read_text(encoding="utf-8"),
+        **head(title, "data:"),
         "data": in_script(data_of(title, runs, groups, found, pictures)),
         "thumbnails": "\n".join(
             f'<script type="text/plain" id="thumbnails-{i}">\n{chr(10).join(shot.data for shot in shots)}\n</script>'
@@ -50,6 +50,13 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
         "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }  # fmt: skip
     return filled("index.html", parts)
+
+
+def head(title: str, pictures: str) -> dict[str, str]:
+    """The title and the head of a page, which loads pictures from these sources alone."""
+    style = (PAGE / "style.css").read_text(encoding="utf-8")
+    parts = {"title": escape(title), "pictures": pictures, "style": style}
+    return {"title": parts["title"], "head": filled("head.html", parts)}
 
 
 def filled(name: str, parts: dict[str, str]) -> str:
@@ -127,7 +134,7 @@ def _matrix(matrix: Matrix, groups: Groups) -> dict[str, Any]:
             f"{kind},{dataset}": value
             for kind in dict.fromkeys(kind for kind, _ in matrix.controls)
             for dataset in dict.fromkeys(dataset for _, dataset in matrix.means)
-            if (value := matrix.control(kind, dataset)) is not None
+            if (value := matrix.control(kind, [at for at in matrix.columns if at.dataset == dataset])) is not None
         },
     }
 
@@ -151,10 +158,11 @@ def _run(
         "metrics": run.metrics, "threshold": run.threshold,
         "scores": run.scores if few else [], "decisions": run.decision_scores if few else [],
         "thresholds": [{key: entry.get(key) for key in ("name", "decided_by", "image", "normals")}
+                       | {"guarantee": guarantee(count) if isinstance(count := entry.get("normals"), int) else ""}
                        for entry in run.thresholds],
         "defects": run.defects, "environment": run.environment,
         "settings": {**which, **settings.shown_settings(run.config)} if run.config else {},
-        "curves": {name: points for name in CURVES if (points := _points(run.folder / "curves" / f"{name}.csv"))},
+        "curves": {name: points for name in CURVES if (points := curve_points(run.folder / "curves" / f"{name}.csv"))},
         "losses": _losses(run.folder / "curves" / "losses.csv"),
         "features": features, "featuresNote": note,
         "gallery": [{"image": shot.image, "name": shot.name, "kind": shot.kind, "tiles": shot.tiles,
@@ -170,8 +178,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def _points(path: Path) -> list[list[float]]:
-    """The first two columns of a curve, with four digits, as many as a plot resolves."""
+def curve_points(path: Path) -> list[list[float]]:
+    """The first two columns of a curve, with four digits, as many as a plot resolves; none if it cannot be read."""
     try:
         return [[round(float(x), 4), round(float(y), 4)] for x, y, *_ in (row.values() for row in _rows(path))]
     except ValueError:

@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -67,13 +68,30 @@ class Matrix:
     means: dict[tuple[Row, str], Cell] = field(default_factory=dict)
     controls: dict[tuple[str, Column], float] = field(default_factory=dict)  # kind of control, column
 
-    def control(self, kind: str, where: Column | str) -> float | None:
-        """The figure of a control in a column, or its mean over the columns of a data set with this measure."""
-        if isinstance(where, Column):
-            return self.controls.get((kind, where))
-        columns = {column for _, column in self.cells if column.dataset == where}
+    @property
+    def columns(self) -> list[Column]:
+        """The columns that have the measure."""
+        return sorted({column for _, column in self.cells})
+
+    def control(self, kind: str, columns: Sequence[Column]) -> float | None:
+        """The mean of a control over columns; None if one lacks it."""
         values = [self.controls[kind, column] for column in columns if (kind, column) in self.controls]
         return fmean(values) if values and len(values) == len(columns) else None
+
+    def mean(self, row: Row, columns: Sequence[Column]) -> Cell | None:
+        """The mean of a row over columns, with the noise of its seeds; None if it has none of them."""
+        there = {column: self.cells[row, column] for column in columns if (row, column) in self.cells}
+        if not there:
+            return None
+        values = {column.label: cell.mean for column, cell in there.items()}
+        mean = Cell(values, fmean(values.values()), of=len(columns))
+        seeds = set.intersection(*(set(cell.values) for cell in there.values()))
+        by_seed = [fmean(cell.values[seed] for cell in there.values()) for seed in sorted(seeds)]
+        if len(by_seed) > 1 and all(set(cell.values) == seeds for cell in there.values()):
+            _over_seeds(mean, by_seed, self.measure)
+        controls = [cell.control for cell in there.values() if cell.control is not None]
+        mean.control = fmean(controls) if len(controls) == len(there) else None
+        return mean
 
 
 def matrices(groups: Groups) -> dict[str, Matrix]:
@@ -98,12 +116,13 @@ def matrix_of(groups: Groups, measure: Measure) -> Matrix:
             for run in groups.cells.get((row, column), []):
                 _add_controls(matrix, run, column)
     for dataset in dict.fromkeys(column.dataset for column in groups.columns):
-        _add_means(matrix, groups, dataset)
+        columns = [column for column in matrix.columns if column.dataset == dataset]
+        if len(columns) > 1:
+            means = means_over(matrix, groups, columns)
+            matrix.means |= {(row, dataset): mean for row, mean in means.items()}
     if measure.level != "cost":  # of one machine, and of another
         for column in groups.columns:
             _mark_column(matrix, groups, column)
-        for dataset in dict.fromkeys(column.dataset for column in groups.columns):
-            _mark_means(matrix, groups, dataset)
     return matrix
 
 
@@ -144,26 +163,6 @@ def _add_controls(matrix: Matrix, run: Run, column: Column) -> None:
             value = max(value, 1 - value)
         if not math.isnan(value):
             matrix.controls[kind, column] = max(value, matrix.controls.get((kind, column), -math.inf))
-
-
-def _add_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
-    measured = {column for _, column in matrix.cells}  # a category without masks has no measure of pixels
-    columns = [column for column in groups.columns if column.dataset == dataset and column in measured]
-    if len(columns) < 2:
-        return
-    for row in groups.rows:
-        there = {column: matrix.cells[row, column] for column in columns if (row, column) in matrix.cells}
-        if not there:
-            continue
-        values = {column.label: cell.mean for column, cell in there.items()}
-        mean = Cell(values, fmean(values.values()), of=len(columns))
-        seeds = set.intersection(*(set(cell.values) for cell in there.values()))
-        by_seed = [fmean(cell.values[seed] for cell in there.values()) for seed in sorted(seeds)]
-        if len(by_seed) > 1 and all(set(cell.values) == seeds for cell in there.values()):
-            _over_seeds(mean, by_seed, matrix.measure)
-        controls = [cell.control for cell in there.values() if cell.control is not None]
-        mean.control = fmean(controls) if len(controls) == len(there) else None
-        matrix.means[row, dataset] = mean
 
 
 def _mark_column(matrix: Matrix, groups: Groups, column: Column) -> None:
@@ -210,19 +209,19 @@ def _auroc_is_better(one: Run, two: Run, confidence: float) -> bool:
     return auroc_difference(np.array(one.scores), np.array(two.scores), abnormal, confidence)[0] > 0
 
 
-def _mark_means(matrix: Matrix, groups: Groups, dataset: str) -> None:
-    complete = {
-        row: cell for row in groups.rows
-        if (cell := matrix.means.get((row, dataset))) is not None and len(cell.values) == cell.of
-    }  # fmt: skip
+def means_over(matrix: Matrix, groups: Groups, columns: Sequence[Column]) -> dict[Row, Cell]:
+    """The mean over columns of every row that has one of them; the best is marked."""
+    means = {row: mean for row in groups.rows if (mean := matrix.mean(row, columns)) is not None}
+    complete = {row: cell for row, cell in means.items() if len(cell.values) == cell.of}
     best = _leader(matrix.measure, {row: cell.mean for row, cell in complete.items()})
-    if best is None or len(complete) < 2 or complete[best].of < SEEDS:
-        return
+    if matrix.measure.level == "cost" or best is None or len(complete) < 2 or len(columns) < SEEDS:
+        return means
     confidence = 1 - (1 - CONFIDENCE) / (len(complete) - 1)
     complete[best].best = not complete[best].beaten and all(
         t_interval([complete[best].values[name] - cell.values[name] for name in cell.values], confidence)[0] > 0
         for row, cell in complete.items() if row != best
     )  # fmt: skip
+    return means
 
 
 def _leader(measure: Measure, means: dict[Row, float]) -> Row | None:

@@ -1,28 +1,30 @@
 """`predictions.html`: the photos of a `predict`, highest score first, with a threshold to move."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from anomaly_lab import __version__
 from anomaly_lab.core.files import read_csv, write_whole
-from anomaly_lab.report.html import PAGE, filled, in_script
+from anomaly_lab.report.html import PAGE, filled, head, in_script
 
 SCRIPTS = ("base.js", "predictions.js")
 
 
-def write_predictions(out: Path, picture_of: Callable[[Path], Path]) -> Path | None:
+def write_predictions(out: Path, picture_of: Callable[[Path], Path], guarantees: Mapping[str, str]) -> Path | None:
     """Write the page of a result folder from its scores.csv; None if no photo was scored.
 
-    `picture_of` gives the path of the picture of a photo; pictures that are not there are left out.
+    `picture_of` gives the path of the picture of a photo; pictures that are not there are left out. `guarantees` says
+    of each run what its threshold can guarantee.
     """
     runs: dict[str, dict[str, Any]] = {}
     for row in read_csv(out / "scores.csv"):
-        run = runs.setdefault(row["run"], {"name": row["run"], "threshold": float(row["threshold"]), "photos": []})
+        name = row["run"]
+        about_run = {"name": name, "threshold": float(row["threshold"]), "guarantee": guarantees[name], "photos": []}
+        run = runs.setdefault(name, about_run)
         picture = picture_of(Path(row["path"]))
         address = quote(os.path.relpath(picture, out).replace(os.sep, "/")) if picture.is_file() else None
         value = float(row["decision_score"])
@@ -37,8 +39,7 @@ def write_predictions(out: Path, picture_of: Callable[[Path], Path]) -> Path | N
     data = {"runs": list(runs.values()), "measures": [], "about": about, "version": __version__}
     data["written"] = f"{datetime.now():%Y-%m-%d %H:%M}"
     parts = {
-        "title": escape(title),
-        "style": (PAGE / "style.css").read_text(encoding="utf-8"),
+        **head(title, "'self' file: data:"),
         "data": in_script(data),
         "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }

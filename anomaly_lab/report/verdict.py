@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from anomaly_lab.metrics.thresholds import Threshold
+from anomaly_lab.metrics.thresholds import Threshold, guarantee
 from anomaly_lab.runs.measures import strongest
 
 
@@ -54,8 +54,4 @@ def decides(threshold: Threshold) -> str:
         if threshold.decided_by == "score"
         else f"with a region above {threshold.image:.4g} that covers {threshold.minimum_area:.2%} of it"
     )
-    count = threshold.normals
-    return (
-        f"An image {what} is rejected (threshold rule {threshold.name}). Its {count} held-out good images cannot "
-        f"guarantee a false alarm rate below 1 in {count + 1}."
-    )
+    return f"An image {what} is rejected (threshold rule {threshold.name}). {guarantee(threshold.normals)}"

@@ -8,8 +8,10 @@ import pytest
 
 from anomaly_lab.cli.compare import main, one_line, parse, show
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.report.figures import FigureRequest
 from anomaly_lab.report.groups import group
 from anomaly_lab.report.matrix import matrices
+from anomaly_lab.report.sheets import Style, sheet
 from anomaly_lab.runs.collect import Key, Run
 from tests.conftest import ROOT
 from tests.report.synthetic import read_metrics, write_run
@@ -73,6 +75,19 @@ def test_without_a_file_the_page_lies_in_the_first_folder(compare, tmp_path):
         (("runs", "--out", "file/x.html"), "expected a folder to write to, found the file file"),
         (("runs", "--metric", "image_auroq"), "did you mean 'image_auroc'?"),
         (("runs", "--metric", "pixel_aupro"), "expected one that some run has"),
+        (("runs", "--out", "x.tex", "figure=curves"), "expected a name that ends in .pdf, .svg, .png for the figure"),
+        (("runs", "figure=curve"), "--figure: expected photos or curves, found 'curve'"),
+        (("runs", "figure=curves"), "expected runs with curves/, found none; run them without callbacks.curves=null"),
+        (("runs", "figure=photos", "category=scew"), "expected one of screw, found 'scew'; did you mean 'screw'?"),
+        (("runs", "figure=curves", "photos=3"), "--photos: expected figure=photos beside it, found none"),
+        (("runs", "figure=photos", "photos=0"), "--photos: expected a whole number from 1 to 100, found '0'"),
+        (("runs", "digits=0"), "--digits: expected a whole number from 1 to 6, found '0'"),
+        (("runs", "percent=yes"), "percent: expected true or false, found 'yes'"),
+        (
+            ("runs", "kinds=true"),
+            "expected several textures or several objects (categories of MVTec AD), found neither",
+        ),
+        (("runs", "names=kae"), "did you mean 'cae'?"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_leaves_nothing(compare, tmp_path, capsys, arguments, told):
@@ -111,9 +126,15 @@ def test_neither_torch_nor_lightning_is_loaded(tmp_path):
 
 
 def test_options_in_any_order():
-    folders, outs, wanted = parse(["--metric=image_auroc,image_f1", "a", "out=x.md", "b"])
-    assert [str(path) for path in folders + outs] == ["a", "b", "x.md"]
-    assert wanted == ["image_auroc", "image_f1"]
+    found = parse(
+        ["--metric=image_auroc,image_f1", "a", "out=x.md", "b", "names=a:A 1,b · layers=[1, 2]:B", "rank=true"]
+    )
+    assert [str(path) for path in found.folders + found.outs] == ["a", "b", "x.md"]
+    assert found.metrics == ["image_auroc", "image_f1"]
+    assert found.style == Style(("a:A 1", "b · layers=[1, 2]:B"), ranks=True)
+    assert found.figure is None
+    drawn = parse(["a", "figure=photos", "photos=3", "category=b,c", "--choose", "worst", "out=x.svg"]).figure
+    assert drawn == FigureRequest("photos", ("b", "c"), 3, "worst")
     with pytest.raises(UserError, match="found '-x'"):
         parse(["a", "-x"])
 
@@ -130,7 +151,7 @@ def test_names_and_errors_give_the_terminal_no_orders(capsys):
     metrics = {"image_auroc": 0.5}
     loud = Run(Path("runs"), "e", key._replace(method="m\x1b[31m", category="p\x1b[1m"), "done", metrics=metrics)
     groups = group([loud])
-    show([failed, damaged], groups._replace(repeated=[damaged]), list(matrices(groups).values()))
+    show([failed, damaged], groups._replace(repeated=[damaged]), [sheet(matrices(groups)["image_auroc"], groups)])
     said = capsys.readouterr().out
     assert said.count("\\x1b") >= 4
     assert "m\\x1b[31m" in said.replace("\n", "")

@@ -64,7 +64,7 @@ OF_PREDICT = {"predictions.html", "predictions.js"}
 
 
 def test_every_file_of_the_page_is_in_it():
-    assert {path.name for path in PAGE.iterdir()} == {"index.html", "style.css", *SCRIPTS} | OF_PREDICT
+    assert {path.name for path in PAGE.iterdir()} == {"head.html", "index.html", "style.css", *SCRIPTS} | OF_PREDICT
 
 
 def test_numbers_on_the_page_are_those_of_the_run(tmp_path):

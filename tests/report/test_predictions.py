@@ -9,6 +9,7 @@ import pytest
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.evaluation.drawing import write_picture
 from anomaly_lab.inference.results import SCORES
+from anomaly_lab.metrics.thresholds import guarantee
 from anomaly_lab.report.predictions import write_predictions
 from tests.report.test_page import console, open_page, texts
 
@@ -29,7 +30,7 @@ def out(tmp_path):
 
 
 def page_of(out):
-    return write_predictions(out, lambda photo: out / "pictures" / photo.name)
+    return write_predictions(out, lambda photo: out / "pictures" / photo.name, {"cae": guarantee(9), "control": ""})
 
 
 def test_photos_are_sorted_by_their_score_and_have_their_pictures(out):
@@ -39,6 +40,7 @@ def test_photos_are_sorted_by_their_score_and_have_their_pictures(out):
         "cae": [0.9, 0.4, 0.1], "control": [0.7, 0.3, 0.2],
     }  # fmt: skip
     assert [photo["picture"] for photo in data["runs"][0]["photos"]] == ["pictures/b%20c.png", None, None]
+    assert [run["guarantee"] for run in data["runs"]] == [guarantee(9), ""]
     assert HOSTILE not in text
 
 
@@ -50,6 +52,7 @@ def test_without_a_scored_photo_there_is_no_page(tmp_path):
 def test_the_threshold_moves_in_a_browser(browser, out):
     opened = open_page(browser, page_of(out))
     assert texts(opened, "#counts") == ["1 of 3 photos are abnormal at this threshold (the run's own)."]
+    assert texts(opened, "#guarantee") == [guarantee(9)]
     assert [text.split()[0] for text in texts(opened, ".shots figcaption")] == ["abnormal", "normal", "normal"]
     move = "const s = byId('threshold'); s.value = 0.2; s.dispatchEvent(new Event('input')); return s.value"
     assert float(opened.execute_script(move)) == pytest.approx(0.2, abs=0.01)

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from anomaly_lab.report.groups import group
-from anomaly_lab.report.matrix import Cell, matrices
-from anomaly_lab.report.tables import as_csv, as_latex, as_markdown, figure, number, sheet, terminal
+from anomaly_lab.report.matrix import matrices
+from anomaly_lab.report.sheets import Style, figure, number, sheet
+from anomaly_lab.report.tables import as_csv, as_latex, as_markdown, terminal
 from anomaly_lab.runs.collect import collect
-from anomaly_lab.runs.measures import BY_KEY
 from tests.report.synthetic import read_metrics, write_run
 
 
@@ -21,20 +21,11 @@ def three(tmp_path):
         for category in ("screw", "a|b_<c>"):
             write_run(tmp_path, method=method, category=category, strength=strength, images=100)
     groups = group(collect([tmp_path]))
-    shown = [matrices(groups)["image_auroc"]]
-    return [sheet(matrix, groups) for matrix in shown], shown, groups
-
-
-def test_figures_as_people_write_them():
-    auroc, seconds = BY_KEY["image_auroc"], BY_KEY["fit_seconds"]
-    assert [number(value, auroc) for value in (0.8734, 1.0, 0.0)] == [".873", "1.000", ".000"]
-    assert [number(value, seconds) for value in (1234.5, 12.345, 0.5)] == ["1234", "12.3", "0.5"]
-    assert figure(Cell({"0": 0.8, "1": 0.9}, 0.85, std=0.0707), auroc) == ".850 ± .071"
-    assert figure(Cell({"a": 0.8}, 0.8, of=3), auroc) == ".800 (1 of 3)"
+    return [sheet(matrices(groups)["image_auroc"], groups)]
 
 
 def test_the_best_method_stands_first_and_controls_last(three):
-    (shown,), _, _ = three
+    (shown,) = three
     labels = [line.label for line in shown.lines]
     assert labels[:2] == ["ganomaly", "cae"]
     assert labels[2:] == ["control: brightness", "control: sharpness", "control: mean_image", "control: pca"]
@@ -43,17 +34,8 @@ def test_the_best_method_stands_first_and_controls_last(three):
     assert shown.lines[1].cells[0].beaten
 
 
-def test_runs_of_the_controls_stand_among_them(tmp_path):
-    for method, strength in (("cae", 0.3), ("control", 4.0)):
-        write_run(tmp_path, method=method, strength=strength, images=100)
-    groups = group(collect([tmp_path]))
-    lines = sheet(matrices(groups)["image_auroc"], groups).lines
-    assert [(line.label, line.control) for line in lines[:2]] == [("cae", False), ("control", True)]
-    assert lines[0].cells[0].mean < lines[1].cells[0].mean
-
-
 def test_the_terminal_shows_all_of_it_and_takes_no_name_for_markup(three):
-    (shown,), _, _ = three
+    (shown,) = three
     console = Console(width=200, record=True, file=io.StringIO())
     shown.headers[1] = "[bold]screw"
     (table,) = terminal(shown, console.width)
@@ -116,7 +98,7 @@ def _plain(cell, measure):
 
 @pytest.mark.parametrize("width", [20, 40])
 def test_in_a_tiny_terminal_no_figure_is_lost(three, width):
-    (shown,), _, _ = three
+    (shown,) = three
     console = Console(width=width, record=True, file=io.StringIO())
     for table in terminal(shown, width):
         console.print(table)
@@ -126,20 +108,8 @@ def test_in_a_tiny_terminal_no_figure_is_lost(three, width):
         assert all(number(cell.mean, shown.measure) in text for cell in line.cells if cell is not None)
 
 
-def test_lines_that_lack_a_category_stand_below_complete_ones(tmp_path):
-    for category in ("carpet", "screw"):
-        write_run(tmp_path, method="cae", category=category, strength=0.3, images=100)
-        write_run(tmp_path, method="vae", category=category, strength=0.6, images=100)
-    write_run(tmp_path, method="ganomaly", category="screw", strength=4.0, images=100)
-    groups = group(collect([tmp_path]))
-    lines = sheet(matrices(groups)["image_auroc"], groups).lines
-    assert [line.label for line in lines[:3]] == ["vae", "cae", "ganomaly"]
-    assert lines[2].cells[-1].mean > lines[0].cells[-1].mean
-
-
 def test_csv_has_every_digit(three, tmp_path):
-    sheets, matrices_, groups = three
-    rows = list(csv.DictReader(io.StringIO(as_csv(sheets, matrices_, groups))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(three))))
     metrics = read_metrics(tmp_path / "sweep/ganomaly/mvtec_ad/screw/seed=0/0123456789")
     (row,) = [row for row in rows if (row["row"], row["category"]) == ("ganomaly", "screw")]
     assert float(row["mean"]) == metrics["image_auroc"]
@@ -156,7 +126,7 @@ def test_csv_counts_seeds_and_categories_apart(tmp_path):
     found = matrices(groups)
     shown = [found["image_auroc"], found["pixel_aupro"]]
     sheets = [sheet(matrix, groups) for matrix in shown]
-    rows = list(csv.DictReader(io.StringIO(as_csv(sheets, shown, groups))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(sheets))))
     counted = {(row["measure"], row["row"], row["category"]): (row["categories"], row["n"]) for row in rows}
     assert counted == {
         ("image_auroc", "cae", "carpet"): ("1", "3"),
@@ -174,7 +144,7 @@ def test_csv_counts_seeds_and_categories_apart(tmp_path):
 
 
 def test_markdown_opens_neither_columns_nor_html(three):
-    text = as_markdown(*three)
+    text = as_markdown(three)
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 2 + 6
     assert all(line.replace("\\|", "").count("|") == 5 for line in table)
@@ -185,10 +155,28 @@ def test_markdown_opens_neither_columns_nor_html(three):
 
 
 def test_latex_escapes_what_it_would_read(three):
-    text = as_latex(*three)
+    text = as_latex(three)
     assert "a|b\\_<c>" in text
     assert "\\textbf{" in text
     assert text.count("\\\\\n") == 1 + 6
     assert text.count("\\midrule") == 2
     body = text[text.index("\\toprule") : text.index("\\bottomrule")]
     assert all(line.replace("\\&", "").count("&") == 3 for line in body.splitlines() if line.endswith("\\\\"))
+
+
+def test_the_style_of_a_sheet_is_that_of_every_format(three, tmp_path):
+    groups = group(collect([tmp_path]))
+    (shown,) = [sheet(matrices(groups)["image_auroc"], groups, Style(("cae:L2 & more",), percent=True, ranks=True))]
+    value = f"{100 * shown.lines[0].cells[1].mean:.1f}"
+    assert "% image AUROC, %\n" in as_latex([shown])
+    assert f"L2 \\& more & {number(shown.lines[0].cells[0].mean, shown.measure, shown.style)}" in as_latex([shown])
+    table = as_markdown([shown])
+    assert "**image AUROC, %**" in table
+    assert f"{value} ▽ |" in table
+    assert table.splitlines()[4].endswith("| 2.00 |")
+    rows = list(csv.DictReader(io.StringIO(as_csv([shown]))))
+    ranks = [row for row in rows if row["category"] == "mean rank"]
+    assert [(row["row"], row["method"], row["categories"], row["n"], row["mean"]) for row in ranks] == [
+        ("L2 & more", "cae", "2", "", "2.0"), ("ganomaly", "ganomaly", "2", "", "1.0"),
+    ]  # fmt: skip
+    assert next(float(row["mean"]) for row in rows if row["row"] == "L2 & more") == shown.lines[0].cells[0].mean

@@ -107,6 +107,7 @@ function decisions(run, images) {
     el("h3", {}, "Threshold"),
     el("p", { class: "quiet" }, `An image is called abnormal where its score reaches the threshold. The run's own, ${score(own)}, comes from held-out good images`,
       run.thresholds.length ? ` (${run.thresholds[0].name}, ${run.thresholds[0].normals} images)` : "", "; moving it here is hindsight.",
+      run.thresholds.length ? ` ${run.thresholds[0].guarantee}` : "",
       run.thresholds.length > 1 ? ` It was replaced later (${run.thresholds.slice(1).map((line) =>
         `${line.name} ${score(line.image)}`).join(", ")}); these figures are those of the test.` : ""),
     el("div", { class: "threshold" }, slider, exact, back), figures,

@@ -26,6 +26,7 @@ function drawLine() {
   slider.addEventListener("input", () => set(Number(slider.value)));
   exact.addEventListener("change", () => set(exact.value === "" ? run.threshold : Number(exact.value)));
   byId("line").replaceChildren(slider, exact, el("button", { type: "button", onclick: () => set(run.threshold) }, "the run's own"));
+  byId("guarantee").textContent = run.guarantee;
   set(run.threshold);
 }
 
