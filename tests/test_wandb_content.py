@@ -235,7 +235,7 @@ def test_images_that_have_a_picture_show_it_in_the_table(tmp_path, monkeypatch):
     log_tables(logger, tmp_path)
     table = logger.rows[0]["tables/scores"]
     assert table.columns == ["path", "defect", "score", "picture"]
-    sizes = [row[3] and (row[3].width, row[3].height, row[3].format) for row in table.data]
+    sizes = [row[3] and (*row[3].image.size, row[3].format) for row in table.data]
     assert sizes == [None, (320, 5, "jpg"), None, (320, 5, "jpg")]
 
 
