@@ -11,6 +11,7 @@ from anomaly_lab import __version__
 from anomaly_lab.cli.options import TRUST, Options, packages, parse
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.files import read_csv, write_whole
+from anomaly_lab.runs.folder import read_object
 from anomaly_lab.runs.lookup import finished_run
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def describe(detector: "Detector", name: str, git: str | None) -> dict[str, Any]
 
 def commit(run: Path) -> str | None:
     """The commit with which the run was trained; None if it is not known."""
-    path = run / "environment.json"
-    return json.loads(path.read_text()).get("git") if path.is_file() else None
+    git = read_object(run / "environment.json").get("git")
+    return git if isinstance(git, str) else None
 
 
 def region(decoding: "Decoding") -> list[int] | dict[str, str] | None:
@@ -188,10 +189,10 @@ def photos(run: Path, decoding: "Decoding") -> Trial | None:
     import numpy as np
     import torch
 
-    table = run / "scores.csv"
-    if not table.is_file():
+    try:
+        paths = [Path(row["path"]) for row in read_csv(run / "scores.csv")]
+    except (OSError, ValueError, KeyError):
         return None
-    paths = [Path(row["path"]) for row in read_csv(table)]
     read = []
     for path in paths[:: max(1, len(paths) // PHOTOS)][:PHOTOS]:
         try:

@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> None:
         return
     run = finished_run(options["run"])
     folder = Path(options["normals"]).expanduser()
-    paths = images_in(folder) if folder.is_dir() else []
+    left_out = RemarkCounter()
+    paths = images_in(folder, left_out.add) if folder.is_dir() else []
+    for line in left_out.lines():
+        print(f"normals: {line}")
     if not paths:
         raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
 

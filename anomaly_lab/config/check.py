@@ -24,6 +24,7 @@ from anomaly_lab.core.errors import UserError, nearest
 
 POSITIVE = pydantic.PositiveInt
 KIND = typing.Literal["texture", "object"]
+KINDS, BY_KIND = typing.get_args(KIND), ("input", "tilings")  # sections with the values of each kind of data
 # Keys that the program reads itself, by type: no constructor states them.
 READ = {
     "seed": typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)],
@@ -31,7 +32,7 @@ READ = {
     "runs_dir": typing.Annotated[str, pydantic.Field(min_length=1)],
     "rerun": bool | typing.Literal["judge"],
     "dry_run": bool,
-    "trust": list[str],
+    "trust": list[str] | str,
     "controls": bool,
     "run_folder": str,
     "budget.epochs": POSITIVE,
@@ -154,6 +155,10 @@ def _check_sections(raw: dict[str, Any]) -> None:
         if not isinstance(raw.get(section), dict):
             found = repr(raw[section]) if section in raw else "none"
             raise UserError(f"{section}: expected one of the options of conf/{section}, found {found}")
+    for path in (*BY_KIND, *(f"{key}.{kind}" for key in BY_KIND for kind in KINDS)):
+        node = reduce(lambda node, part: node.get(part) if isinstance(node, dict) else None, path.split("."), raw)
+        if not isinstance(node, dict):
+            raise UserError(f"{path}: expected its keys below it, found {node!r}")
     for name, callback in raw["callbacks"].items():
         if callback is not None and not (isinstance(callback, dict) and "_target_" in callback):
             raise UserError(f"callbacks.{name}: expected its keys below it or null to leave it out, found {callback!r}")
@@ -268,6 +273,8 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
     target = node.get("_target_")
     if "_target_" in node:
         refuse_missing(f"{path}._target_", target)
+    if not isinstance(node.get("_partial_", False), bool):
+        raise UserError(f"{path}._partial_: expected true or false, found {node['_partial_']!r}")
     parameters = parameters_of(target) if isinstance(target, str) else None
     for key, value in node.items():
         here = f"{path}.{key}"
@@ -293,7 +300,9 @@ def check_value(path: str, value: Any, expected: Any) -> None:
         return
     if isinstance(value, list) and typing.get_origin(expected) is tuple:  # YAML has no tuples
         value = tuple(value)
-    if expected is OBJECT:
+    if expected == OBJECT | None and value is None:
+        return
+    if expected in (OBJECT, OBJECT | None):
         if not isinstance(value, dict) or "_target_" not in value:
             raise UserError(f"{path}: expected its keys below it (a mapping with _target_), found {value!r}")
         return

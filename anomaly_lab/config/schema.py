@@ -19,6 +19,11 @@ PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegat
 NAMES = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
 Parameters = dict[str, Any]  # names and types
 Imports = dict[str, tuple[str, str]]  # local name -> module, name there
+ON_PATH = "put the folder that contains it on PYTHONPATH"
+
+
+class MissingPackageError(UserError):
+    """A class of a package that Python does not find."""
 
 
 @cache
@@ -95,7 +100,8 @@ def refuse_missing(path: str, target: Any) -> None:
     spec = find_spec(package)
     folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
     if spec is None or (parts and not any(_is_module(folder, parts) for folder in folders)):
-        raise UserError(f"{path}: expected a class of an installed package, found no module {module!r}")
+        hint = "" if spec else f"; {ON_PATH}"
+        raise UserError(f"{path}: expected a class of an installed package, found no module {module!r}{hint}")
     try:
         names = _names(_source_tree(module))
     except (UserError, OSError, SyntaxError):
@@ -149,7 +155,7 @@ def _parameters(target: str) -> Parameters | None:
     if isinstance(constructor, ast.FunctionDef) and not constructor.args.kwarg:
         return own
     base = next(_bases(target, definition), "")
-    if is_ours(target):
+    if is_ours(target) or is_ours(base):
         return signature(base) | own if is_ours(base) else own
     return None if constructor or not base else _parameters(base)
 
@@ -188,12 +194,14 @@ def _source_tree(module: str) -> ast.Module:
     if not all(part.isidentifier() for part in (package, *parts)):
         raise UserError(f"_target_: expected package.module.Class, found a module {module!r}")
     spec = find_spec(package)  # of the top package only: finding a submodule would import it
-    for folder in (spec and spec.submodule_search_locations) or ():
+    if spec is None:
+        raise MissingPackageError(f"no module {package!r}; {ON_PATH}")
+    for folder in spec.submodule_search_locations or ():
         path = Path(folder).joinpath(*parts)
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():
                 return ast.parse(file.read_text(encoding="utf-8"))
-    if spec and not parts and (spec.origin or "").endswith(".py"):  # a package of one file
+    if not parts and (spec.origin or "").endswith(".py"):  # a package of one file
         return ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
     raise UserError(f"_target_: expected a module of {package}, found {module!r}")
 
@@ -210,6 +218,9 @@ def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
             return _alias(module, name)
     if ast.unparse(annotation).startswith("Callable["):
         return OBJECT
+    optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
+    if optional and _type(annotation.left, tree) is OBJECT:
+        return OBJECT | None
     try:
         return eval(ast.unparse(annotation), {"__builtins__": {}}, NAMES)
     except (NameError, AttributeError, TypeError):

@@ -27,7 +27,10 @@ def offered() -> tuple[str, ...]:
 
 def refuse_unoffered(method: dict[str, Any]) -> None:
     """Raise UserError if a method wants a key that no file offers: the value would have no effect."""
-    if unknown := next((key for key in method.get("wants") or () if key not in offered()), None):
+    wants = method.get("wants") or {}
+    if not isinstance(wants, dict):
+        raise UserError(f"method.wants: expected keys and values, found {wants!r}")
+    if unknown := next((key for key in wants if key not in offered()), None):
         raise UserError(
             f"method.wants: expected keys with a default ${{want:...}} in conf/ ({', '.join(offered())}), found "
             f"{unknown!r}{nearest(unknown, offered())}"
@@ -42,8 +45,7 @@ def wants_of(config: DictConfig) -> str:
     pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
     changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     granted = ", ".join(f"{key}={typed(value)} (default {typed(default)})" for key, (value, default) in changed.items())
-    method = config.method._target_.split(".")[-2]
-    return f"method={method} sets {granted}; a key that you type overrides it" if granted else ""
+    return f"method={config.method.name} sets {granted}; a key that you type overrides it" if granted else ""
 
 
 def typed(value: Any) -> str:

@@ -33,15 +33,20 @@ def finite(value: Any, infinity: float | None = None) -> Any:
     return value
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV file, each as column name -> text; `write_csv`'s mark before formulas is taken off.
 
-    Raises OSError if it cannot be read, ValueError if a row is longer or shorter than the header.
+    Raises OSError if it cannot be read, ValueError if it is no file, if the header lacks one of `columns`, or if a row
+    is longer or shorter than the header.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError("expected a file")  # a pipe would never end
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             header = next(rows, [])
+            if not set(columns) <= set(header):
+                raise ValueError(f"expected the columns {', '.join(columns)}, found {', '.join(header)[:40] or 'none'}")
             return [dict(zip(header, map(_unmarked, row), strict=True)) for row in rows]
     except csv.Error as error:
         raise ValueError(str(error)) from error
@@ -120,7 +125,12 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary path for a file or folder: it is moved to `path` if the block succeeds, and removed otherwise."""
+    """A temporary path for a file or folder: it is moved to `path` if the block succeeds, and removed otherwise.
+
+    Raises UserError for a device or a pipe, which would be replaced by a file.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: expected a file, found a device or a pipe")
     part = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(part)  # left by a killed process with the same id

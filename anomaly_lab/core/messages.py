@@ -1,10 +1,11 @@
 """One line for every mistake of a user, whichever exception carries it."""
 
+import errno
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -42,6 +43,10 @@ def explain(error: BaseException) -> UserError:
         cause = cause.__cause__ or cause.__context__
     if no_room := full_disk(error):
         return no_room
+    if is_too_long(error):
+        return UserError(
+            f"{str(error.filename)[:60]}...: expected a shorter path, found {len(error.filename)} characters"
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, wanted = error.missing_cfg_file.rpartition("/")
         options = sorted(option for option in error.options or [] if not option.startswith("_"))
@@ -97,9 +102,14 @@ def _places(root: Any, name: str) -> list[str]:
     return keys
 
 
+def is_too_long(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether an exception says that a path is longer than a disk allows."""
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+
+
 def is_user_mistake(error: BaseException) -> bool:
     """Whether an exception reports a mistake in the configuration or the data, not a bug in the program."""
-    if isinstance(error, HydraException | OmegaConfBaseException) or full_disk(error):
+    if isinstance(error, HydraException | OmegaConfBaseException) or full_disk(error) or is_too_long(error):
         return True
     cause: BaseException | None = error
     while cause is not None:

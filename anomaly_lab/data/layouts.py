@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt
+
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes, class_folders
 from anomaly_lab.data.listing import child_of, images_in, subfolders
@@ -83,7 +85,9 @@ def pooled(splits_of: dict[str, Splits]) -> Splits:
     return Splits(train, test, f"{len(splits_of)} categories", tuple(folders), tuple(remarks))
 
 
-def folder(root: str, split_seed: int, normal_test_share: float = 0.2, good: Sequence[str | int] = ()) -> Splits:
+def folder(
+    root: str, split_seed: NonNegativeInt, normal_test_share: float = 0.2, good: Sequence[str | int] = ()
+) -> Splits:
     """Read a folder of photos in one of three layouts.
 
     1. `train/good` and `test/<class>`, with or without masks;

@@ -39,7 +39,7 @@ def find(source: str, out: Path | None, unlisted: Callable[[OSError], None] | No
     results = out and out.resolve()
     if out and results == Path(source).resolve():
         raise UserError(f"out: expected another folder than the photos, found {out}; its files are left out")
-    photos = (path for path in paths if results not in path.resolve().parents)
+    photos = (path for path in paths if results not in Path(os.path.realpath(path)).parents)
     first = next(photos, None)
     if first is None:
         raise UserError(f"source: expected an image file, a folder or a glob of images, found none at {source}")

@@ -81,10 +81,10 @@ def _pictures(run: Run) -> list[Entry]:
 def _encoded(path: Path, place: int, kind: str, tiles: tuple[str, ...]) -> Thumbnail | None:
     """A WebP unchanged, anything else reduced and as JPEG; None if it cannot be read."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.is_file() else b""  # a pipe would never end
     except OSError:
         return None
-    picture = cv2.imread(str(path))
+    picture = cv2.imread(str(path)) if data else None
     if picture is None:
         return None
     kind_of_file = "webp"

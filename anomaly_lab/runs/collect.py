@@ -137,13 +137,13 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
         run.precision = str(metrics.get("precision", ""))
         run.result_version = metrics.get("result_version", RESULT_VERSION)
         run.environment = _object(folder / "environment.json", trouble, needed=False)
-        run.thresholds = _list(folder / "threshold.json", trouble)
+        run.thresholds = _thresholds(folder / "threshold.json", trouble)
         _read_scores(run, trouble)
         run.controls = {
             row.get("control", ""): {name: _number(value) for name, value in row.items() if name != "control" and value}
-            for row in _table(folder / "controls.csv", trouble)
+            for row in _table(folder / "controls.csv", trouble, "control")
         }
-        run.defects = _table(folder / "defects.csv", trouble)
+        run.defects = _table(folder / "defects.csv", trouble, "defect")
         if not run.metrics:
             run.state = "unreadable"
     elif error := job.get("error"):
@@ -234,7 +234,10 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 def _config(folder: Path, trouble: list[str]) -> dict[str, Any]:
     try:
-        return settings.read(folder / ".hydra" / "config.yaml")
+        config = settings.read(folder / ".hydra" / "config.yaml")
+        if "method" not in config:
+            raise ValueError("expected a method, found none")
+        return config
     except FileNotFoundError:
         trouble.append(".hydra/config.yaml: not there, settings unknown")
     except (OSError, ValueError) as error:
@@ -242,10 +245,20 @@ def _config(folder: Path, trouble: list[str]) -> dict[str, Any]:
     return {}
 
 
+def _json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError, and ValueError for what is no JSON or no file."""
+    if path.exists() and not path.is_file():
+        raise ValueError("expected a file")  # a pipe would never end
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def _object(path: Path, trouble: list[str], needed: bool = True) -> dict[str, Any]:
     """The JSON object in a file; empty, with a line in `trouble`, if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = _json(path)
     except FileNotFoundError:
         if needed:
             trouble.append(f"{path.name}: not there")
@@ -259,21 +272,23 @@ def _object(path: Path, trouble: list[str], needed: bool = True) -> dict[str, An
     return value
 
 
-def _list(path: Path, trouble: list[str]) -> list[dict[str, Any]]:
+def _thresholds(path: Path, trouble: list[str]) -> list[dict[str, Any]]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return [entry for entry in value if isinstance(entry, dict)]
+        value = _json(path)
+        if not isinstance(value, list) or any(math.isnan(_number(entry["image"])) for entry in value):
+            raise ValueError("expected a list of thresholds")
+        return value
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError) as error:
+        trouble.append(f"{path.name}: not there")
+    except (OSError, ValueError, TypeError, LookupError) as error:
         trouble.append(f"{path.name}: cannot be read ({error})")
-        return []
+    return []
 
 
-def _table(path: Path, trouble: list[str]) -> Table:
-    """The rows of a CSV file; empty if it is missing, empty with a line in `trouble` if it cannot be read."""
+def _table(path: Path, trouble: list[str], *columns: str) -> Table:
+    """The rows of a CSV file; empty if it is missing, or, with a line in `trouble`, if it is damaged."""
     try:
-        return read_csv(path)
+        return read_csv(path, *columns)
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

@@ -21,12 +21,12 @@ Rerun = bool | Literal["judge"]
 def is_finished(folder: Path) -> bool:
     """Whether the folder holds a complete result that this version can read."""
     job = read_job(folder)
-    return (job.get("state"), job.get("format")) == ("done", FORMAT) and bool(_read(folder / "metrics.json"))
+    return (job.get("state"), job.get("format")) == ("done", FORMAT) and bool(read_object(folder / "metrics.json"))
 
 
 def is_current(folder: Path, result_key: str) -> bool:
     """Whether the run is finished with this result key."""
-    return is_finished(folder) and _read(folder / "metrics.json").get("result_key") == result_key
+    return is_finished(folder) and read_object(folder / "metrics.json").get("result_key") == result_key
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
@@ -85,17 +85,17 @@ def maker_of(folder: Path) -> str | None:
     job = read_job(folder)
     if not job or job.get("format") == FORMAT:
         return None
-    versions = _read(folder / "environment.json").get("versions")
+    versions = read_object(folder / "environment.json").get("versions")
     version = versions.get("anomaly_lab") if isinstance(versions, dict) else None
     return f"anomaly_lab {version}" if isinstance(version, str) else "another version of anomaly_lab"
 
 
 def read_job(folder: Path) -> dict[str, Any]:
     """The content of `job.json`: state (running, done, failed), format, times; empty if there is none."""
-    return _read(folder / "job.json")
+    return read_object(folder / "job.json")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if it is missing or damaged."""
     try:
         value = json.loads(path.read_text()) if path.is_file() else {}  # a pipe would never end

@@ -139,7 +139,9 @@ def seen_of(folder: Path) -> Seen | None:
     """What a run has kept of its photos. Raises UserError, one line, for a damaged file."""
     path = folder / FILE
     try:
-        return Seen.from_json(json.loads(path.read_text())) if path.is_file() else None
+        if path.exists() and not path.is_file():
+            raise ValueError("expected a file")
+        return Seen.from_json(json.loads(path.read_text())) if path.exists() else None
     except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: expected the photos of the run, cannot be read ({error})") from error
 
