@@ -8,10 +8,12 @@ import gc
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 from anomaly_lab import __version__
-from anomaly_lab.config.files import CONF
+from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.core.console import print_messages
+from anomaly_lab.core.errors import UserError
 
 COMMANDS = (
     "predict",
@@ -26,6 +28,7 @@ COMMANDS = (
     "dashboard",
     "completion",
 )  # modules of cli/
+OF_RUNS = set(COMMANDS) - {"data", "methods"}  # compose no configuration
 HELP = """\
 anomaly_lab: which unsupervised detector finds the defects on your parts
 
@@ -68,6 +71,8 @@ Keys people set most
   hydra/launcher=local|slurm       where the jobs of a sweep run; hydra.launcher.jobs=N at a time
 
 More
+  --config-dir FOLDER              methods, layouts, callbacks of your own, in FOLDER/method/NAME.yaml and so on; also
+                                   before this --help, and with data check and methods
   --cfg job [--resolve]            the whole configuration [with resolved values]
   --hydra-help                     flags of Hydra, such as --info
 """
@@ -82,12 +87,21 @@ def main() -> None:
         print(f"anomaly_lab {__version__}")
         return
     if first == "help" or (is_job and {"--help", "-h"} & set(sys.argv)):
-        print(HELP.format(groups=groups(), methods=methods()), end="")
+        try:
+            folder = config_folder(sys.argv[1:])[1]
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        print(HELP.format(groups=groups(folder), methods=methods(folder)), end="")
         return
     if not is_job and first not in COMMANDS:
         near = get_close_matches(first, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         sys.exit(f"error: expected a command ({', '.join(COMMANDS)}) or key=value, found {first!r}{hint}")
+    if first in OF_RUNS and any(word.startswith("--config-dir") for word in sys.argv):
+        sys.exit(
+            f"error: {first}: expected no --config-dir, because a run folder holds its whole configuration; leave it "
+            "out, trust=PACKAGE allows classes of your own"
+        )
 
     from anomaly_lab.core.messages import mistakes_in_one_line
 
@@ -99,22 +113,23 @@ def main() -> None:
             import_module(f"anomaly_lab.cli.{first}").main(sys.argv[2:])
 
 
-def groups() -> str:
-    """The options of every group of the configuration, a line each."""
-    lines = []
-    for folder in sorted({path.parent for path in CONF.glob("*/**/*.yaml")}):
-        options = sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
-        lines.append(f"  {folder.relative_to(CONF).as_posix()}: {', '.join(options)}")
-    return "\n".join(lines)
+def groups(folder: Path | None) -> str:
+    """The options of every group of the configuration, those of somebody's own folder among them, a line each."""
+    options: dict[str, set[str]] = {}
+    for root in (CONF, folder) if folder else (CONF,):
+        for path in root.glob("*/**/*.yaml"):
+            group = options.setdefault(path.parent.relative_to(root).as_posix(), set())
+            group |= set() if path.stem.startswith("_") else {path.stem}
+    return "\n".join(f"  {group}: {', '.join(sorted(names))}" for group, names in sorted(options.items()))
 
 
-def methods() -> str:
+def methods(folder: Path | None) -> str:
     """Every method: its paper in a line, and what it sets in other groups."""
-    from anomaly_lab.cli.methods import about, paper
+    from anomaly_lab.cli.methods import about, files, paper
     from anomaly_lab.config.wants import typed
 
     lines = []
-    for path in sorted((CONF / "method").glob("*.yaml")):
+    for path in files(folder):
         lines.append(f"  {path.stem}: {paper(path)}")
         if wants := about(path)[0].get("wants"):
             lines.append(f"    sets {', '.join(f'{key}={typed(value)}' for key, value in wants.items())}")

@@ -8,9 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 
-from anomaly_lab.__main__ import COMMANDS
+from anomaly_lab.__main__ import COMMANDS, groups, methods
 from anomaly_lab.cli import train
-from anomaly_lab.config.files import CONF
+from anomaly_lab.config.files import CONF, config_folder
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch import cost
 from tests.conftest import METHODS, ROOT
 
@@ -44,6 +45,10 @@ def test_help_shows_usage_examples_and_groups(lab):
             "error: budget.learning_rate: expected none, because method=ganomaly does not read it, found 1e-3",
         ),
         (
+            ["predict", "run=last", "--config-dir", "."],
+            "error: predict: expected no --config-dir, because a run folder holds its whole configuration; leave it",
+        ),
+        (
             ["export", "run=nowhere", "format=onnx"],
             "error: run: expected the folder of a finished run, the name of one",
         ),
@@ -55,6 +60,20 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, argument
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_help_names_the_files_of_somebody_elses_folder(tmp_path):
+    for name in ("method/own", "data/_common", "data/own"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text("# own.py: a method of one's own.\nwants: {budget.epochs: 3}\n")
+    assert methods(tmp_path).endswith("\n  own: a method of one's own\n    sets budget.epochs=3")
+    assert "  data: csv, demo, folder, mvtec_ad, own\n" in groups(tmp_path)
+    assert methods(None) + "\n  own: a method of one's own\n    sets budget.epochs=3" == methods(tmp_path)
+    words, folder = config_folder(["seed=1", "--config-dir", f"{tmp_path}", "name=a"])
+    assert (words, folder) == config_folder([f"--config-dir={tmp_path}", "seed=1", "name=a"])
+    assert (words, folder) == (["seed=1", "name=a"], tmp_path)
+    with pytest.raises(UserError, match="--config-dir: expected a folder of configuration files, found none at .*none"):
+        config_folder(["--config-dir", f"{tmp_path}/none"])
 
 
 def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_refuses_is_one_line(lab, parts, tmp_path):

@@ -9,7 +9,7 @@ from anomaly_lab.core.lock import lock
 from anomaly_lab.data.cache import Entry, default_folder, entries, is_in_use, lock_of
 
 USAGE = "python -m anomaly_lab data cache [clear [ENTRY|DATA_FOLDER]] [data.cache_dir=FOLDER]"
-CHECK = "python -m anomaly_lab data check KEY=VALUE ...   what a run with these keys would find, without training"
+CHECK = "python -m anomaly_lab data check [--config-dir FOLDER] KEY=VALUE ...   what a run would find"
 SHORT = 10  # digits of the name of an entry that are shown
 
 

@@ -72,14 +72,16 @@ def configuration(words: list[str]) -> dict[str, Any]:
 
     from anomaly_lab.cli.train import compose
     from anomaly_lab.config.check import check
-    from anomaly_lab.config.files import CONF
+    from anomaly_lab.config.files import CONF, config_folder
+    from anomaly_lab.config.overrides import as_people_write
     from anomaly_lab.config.resolvers import register
 
     register()
+    words, folder = config_folder(words)
     if not any(word.startswith("data.on_error=") for word in words):
         words = [*words, "data.on_error=skip"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose(words))
+        return check(compose(as_people_write(words), folder)[0])
 
 
 def by_defect(samples: Iterable[Any]) -> dict[str, list[Path]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from anomaly_lab.cli.options import parse
-from anomaly_lab.config.files import CONF
+from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.config.schema import class_fact, defined
 
 COLUMNS = ("method", "learns in", "shown", "weights", "export", "what it is")
@@ -15,9 +15,10 @@ BASE = "anomaly_lab.methods.base.method.Method"
 
 def main(arguments: list[str]) -> None:
     """Print the table; every method gives an anomaly map and a score."""
-    if parse(arguments, "methods", {}, ()) is None:
+    words, folder = config_folder(arguments)
+    if parse(words, "methods [--config-dir FOLDER]", {}, ()) is None:
         return
-    rows = [COLUMNS, *(row(path) for path in sorted((CONF / "method").glob("*.yaml")))]
+    rows = [COLUMNS, *map(row, files(folder))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
@@ -29,6 +30,11 @@ def main(arguments: list[str]) -> None:
         "export: `some` depends on the settings.\n"
         "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml."
     )
+
+
+def files(folder: Path | None) -> list[Path]:
+    """The files of all methods, ours first."""
+    return [path for root in (CONF, folder) if root for path in sorted((root / "method").glob("*.yaml"))]
 
 
 def row(path: Path) -> tuple[str, ...]:

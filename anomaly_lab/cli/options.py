@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from anomaly_lab.config.build import trusted
 from anomaly_lab.core.errors import UserError, nearest
 
 Options = dict[str, str]  # name -> description
@@ -47,4 +48,4 @@ def switch(options: dict[str, str], name: str, default: bool) -> bool:
 
 def packages(options: dict[str, str]) -> list[str]:
     """The packages that the user trusts."""
-    return [name for name in options.get("trust", "").split(",") if name]
+    return trusted(options.get("trust", ""))

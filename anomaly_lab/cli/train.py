@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomaly_lab.config.check import check, refuse_unread
-from anomaly_lab.config.files import CONF
-from anomaly_lab.config.overrides import as_people_write, composed
+from anomaly_lab.config.files import CONF, config_folder
+from anomaly_lab.config.overrides import as_people_write, composed, searched
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
 from anomaly_lab.core.console import printable, say
@@ -37,10 +37,12 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # searching for plugins takes as long as the whole check
     register()
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
-    sys.argv[1:] = overrides = as_people_write(sys.argv[1:])
+    words, folder = config_folder(sys.argv[1:])
+    overrides = as_people_write(words)
+    flags = ["--config-dir", str(folder)] if folder else []
     if not any(argument.startswith("-") for argument in overrides):
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(overrides)
+            config, overrides = compose(overrides, folder)
             resolved = check(config)
         if resolved["dry_run"]:
             dry_run(resolved)
@@ -54,7 +56,7 @@ def main() -> None:
             refuse_unwritable(place.folder)
             if wants := wants_of(config):
                 say(wants)
-    composed(start, sys.argv[1:])
+    composed(start, [*flags, *overrides])
 
 
 def start(arguments: list[str]) -> None:
@@ -63,17 +65,20 @@ def start(arguments: list[str]) -> None:
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """Compose the configuration. Raises UserError for `group=null` too, for which Hydra raises ValueError."""
+def compose(overrides: list[str], folder: Path | None = None) -> tuple[DictConfig, list[str]]:
+    """Compose the configuration, of `conf/` and perhaps another folder; also the words with a `+` where Hydra needs it.
+
+    Raises UserError for `group=null` too, for which Hydra raises ValueError.
+    """
     try:
-        config, sys.argv[1:] = composed(lambda words: hydra.compose("train", words), overrides)
+        config, words = composed(lambda words: hydra.compose("train", [*words, *searched(folder)]), overrides)
     except ValueError as error:
         if is_user_mistake(error):  # its message is clear enough
             raise
         group = next((override for override in overrides if override.endswith("=null")), " ".join(overrides))
         raise UserError(f"{group}: expected one of the group's options, found null") from error
     refuse_unread(overrides, config)
-    return config
+    return config, words
 
 
 def dry_run(resolved: dict[str, Any]) -> None:

@@ -20,12 +20,20 @@ OURS, OPTIMIZERS = "anomaly_lab", "torch.optim"
 OF_HYDRA = {"_target_", "_partial_", "_convert_"}  # keys of a node that are no arguments
 
 
+def trusted(packages: str | Sequence[str]) -> list[str]:
+    """The names of packages, from a list or from text as people type it: `mine`, `mine,other`, `[mine]`."""
+    names = packages.strip("[] ").split(",") if isinstance(packages, str) else packages
+    return [name.strip() for name in names if name.strip()]
+
+
 def build(node: dict[str, Any], kind: type, path: str, trust: Sequence[str] = ()) -> Any:
     """The object that a node with a `_target_` describes, and those below it.
 
-    `kind` is the class or protocol that belongs at `path`; `trust` names further packages whose classes may be built.
+    `kind` is the class or protocol that belongs at `path`; `trust` names further packages whose classes may be
+    built (`trusted`).
     Raises UserError with the key, what was expected and what was found.
     """
+    trust = trusted(trust)
     found = _class(node, kind, path, trust)
     if node.get("_partial_", False) is not False:
         raise UserError(f"{path}._partial_: expected none, because a whole {kind.__name__} belongs here, found true")

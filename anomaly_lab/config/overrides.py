@@ -118,6 +118,11 @@ def composed(compose: Callable[[list[str]], Composed], words: Sequence[str]) -> 
             overrides = _added(overrides, error)
 
 
+def searched(folder: Path | None) -> list[str]:
+    """The word by which Hydra's `compose` finds files in a folder, too, as its program does by `--config-dir`."""
+    return [f"hydra.searchpath=[{QuotedString(f'file://{folder}', Quote.single).with_quotes()}]"] if folder else []
+
+
 def _added(words: list[str], error: ConfigCompositionException) -> list[str]:
     """The words with a `+` before the one that Hydra refused, if it sets an argument of the constructor there."""
     parent, key, where = (getattr(error.__cause__, name, None) for name in ("parent_node", "key", "full_key"))

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from anomaly_lab.config.schema import class_fact, signature
+from anomaly_lab.config.schema import class_fact, parameters_of
 
 
 def wired(resolved: dict[str, Any]) -> dict[str, Any]:
     """The method of a resolved configuration with all arguments supplied by name, except its tiling.
 
-    Every class of ours in it gets `image_size` (of what the method sees: patches or whole images), `channels`, `seed`
-    and `schedule` if it has such a parameter and its file does not set it; `sources` names the keys.
+    Every class in it that is ours, or in the package of the method, gets `image_size` (of what the method sees: patches
+    or whole images), `channels`, `seed` and `schedule` if it has such a parameter and its file does not set it;
+    `sources` names the keys.
     """
     supplied = {}
     for name, key in sources(resolved["method"]).items():
@@ -30,15 +31,16 @@ def sources(method: dict[str, Any]) -> dict[str, str]:
 
 def complete(method: dict[str, Any], supplied: dict[str, Any]) -> dict[str, Any]:
     """The node of a method without `name` and `wants`, completed by the supplied arguments."""
-    return _complete({key: value for key, value in method.items() if key not in {"name", "wants"}}, supplied)
+    packages = "anomaly_lab", str(method.get("_target_")).partition(".")[0]
+    return _complete({key: value for key, value in method.items() if key not in {"name", "wants"}}, supplied, packages)
 
 
-def _complete(node: Any, supplied: dict[str, Any]) -> Any:
+def _complete(node: Any, supplied: dict[str, Any], packages: tuple[str, ...]) -> Any:
     if not isinstance(node, dict):
         return node
-    completed = {key: _complete(value, supplied) for key, value in node.items()}
+    completed = {key: _complete(value, supplied, packages) for key, value in node.items()}
     target = node.get("_target_")
-    if isinstance(target, str) and target.startswith("anomaly_lab."):
-        parameters = signature(target)
+    if isinstance(target, str) and target.partition(".")[0] in packages:
+        parameters = parameters_of(target) or {}
         completed |= {name: value for name, value in supplied.items() if name in parameters and name not in node}
     return completed

@@ -186,8 +186,9 @@ class Detector:
         """Rebuild the method of a finished run from its configuration and checkpoint.
 
         The folder may come from anyone: classes of this package alone are built, and those of the packages that `trust`
-        names. `device` is a PyTorch device ("cpu", "cuda", "cuda:1"); None: the GPU if there is one. Raises UserError
-        if the folder is not that of a finished run, a value or the checkpoint is damaged or the device does not exist.
+        names, `["mine"]` or `"mine,other"`. `device` is a PyTorch device ("cpu", "cuda", "cuda:1"); None: the GPU if
+        there is one. Raises UserError if the folder is not that of a finished run, a value or the checkpoint is damaged
+        or the device does not exist.
         """
         return cls.of(open_run(str(run)), device, trust)
 

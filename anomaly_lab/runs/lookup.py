@@ -3,6 +3,7 @@
 import glob
 from pathlib import Path
 
+from anomaly_lab.config.schema import MissingPackageError
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.runs import settings
 from anomaly_lab.runs.collect import find
@@ -46,7 +47,7 @@ def finished_run(text: str) -> Path:
     if not is_finished(run):
         raise UserError(f"run: {what_is_wrong(run)}")
     if change := changed_method(run):
-        raise UserError(f"run: expected a run of {change}: {run}; run its command again")
+        raise UserError(f"run: {change}")
     return run
 
 
@@ -77,7 +78,7 @@ def what_is_wrong(run: Path) -> str:
 
 
 def changed_method(run: Path) -> str:
-    """How the version of the method differs from that at training; empty if it does not.
+    """How the code of the method differs from that at training, and what to do; empty if its version is the same.
 
     If it does, the weights belong to other code, and their predictions now would be a result of neither version.
     """
@@ -86,9 +87,12 @@ def changed_method(run: Path) -> str:
         return ""
     try:
         config = settings.read(run / ".hydra" / "config.yaml")
-        now, name = versions_of(config)["method"], config["method"]["name"]
+        now, name, found = versions_of(config)["method"], config["method"]["name"], before.get("method")
+    except MissingPackageError as error:
+        return f"expected the package of its method, found {error}: {run}"
     except UserError as error:
-        return f"a method of this version, found another ({error})"
+        return f"expected a run of a method of this version, found another ({error}): {run}; run its command again"
     except (OSError, ValueError, LookupError, TypeError):
         return ""  # whoever loads the run says what is wrong with it
-    return "" if before.get("method") == now else f"version {now} of {name}, found version {before.get('method')}"
+    change = f"expected a run of version {now} of {name}, found version {found}: {run}; run its command again"
+    return "" if found == now else change

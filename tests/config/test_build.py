@@ -89,6 +89,7 @@ def test_packages_that_the_user_trusts(tmp_path, monkeypatch):
     for trusted in ((), ["own"], ["own_net"], ["own_nets.small.S"]):  # a package of that name, not what begins so
         with pytest.raises(UserError, match="trust=PACKAGE|from anomaly_lab"):
             build(node, Method, "method", trusted)
-    assert type(build(node, Method, "method", ["own_nets"]).network).__name__ == "Small"
+    for trusted in (["own_nets"], "own_nets", "other, own_nets", "[own_nets]"):  # as it is typed, and from Python
+        assert type(build(node, Method, "method", trusted).network).__name__ == "Small"
     with pytest.raises(UserError, match="expected a kind of Autoencoder from anomaly_lab, own_nets"):
         build(CAE | {"network": {"_target_": "own_nets.small.Other"}}, Method, "method", ["own_nets"])

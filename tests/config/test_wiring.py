@@ -49,3 +49,16 @@ def test_what_an_optimizer_refuses_is_one_line_before_the_data_are_read(method, 
     resolved = check(composed(f"method={method}", "data.category=screw", override))
     with pytest.raises(UserError, match=f"^{message}$"):
         build_method(resolved)
+
+
+def test_classes_in_the_package_of_a_method_are_supplied_as_ours_are(tmp_path, monkeypatch):
+    (tmp_path / "wired_package.py").write_text(
+        "from anomaly_lab.methods.ganomaly import GANomaly\n"
+        "class Own(GANomaly):\n    def __init__(self, own: int, **options):\n        super().__init__(**options)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("method=ganomaly", "data.category=screw", "method._target_=wired_package.Own", "+method.own=3")
+    method = wired(check(composed(*words)))
+    assert (method["own"], method["image_size"], method["channels"], method["schedule"]) == (3, 128, 3, "cosine")
+    with pytest.raises(UserError, match="method.ow: expected one of .*, own.*; did you mean 'own'"):
+        check(composed(*words, "+method.ow=3"))

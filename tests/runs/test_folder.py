@@ -88,6 +88,9 @@ def test_a_run_whose_method_has_changed_since_is_refused(tmp_path):
     write_json(tmp_path / ".hydra/config.yaml", {"method": {"name": "cae", "_target_": f"{target}s"}})
     with pytest.raises(UserError, match="expected a run of a method of this version, found another .*'CAEs'"):
         finished_run(str(tmp_path))
+    write_json(tmp_path / ".hydra/config.yaml", {"method": {"name": "own", "_target_": "own_methods.a.A"}})
+    with pytest.raises(UserError, match="^run: .* found no module 'own_methods'; put the folder .* on PYTHONPATH: /"):
+        finished_run(str(tmp_path))
 
 
 def test_a_folder_of_another_version_is_named_with_its_maker(tmp_path):
