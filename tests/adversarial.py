@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.overrides import searched
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods import anogan as of_anogan
 from anomaly_lab.methods import f_anogan as of_f_anogan
@@ -24,6 +25,7 @@ from anomaly_lab.training.seed import SeedEveryStep
 from anomaly_lab.training.strategy import DDP
 from tests.warm import in_processes
 
+OUTSIDE = Path(folder).absolute() if (folder := os.environ.get("ANOMALY_LAB_METHODS")) else None
 COMMON = {"optimizer": partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999)), "tiling": WholeImage()}
 SIZE = {"image_size": 32, "channels": 3, "latent_size": 8, "width": 4}
 RMSPROP = partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1e-10)
@@ -59,9 +61,9 @@ GANS = anogan, f_anogan, ganomaly, skip_ganomaly
 
 
 def configured(*overrides: str) -> dict[str, Any]:
-    """A checked configuration."""
+    """A checked configuration, of `conf/` or the folder of somebody's own methods (`tests/contract.py`)."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("train", list(overrides)))
+        return check(compose("train", [*overrides, *searched(OUTSIDE)]))
 
 
 class Patches:

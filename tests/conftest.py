@@ -1,5 +1,6 @@
 """What the tests share: a tiny data set and a run of it, the real data, and skips that CI turns into failures."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -52,6 +53,12 @@ def real_data() -> Path:
     path = Path(os.environ.get("ANOMALY_LAB_TEST_DATA", ROOT.parent / "shared" / "data"))
     need("data", path.is_dir(), "no real data beside the checkout (ANOMALY_LAB_TEST_DATA)")
     return path
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage need look at it again."""
+    gc.collect()
+    pass
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -138,7 +145,7 @@ def lab(tmp_path: Path, warm_program: WarmProgram) -> Callable[..., subprocess.C
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a ResNet-18 up to layer2 that were drawn, not trained: the real ones cannot be fetched everywhere."""
+    """Weights of a ResNet-18 up to layer3 that were drawn, not trained: the real ones cannot be fetched everywhere."""
     import timm  # here, because the process that only hands out the tests reads this file, too
     import torch
     from safetensors.torch import save_file
@@ -146,7 +153,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = timm.create_model("resnet18", features_only=True, pretrained=False, out_indices=(2,))
+        network = timm.create_model("resnet18", features_only=True, pretrained=False, out_indices=(3,))
     save_file(network.state_dict(), path)
     return path
 

@@ -1,7 +1,8 @@
 """Toy versions of all methods of conf/method, and the short trainings that methods/test_contract.py asks about.
 
 A new method needs a line in TOY where its own settings take more than a second, and one in NO_GRAPH where it cannot be
-exported.
+exported. ANOMALY_LAB_METHODS=FOLDER adds the methods of FOLDER/method/*.yaml; the same lines of these stand in
+FOLDER/contract.yaml: `NAME: {side: 64, toy: "width=4", no_graph: REASON}`.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -23,13 +24,16 @@ from anomaly_lab.data.placement import place
 from anomaly_lab.methods import ganomaly
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method
-from tests.adversarial import Losses, Patches, configured, fit, shared
+from tests.adversarial import OUTSIDE, Losses, Patches, configured, fit, shared
 
 FILES = {
-    path.relative_to(CONF / "method").with_suffix("").as_posix(): OmegaConf.load(path)
-    for path in sorted(CONF.glob("method/**/*.yaml"))
+    path.relative_to(root / "method").with_suffix("").as_posix(): OmegaConf.load(path)
+    for root in (CONF, OUTSIDE)
+    if root
+    for path in sorted(root.glob("method/**/*.yaml"))
 }
 METHODS = list(FILES)
+TRUST = sorted({node["_target_"].partition(".")[0] for node in FILES.values()})
 DESCENDING = [name for name, node in FILES.items() if class_fact(node["_target_"], "rates")]  # with optimizers
 FITTED = [name for name in METHODS if name not in DESCENDING]
 
@@ -52,6 +56,11 @@ NO_GRAPH = {
     "control": "what a method must beat",
     "texture_inspection": "8192 patches at a time",
 }
+if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
+    for name, line in OmegaConf.load(lines).items():
+        SIDE |= {name: line.side} if "side" in line else {}
+        TOY |= {name: line.toy} if "toy" in line else {}
+        NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
 UNTAUGHT = {"ssim_ae"}  # an SSIM loss hardly moves in the first hundred steps
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
@@ -116,7 +125,7 @@ class Toy:
     def built(self, *words: str) -> Method:
         """The method, always with the same weights; the configuration may be changed."""
         torch.manual_seed(0)
-        return build_method(configured(*self.words, *words) if words else self.config)
+        return build_method(configured(*self.words, *words) if words else self.config, TRUST)
 
     def images(self, count: int = 5, defects: int = 2) -> torch.Tensor:
         """Normal images, of which the last ones get a defect."""

@@ -218,12 +218,13 @@ class Backbone(PretrainedNetwork):
 def aligned(maps: Sequence[Maps], to: int = 0, mode: Literal["bilinear", "nearest"] = "bilinear") -> Maps:
     """Maps of several layers, resized to the grid of the map at position `to` and concatenated along the channels.
 
-    Bilinear between the centres of the places (`align_corners=False`); a map that has the grid stays as it is.
+    Bilinear between the centres of the places (`align_corners=False`); a map that has the grid stays as it is. Maps
+    without channels are left out.
     """
     grid = maps[to].shape[2:]
-    return torch.cat(
-        [layer if layer.shape[2:] == grid else functional.interpolate(layer, grid, mode=mode) for layer in maps], dim=1
-    )
+    filled = [layer for layer in maps if layer.shape[1]] or [maps[to]]
+    resized = [layer if layer.shape[2:] == grid else functional.interpolate(layer, grid, mode=mode) for layer in filled]
+    return torch.cat(resized, dim=1)
 
 
 def outline(name: str) -> Any:

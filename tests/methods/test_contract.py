@@ -19,7 +19,7 @@ from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.tiling import SlidingWindow
 from anomaly_lab.training.seed import SeedEveryStep
-from tests.adversarial import Losses, configured, in_two_processes
+from tests.adversarial import OUTSIDE, Losses, configured, in_two_processes
 from tests.contract import (
     DESCENDING,
     FILES,
@@ -28,6 +28,7 @@ from tests.contract import (
     METHODS,
     MOMENTS,
     NO_GRAPH,
+    TRUST,
     UNTAUGHT,
     Toy,
     Waits,
@@ -286,22 +287,25 @@ class FiveLosses(Losses):
 
 
 @pytest.mark.parametrize("name", DESCENDING)
-def test_the_first_losses_are_those_of_yesterday(name, parts, tmp_path, monkeypatch):
+def test_the_first_losses_are_those_of_yesterday(name, parts, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(ganomaly, "WON", 1e-5)
     torch.set_num_threads(1)
+    given = [f"method.backbone.weights={weights}"] if "backbone" in FILES[name] else []
+    outside = OUTSIDE if not (CONF / f"method/{name}.yaml").is_file() else None
     resolved = configured(
         f"method={name}", "data=folder", f"data.root={parts}", "data.image_size=128", "data.patches=160",
         "data.batch_size=8", "data.workers=0", "data.settings.rotation=0", "data.settings.shift=0",
-        "method.optimizer.lr=1e-3", *GOLDEN.get(name, []),
+        *["method.optimizer.lr=1e-3"] * ("optimizer" in FILES[name]), *GOLDEN.get(name, []), *given,
     )  # fmt: skip
     pl.seed_everything(0, verbose=False)
-    data, method, losses = instantiate(resolved["data"]["datamodule"]), build_method(resolved), FiveLosses()
+    data, method, losses = instantiate(resolved["data"]["datamodule"]), build_method(resolved, TRUST), FiveLosses()
     trainer = pl.Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=3 if method.sees == "patches" else 9,  # of at least one batch
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[SeedEveryStep(0), losses], default_root_dir=tmp_path,
         reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
     )  # fmt: skip
     with pytest.raises(EnoughError):
         trainer.fit(method, data)
     count = STEADY_STEPS.get(name, 5)
-    assert losses.steps[:count] == pytest.approx(golden_losses(name, losses.steps)[:count], rel=1e-4)
+    assert losses.steps[:count] == pytest.approx(golden_losses(name, losses.steps, outside)[:count], rel=1e-4)

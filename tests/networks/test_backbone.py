@@ -13,6 +13,7 @@ from torch import nn
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.networks import backbone
 from anomaly_lab.networks.backbone import Backbone, aligned
+from tests.networks.pooled import Pooled
 
 RESNET = "test_resnet.r160_in1k"  # the smallest of timm, a block per stage
 FAMILIES = {  # the smallest of each: layers, channels, reductions, side of the image
@@ -442,3 +443,11 @@ def test_aligned_maps_are_interpolated_between_the_centres_of_places():
     onto_coarse = aligned([fine, coarse], to=1)
     assert torch.equal(onto_coarse[:, 3:], coarse)
     torch.testing.assert_close(onto_coarse[:, :3], nn.functional.avg_pool2d(fine, 2))  # the centre of four places
+
+
+def test_a_layer_without_chosen_channels_is_left_out_of_aligned_maps():
+    fine, coarse = Pooled()(torch.rand(2, 3, 16, 16))
+    for to, maps in enumerate(([fine, coarse[:, :0]], [coarse[:, :0], fine])):
+        assert torch.equal(aligned(maps, to), fine)
+    assert torch.equal(aligned([fine[:, :0], fine, coarse]), aligned([fine, coarse]))
+    assert aligned([fine[:, :0], coarse[:, :0]]).shape == (2, 0, 4, 4)
