@@ -178,7 +178,7 @@ def _check_presence(raw: dict[str, Any]) -> None:
     for name, reader in {**repeated, **dict.fromkeys(READ, "the program")}.items():
         node, parts = raw, name.split(".")
         for number, part in enumerate(parts, 1):
-            if isinstance(node, str):
+            if isinstance(node, str) and "${" in node:
                 break  # repeats another node, which is checked there
             if not isinstance(node, dict) or part not in node:
                 raise UserError(f"{'.'.join(parts[:number])}: expected a value, because {reader} reads it, found none")

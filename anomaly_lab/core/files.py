@@ -127,7 +127,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def writing(path: Path) -> Iterator[Path]:
     """A temporary path for a file or folder: it is moved to `path` if the block succeeds, and removed otherwise.
 
-    Raises UserError for a device or a pipe, which would be replaced by a file.
+    Raises UserError for a device or a pipe, which a file would replace, and for a folder in the place of a file.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: expected a file, found a device or a pipe")
@@ -138,6 +138,8 @@ def writing(path: Path) -> Iterator[Path]:
         yield part
         if part.is_dir():
             _remove(path)  # a folder cannot be renamed onto one that is not empty
+        elif path.is_dir():
+            raise UserError(f"{path}: expected a file, found a folder; remove it")
         part.replace(path)
     finally:
         _remove(part)

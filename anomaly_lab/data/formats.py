@@ -164,7 +164,8 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         with path.open("rb") as file:
             return f"no image (it begins with {file.read(12)!r})"
-    return " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split())
+    return f"damaged data ({type(error).__name__})" if isinstance(error, LookupError) or not reason else reason
 
 
 def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
