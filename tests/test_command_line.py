@@ -65,7 +65,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, argument
 def test_help_names_the_files_of_somebody_elses_folder(tmp_path):
     for name in ("method/own", "data/_common", "data/own"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / f"{name}.yaml").write_text("# own.py: a method of one's own.\nwants: {budget.epochs: 3}\n")
+        (tmp_path / f"{name}.yaml").write_text(
+            "# own.py: a method of one's own.\n_target_: own.A\nwants: {budget.epochs: 3}\n"
+        )
     assert methods(tmp_path).endswith("\n  own: a method of one's own\n    sets budget.epochs=3")
     assert "  data: csv, demo, folder, mvtec_ad, own\n" in groups(tmp_path)
     assert methods(None) + "\n  own: a method of one's own\n    sets budget.epochs=3" == methods(tmp_path)

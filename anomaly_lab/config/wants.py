@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.resolvers import register
+from anomaly_lab.config.schema import is_ours
 from anomaly_lab.core.errors import UserError, nearest
 
 WANT = re.compile(r"^[^#\n]*\$\{want:([\w.]+),", re.MULTILINE)
@@ -45,7 +46,9 @@ def wants_of(config: DictConfig) -> str:
     pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
     changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     granted = ", ".join(f"{key}={typed(value)} (default {typed(default)})" for key, (value, default) in changed.items())
-    return f"method={config.method.name} sets {granted}; a key that you type overrides it" if granted else ""
+    target = config.method._target_
+    method = target.split(".")[-2] if is_ours(target) else config.method.name  # a stem of ours is a file's name
+    return f"method={method} sets {granted}; a key that you type overrides it" if granted else ""
 
 
 def typed(value: Any) -> str:
