@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import Mock
@@ -58,7 +58,12 @@ def real_data() -> Path:
 def pytest_collection_finish() -> None:
     """What was imported stays: no collection of garbage need look at it again."""
     gc.collect()
-    pass
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Libraries count what they lose at the end of the process."""
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -67,6 +72,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"skips: {sum(reasons.values())}")
     for reason, count in sorted(reasons.items()):
         terminalreporter.write_line(f"  {count} x {reason}")
+
+
+def every(step: int, cases: Sequence[tuple]) -> list:
+    """All cases, of which the fast tests ask every `step`-th: each composes a configuration, and there are many."""
+    return [pytest.param(*case, marks=[pytest.mark.slow] if i % step else []) for i, case in enumerate(cases)]
 
 
 def stand_in(kind: type, **attributes: object) -> Mock:

@@ -18,6 +18,7 @@ from anomaly_lab.core.types import Batch
 from anomaly_lab.data.layouts import POOLS
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.fitted import FittedMethod
+from tests.conftest import every
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
 ROOT = CONF.parent
@@ -39,7 +40,7 @@ def test_there_are_files_to_check():
     assert len(CHOICES) > 15
 
 
-@pytest.mark.parametrize(("group", "option"), CHOICES, ids=[f"{group}={option}" for group, option in CHOICES])
+@pytest.mark.parametrize(("group", "option"), every(4, CHOICES))
 def test_every_option_composes_and_fits_its_constructors(group, option):
     resolved = check(composed(f"{group}={option}", *NEEDED.get((group, option), [])))
     resolved["method"] = {"tiling": resolved["tiling"], **wired(resolved)}
@@ -216,6 +217,7 @@ def test_every_method_has_its_published_setting_with_the_source_of_every_number(
             assert source.strip() or not re.search(r"\d", value), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_published_setting_is_built_and_takes_a_step(name, weights):
     has_backbone = "backbone" in OmegaConf.load(CONF / f"method/{name}.yaml")

@@ -83,6 +83,7 @@ def count(jobs, *keys):
     return Counter(tuple(str(OmegaConf.select(OmegaConf.create(job.config), key)) for key in keys) for job in jobs)
 
 
+@pytest.mark.slow
 def test_the_benchmark_is_every_method_on_every_category_with_three_seeds(commands, jobs, tmp_path):
     root = make_set(tmp_path / "data", "screw")
     found, _ = commands("mvtec_benchmark/run.sh", f"data.root={root}", WEIGHTS="/some where/w.safetensors")
@@ -96,6 +97,7 @@ def test_the_benchmark_is_every_method_on_every_category_with_three_seeds(comman
     assert dictionary["backbone"]["weights"] == "/some where/w.safetensors"
 
 
+@pytest.mark.slow
 def test_the_grids_of_the_slides_are_complete_where_the_data_are(commands, jobs, tmp_path):
     root = make_set(tmp_path / "data", "covid19_xray", "concrete_crack_700")
     few = ("data.batch_size=16", "method.optimizer.lr=1e-3", "data.image_size=64")
@@ -113,6 +115,7 @@ def test_the_grids_of_the_slides_are_complete_where_the_data_are(commands, jobs,
     assert rates == [(1e-3, 1e-3), (5e-4, 5e-4)]
 
 
+@pytest.mark.slow
 def test_all_rows_of_the_ablation_see_the_same_number_of_patches(commands, jobs, tmp_path):
     root = make_set(tmp_path / "data", "wood", "screw")
     found, _ = commands("ablation_patches/run.sh", f"data.root={root}")
@@ -124,6 +127,7 @@ def test_all_rows_of_the_ablation_see_the_same_number_of_patches(commands, jobs,
     assert len(made) == len(rows) * 2 * 3
 
 
+@pytest.mark.slow
 def test_the_search_is_one_that_the_sweeper_can_do(commands, jobs, tmp_path):
     root = make_set(tmp_path / "data", "screw")
     ((*words,),), _ = commands("search/run.sh", f"data.root={root}")

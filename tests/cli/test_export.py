@@ -133,6 +133,7 @@ def test_more_than_8_bits_are_refused_on_the_line(tmp_path):
             exec(guard, {"file": file, "path": name})
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_or_says_something_else_is_not_written(toy_run, tmp_path, monkeypatch, capsys):
     folder = toy_run.copy(tmp_path)
     scores = folder / "scores.csv"

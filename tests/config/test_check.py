@@ -12,7 +12,7 @@ from anomaly_lab.config.overrides import composed
 from anomaly_lab.config.schema import refuse_missing, signature
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain
-from tests.conftest import METHODS
+from tests.conftest import METHODS, every
 
 
 def message(*overrides):
@@ -26,7 +26,7 @@ def message(*overrides):
 
 @pytest.mark.parametrize(
     ("override", "expected"),
-    [
+    every(5, [
         ("data.categry=screw", r"data.categry: expected one of the keys .*; did you mean 'category'?"),
         ("data.category=scrw", "data.category: expected one of carpet, .*, found 'scrw'; did you mean 'screw'?"),
         ("data.category=", "data.category: expected one of carpet, .*, found ''; for other data: .*"),
@@ -121,7 +121,7 @@ def message(*overrides):
         ("+trainer.profiler=slow", "trainer.profiler: expected 'simple', 'advanced' or 'pytorch', found 'slow'"),
         ("image_size=64", "image_size: expected the whole key, data.image_size .*; type data.image_size=..."),
         ("data.epochs=3", "data.epochs: expected the whole key, budget.epochs, .*; type budget.epochs=..."),
-    ],
+    ]),
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(override, expected):
     assert re.fullmatch(expected.replace("(.*)", r"\(.*\)").replace("?", r"\?"), message(*override.split()))

@@ -206,6 +206,7 @@ print("sum", int(found.images.long().sum()))
 """
 
 
+@pytest.mark.slow
 def test_of_processes_on_a_cold_cache_one_decodes(samples, folder, counting, parts, tmp_path):
     """And when it is killed half way, another one does it from the start."""
     start = [sys.executable, "-c", SLOWLY, str(parts.parent), str(folder)]

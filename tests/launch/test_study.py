@@ -69,6 +69,7 @@ def test_the_best_is_none_before_the_first(tmp_path):
     assert open_study(tmp_path).best() is None
 
 
+@pytest.mark.slow
 def test_a_killed_search_ends_with_the_trials_of_an_undisturbed_one(tmp_path):
     keys = {"n_trials": 12, "startup_trials": 4}
     whole = open_study(tmp_path / "whole", **keys)
@@ -123,6 +124,7 @@ with study.batch(1) as trials:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_trials_and_of_a_killed_one_the_other_takes_over(tmp_path):
     study = open_study(tmp_path, n_trials=12, sampler="random")
     with subprocess.Popen([sys.executable, "-c", OTHER, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE) as process:
