@@ -156,7 +156,9 @@ def _check_sections(raw: dict[str, Any]) -> None:
             found = repr(raw[section]) if section in raw else "none"
             raise UserError(f"{section}: expected one of the options of conf/{section}, found {found}")
     for path in (*BY_KIND, *(f"{key}.{kind}" for key in BY_KIND for kind in KINDS)):
-        node = reduce(lambda node, part: node.get(part) if isinstance(node, dict) else None, path.split("."), raw)
+        node: Any = raw
+        for part in path.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise UserError(f"{path}: expected its keys below it, found {node!r}")
     for name, callback in raw["callbacks"].items():

@@ -218,9 +218,10 @@ def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
             return _alias(module, name)
     if ast.unparse(annotation).startswith("Callable["):
         return OBJECT
-    optional = isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None"
-    if optional and _type(annotation.left, tree) is OBJECT:
-        return OBJECT | None
+    if isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None":
+        left = _type(annotation.left, tree)
+        if left is OBJECT:
+            return OBJECT | None
     try:
         return eval(ast.unparse(annotation), {"__builtins__": {}}, NAMES)
     except (NameError, AttributeError, TypeError):
