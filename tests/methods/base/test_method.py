@@ -105,7 +105,7 @@ def test_frozen_networks_are_read_once_and_their_rest_is_named(weights, capsys):
     method.setup("fit")
     assert method.teacher.sha256.any()
     assert not method.student.sha256.any()
-    assert capsys.readouterr().out == "resnet18: weights above layer1 not used (layer2)\n"
+    assert capsys.readouterr().out == "resnet18: weights above layer1 not used (layer2, layer3)\n"
 
 
 def test_weights_that_are_not_there_are_told_before_the_training(tmp_path):
