@@ -184,6 +184,7 @@ def arithmetic():
     return module
 
 
+@pytest.mark.slow
 def test_the_page_of_arithmetic_is_what_the_measured_constants_give(arithmetic):
     page = arithmetic.main()
     readme = (EXPERIMENTS / "scale" / "README.md").read_text()

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import variables
 
 BEFORE_AND_AFTER = """
@@ -41,6 +43,7 @@ def loaded(program: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_detector_alone_is_loaded_and_nothing_global_changes():
     modules = loaded(BEFORE_AND_AFTER)
     assert "anomaly_lab.inference.detector" in modules

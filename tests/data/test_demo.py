@@ -16,6 +16,7 @@ def root(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("category", "defects"), [(name, defects) for name, _, defects in CATEGORIES])
 def test_layout_is_complete_and_masks_are_where_the_defects_are(root, category, defects):
     train, test, *_ = demo(str(root), category)
@@ -27,6 +28,7 @@ def test_layout_is_complete_and_masks_are_where_the_defects_are(root, category, 
     assert max(areas) < 0.05
 
 
+@pytest.mark.slow
 def test_all_is_both_categories(root):
     train, test, *_ = demo(str(root), "all")
     assert len(train) == 2 * TRAIN
@@ -42,6 +44,7 @@ def test_the_same_data_is_made_again(root, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("category", [name for name, _, _ in CATEGORIES])
 @pytest.mark.parametrize("score", ["constant", "brightness", "sharpness"])
 def test_no_trivial_score_solves_it(root, category, score):

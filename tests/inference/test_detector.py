@@ -31,6 +31,7 @@ def as_array(path):
     return np.asarray(image if image.mode != "P" else image.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_path_pillow_and_array_say_what_the_test_said(lab, toy, parts, tmp_path, write, monkeypatch):
     good = parts / "test/good"
     wide = RANDOM.integers(0, 65536, (90, 150), np.uint16)

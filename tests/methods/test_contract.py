@@ -232,6 +232,7 @@ def test_neither_order_nor_batches_show_in_what_is_fitted(toy):
     assert not differing(toy.training.state, method.state_dict())
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path, weights):
     """All methods in one pair of processes. Gradients are averaged: the last digits differ. Statistics are the same."""
     toys = [Toy(name, tmp_path, weights) for name in METHODS]

@@ -11,6 +11,7 @@ from anomaly_lab.report.matrix import matrices
 from anomaly_lab.runs.collect import collect
 from tests.report.synthetic import read_metrics, write_run
 
+pytestmark = pytest.mark.slow  # a browser
 WINDOW = {"width": 1300, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">"
 

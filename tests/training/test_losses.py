@@ -3,6 +3,7 @@
 import csv
 
 import cv2
+import pytest
 import pytorch_lightning as pl
 import torch
 
@@ -71,6 +72,7 @@ def test_a_validation_is_told_in_its_epoch_only(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_losses_of_an_earlier_stage_are_not_repeated(tmp_path):
     fit(f_anogan(), tmp_path, 4, Patches(6), callbacks=(Losses(),))
     rows = rows_of(tmp_path / "curves" / "losses.csv")

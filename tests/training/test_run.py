@@ -133,6 +133,7 @@ def test_a_finished_run_is_skipped_or_tested_again_or_done_again(toy_run, lab, t
     assert third.items() >= {name: first[name] for name in third if name not in {*COSTS, "result_key"}}.items()
 
 
+@pytest.mark.slow
 def test_good_images_alone_train_and_set_the_threshold(lab, toy, parts, tmp_path):
     done = lab(*toy, f"data.root={parts / 'train/good'}")
     assert "no labelled test images: metrics left out" in done.stdout
@@ -142,6 +143,7 @@ def test_good_images_alone_train_and_set_the_threshold(lab, toy, parts, tmp_path
     assert "good" in str(folder_of(tmp_path))
 
 
+@pytest.mark.slow
 def test_good_beside_bad_without_a_split_and_without_masks_is_judged_on_the_image_level(lab, toy, parts, tmp_path):
     root = tmp_path / "mixed"
     shutil.copytree(parts / "train/good", root / "good")
@@ -153,11 +155,13 @@ def test_good_beside_bad_without_a_split_and_without_masks_is_judged_on_the_imag
     assert {name for name in metrics if "pixel_" in name} == {"pixel_threshold"}
 
 
+@pytest.mark.slow
 def test_textures_are_cropped_and_tiled(lab, toy, tmp_path):
     lab(*toy, "data.kind=texture", "data.image_size=80", "data.patch_size=64", "data.stride=16")
     assert set(read(folder_of(tmp_path))) == {name for name in NAMES if not name.startswith("control_")}
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_ends_in_one_line_and_nothing_is_left_not_even_folders(lab, toy, parts, tmp_path):
     (parts / "test/hole/002.png").write_bytes(b"junk")
     done = lab(*toy, code=1)
@@ -166,6 +170,7 @@ def test_an_unreadable_image_ends_in_one_line_and_nothing_is_left_not_even_folde
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_a_long_training_for_which_a_shorter_one_is_named(lab, toy, tmp_path):
     done = lab(*toy, "method.optimizer.lr=1e30", "data.patches=100000", "trainer.max_epochs=200", code=1)
     assert "shorter: " in done.stdout
