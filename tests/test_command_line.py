@@ -123,6 +123,20 @@ def test_a_dry_run_says_state_data_and_cost_and_leaves_nothing_even_with_a_flag_
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--cfg", "x"], "argument --cfg/-c: invalid choice: 'x'"),
+        (["-m", "--info", "all"], "--multirun and --info together"),
+    ],
+)
+def test_a_flag_that_hydra_does_not_know_is_one_line(flags, found):
+    with pytest.raises(UserError) as caught:
+        train.refuse_unknown_flags([*flags, "data=demo"])
+    assert str(caught.value).startswith(f"expected key=value or a flag of --hydra-help, found {found}")
+
+
 LIGHT = """
 import os, sys
 import anomaly_lab.cli.dashboard, anomaly_lab.cli.export, anomaly_lab.cli.predict, anomaly_lab.cli.threshold

@@ -4,10 +4,11 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -56,7 +57,22 @@ def main() -> None:
             refuse_unwritable(place.folder)
             if wants := wants_of(config):
                 say(wants)
+    refuse_unknown_flags([*flags, *overrides])
     composed(start, [*flags, *overrides])
+
+
+def refuse_unknown_flags(arguments: list[str]) -> None:
+    """Raise UserError for a flag that Hydra does not know, or several of which it does one: it has no line for them."""
+
+    def error(message: str) -> NoReturn:
+        raise UserError(f"expected key=value or a flag of --hydra-help, found {message}")
+
+    parser = get_args_parser()
+    parser.error = error  # type: ignore[method-assign]
+    found = vars(parser.parse_args(arguments))
+    alone = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if found[name]]
+    if len(alone) > 1:
+        error(f"--{' and --'.join(alone)} together")
 
 
 def start(arguments: list[str]) -> None:

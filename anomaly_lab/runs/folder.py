@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json, write_whole
@@ -41,6 +42,8 @@ def state_of(folder: Path, result_key: str, rerun: Rerun = False) -> str:
     Raises UserError where a finished run is to be tested again and has lost its checkpoint.
     """
     if not is_finished(folder):
+        if (folder / "job.json").exists() and not read_job(folder):
+            say(f"{folder}/job.json is damaged: what the run has reached is not known")
         return "unfinished" if checkpoint_to_resume(folder) else "to start"
     if rerun is True:
         return "to train again"

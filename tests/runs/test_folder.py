@@ -106,10 +106,13 @@ def test_a_folder_of_another_version_is_named_with_its_maker(tmp_path):
     assert maker_of(tmp_path) is None
 
 
-def test_a_file_that_is_no_json_is_no_state(tmp_path):
-    (tmp_path / "job.json").write_text("")
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_file_that_is_no_json_is_no_state(tmp_path, capsys, content):
+    (tmp_path / "job.json").write_text(content)
     assert read_job(tmp_path) == {}
     assert not is_finished(tmp_path)
+    assert state_of(tmp_path, "key") == "to start"
+    assert capsys.readouterr().out == f"{tmp_path}/job.json is damaged: what the run has reached is not known\n"
 
 
 def test_thresholds_are_added_and_the_earlier_ones_stay(tmp_path):
