@@ -27,9 +27,8 @@ def demo(tmp_path_factory):
     return ("experiment=demo", f"data.root={folder}", *QUIET)
 
 
-@pytest.mark.parametrize(("category", "seed"), [("washer", 0), ("weave", 1)])
-def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, demo, category, seed):
-    lab(*demo, f"data.category={category}", f"seed={seed}", "controls=false")
+def test_cae_finds_the_defects_of_the_demo_data(lab, tmp_path, demo):
+    lab(*demo, "controls=false")
     assert metrics_of(tmp_path / "runs")["image_auroc"] >= 0.90
 
 
@@ -77,13 +76,14 @@ ABOVE_CONTROLS = {"variation_model": "pixel_auroc_smoothed", "texture_inspection
     ("method", "pixel_auroc"), [("variation_model", 0.94), ("texture_inspection", 0.85), ("cnn_dictionary", 0.92)]
 )
 def test_methods_without_a_gradient_on_real_data(lab, tmp_path, real_data, method, pixel_auroc):
-    """All training images; every third test image and its mask are enough to tell."""
+    """All training images; every third test image and its mask are enough to tell, but for the distance to controls."""
+    step = 1 if method == "texture_inspection" else 3
     data = tmp_path / "data"
     for folder in ("mvtec_ad_small/screw", "wood_boards_256"):
         for defect in (real_data / folder).glob("*/*/"):
             there = data / defect.relative_to(real_data)
             there.mkdir(parents=True)
-            for path in sorted(defect.iterdir())[:: 1 if defect.parent.name == "train" else 3]:
+            for path in sorted(defect.iterdir())[:: 1 if defect.parent.name == "train" else step]:
                 (there / path.name).symlink_to(path)
     (data / "weights").symlink_to(real_data / "weights")
     lab(f"method={method}", *(option.format(data) for option in STATISTICS[method]), *QUIET)
