@@ -8,9 +8,11 @@ export OMP_NUM_THREADS=1
 
 screw="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=screw"
 transistor="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor"
-wood="data=folder data.root=$root/wood_boards_256 data.kind=texture data.image_size=256"
-cracks="data=folder data.root=$root/concrete_crack_700 data.kind=texture data.image_size=256"
-xray="data=folder data.root=$root/covid19_xray"
+boards="data=folder data.root=$root/wood_boards_256 data.category=wood_boards_256 data.kind=texture"
+concrete="data=folder data.root=$root/concrete_crack_700 data.category=concrete_crack_700 data.kind=texture"
+wood="$boards data.image_size=256"
+cracks="$concrete data.image_size=256"
+xray="data=folder data.root=$root/covid19_xray data.category=covid19_xray"
 
 row() {  # NAME OVERRIDES...
   case "statistics_$1" in *"$part"*) ;; *) return ;; esac
@@ -53,9 +55,9 @@ for data in "$wood" "$cracks" "$xray"; do  # textures and chests have no pose to
 done
 
 for seed in 0 1 2; do
-  row texture method=texture_inspection data=folder data.root=$root/wood_boards_256 data.kind=texture seed=$seed
+  row texture method=texture_inspection $boards seed=$seed
 done
-row texture method=texture_inspection data=folder data.root=$root/concrete_crack_700 data.kind=texture
+row texture method=texture_inspection $concrete
 
 .venv/bin/python experiments/table.py statistics_ > experiments/statistics/results.csv
 cat experiments/statistics/results.csv
