@@ -40,10 +40,8 @@ def check_data(words: list[str]) -> None:
     from anomaly_lab.data.samples import describe
 
     datamodule = instantiate(resolved["data"]["datamodule"])
-    datamodule.decoding, datamodule.cache = (
-        Measuring(*astuple(datamodule.decoding)),
-        "none",
-    )  # a cached photo has no size
+    datamodule.decoding = Measuring(*astuple(datamodule.decoding))
+    datamodule.cache = "none"  # a cached photo has no size
     splits = instantiate(resolved["data"]["layout"])
     samples = [*splits.train, *splits.test]
     about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)

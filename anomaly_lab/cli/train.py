@@ -68,7 +68,7 @@ def refuse_unknown_flags(arguments: list[str]) -> None:
         raise UserError(f"expected key=value or a flag of --hydra-help, found {message}")
 
     parser = get_args_parser()
-    parser.error = error  # type: ignore[method-assign]
+    parser.error = error  # type: ignore[method-assign]  # argparse's own way is a usage and exit code 2
     found = vars(parser.parse_args(arguments))
     alone = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if found[name]]
     if len(alone) > 1:
