@@ -12,8 +12,7 @@ help:  ## show these targets
 run: .venv/installed  ## train and test on the built-in demo data, print metrics, write pictures
 	$(BIN)/python -m anomaly_lab experiment=demo rerun=true $(DEMO_SETTINGS)
 
-test: lint  ## lint, types, fast tests
-	@$(MAKE) --no-print-directory --jobs 2 types test-fast
+test: lint types test-fast  ## lint, types, fast tests
 
 test-fast: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
@@ -26,15 +25,15 @@ lint: .venv/installed-dev  ## ruff, docstrings against signatures
 	$(BIN)/ruff format --check .
 	$(BIN)/pydoclint --quiet anomaly_lab
 
-types: .venv/installed-dev  ## mypy
-	$(BIN)/mypy
+types: .venv/installed-dev  ## pyrefly
+	$(BIN)/pyrefly check --summary=none
 
 format: .venv/installed-dev  ## let ruff write the layout
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove what was installed and built
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

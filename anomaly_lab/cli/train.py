@@ -33,7 +33,7 @@ def main() -> None:
     """Compose and check once, because Hydra does it twice, then let Hydra run the job or the sweep."""
     end_with_launcher()
     if yaml.__with_libyaml__:
-        yaml.SafeLoader = yaml.CSafeLoader  # Hydra uses SafeLoader: a third of the answer time
+        yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment]  # Hydra uses SafeLoader: a third of the answer time
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # searching for plugins takes as long as the whole check
     register()

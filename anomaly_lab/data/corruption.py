@@ -319,11 +319,10 @@ def other_corruptions(kinds: Collection[Kind]) -> tuple[Corruption, ...]:
 
     Raises UserError if no kind is left.
     """
-    every = (PerlinTexture(), Patch(), Scar(), Blob())
-    others = tuple(corruption for corruption in every if corruption.kinds.isdisjoint(kinds))
+    others = tuple(every for every in (PerlinTexture(), Patch(), Scar(), Blob()) if every.kinds.isdisjoint(kinds))
     if not others:
         raise UserError(
             "callbacks=synthetic: expected a kind of defect that is not used in training, found all of them there "
             f"({', '.join(KINDS)}); train with fewer kinds or set callbacks=default"
         )
-    return others
+    return others  # type: ignore[return-value]  # kinds of a class stand for kinds of its objects

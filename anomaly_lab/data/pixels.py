@@ -122,7 +122,7 @@ def _default_range(path: Path | str, pixels: Pixels) -> tuple[float, float]:
     values = pixels.values
     low, high = values.min().item(), values.max().item()
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
-        black, white = int(np.iinfo(values.dtype).min), int(np.iinfo(values.dtype).max)
+        black, white = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
         if values.dtype.kind == "u" and pixels.bits:
             white = 2**pixels.bits - 1
         _note(str(values.dtype), black, white, low, high)

@@ -42,7 +42,7 @@ class Pictures(pl.Callback):
             mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
             name = f"{sample.defect}_{self._names[index]}"
             threshold = evaluation_of(trainer).threshold
-            pixel = threshold and threshold.pixel
+            pixel = threshold.pixel if threshold else None
             self._panels.append((index, panel(name, i, outputs, batch, self.side, mask, pixel)))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

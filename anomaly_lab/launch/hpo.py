@@ -183,7 +183,7 @@ def print_best(study: Study, planned: Planned) -> None:
     elsewhere = counts[TrialState.RUNNING] + counts[TrialState.WAITING]
     of_others = f", {elsewhere} run in another launcher" if elsewhere else ""
     say(f"\n{counts[TrialState.COMPLETE]} of {study.settings.n_trials} trials complete{of_others}")
-    say(f"best: trial {best.number}, {study.settings.objective} {best.values[0]:.4f}")
+    say(f"best: trial {best.number}, {study.settings.objective} {best.value:.4f}")
     jobs = study.asked.jobs(best.params)
     for words, folder in zip(jobs, planned(jobs), strict=False):
         say(f"  python -m anomaly_lab {shlex.join(of_method(words))}\n    {folder}")

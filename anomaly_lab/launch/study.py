@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Study:
     def best(self) -> FrozenTrial | None:
         """The first trial with the largest value."""
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        return max(complete, key=lambda trial: trial.values[0], default=None)
+        return max(complete, key=attrgetter("value"), default=None)
 
     def _recover(self) -> None:
         """Queue failed trials, and those that were interrupted while their parameters were drawn."""

@@ -148,7 +148,7 @@ class VariationModel(FittedMethod):
         matrices: list[Matrix | None] = [IDENTITY] * len(sample)
         if self.alignment == "none":
             return statistics(sample, matrices)
-        template = scaled(sample[0])
+        template, failed = scaled(sample[0]), list[int]()
         for _ in range(PASSES):
             aligner = Aligner(self.alignment, template)
             matrices = [self._matrix(aligner, scaled(image)) for image in sample]

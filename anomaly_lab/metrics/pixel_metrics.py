@@ -1,7 +1,7 @@
 """How well anomaly maps find the defective pixels: AUROC, AUPR, F1-max and AU-PRO of all pixels in one pass."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Any, Literal
 
@@ -246,7 +246,8 @@ def _stacks(
         raise ValueError(f"expected as many masks as maps, found {len(maps)} maps and {len(masks)} masks")
     whole = isinstance(maps, Tensor | np.ndarray)
     stacks = []
-    for number, pair in enumerate([(maps, masks)] if whole else zip(maps, masks, strict=True)):
+    pairs: Iterable[tuple[Any, Any]] = [(maps, masks)] if whole else zip(maps, masks, strict=True)
+    for number, pair in enumerate(pairs):
         scores, defect = (_array(values) for values in pair)
         scores, defect = (
             array.squeeze(-3) if array.ndim == 3 + whole and array.shape[-3] == 1 else array

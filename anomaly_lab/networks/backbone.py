@@ -86,10 +86,11 @@ class Backbone(PretrainedNetwork):
         self._order = [self._positions.index(position) for position in positions]
         accepted = inspect.signature(type(whole)).parameters
         options: dict[str, Any] = {key: value for key, value in ANY_SIZE.items() if key in accepted}
-        self.network = timm.create_model(name, pretrained=False, num_classes=0, **options)
-        self.network.prune_intermediate_layers(self._positions, prune_norm=NORM not in self.layers, prune_head=True)
-        self.register_buffer("mean", torch.tensor(self.network.pretrained_cfg["mean"]).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(self.network.pretrained_cfg["std"]).view(-1, 1, 1))
+        network: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        network.prune_intermediate_layers(self._positions, prune_norm=NORM not in self.layers, prune_head=True)
+        self.network = network
+        self.register_buffer("mean", torch.tensor(network.pretrained_cfg["mean"]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(network.pretrained_cfg["std"]).view(-1, 1, 1))
         self.register_buffer("sha256", torch.zeros(32, dtype=torch.uint8))
         if not trainable:
             self.requires_grad_(False).eval()

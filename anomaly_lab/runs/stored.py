@@ -37,7 +37,7 @@ READ: dict[str, Any] = {
     "data.workers": Annotated[int, pydantic.Field(ge=0, le=1024)],
 }
 ENTRY = {  # of threshold.json
-    "name": Literal[tuple(sorted(path.stem for path in (CONF / "threshold").glob("*.yaml")))],
+    "name": Literal[tuple(sorted(path.stem for path in (CONF / "threshold").glob("*.yaml")))],  # type: ignore[valid-type]
     "decided_by": Literal["component", "score"],
     "image": float,
     "pixel": float,

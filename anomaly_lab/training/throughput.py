@@ -88,8 +88,8 @@ class Throughput(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Stop the clock of the test."""
-        seconds, images = map(sum, zip(*(self._predicted[1:] or self._predicted), strict=True))
-        self.costs["predict_seconds_per_image"] = seconds / images
+        timed = self._predicted[1:] or self._predicted
+        self.costs["predict_seconds_per_image"] = sum(span for span, _ in timed) / sum(images for _, images in timed)
         self.costs["test_seconds"] = time.perf_counter() - self._test_start
 
     def teardown(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:

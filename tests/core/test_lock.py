@@ -23,7 +23,7 @@ with lock(Path(sys.argv[1]), None):
 @pytest.mark.parametrize("remove", [False, True])
 def test_one_at_a_time_and_nothing_is_left(tmp_path, remove):
     """Also where a holder removes the folder: those who waited hold the file that is there, not that which is gone."""
-    path, log, holders, released = tmp_path / "run" / ".lock", [], [], Event()
+    path, log, holders, written, released = tmp_path / "run" / ".lock", [], [], Event(), Event()
 
     def hold(name):
         def wait(holder):
@@ -33,6 +33,7 @@ def test_one_at_a_time_and_nothing_is_left(tmp_path, remove):
         with lock(path, wait) as file:
             file.write(name)
             file.flush()
+            written.set()
             log.append("in")
             assert released.wait(60)  # the first leaves when another waits
             log.append("out")
@@ -40,9 +41,12 @@ def test_one_at_a_time_and_nothing_is_left(tmp_path, remove):
                 shutil.rmtree(path.parent, ignore_errors=True)  # the next may be in it already
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(hold, "abcd"))
+        first = pool.submit(hold, "a")
+        assert written.wait(60)  # whoever comes later reads the name
+        list(pool.map(hold, "bcd"))
+        first.result()
     assert log == ["in", "out"] * 4
-    assert set(holders) & set("abcd")
+    assert "a" in holders
     assert not path.exists()
 
 

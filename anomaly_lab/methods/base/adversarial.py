@@ -4,7 +4,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class AdversarialMethod(Method):
             lower_learning_rates(self.trainer.optimizers, share)
 
         networks = self.networks()
-        optimizers: dict[str, Any] = dict(zip(networks, self.optimizers(), strict=True))
+        optimizers: dict[str, Any] = dict(zip(networks, cast(list, self.optimizers()), strict=True))
         random = self.random_at("training", self.current_epoch, batch_idx)
         losses: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
