@@ -1,5 +1,6 @@
 """What the tests share: a tiny data set and a run of it, the real data, and skips that CI turns into failures."""
 
+import atexit
 import gc
 import os
 import shutil
@@ -20,13 +21,14 @@ from anomaly_lab.core.lock import lock
 from tests import warm
 from tests.warm import WarmProgram
 
+gc.disable()  # until everything is imported
 warm.compose_quickly()
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 # Property tests: the same few examples everywhere, no clock, nothing kept between runs; a fixture serves all examples.
 settings.register_profile(
-    "few", max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "few", max_examples=30, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("few")
 REQUIRED = {name for name in os.environ.get("ANOMALY_LAB_REQUIRE", "").split(",") if name}
@@ -55,15 +57,21 @@ def real_data() -> Path:
     return path
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes of the tests share one warm program, which is imported while they collect."""
+    if config.getoption("numprocesses", None):
+        warm.start_program()
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: no collection of garbage need look at it again."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:
     """Libraries count what they lose at the end of the process."""
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,8 +1,8 @@
 """Processes of the program without the seconds that each needs to import PyTorch and Lightning.
 
-`python -m tests.warm` imports the program once. For every request, a line of JSON on standard input, it forks: the fork
-becomes a run of the program, or of other Python code, as a fresh interpreter would. Its number and its exit code come
-back, a line each.
+`python -m tests.warm SOCKET` imports the program once, for all processes of the tests; each that connects is served by
+a fork. For every request, a line of JSON, that forks again: the fork becomes a run of the program, or of other Python
+code, as a fresh interpreter would. Its number and its exit code come back, a line each.
 """
 
 import atexit
@@ -11,10 +11,13 @@ import json
 import os
 import pickle
 import runpy
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -24,19 +27,43 @@ from typing import Any
 
 import omegaconf.base
 import yaml
+from hydra._internal.config_repository import ConfigRepository
+
+from anomaly_lab.config.files import CONF
 
 ROOT = Path(__file__).parent.parent
+PLACE = "ANOMALY_LAB_WARM_PROGRAM"  # the variable that names the socket
+
+
+def start_program() -> None:
+    """Import the program in a process beside this one, with which it ends; those started later find it."""
+    listening = socket.socket(socket.AF_UNIX)
+    folder = tempfile.mkdtemp()
+    listening.bind(place := f"{folder}/socket")
+    listening.listen()
+    number = listening.fileno()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.warm", f"{number}"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        pass_fds=[number], stdin=subprocess.PIPE,
+    )  # fmt: skip
+    listening.close()
+    os.environ[PLACE] = place
+
+    @atexit.register
+    def end() -> None:
+        server.communicate()
+        shutil.rmtree(folder)
 
 
 class WarmProgram:
-    """Starts runs of the program, one at a time, until it is closed."""
+    """Starts runs of the program, one at a time."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self.close = self._process.communicate
+    def __init__(self, place: str) -> None:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(place)
+        self._requests = connection.makefile("w")
+        self._answers = connection.makefile("r")
+        connection.close()  # with the last of its files
 
     def run(
         self, arguments: Sequence[str], folder: Path, variables: dict[str, str], timeout: float = 600, code: str = ""
@@ -45,19 +72,17 @@ class WarmProgram:
 
         After `timeout` seconds it is killed, together with the processes that it has started.
         """
-        assert self._process.stdin
-        assert self._process.stdout
         said = [folder / ".stdout", folder / ".stderr"]
         request = {
             "arguments": arguments, "folder": f"{folder}", "variables": variables, "said": [*map(str, said)],
             "code": code,
         }  # fmt: skip
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        number = int(self._process.stdout.readline())
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        number = int(self._answers.readline())
         timer = threading.Timer(timeout, kill, (number,))
         timer.start()
-        status = int(self._process.stdout.readline())
+        status = int(self._answers.readline())
         late = not timer.is_alive()
         timer.cancel()
         output, errors = (path.read_text() for path in said)
@@ -71,9 +96,9 @@ class WarmProgram:
 @cache
 def warm_program() -> WarmProgram:
     """The one of this process of the tests."""
-    program = WarmProgram()
-    atexit.register(program.close)
-    return program
+    if PLACE not in os.environ:
+        start_program()
+    return WarmProgram(os.environ[PLACE])
 
 
 TOGETHER = """
@@ -114,9 +139,20 @@ def kill(number: int) -> None:
 
 
 def compose_quickly() -> None:
-    """Parse every expression of a configuration once, and YAML in C: composing takes half the time."""
+    """Parse every expression and file of a configuration once, and YAML in C: composing takes a third of the time."""
     omegaconf.base.parse = cache(omegaconf.base.parse)
     yaml.SafeLoader = yaml.CSafeLoader
+    load, loaded = ConfigRepository.load_config, {}
+
+    def load_once(repository: ConfigRepository, config_path: str) -> Any:
+        sources = (config_path, *(source.path for source in repository.get_sources()))
+        if any(path.startswith("file://") and path != f"file://{CONF}" for path in sources):
+            return load(repository, config_path)  # a folder of the user, which a test may change
+        if sources not in loaded:
+            loaded[sources] = pickle.dumps(load(repository, config_path))
+        return pickle.loads(loaded[sources])
+
+    ConfigRepository.load_config = load_once
 
 
 def warm_up() -> None:
@@ -125,7 +161,6 @@ def warm_up() -> None:
     from numba.core.registry import cpu_target
 
     from anomaly_lab.config.check import check
-    from anomaly_lab.config.files import CONF
     from anomaly_lab.config.resolvers import register
 
     for module in ("anomaly_lab.training.lifecycle", "anomaly_lab.cli.train", "matplotlib.pyplot"):
@@ -140,10 +175,21 @@ def warm_up() -> None:
             check(compose("train", [f"method={method}", "data=folder", "data.root=."]))
 
 
-def answer_requests() -> dict[str, Any] | None:
+def serve(listening: socket.socket) -> dict[str, Any] | None:
+    """Fork for each process that connects, until standard input ends. Returns a request in the fork that becomes it."""
+    while listening in select.select([listening, sys.stdin], [], [])[0]:
+        connection, _ = listening.accept()
+        if not os.fork():
+            listening.close()
+            return answer_requests(connection)
+        connection.close()
+    return None
+
+
+def answer_requests(connection: socket.socket) -> dict[str, Any] | None:
     """Fork for each request. Returns it in the fork, and nothing when there are no more."""
-    answers = os.fdopen(os.dup(1), "w")
-    for line in iter(sys.stdin.readline, ""):
+    answers = connection.makefile("w")
+    for line in connection.makefile("r"):
         if not (number := os.fork()):
             return json.loads(line)
         print(number, file=answers, flush=True)
@@ -182,5 +228,6 @@ if __name__ == "__main__":
     warm_up()
     gc.freeze()  # a collection in a fork copies every page that it touches
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "warming up started a thread: no fork is safe"
-    if request := answer_requests():
+    if request := serve(socket.socket(fileno=int(sys.argv[1]))):
         become(**request)
+    os._exit(0)  # what is frozen would be reported as lost

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
     A text that a spreadsheet would compute (it begins with = + - @) gets an apostrophe before it.
     """
+    write_whole(path, partial(_write_rows, [header, *(map(_marked, row) for row in rows)]))
 
-    def write(part: Path) -> None:
-        with part.open("w", newline="", **CSV) as file:
-            csv.writer(file).writerows([header, *(map(_marked, row) for row in rows)])
 
-    write_whole(path, write)
+def _write_rows(rows: Iterable[Iterable[Any]], path: Path) -> None:
+    with path.open("w", newline="", **CSV) as file:
+        csv.writer(file).writerows(rows)
 
 
 FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")

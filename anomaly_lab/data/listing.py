@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from anomaly_lab.data.names import SUFFIXES, UNREADABLE, is_masks, is_system
@@ -53,30 +54,9 @@ def walk(
     read = [os.path.realpath(path)]
     note = left_out or (lambda reason, path: None)
 
-    def failed(error: OSError) -> None:
-        note(NOT_LISTED, Path(error.filename))
-        if unlisted:
-            unlisted(error)
-
-    def enters(below: Path) -> bool:
-        if is_system(below.name):
-            return False
-        if is_masks(below.name):
-            note(FOLDER_OF_MASKS, below)
-            return False
-        if (below / "scores.csv").exists() or (below / "scores.csv.part").exists():
-            note(RESULTS, below)
-            return False
-        if below.is_symlink():
-            target = os.path.realpath(below)
-            if any(os.path.commonpath([target, other]) in {target, other} for other in read):
-                note(TWICE, below)
-                return False
-            read.append(target)
-        return True
-
+    failed = partial(_not_listed, note=note, unlisted=unlisted)
     for folder, folders, files in os.walk(path, onerror=failed, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if enters(Path(folder, name))]
+        folders[:] = [name for name in sorted(folders) if _enters(Path(folder, name), read, note)]
         for name in sorted(files):
             file = Path(folder, name)
             known = file.suffix.lower() in SUFFIXES
@@ -87,3 +67,28 @@ def walk(
                 yield file
             else:
                 note(NOWHERE if dead else NO_FILE if known else NOT_READ, file)
+
+
+def _not_listed(error: OSError, note: LeftOut, unlisted: Callable[[OSError], None] | None) -> None:
+    note(NOT_LISTED, Path(error.filename))
+    if unlisted:
+        unlisted(error)
+
+
+def _enters(below: Path, read: list[str], note: LeftOut) -> bool:
+    """Whether a folder has photos that are not `read` yet; a target of a link is added to those that are."""
+    if is_system(below.name):
+        return False
+    if is_masks(below.name):
+        note(FOLDER_OF_MASKS, below)
+        return False
+    if (below / "scores.csv").exists() or (below / "scores.csv.part").exists():
+        note(RESULTS, below)
+        return False
+    if below.is_symlink():
+        target = os.path.realpath(below)
+        if any(os.path.commonpath([target, other]) in {target, other} for other in read):
+            note(TWICE, below)
+            return False
+        read.append(target)
+    return True

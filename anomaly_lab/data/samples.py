@@ -71,18 +71,21 @@ def join_copies(samples: list[Sample]) -> list[Sample]:
     same = _contents([sample.path for sample in samples])
     leader: dict[str, str] = {}
 
-    def find(name: str) -> str:
-        while leader.get(name, name) != name:
-            name = leader[name]
-        return name
-
     for sample in samples:
         if content := same.get(sample.path):
-            first, second = sorted((find(content), find(sample.group)), reverse=True)
+            first, second = sorted((_leader(leader, content), _leader(leader, sample.group)), reverse=True)
             leader[first] = second
     members: dict[str, str] = {}  # the name of a joined group is that of its first sample
-    joined = [sample._replace(group=members.setdefault(find(sample.group), sample.group)) for sample in samples]
+    joined = [
+        sample._replace(group=members.setdefault(_leader(leader, sample.group), sample.group)) for sample in samples
+    ]
     return joined if len({sample.group for sample in joined}) > 1 else samples
+
+
+def _leader(leaders: dict[str, str], name: str) -> str:
+    while leaders.get(name, name) != name:
+        name = leaders[name]
+    return name
 
 
 def with_copies(splits: Splits) -> Splits:
@@ -146,17 +149,17 @@ def digests(files: list[Path]) -> list[str]:
 
     A file is read again when its change time differs: the kernel sets it at every write, and no program can.
     """
-
-    def digest(path: Path) -> str:
-        status = path.stat()
-        return _digest(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
     with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter
-        return list(pool.map(digest, files))
+        return list(pool.map(_digest, files))
+
+
+def _digest(path: Path) -> str:
+    status = path.stat()
+    return _read(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @cache
-def _digest(path: Path, *_status: int) -> str:
+def _read(path: Path, *_status: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

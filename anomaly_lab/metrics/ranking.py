@@ -155,20 +155,21 @@ def rank(
     if weight is not None:
         overlap = as_share(np.add.reduceat(weight[order], first, axis=0) if len(first) else weight, regions)
 
-    def falling(between: np.ndarray, at: np.ndarray, end: float | np.number) -> np.ndarray:
-        return np.append(np.stack([between, at], axis=1)[::-1].ravel(), end)
-
     with np.errstate(over="ignore"):  # above the largest number lies infinity
         above = np.nextafter(threshold, np.inf, dtype=threshold.dtype)
     lowest = normal[0] if len(normal) else -np.inf
     none = np.zeros(len(first), dtype=np.int64)
     return Ranking(
-        threshold=falling(above, threshold, lowest).astype(np.float64),
-        normal=falling(between, upto - below, rest).astype(np.int64),
-        abnormal=falling(none, defects, 0).astype(np.int64),
+        threshold=_falling(above, threshold, lowest).astype(np.float64),
+        normal=_falling(between, upto - below, rest).astype(np.int64),
+        abnormal=_falling(none, defects, 0).astype(np.int64),
         tied=np.ones(2 * len(first) + 1, dtype=bool),  # without abnormal scores the order does not matter
-        overlap=falling(np.zeros(len(first)), overlap, 0),
+        overlap=_falling(np.zeros(len(first)), overlap, 0),
     )
+
+
+def _falling(between: np.ndarray, at: np.ndarray, end: float | np.number) -> np.ndarray:
+    return np.append(np.stack([between, at], axis=1)[::-1].ravel(), end)
 
 
 def share(area: Int[np.ndarray, " pixel"]) -> Int[np.ndarray, "pixel 2"]:

@@ -62,7 +62,7 @@ def test_path_pillow_and_array_say_what_the_test_said(lab, toy, parts, tmp_path,
             assert said.threshold == float(row["threshold"])
             assert said.is_abnormal == (row["decision"] == "abnormal") == (said.decision_score >= said.threshold)
             assert said.anomaly_map.dtype == np.float32
-            assert said.anomaly_map == pytest.approx(tifffile.imread(stored), abs=1e-6)
+            np.testing.assert_allclose(said.anomaly_map, tifffile.imread(stored), rtol=0, atol=1e-6)
             assert said.remark == whole.remark
     assert {row["decision"] for row in rows} == {"normal", "abnormal"}
 
