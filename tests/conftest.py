@@ -15,6 +15,13 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+# The wings that compute are checked at every call; to check all would cost every test process seconds.
+WINGS = ("data", "metrics", "networks", "functional", "methods", "evaluation", "inference", "training")
+install_import_hook(
+    [f"anomaly_lab.{wing}" for wing in WINGS], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 from anomaly_lab.core.console import print_messages
 from anomaly_lab.core.lock import lock

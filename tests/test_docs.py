@@ -66,6 +66,7 @@ def outside(tmp_path):
     return section
 
 
+@pytest.mark.slow
 def test_a_package_outside_the_project_trains_and_predicts(outside, lab, tmp_path, write):
     random = np.random.default_rng(0)
     for name in (*(f"photos/ok_{i}" for i in range(12)), "photos/bad_0", "new_photos/ok", "new_photos/bad"):

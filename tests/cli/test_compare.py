@@ -115,6 +115,7 @@ def test_help(compare):
     assert "usage: python -m anomaly_lab compare FOLDER" in compare("--help")
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_lightning_is_loaded(tmp_path):
     write_run(tmp_path / "runs", pictures=1)
     code = (

@@ -108,6 +108,7 @@ def test_settings_that_are_no_graph(name, override, reason):
     assert reason in built(name, override, "data.image_size=64")[0].export_obstacle
 
 
+@pytest.mark.slow
 def test_files_name_inputs_and_outputs_and_carry_facts_but_no_paths():
     method, _ = built("variation_model", "data.image_size=32")
     answer_of(method.eval(), torch.rand(1, 1, 32, 32), (place(1, 1, 32, "pad"),))

@@ -164,6 +164,7 @@ def composed(parts):
         yield hydra.config_loader, config, ("data=folder", f"data.root={parts}")
 
 
+@pytest.mark.slow
 def test_every_value_is_checked_before_the_first_job(composed):
     loader, config, words = composed
     check_values(loader, config, asked_for(*words, "method=cae,ssim_ae", "budget.learning_rate=interval(1e-4,1e-2)"))
@@ -193,6 +194,7 @@ def test_a_dry_run_says_what_is_searched_and_writes_nothing(study, tmp_path, cap
     assert "searched: n: ('1', '2')" in out
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_of_an_oracle_and_refuses_other_names(lab, parts, tmp_path):
     search = ("-m", "hydra/sweeper=optuna", "data=folder", f"data.root={parts}", "data.batch_size=8,16")
     done = lab(*search, "hydra.sweeper.objective=oracle_pixel_aupro", "dry_run=true")

@@ -26,6 +26,7 @@ from anomaly_lab.launch.local import Local
 from anomaly_lab.launch.slurm import Slurm
 from anomaly_lab.launch.sweep import Composer, checked, expanded, labels, launch, plan
 from anomaly_lab.runs.folder import FORMAT, write_job
+from tests.conftest import every
 
 
 @pytest.fixture
@@ -44,15 +45,15 @@ def composer():
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ("method=ssim_ae", "seed=3", "data.category=screw"),
-        ("seed=3", "experiment=quick", "data.patches=64", "budget.epochs=1"),
-        ("data=folder", "data.root='a b=c'", "data.region=[1,2,3,4]"),
-        ("+data.categories.mine={kind: object}", "data.category=mine", "callbacks.pictures=null"),
-        ("~callbacks.pictures", "seed=1"),
-        ("trainer=ddp", "method.optimizer.lr=1e-3", "data.root=${oc.env:HOME}"),
-    ],
-)
+    every(2, [
+        (("seed=3", "experiment=quick", "data.patches=64", "budget.epochs=1"),),
+        (("method=ssim_ae", "seed=3", "data.category=screw"),),
+        (("+data.categories.mine={kind: object}", "data.category=mine", "callbacks.pictures=null"),),
+        (("data=folder", "data.root='a b=c'", "data.region=[1,2,3,4]"),),
+        (("trainer=ddp", "method.optimizer.lr=1e-3", "data.root=${oc.env:HOME}"),),
+        (("~callbacks.pictures", "seed=1"),),
+    ]),
+)  # fmt: skip
 def test_a_job_is_composed_as_a_process_of_its_own_would(composer, words):
     compose = composer()
     compose(("method=ssim_ae", "seed=9", "data.category=bottle"))  # what was composed before leaves no trace

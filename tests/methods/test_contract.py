@@ -28,6 +28,7 @@ from tests.contract import (
     METHODS,
     MOMENTS,
     NO_GRAPH,
+    SIDE,
     TRUST,
     UNTAUGHT,
     Toy,
@@ -42,6 +43,7 @@ from tests.contract import (
 from tests.golden import golden_losses
 
 OPTIMISED = pytest.mark.parametrize("toy", DESCENDING, indirect=True)
+FEWER = [pytest.param(name, marks=[pytest.mark.slow] if SIDE.get(name, 32) > 64 else []) for name in DESCENDING]
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -190,7 +192,7 @@ def test_a_run_that_broke_off_ends_like_one_that_did_not(toy):
         assert not differing(whole, state_of(trainer, toy.folder)), (epoch, batch)
 
 
-@OPTIMISED
+@pytest.mark.parametrize("toy", FEWER, indirect=True)
 def test_a_loss_scale_changes_nothing(toy):
     """float16 on an accelerator: gradients are unscaled before they are clipped, each by the scale that made them."""
     scale = scaled()
@@ -199,7 +201,7 @@ def test_a_loss_scale_changes_nothing(toy):
     assert scale.scaler.get_scale() == 2.0 ** (10 + toy.training.steps)
 
 
-@OPTIMISED
+@pytest.mark.parametrize("toy", FEWER, indirect=True)
 def test_half_precision_has_finite_losses_and_no_step_waits_for_the_device(toy):
     """Only a GANomaly asks for a number: the loss of the step before, which is on the host by then."""
     method, losses = toy.built(), Losses()

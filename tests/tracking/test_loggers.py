@@ -86,6 +86,7 @@ def test_where_opening_fails_it_logs_offline_and_says_so(modes, monkeypatch, tmp
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "project", "told"),
     [
