@@ -225,7 +225,9 @@ def sweeping(tmp_path):
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("what", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("what", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, -signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_stops_the_jobs_gently(sweeping, tmp_path, what, code):
     process, pids = sweeping(GENTLE)
     process.send_signal(what)

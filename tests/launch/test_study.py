@@ -91,6 +91,7 @@ def test_a_killed_search_ends_with_the_trials_of_an_undisturbed_one(tmp_path):
     assert len(set(drawn(whole))) == 12
 
 
+@pytest.mark.slow
 def test_two_launchers_share_the_trials_and_leave_each_other_alone(tmp_path):
     one, other = (open_study(tmp_path, n_trials=5) for _ in range(2))
     with one.batch(2) as mine:

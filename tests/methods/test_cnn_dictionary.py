@@ -77,7 +77,12 @@ def test_patchwise_is_a_naive_loop_over_the_patches(network, channels):
 
 @pytest.mark.parametrize(
     ("layer", "stride", "resize", "below"),
-    [("layer1", 4, 64, None), ("layer2", 4, 32, None), ("layer2", 2, 32, "layer1"), ("layer2", 1, 32, "act1")],
+    [
+        ("layer1", 4, 64, None),
+        ("layer2", 4, 32, None),
+        ("layer2", 2, 32, "layer1"),
+        pytest.param("layer2", 1, 32, "act1", marks=pytest.mark.slow),
+    ],
 )
 def test_dense_is_the_mean_of_the_map_under_the_patch(weights, layer, stride, resize, below):
     """Where the stride is finer than the map: of the map that follows from the shifted map of the stage below."""
@@ -218,7 +223,7 @@ def test_the_map_is_the_mean_of_the_patches_over_a_pixel(network):
     assert method.spread(torch.full((1, 5, 5), 0.3)).unique().tolist() == [pytest.approx(0.3)]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_constant_images_give_finite_numbers(network, channels):
     flat = torch.full((6, channels, 64, 64), 0.5)
     method = fitted(dictionary(network), flat)
@@ -252,6 +257,7 @@ def test_fewer_entries_than_neighbours(network):
         fitted(dictionary(network, neighbours=2), torch.full((6, 3, 64, 64), 0.5))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_and_is_what_the_line_before_the_run_says(network):
     method = dictionary(network, vectors=1000)
     assert method.memory(1) == 20 * network.channels[0] * 4 * COPIES

@@ -414,7 +414,7 @@ FILLERS = {kind: filler(kind) for kind in ("smooth", "any bits", "float16", "den
 
 @pytest.mark.parametrize("kind", FILLERS)
 @given(batch=batches(), limit=LIMITS)
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_bounds_hold_when_scores_share_bins(kind, batch, limit):
     (scores, mask), (maps, masks) = FILLERS[kind], batch
     metrics = PixelMetrics(limit, tolerance=1)

@@ -113,6 +113,7 @@ def test_curves_are_those_of_the_files(runs):
     assert all(text.get_text().endswith("| .700") for text in legend.get_texts())
 
 
+@pytest.mark.slow
 def test_a_figure_is_the_same_file_every_time(runs, tmp_path):
     for name, suffix in (("a", ".svg"), ("b", ".svg"), ("c", ".pdf"), ("d", ".png")):
         figure_of(runs, FigureRequest("curves"), NAMES).write(tmp_path / name, suffix)

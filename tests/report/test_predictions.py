@@ -49,6 +49,7 @@ def test_without_a_scored_photo_there_is_no_page(tmp_path):
     assert page_of(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_the_threshold_moves_in_a_browser(browser, out):
     opened = open_page(browser, page_of(out))
     assert texts(opened, "#counts") == ["1 of 3 photos are abnormal at this threshold (the run's own)."]
