@@ -171,7 +171,7 @@ def warm_up() -> None:
     for context in (cpu_target.typing_context, cpu_target.target_context):
         context.refresh()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for method in sorted(path.stem for path in (CONF / "method").glob("*.yaml")):
+        for method in ("ganomaly", "slides_cae"):  # which the tests start
             check(compose("train", [f"method={method}", "data=folder", "data.root=."]))
 
 

@@ -218,6 +218,7 @@ def test_what_is_no_run_and_no_device_is_told(tmp_path):
         Detector.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_mask_image_of_a_region_is_kept_with_the_run(lab, toy, parts, tmp_path, write):
     mask = np.full((140, 140), 255, np.uint8)
     mask[:, :20] = 0

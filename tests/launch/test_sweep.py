@@ -254,6 +254,7 @@ def test_a_sweep_ends_with_a_line_about_failed_jobs_or_with_what_is_no_failure_o
         sweeper.sweep(["seed=1,2"])
 
 
+@pytest.mark.slow
 def test_a_sweeper_gets_the_objective_batch_after_batch(sweep, capsys):
     launcher = Fake("score")
     values = [sweep(launcher, [f"seed={seed}"])[0].return_value for seed in (2, 5, 2)]
