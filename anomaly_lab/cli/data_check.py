@@ -1,6 +1,5 @@
 """`python -m anomaly_lab data check KEY=VALUE ...`: what a run would find in the data, without training."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_lab.core.console import printable
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
 from anomaly_lab.data.images import Decoding
 
@@ -32,7 +32,7 @@ class Measuring(Decoding):
 def check_data(words: list[str]) -> None:
     """Compose the configuration as a run does, and print what its data are; every photo is decoded once.
 
-    Raises UserError where there are no data; ends with exit code 1 where photos cannot be read.
+    Raises UserError where there are no data, and, in the end, where photos cannot be read.
     """
     resolved = configuration(words)
     from hydra.utils import instantiate
@@ -60,8 +60,8 @@ def check_data(words: list[str]) -> None:
         f"sees them at {decoding.image_size} x {decoding.image_size} px, "
         f"{'gray' if decoding.channels == 1 else 'in colour'}, as {resolved['data']['datamodule']['kind']}s"
     )
-    if sum(map(len, used)) < len(samples):
-        sys.exit(1)
+    if missing := len(samples) - sum(map(len, used)):
+        raise UserError(f"{missing} of {len(samples)} photos cannot be read; their lines above say which and why")
 
 
 def configuration(words: list[str]) -> dict[str, Any]:
