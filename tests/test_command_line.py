@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 
-from anomaly_lab.__main__ import COMMANDS, groups, methods
 from anomaly_lab.cli import train
+from anomaly_lab.cli.help import COMMANDS, groups, methods
 from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch import cost

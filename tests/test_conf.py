@@ -113,6 +113,7 @@ TESTED_ELSEWHERE = {
     "core/files.py": "runs/test_folder.py",
     "runs/lock.py": "launch/test_job.py",
     "__main__.py": "test_command_line.py",
+    "cli/help.py": "test_command_line.py",
     "cli/train.py": "test_command_line.py",
     "cli/data.py": "data/test_cache.py",
     "config/files.py": "test_wheel.py",

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+from anomaly_lab.cli.help import COMMANDS
 from anomaly_lab.cli.options import parse
 
 SCRIPT = r"""# Completion of anomaly-lab. bash: eval "$(anomaly-lab completion)"
@@ -37,8 +38,6 @@ def main(arguments: list[str]) -> None:
     """Print the script."""
     if parse(arguments, "completion", {}, ()) is None:
         return
-    from anomaly_lab.__main__ import COMMANDS
-
     cases = []
     for command in (*COMMANDS, "help"):
         if command != "data":
