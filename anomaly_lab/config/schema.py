@@ -70,6 +70,8 @@ def defined(target: str, name: str) -> tuple[str, ast.stmt]:
 
     Raises UserError if no class of ours has it.
     """
+    if not isinstance(target, str):
+        raise UserError(f"_target_: expected package.module.Class, found {target!r}")
     module, _, class_name = target.rpartition(".")
     definition = _definition(_source_tree(module), class_name)
     if not isinstance(definition, ast.ClassDef):

@@ -123,6 +123,12 @@ def test_a_foreign_class_at_any_key_is_never_called(run, tmp_path, every):
             assert line, place
 
 
+@pytest.mark.parametrize("value", [None, 3, ["a.b.C"], {}])
+def test_a_method_without_a_class_is_one_line(run, value):
+    planted(run, yaml.safe_load((run / ".hydra/config.yaml").read_text()), ("method", "_target_"), value)
+    assert "expected package.module.Class, found" in answer(run)
+
+
 @pytest.mark.parametrize("every", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_broken_value_at_any_key_that_is_read_is_one_line(run, every):
     """Every forty-first pair of key and value, and all of them in the slow tier."""
