@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 # Property tests: the same few examples everywhere, no clock, nothing kept between runs; a fixture serves all examples.
 settings.register_profile(
-    "few", max_examples=30, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "few", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("few")
 REQUIRED = {name for name in os.environ.get("ANOMALY_LAB_REQUIRE", "").split(",") if name}

@@ -196,8 +196,8 @@ def test_every_distinct_training_patch_has_distance_zero_where_all_are_entries(n
 
 
 def test_a_patch_of_the_dictionary_has_distance_zero_and_the_mean_of_two_neighbours_is_theirs(network):
-    images = photos()
-    one, two = (fitted(dictionary(network, neighbours=m), images) for m in (1, 2))
+    images = photos(3)
+    one, two = (fitted(dictionary(network, neighbours=m), images, [(0, 1, 2)]) for m in (1, 2))
     projected = (one.dictionary - one.center) @ one.components.T
     vectors = one.vectors(images[0])
     distance = torch.cdist((vectors - one.center) @ one.components.T, projected).sort(dim=1).values
