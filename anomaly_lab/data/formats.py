@@ -1,9 +1,9 @@
 """Decoding of an image file of any format, or of an image in memory, to uint8 gray or RGB.
 
 The format is recognised by the content, never by the suffix. simplejpeg decodes JPEG, because it refuses damaged data,
-OpenCV PNG, because Pillow halves the 16 bits of colour (8 bits come 1.2 to 1.3 times as fast, and the same), tifffile the
-types that only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's formula (ITU-R 601) with every
-decoder.
+OpenCV PNG, because Pillow halves the 16 bits of colour (8 bits come 1.2 to 1.3 times as fast, and the same), tifffile
+the types that only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's formula (ITU-R 601) with
+every decoder.
 """
 
 import struct

@@ -164,7 +164,12 @@ def moved(loss, network, steps):
 
 def test_both_stages_written_out(tmp_path):
     """The authors' loops, whose batch norm learns in steps of the generator alone; TensorFlow's RMSprop starts at 1."""
-    settings = {"optimizer": partial(torch.optim.SGD, lr=0.01), "critic_steps": 2, "penalty_weight": 7.0, "encoder_epochs": 1}
+    settings = {
+        "optimizer": partial(torch.optim.SGD, lr=0.01),
+        "critic_steps": 2,
+        "penalty_weight": 7.0,
+        "encoder_epochs": 1,
+    }
     ours, theirs = f_anogan(**settings), f_anogan(**settings)
     fit(ours, tmp_path, 2, Patches(5))
     generator, critic, encoder = theirs.generator, theirs.critic, theirs.encoder
