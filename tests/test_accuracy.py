@@ -69,7 +69,8 @@ STATISTICS = {  # experiments/statistics and experiments/variation_model have th
         "method.backbone.weights={}/weights/resnet18_imagenet_conv1_to_layer3.safetensors",
     ),
 }  # fmt: skip
-PART = {"variation_model": (4, 3), "cnn_dictionary": (2, 3)}  # one training, one test image of so many
+PART = {  # one training, one test image of so many
+    {"variation_model": (4, 3), "texture_inspection": (1, 2), "cnn_dictionary": (2, 3)}
 ABOVE_CONTROLS = {"variation_model": "pixel_auroc_smoothed", "texture_inspection": "pixel_auroc"}
 
 
