@@ -69,8 +69,8 @@ STATISTICS = {  # experiments/statistics and experiments/variation_model have th
         "method.backbone.weights={}/weights/resnet18_imagenet_conv1_to_layer3.safetensors",
     ),
 }  # fmt: skip
-PART = {  # one training, one test image of so many
-    {"variation_model": (4, 3), "texture_inspection": (1, 2), "cnn_dictionary": (2, 3)}
+# One training, one test image of so many.
+PART = {"variation_model": (4, 3), "texture_inspection": (1, 2), "cnn_dictionary": (2, 3)}
 ABOVE_CONTROLS = {"variation_model": "pixel_auroc_smoothed", "texture_inspection": "pixel_auroc"}
 
 
