@@ -29,16 +29,22 @@ def main(run: Path) -> None:
     method.spread = lambda scores: grids.append(scores[0].clone()) or spread(scores)
     with (run / "scores.csv").open() as file:
         paths = [row["path"] for row in csv.DictReader(file) if row["defect"] == "good"]
-    maps, patches, shuffled = [], [], []
+    maps, patches, shuffled, rows = [], [], [], []
     for path in paths:
         detector.predict(path)
         scores = grids.pop()
         places = torch.from_numpy(random.permutation(scores.numel()))
         maps.append(at_border(spread(scores[None])[0].numpy(), NEAR))
+        rows.append([*scores.mean(dim=1)[[0, -1]].tolist(), scores.mean().item()])
         patches.append(at_border(scores.numpy(), NEAR // method.stride))
         shuffled.append(at_border(spread(scores.flatten()[places].view_as(scores)[None])[0].numpy(), NEAR))
     for name, share in (("map", maps), ("patches", patches), ("map of shuffled patches", shuffled)):
         print(f"{name}: {np.mean(share):.3f} of {len(share)} good images")
+    print(
+        "mean score of patches in the upper row {:.2f}, in the lower {:.2f}, in all {:.2f}".format(
+            *np.mean(rows, axis=0)
+        )
+    )
 
 
 if __name__ == "__main__":
