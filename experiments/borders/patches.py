@@ -40,11 +40,8 @@ def main(run: Path) -> None:
         shuffled.append(at_border(spread(scores.flatten()[places].view_as(scores)[None])[0].numpy(), NEAR))
     for name, share in (("map", maps), ("patches", patches), ("map of shuffled patches", shuffled)):
         print(f"{name}: {np.mean(share):.3f} of {len(share)} good images")
-    print(
-        "mean score of patches in the upper row {:.2f}, in the lower {:.2f}, in all {:.2f}".format(
-            *np.mean(rows, axis=0)
-        )
-    )
+    upper, lower, everywhere = np.mean(rows, axis=0)
+    print(f"mean score of patches in the upper row {upper:.2f}, in the lower {lower:.2f}, in all {everywhere:.2f}")
 
 
 if __name__ == "__main__":
