@@ -139,7 +139,8 @@ def _on_disk(
         say("cache: another process is decoding these images, waiting for it")
 
     with lock(cache.lock_of(path), wait):
-        if not _is_whole(path, len(samples)):
+        decoded = not _is_whole(path, len(samples))
+        if decoded:
             with writing(path) as part:
                 part.mkdir()
                 shape = _shape(samples, decoding)
@@ -159,7 +160,10 @@ def _on_disk(
             share(stored)  # as long as the images are mapped
             # Copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
             images = np.memmap(stored, dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
-    good = [samples[place[0]] for place in about["places"]]
+    rows = [place[0] for place in about["places"]]
+    good = [samples[row] for row in rows]
+    if not decoded:  # else they are named already, with the reason
+        report_skipped([str(samples[row].path) for row in sorted({*range(len(samples))} - {*rows})], len(samples))
     boxes = [(place[1], place[2], place[3], place[4]) for place in about["places"]]
     return Decoded(torch.from_numpy(images)[: len(good)], good, boxes)
 

@@ -179,9 +179,9 @@ def test_what_cannot_be_read_stops_or_is_left_out_and_named(samples, folder, cap
         found = opened(samples, folder, on_error="skip")
         assert found.samples == [sample for i, sample in enumerate(samples) if i not in (0, 6)]
         assert torch.equal(found.images, expected(found.samples))
-    assert "2 of 10 images left out" in (told := capsys.readouterr().out)
-    assert "000.png" in told
-    assert "006.png" in told
+        assert "2 of 10 images left out" in (said := capsys.readouterr().out)
+        assert "000.png" in said
+        assert "006.png" in said
     for sample in samples:
         sample.path.write_bytes(b"")
     with pytest.raises(UserError, match="expected training images, found none that can be read"):
