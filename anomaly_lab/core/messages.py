@@ -27,7 +27,7 @@ def mistakes_in_one_line() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint")
+        sys.exit("interrupted; the same command continues from the last checkpoint, if there is one")
     except Exception as error:
         if not is_user_mistake(error):
             raise

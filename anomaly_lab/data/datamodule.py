@@ -31,7 +31,7 @@ from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, hold_out
-from anomaly_lab.data.store import Cache, Store, open_store, report_skipped
+from anomaly_lab.data.store import Cache, Store, open_store, report_skipped, stopped
 
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
 
@@ -182,7 +182,7 @@ class DataModule(pl.LightningDataModule):
             outcomes = list(track(answers, "checking", len(samples), transient=True))
         errors = [error for error in outcomes if isinstance(error, UserError)]
         if errors and self.on_error == "stop":
-            raise errors[0]
+            raise stopped(errors[0])
         report_skipped([str(error) for error in errors], len(samples))
         read = [(one, share) for one, share in zip(samples, outcomes, strict=True) if not isinstance(share, UserError)]
         if remark := mostly_marked([share for one, share in read if one.mask_path]):

@@ -247,7 +247,7 @@ def _read_all(
         for sample, answer in zip(samples, track(answers, "decoding", len(samples), transient=True), strict=True):
             if isinstance(answer, UserError):
                 if on_error == "stop":
-                    raise answer
+                    raise stopped(answer)
                 unreadable.append(str(answer))
                 continue
             keep(len(good), answer[0])
@@ -257,6 +257,11 @@ def _read_all(
     if not good:
         raise UserError(f"expected training images, found none that can be read: {unreadable[0]}")
     return good, boxes
+
+
+def stopped(error: UserError) -> UserError:
+    """The error of an image that cannot be read, with the way to go on without it."""
+    return UserError(f"{error}; data.on_error=skip leaves out what cannot be read")
 
 
 def report_skipped(unreadable: list[str], count: int) -> None:

@@ -129,7 +129,7 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
     state = str(job.get("state") or ("done" if (folder / "metrics.json").is_file() else "unreadable"))
     if state == "running" and is_left(folder):
         state = "interrupted"
-        trouble.append("its process has ended; the same command continues from the last checkpoint")
+        trouble.append("its process has ended; the same command continues from the last checkpoint, if there is one")
     run.state = state if state in STATES else "unreadable"
     if run.done:
         metrics = _object(folder / "metrics.json", trouble)
