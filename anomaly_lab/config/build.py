@@ -40,9 +40,9 @@ def build(node: dict[str, Any], kind: type, path: str, trust: Sequence[str] = ()
     return found(**_arguments(node, found, path, trust))
 
 
-def _arguments(node: dict[str, Any], found: type, path: str, trust: Sequence[str]) -> dict[str, Any]:
+def _arguments(node: dict[Any, Any], found: type, path: str, trust: Sequence[str]) -> dict[str, Any]:
     hints = _hints(found)
-    if unknown := next((key for key in node if key.startswith("_") and key not in OF_HYDRA), None):
+    if unknown := next((key for key in node if str(key).startswith("_") and key not in OF_HYDRA), None):
         raise UserError(f"{path}.{unknown}: expected arguments of {found.__name__}, found {unknown!r}")
     return {
         key: _argument(value, hints.get(key), f"{path}.{key}", trust)
