@@ -5,6 +5,7 @@ what it needs when it is called, so that help and error messages appear at once.
 """
 
 import gc
+import signal
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -18,10 +19,20 @@ OF_RUNS = set(COMMANDS) - {"data", "methods"}  # compose no configuration
 
 
 def main() -> None:
-    """Run the program; a user's mistake ends in one line and exit code 1."""
+    """Run the program; a user's mistake ends in one line and exit code 1, Ctrl-C in one line and exit code 130."""
     print_messages()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     is_job = not first or first.startswith("-") or bool(set("=~") & set(first))
+    try:
+        start(first, is_job)
+    except KeyboardInterrupt as interruption:
+        resumed = "; the same command continues from the last checkpoint, if there is one" if is_job else ""
+        print(str(interruption) or f"interrupted{resumed}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def start(first: str, is_job: bool) -> None:
+    """Train and test, or run the command that `first` names."""
     if first == "--version":
         print(f"anomaly_lab {__version__}")
         return

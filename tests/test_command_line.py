@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 
+from anomaly_lab import __main__
 from anomaly_lab.cli import train
 from anomaly_lab.cli.help import COMMANDS, groups, methods
 from anomaly_lab.config.files import CONF, config_folder
@@ -60,6 +61,26 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(lab, tmp_path, argument
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "line"),
+    [
+        (["compare", "runs/"], "", "interrupted"),
+        (["predict", "run=last"], "interrupted: 4 images scored", "interrupted: 4 images scored"),
+        (["seed=1"], "", "interrupted; the same command continues from the last checkpoint, if there is one"),
+    ],
+)
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys, words, said, line):
+    def interrupted(*_):
+        raise KeyboardInterrupt(*[said] * bool(said))
+
+    monkeypatch.setattr(sys, "argv", ["anomaly_lab", *words])
+    monkeypatch.setattr(__main__, "start", interrupted)
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_help_names_the_files_of_somebody_elses_folder(tmp_path):

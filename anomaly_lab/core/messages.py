@@ -26,8 +26,6 @@ def mistakes_in_one_line() -> Iterator[None]:
     """End the program with one line and exit code 1 for a user's mistake; a bug keeps its traceback."""
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint, if there is one")
     except Exception as error:
         if not is_user_mistake(error):
             raise

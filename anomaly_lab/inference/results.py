@@ -1,6 +1,5 @@
 """The results of `predict` per photo: a row in a table, a picture, a map. Memory does not grow with their number."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -113,7 +112,9 @@ def write_results(
                 add_unreadable((error.filename, "", reason))
                 summary.note(f"{error.filename}: {reason}")
     except KeyboardInterrupt:
-        sys.exit(f"interrupted: {summary.judged} images scored, see {scores}.part; the same command starts again")
+        raise KeyboardInterrupt(
+            f"interrupted: {summary.judged} images scored, see {scores}.part; the same command starts again"
+        ) from None
     for line in summary.lines if summary.seen <= LISTED else ():
         say(line)
     counts = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]

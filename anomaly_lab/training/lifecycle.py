@@ -72,8 +72,9 @@ def run(config: DictConfig, folder: Path) -> None:
             remove(folder, Path(config.runs_dir).absolute())  # nothing came of it
         elif first:
             state = "interrupted" if interrupted or terminated else "failed"
+            stopped = "by Ctrl-C" if interrupted else "by SIGTERM" if terminated else ""
             with suppress(UserError):  # a full disk takes no state either
-                write_job(folder, state, error=f"{type(error).__name__}: {error}")
+                write_job(folder, state, error=stopped or f"{type(error).__name__}: {error}")
         if interrupted:  # Lightning makes a SystemExit of it
             raise KeyboardInterrupt from error
         if terminated:

@@ -148,7 +148,7 @@ def test_an_interruption_keeps_the_rows_and_the_earlier_table(tmp_path, write, m
         return Path(tmp_path / "out/pictures", arguments[1].name)
 
     monkeypatch.setattr(results, "result", interrupted)
-    with pytest.raises(SystemExit, match=r"interrupted: 4 images scored, see .*scores\.csv\.part"):
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted: 4 images scored, see .*scores\.csv\.part"):
         judge(tmp_path / "photos", tmp_path / "out", pictures=True, control=detector(batch_size=2))
     assert rows_of(tmp_path / "out/scores.csv") == before
     assert rows_of(tmp_path / "out/scores.csv.part") == before[:5]

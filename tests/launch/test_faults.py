@@ -92,7 +92,7 @@ def test_a_sweep_under_random_kills_ends_like_one_that_two_launchers_shared(lab,
         elif process.poll() is None and what == "ctrl-C" and jobs:
             process.send_signal(signal.SIGINT)
             out = process.communicate(timeout=120)[0]
-            assert process.returncode == 1
+            assert process.returncode == 130
             assert (
                 out.splitlines()[-1]
                 == "interrupted; the same command continues from the last checkpoint, if there is one"

@@ -34,7 +34,7 @@ def test_every_state_is_told_and_the_reason_of_a_failure_without_the_place(tmp_p
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, state="running")
     write_run(tmp_path, seed=2, state="failed", error="OSError: /home/somebody/photos/a.png: broken")
-    write_run(tmp_path, seed=3, state="interrupted", error="KeyboardInterrupt: ")
+    write_run(tmp_path, seed=3, state="interrupted", error="by Ctrl-C")
     runs = collect([tmp_path])
     assert [run.state for run in runs] == ["done", "running", "failed", "interrupted"]
     assert runs[2].trouble == "OSError: …/a.png: broken"

@@ -246,18 +246,19 @@ def raising(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "state"),
+    ("error", "code", "state", "reason"),
     [
-        (SystemExit(), 128 + signal.SIGTERM, "interrupted"),  # as Lightning tells of SIGTERM
-        (KeyboardInterrupt(), None, "interrupted"),
-        (RuntimeError("no"), None, "failed"),
+        (SystemExit(), 128 + signal.SIGTERM, "interrupted", "by SIGTERM"),  # as Lightning tells of SIGTERM
+        (KeyboardInterrupt(), None, "interrupted", "by Ctrl-C"),
+        (RuntimeError("no"), None, "failed", "RuntimeError: no"),
     ],
 )
-def test_what_ended_a_run_is_its_state(life, error, code, state):
+def test_what_ended_a_run_is_its_state(life, error, code, state, reason):
     with pytest.raises(type(error)) as raised:
         life.start(raising(error))
     assert code is None or raised.value.code == code
-    assert read_job(life.folder)["state"] == state
+    job = read_job(life.folder)
+    assert (job["state"], job["error"]) == (state, reason)
 
 
 def test_of_a_mistake_of_the_user_nothing_is_left(life, tmp_path):
