@@ -18,7 +18,7 @@ from anomaly_lab.core.files import write_json
 from anomaly_lab.core.lock import is_held
 
 VERSION = 1  # of the entries: raise it when decoding changes, so that older ones are never read again
-IMAGES, ABOUT, FIGURES, USED = "images", "about.json", "controls.json", "used.json"  # the files of an entry
+IMAGES, ABOUT, FIGURES, USED = "images", "about.json", "control_metrics.json", "used.json"  # the files of an entry
 MOST = 20  # data folders noted
 
 

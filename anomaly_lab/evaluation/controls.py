@@ -39,8 +39,8 @@ class Controls(pl.Callback):
     """Evaluate every `Control` on the same test images, write controls.csv, and name the metrics that one reaches.
 
     The figures depend only on data and decoding. The first run computes them, before its own test, and writes them to
-    the cache entry `cache`; other runs read them there, and wait while another process computes them. Image-level
-    controls are scored in both directions: darker is as easy to detect as brighter.
+    the cache entry `cache`; other runs read them there, and wait while another process computes them. The image AUROC
+    of an image-level control is that of the better direction: darker is as easy to detect as brighter.
     """
 
     def __init__(self, evaluation: Evaluation, cache: Path | None = None) -> None:
@@ -127,7 +127,8 @@ def figures_of(trainer: pl.Trainer) -> Figures:
         label, score = np.array([samples[index].label for index, _ in rows]), np.array([score for _, score in rows])
         figures[kind] = maps[kind].compute(samples) if kind in LOCAL else {}
         if (label == 0).any() and (label == 1).any():
-            figures[kind]["image_auroc"] = rank(score[label == 0], score[label == 1]).auroc().value
+            auroc = rank(score[label == 0], score[label == 1]).auroc().value
+            figures[kind]["image_auroc"] = max(auroc, 1 - auroc) if kind in IMAGE_LEVEL_CONTROLS else auroc
     return figures
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from anomaly_lab.metrics.intervals import auroc_difference, t_interval
 from anomaly_lab.report.groups import Column, Groups, Row
 from anomaly_lab.runs.collect import Run
-from anomaly_lab.runs.measures import EITHER_WAY, MEASURES, Measure
+from anomaly_lab.runs.measures import MEASURES, Measure
 
 CONFIDENCE = 0.95
 SEEDS = 3  # common seeds, or categories, from which on their differences say something
@@ -32,8 +32,8 @@ RULES = (
     "The mean over the categories of a data set is marked best if the differences by category are more than noise (t, "
     "three categories or more). Rows that lack a category are never marked there; the number of missing ones is shown.",
     "Controls are trivial detectors, tested on the same images. Their row shows the largest value over the runs of a "
-    "column. A method is flagged if its mean does not exceed the strongest control of its own runs. Brightness and "
-    "sharpness count in both directions.",
+    "column. A method is flagged if its mean does not exceed the strongest control of its own runs. The image AUROC of "
+    "brightness and sharpness is that of the better direction, dark or bright, so it is never below .5.",
     "Runs that differ only in the seed, or in keys that describe another category, form one row. Runs that differ in "
     "anything else form separate rows, named after the settings that differ.",
 )  # fmt: skip
@@ -159,8 +159,6 @@ def _add_controls(matrix: Matrix, run: Run, column: Column) -> None:
     """Take the largest control over the runs of the column: methods at other image sizes have other controls."""
     for kind, metrics in run.controls.items():
         value = metrics.get(matrix.measure.key, math.nan)
-        if kind in EITHER_WAY and matrix.measure.key == "image_auroc":
-            value = max(value, 1 - value)
         if not math.isnan(value):
             matrix.controls[kind, column] = max(value, matrix.controls.get((kind, column), -math.inf))
 

@@ -48,19 +48,12 @@ MEASURES = (
     Measure("peak_memory_mb", "peak memory, MB", "cost", "", "low"),
 )  # fmt: skip
 BY_KEY = {measure.key: measure for measure in MEASURES}
-EITHER_WAY = {"brightness", "sharpness"}  # controls of the whole image: darker is as informative as brighter
 NO_LOSS = ("samples/", "seconds/", "reinitialisations", "gradient_norm")  # logged by epoch, but not losses
 
 
 def strongest(name: str, found: dict[str, dict[str, float]]) -> tuple[str, float]:
-    """The control with the largest value of a metric, and that value; image scores count in both directions."""
-    values = []
-    for kind, metrics in found.items():
-        if name in metrics:
-            values.append((metrics[name], kind))
-            if kind in EITHER_WAY:
-                values.append((1 - metrics[name], f"low {kind}"))
-    value, kind = max(values)
+    """The control with the largest value of a metric, and that value."""
+    value, kind = max((metrics[name], kind) for kind, metrics in found.items() if name in metrics)
     return kind, value
 
 
