@@ -109,7 +109,6 @@ def test_every_module_has_its_test():
 
 TESTED_ELSEWHERE = {
     "networks/pretrained.py": "networks/test_backbone.py",
-    "inference/pictures.py": "inference/test_detector.py",
     "core/files.py": "runs/test_folder.py",
     "runs/lock.py": "launch/test_job.py",
     "__main__.py": "test_command_line.py",

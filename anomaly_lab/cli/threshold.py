@@ -117,8 +117,8 @@ def draw(stored: "StoredRun", paths: list[Path], config: dict[str, Any], trust: 
     old, new = detector.threshold, rule.compute()
     write_threshold(stored.folder, new._asdict())
     print(
-        f"threshold: {old.image:.6g} ({old.name}, {old.normals} images) -> {new.image:.6g} ({new.name}, "
-        f"{new.normals} images); `predict` uses the new one, metrics.json keeps the figures of the tested one"
+        f"threshold: {new.image:.6g} ({new.name}, {new.normals} images) replaces {old.image:.6g} ({old.name}, "
+        f"{old.normals} images); `predict` uses the new one, metrics.json keeps the metrics at the tested one"
     )
     if new.note:
         print(f"threshold: {new.note}")

@@ -8,10 +8,14 @@ import numpy as np
 import tifffile
 from torch import Tensor
 
+from anomaly_lab.core.console import printable
 from anomaly_lab.core.files import write_whole
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.metrics.pixel_decisions import without_small_regions
+from anomaly_lab.metrics.thresholds import Threshold, pixels
 
 WHITE, GREEN, ORANGE = (255, 255, 255), (0, 255, 0), (255, 140, 0)
+SIDE = 256  # px of a photo along its longer side
 
 
 class Panel(NamedTuple):
@@ -22,16 +26,39 @@ class Panel(NamedTuple):
     reconstruction: np.ndarray | None
     anomaly_map: np.ndarray  # float32, height x width
     mask: np.ndarray | None  # bool, height x width; None: not known
-    threshold: float | None = None  # of the pixels: what lies above it is outlined
+    threshold: Threshold | None = None  # regions above its `pixel` are outlined
+    decision_score: float = 0.0  # compared with its `image`
 
     @property
     def caption(self) -> str:
         """The name of the image, and what its pictures are, from left to right."""
         reconstruction = "" if self.reconstruction is None else "reconstruction | "
-        found = "" if self.threshold is None else "found (orange)"
-        marked = "" if self.mask is None else "mask (green)" if self.mask.any() else "no defect in the mask"
-        last = ", ".join(filter(None, (found, marked))) or "map over image"
-        return f"{self.name}: image | {reconstruction}anomaly map | {last}"
+        found = "" if self.threshold is None else f"regions above {self.threshold.pixel:.4g} (orange)"
+        marked = "mask (green)" if self.mask is not None and self.mask.any() else ""
+        last = ", ".join(filter(None, (found, marked))) or ("map over image" if self.mask is None else "image")
+        return f"{printable(self.name)}: image | {reconstruction}anomaly map | {last}"
+
+    @property
+    def decision(self) -> list[str]:
+        """The score that decides, and the threshold with the decision; empty without a threshold."""
+        if self.threshold is None:
+            return []
+        word = "abnormal" if self.is_abnormal else "normal"
+        return [f"score {self.decision_score:.4g}", f"threshold {self.threshold.image:.4g}: {word}"]
+
+    @property
+    def is_abnormal(self) -> bool:
+        """Whether the score reaches the threshold."""
+        return self.threshold is not None and self.decision_score >= self.threshold.image
+
+    @property
+    def color(self) -> tuple[int, int, int]:
+        """The colour of the caption."""
+        return ORANGE if self.is_abnormal else WHITE
+
+    def captioned(self, low: float, high: float) -> np.ndarray:
+        """The pictures side by side below the caption and the decision."""
+        return captioned(self.draw(low, high), [self.caption, ", ".join(self.decision)], SIDE, self.color)
 
     def draw(self, low: float, high: float) -> np.ndarray:
         """The pictures side by side, with the map coloured from `low` (dark) to `high` (yellow)."""
@@ -39,12 +66,16 @@ class Panel(NamedTuple):
         return np.concatenate([picture for picture in pictures if picture is not None], axis=1)
 
     def outlined(self, low: float, high: float) -> np.ndarray:
-        """The image with outlines of what was found and of the mask; with neither, the map over the image."""
+        """The image with outlines of what was found and of the mask; with neither, the map over the image.
+
+        What was found are the regions above the pixel threshold that have the minimum area.
+        """
         if self.threshold is None and self.mask is None:
             return overlay(self.image, self.anomaly_map, low, high)
         picture = self.image.copy()
         if self.threshold is not None:
-            draw_outline(picture, self.anomaly_map >= self.threshold, ORANGE)
+            line, area = self.threshold.pixel, pixels(self.threshold.minimum_area, self.anomaly_map)
+            draw_outline(picture, without_small_regions(self.anomaly_map, line, area) >= line, ORANGE)
         if self.mask is not None:
             draw_outline(picture, self.mask, GREEN)
         return picture
@@ -57,7 +88,8 @@ def panel(
     batch: Batch,
     side: int,
     mask: Tensor | None,
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
+    decision_score: float = 0.0,
 ) -> Panel:
     """The panel of image `i` of a batch, `side` px along its longer side, without padding."""
     place = batch.placement[i]
@@ -82,6 +114,7 @@ def panel(
         cv2.resize(inner_map, size, interpolation=cv2.INTER_LINEAR),
         part,
         threshold,
+        decision_score,
     )
 
 

@@ -10,7 +10,7 @@ from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample, file_names
-from anomaly_lab.evaluation.drawing import WHITE, Panel, captioned, color_range, panel, stack, write_picture
+from anomaly_lab.evaluation.drawing import SIDE, Panel, color_range, panel, stack, write_picture
 from anomaly_lab.evaluation.evaluation import evaluation_of
 from anomaly_lab.tracking.loggers import log_pictures
 
@@ -21,7 +21,7 @@ class Pictures(pl.Callback):
     All maps of a run share one colour range, so that colours mean the same in every picture.
     """
 
-    def __init__(self, per_defect: PositiveInt = 4, side: PositiveInt = 256) -> None:
+    def __init__(self, per_defect: PositiveInt = 4, side: PositiveInt = SIDE) -> None:
         self.per_defect = per_defect
         self.side = side
         self._names: list[str] = []
@@ -31,8 +31,9 @@ class Pictures(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
-        """Keep the first images of each defect type."""
-        samples = data_of(trainer).test_samples
+        """Keep the first images of each defect type; `Evaluation` precedes this callback and has scored them."""
+        samples, evaluation = data_of(trainer).test_samples, evaluation_of(trainer)
+        rows = evaluation.rows[-len(batch.index) :]
         self._names = self._names or file_names(samples)
         self._shown = self._shown or set(first_of_each(samples, self.per_defect))
         for i, index in enumerate(batch.index.tolist()):
@@ -41,9 +42,8 @@ class Pictures(pl.Callback):
             sample = samples[index]
             mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
             name = f"{sample.defect}_{self._names[index]}"
-            threshold = evaluation_of(trainer).threshold
-            pixel = threshold.pixel if threshold else None
-            self._panels.append((index, panel(name, i, outputs, batch, self.side, mask, pixel)))
+            decision = evaluation.threshold, rows[i].decision_score
+            self._panels.append((index, panel(name, i, outputs, batch, self.side, mask, *decision)))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, write and log the images kept by all processes."""
@@ -56,8 +56,7 @@ class Pictures(pl.Callback):
         pictures = {panel.name: panel.draw(low, high) for panel in kept.values()}
         for name, picture in pictures.items():
             write_picture(folder / f"{name}.png", picture)
-        rows = [captioned(pictures[kept[index].name], [kept[index].caption], 0, WHITE) for index in overview]
-        write_picture(folder / "overview.png", stack(rows))
+        write_picture(folder / "overview.png", stack([kept[index].captioned(low, high) for index in overview]))
         log_pictures(trainer.loggers, {"pictures/first": pictures})
 
 

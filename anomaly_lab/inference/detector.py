@@ -56,9 +56,8 @@ from anomaly_lab.data.formats import Photo
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import to_photo
 from anomaly_lab.data.seen import Look, Seen
-from anomaly_lab.evaluation.drawing import Panel, panel, write_map, write_picture
+from anomaly_lab.evaluation.drawing import SIDE, Panel, panel, write_map, write_picture
 from anomaly_lab.evaluation.maps import inner_map
-from anomaly_lab.inference.pictures import SIDE, decision_text, picture_of
 from anomaly_lab.inference.sources import find, is_several
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method
@@ -100,10 +99,13 @@ class PhotoPrediction:
     panel: Panel | None = field(default=None, repr=False)  # the pictures of the photo, small
 
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:
-        """Photo as the method sees it, reconstruction, map, and outlines of what lies above the pixel threshold."""
+        """Photo as the method sees it, reconstruction, map, and outlined regions above the pixel threshold.
+
+        The map is coloured from 0 to twice the pixel threshold.
+        """
         assert self.panel is not None
-        text = decision_text(self.decision_score, self.threshold, self.is_abnormal)
-        return picture_of(self.panel, text, self.is_abnormal)
+        assert self.panel.threshold is not None
+        return self.panel.captioned(0.0, 2 * self.panel.threshold.pixel)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the picture into Matplotlib's `axes`, or into a new figure, and return the axes."""
@@ -250,7 +252,7 @@ class Detector:
         name = path.name if path else "photo"
         return PhotoPrediction(
             result.photo_map(), score, decision_score, self.threshold.image, is_abnormal, result.reconstruction(),
-            result.remark, path, panel(name, 0, *result, SIDE, None, self.threshold.pixel),
+            result.remark, path, panel(name, 0, *result, SIDE, None, self.threshold, decision_score),
         )  # fmt: skip
 
     def decision(self, result: ImageResult) -> Decision:

@@ -15,9 +15,8 @@ from anomaly_lab.core.files import growing_csv
 from anomaly_lab.core.remarks import NAMED, RemarkCounter
 from anomaly_lab.core.types import Batch
 from anomaly_lab.data.images import Decoding
-from anomaly_lab.evaluation.drawing import ORANGE, WHITE, beside, captioned, panel, write_map, write_picture
+from anomaly_lab.evaluation.drawing import SIDE, WHITE, beside, captioned, panel, write_map, write_picture
 from anomaly_lab.inference.detector import Decision, Detector, ImageResult, iter_predictions, read_batch
-from anomaly_lab.inference.pictures import SIDE, decision_text, picture_of
 from anomaly_lab.inference.sources import result
 from anomaly_lab.metrics.thresholds import guarantee
 
@@ -136,33 +135,29 @@ def write_results(
 
 
 def picture(path: Path, detectors: Mapping[str, Detector], verdicts: Mapping[str, RunResult]) -> np.ndarray:
-    """The picture of a photo, RGB, with captions. What lies above the pixel threshold of a run is outlined.
+    """The picture of a photo, RGB, with captions. Regions above the pixel threshold of a run are outlined.
 
     One run: photo, reconstruction, map, outlines. Several runs: the photo, then the outlines of each run. Maps are
     coloured from 0 to twice the pixel threshold. The photo has its colours, whatever the method sees.
     """
     panels, coloured = {}, dict[Decoding, Batch | UserError]()
-    for run, (judged, _) in verdicts.items():
-        batch, pixel = judged.batch, detectors[run].threshold.pixel
+    for run, (judged, decision) in verdicts.items():
+        batch, threshold = judged.batch, detectors[run].threshold
         if batch.image.shape[1] == 1:
             decoding = replace(detectors[run].decoding, channels=3)
             if decoding not in coloured:
                 coloured[decoding] = read_batch(path, decoding)
             again = coloured[decoding]
             batch = batch if isinstance(again, UserError) else again
-        panels[run] = panel(path.name, 0, judged.prediction, batch, SIDE, None, pixel)
-    if len(detectors) == 1:
-        ((run, (_, (_, decision_score, is_abnormal))),) = verdicts.items()
-        text = decision_text(decision_score, detectors[run].threshold.image, is_abnormal)
-        return picture_of(panels[run], text, is_abnormal)
+        panels[run] = panel(path.name, 0, judged.prediction, batch, SIDE, None, threshold, decision.decision_score)
+        if len(detectors) == 1:
+            return panels[run].captioned(0.0, 2 * threshold.pixel)
     photo = next(iter(panels.values())).image
     tiles = [captioned(photo, [printable(path.name), "", ""], SIDE, WHITE)]
     for run, detector in detectors.items():
         if run not in verdicts:
             tiles.append(captioned(np.zeros_like(photo), [run, "cannot read this photo", ""], SIDE, WHITE))
             continue
-        score, decision_score, is_abnormal = verdicts[run].decision
-        lines = [run, f"score {score:.4g}", decision_text(decision_score, detector.threshold.image, is_abnormal)]
         tile = panels[run].outlined(0.0, 2 * detector.threshold.pixel)
-        tiles.append(captioned(tile, lines, SIDE, ORANGE if is_abnormal else WHITE))
+        tiles.append(captioned(tile, [run, *panels[run].decision], SIDE, panels[run].color))
     return beside(tiles)

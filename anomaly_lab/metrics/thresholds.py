@@ -44,8 +44,8 @@ class Threshold(NamedTuple):
 
 def guarantee(normals: int) -> str:
     """What so many images can guarantee at best: a new good one is as likely as each of them to score highest."""
-    images = f"{normals} held-out good image{'s' * (normals != 1)}"
-    return f"The {images} of the threshold cannot guarantee a false alarm rate below 1 in {normals + 1}."
+    images, they = ("1 good image", "It") if normals == 1 else (f"{normals} good images", "They")
+    return f"The threshold comes from {images}. {they} cannot guarantee a false alarm rate below 1 in {normals + 1}."
 
 
 @runtime_checkable
@@ -214,8 +214,8 @@ class FalseAlarms(ImageScoreRule):
         if (count + 1) * self.rate < 1:
             needed = math.ceil(1 / self.rate) - 1
             note = (
-                f"{count} held-out normal images support a false alarm rate of {1 / (count + 1):.2g} at best; "
-                f"{needed} are needed for {self.rate:g}"
+                f"a false alarm rate of {self.rate:g} needs {needed} good images; found {count}, "
+                f"which cannot guarantee a rate below {1 / (count + 1):.2g}"
             )
         return Threshold("false_alarms", "score", image, pixel, self.minimum_area, count, note)
 
@@ -243,9 +243,9 @@ class TrainPercentile(ImageScoreRule):
         image, pixel = (
             just_above(float(np.percentile(values, self.percentile))) for values in (self._scores, self._regions)
         )
-        count, kind = len(self._scores), self.images.replace("_", "-")
+        count, kind = len(self._scores), "training" if self.images == "training" else "good"
         note = (
-            f"the {self.percentile:g} percentile of the scores of {count} {kind} images: about "
+            f"percentile {self.percentile:g} of the scores of {count} {kind} images: about "
             f"{100 - self.percentile:g} % of normal images are rejected by construction"
         )
         return Threshold("train_percentile", "score", image, pixel, self.minimum_area, count, note)

@@ -53,7 +53,7 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(toy_run, tmp_path, caps
     capsys.readouterr()
     fourth = draw("threshold=train_percentile")[3]
     assert (fourth["name"], fourth["normals"]) == ("train_percentile", 6)
-    assert "of 6 held-out images" in fourth["note"]
+    assert "of 6 good images" in fourth["note"]
     assert scores[1] < fourth["image"] <= just_above(scores[2])
     said = capsys.readouterr().out
     assert "about 75 % of normal images are rejected by construction" in said

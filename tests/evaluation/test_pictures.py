@@ -18,6 +18,7 @@ from anomaly_lab.evaluation.drawing import (
     stack,
     write_picture,
 )
+from anomaly_lab.metrics.thresholds import Threshold
 
 
 def test_a_panel_shows_image_reconstruction_map_and_outline_without_padding():
@@ -69,18 +70,23 @@ def test_what_is_found_and_what_the_mask_marks_have_outlines_of_their_own():
     mask = np.zeros((16, 16), bool)
     mask[8:12, 8:12] = True
     image = np.full((16, 16, 3), 50, np.uint8)
-    both = Panel("a", image, None, anomaly_map, mask, 0.5)
+    line = Threshold("false_alarms", "score", 1.5, 0.5, 16 / 256, 9)
+    both = Panel("a", image, None, anomaly_map, mask, line, 1.25)
     picture = both.outlined(0, 1)
     for color, (top, left) in ((ORANGE, (1, 1)), (GREEN, (8, 8))):
         found = (picture == color).all(axis=2)
         assert found.sum() == 12
         assert found[top, left : left + 4].all()
-    assert both.caption == "a: image | anomaly map | found (orange), mask (green)"
+    assert both.caption == "a: image | anomaly map | regions above 0.5 (orange), mask (green)"
+    assert both.decision == ["score 1.25", "threshold 1.5: normal"]
+    abnormal = both._replace(decision_score=1.5)
+    assert (abnormal.decision[1], abnormal.color) == ("threshold 1.5: abnormal", ORANGE)
+    assert both.captioned(0, 1).shape == (44 + 16, 256, 3)
     assert (image == 50).all()
-    assert (both._replace(threshold=0.6).outlined(0, 1) == ORANGE).all(axis=2).sum() == 0
+    for other in (line._replace(pixel=0.6), line._replace(minimum_area=17 / 256)):  # the region is too small
+        assert (both._replace(threshold=other).outlined(0, 1) == ORANGE).all(axis=2).sum() == 0
     assert both._replace(threshold=None).caption.endswith("| mask (green)")
-    assert both._replace(mask=mask & False).caption.endswith("| found (orange), no defect in the mask")
-    assert both._replace(mask=None).caption.endswith("| found (orange)")
+    assert both._replace(mask=mask & False).caption.endswith("| regions above 0.5 (orange)")
 
 
 @pytest.mark.parametrize("value", [True, False])

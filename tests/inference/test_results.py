@@ -100,7 +100,7 @@ def test_hostile_names(tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"20 images scored, 0 abnormal; scores and pictures and maps: {tmp_path / 'out'}"
     assert told[1].startswith("20 dark: ")
-    assert told[2:] == ["The 1 held-out good image of the threshold cannot guarantee a false alarm rate below 1 in 2."]
+    assert told[2:] == ["The threshold comes from 1 good image. It cannot guarantee a false alarm rate below 1 in 2."]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "maps", "pictures", "scores.csv", "unreadable.csv"
     ]  # fmt: skip

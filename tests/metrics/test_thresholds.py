@@ -80,7 +80,7 @@ def test_false_alarms_says_how_many_images_support_the_rate():
     threshold = drawn(FalseAlarms(0.01, 0.01), [chain()] * 9, list(map(float, range(9))))
     assert threshold.image == just_above(8)
     assert threshold.note == (
-        "9 held-out normal images support a false alarm rate of 0.1 at best; 99 are needed for 0.01"
+        "a false alarm rate of 0.01 needs 99 good images; found 9, which cannot guarantee a rate below 0.1"
     )
     assert drawn(FalseAlarms(0.01, 0.01), [chain()] * 99, list(map(float, range(99)))).note == ""
 
@@ -110,11 +110,11 @@ def test_train_percentile_rejects_three_of_four_of_its_own_images_and_says_so():
     threshold = drawn(TrainPercentile(0.01, 25), [chain()] * 100, scores)
     assert sum(score >= threshold.image for score in scores) == 75
     assert threshold.note == (
-        "the 25 percentile of the scores of 100 training images: about 75 % of normal images are rejected by "
+        "percentile 25 of the scores of 100 training images: about 75 % of normal images are rejected by "
         "construction"
     )
     held_out = drawn(TrainPercentile(0.01, 95, "held_out"), [chain()] * 100, scores)
-    assert held_out.note.startswith("the 95 percentile of the scores of 100 held-out images: about 5 %")
+    assert held_out.note.startswith("percentile 95 of the scores of 100 good images: about 5 %")
 
 
 def test_an_image_is_abnormal_where_a_region_of_the_minimum_area_survives():

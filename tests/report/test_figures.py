@@ -8,12 +8,14 @@ import pytest
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.evaluation import drawing
+from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.report.figures import GREEN, ORANGE, FigureRequest, chosen, figure_of, tiles_of
 from anomaly_lab.report.groups import group
 from anomaly_lab.runs.collect import Image, Key, Run, collect
 from tests.report.synthetic import write_run
 
 NAMES = ("vae:V $x_1$", "cae")
+LINE = Threshold("false_alarms", "score", 1.2, 1.2, 0.001, 9)
 
 
 def panel_of(i, reconstruction=True):
@@ -23,7 +25,7 @@ def panel_of(i, reconstruction=True):
     mask = np.zeros((20, 30), bool)
     mask[i % 10 : i % 10 + 6, 5:12] = True
     return drawing.Panel("", photo, photo // 2 if reconstruction else None,
-                         random.random((20, 30), dtype=np.float32) + mask, mask, 1.2)  # fmt: skip
+                         random.random((20, 30), dtype=np.float32) + mask, mask, LINE)  # fmt: skip
 
 
 @pytest.fixture

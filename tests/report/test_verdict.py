@@ -53,8 +53,8 @@ def test_without_both_kinds_of_images_nothing_is_compared():
 
 def test_what_decides():
     assert decides(LINE) == (
-        "An image whose score reaches 1.25 is rejected (threshold rule false_alarms). The 19 held-out good images of "
-        "the threshold cannot guarantee a false alarm rate below 1 in 20."
+        "An image whose score reaches 1.25 is rejected (threshold rule false_alarms). The threshold comes from 19 "
+        "good images. They cannot guarantee a false alarm rate below 1 in 20."
     )
     region = LINE._replace(name="area", decided_by="component")
     assert "with a region above 1.25 that covers 0.10% of it is rejected (threshold rule area)" in decides(region)
