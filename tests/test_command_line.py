@@ -122,6 +122,7 @@ def test_a_dry_run_says_state_data_and_cost_and_leaves_nothing_even_with_a_flag_
         "data.patches=100",
         "budget.epochs=3",
         f"runs_dir={tmp_path / 'runs'}",
+        f"data.cache_dir={tmp_path / 'cache'}",
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [*words, "dry_run=true"])
@@ -130,18 +131,26 @@ def test_a_dry_run_says_state_data_and_cost_and_leaves_nothing_even_with_a_flag_
     about = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(folder)), mode=RunMode.RUN)
     monkeypatch.setattr(train.HydraConfig, "get", lambda: about)
     train.job(config)
-    state, data, remarks, estimate = capsys.readouterr().out.splitlines()
+    state, data, *rest = capsys.readouterr().out.splitlines()
     assert state == f"to start: {folder}"
     assert data.startswith("data: folder, ")
-    assert data.endswith(
-        "layout: train/good and test/<class>; train: 11 photos (good 11), 1 of them held out; "
-        "test: 10 photos (good 5, hole 5); masks: 5 of 5 defective photos"
-    )
-    assert remarks.startswith("remarks: byte copies among the training images, held out together: 1, such as ")
-    assert estimate == (
+    assert data.endswith("layout: train/good and test/<class>")
+    assert rest[-6:-3] == [
+        "train: 11 photos (good 11), 1 of them held out for the threshold",
+        "test: 10 photos (good 5, hole 5)",
+        "masks: 5 of 5 defective photos",
+    ]
+    assert rest[-3].startswith("data: byte copies among the training images, held out together: 1, such as ")
+    assert rest[-2].startswith("10 decoded training images")
+    assert rest[-1] == (
         "estimate (computed) of the whole run: about 3 min; 500.0 ms a patch measured on one step, tests not counted"
     )
     assert not (tmp_path / "runs").exists()
+    photo = parts / "test/hole/000.png"
+    photo.write_bytes(photo.read_bytes()[:99])
+    folder.mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"error: 1 photos cannot be read, and a run would .*hole/000.png: expected"):
+        train.job(config)
 
 
 @pytest.mark.parametrize(

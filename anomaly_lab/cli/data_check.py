@@ -2,70 +2,72 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.types import Placement
-from anomaly_lab.data.images import Decoding
+
+if TYPE_CHECKING:
+    from anomaly_lab.data.datamodule import DataModule
 
 EXAMPLES = 3  # names shown of each kind of image
 MOST = 5  # sizes and suffixes listed
 
 
-@dataclass(frozen=True)
-class Measuring(Decoding):
-    """Notes height and width of every photo that it decodes."""
-
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # by path
-
-    def _place(self, name: str, photo: np.ndarray) -> Placement:
-        placement = super()._place(name, photo)
-        self.sizes[name] = placement.photo
-        return placement
-
-
 def check_data(words: list[str]) -> None:
     """Compose the configuration as a run does, and print what its data are; every photo is decoded once.
 
-    Raises UserError where there are no data, and, in the end, where photos cannot be read.
+    Raises UserError where there are no data, and, in the end, where a run would stop at photos that cannot be read.
     """
     resolved = configuration(words)
-    from hydra.utils import instantiate
-
-    from anomaly_lab.data.samples import describe
-
-    datamodule = instantiate(resolved["data"]["datamodule"])
-    datamodule.decoding = Measuring(*astuple(datamodule.decoding))
-    datamodule.cache = "none"  # a cached photo has no size
-    splits = instantiate(resolved["data"]["layout"])
-    samples = [*splits.train, *splits.test]
-    about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)
-    print("\n".join(describe(splits).lines(*about)), flush=True)
-    datamodule.setup("fit")  # prints the remarks
-    decoding = datamodule.decoding
-    sizes = Counter(decoding.sizes.values())
+    datamodule, samples = examined(resolved)
+    sizes = Counter(datamodule.sizes.values())
     print(f"sizes: {most_common((f'{width} x {height} px', n) for (height, width), n in sizes.items())}")
     suffixes = Counter(sample.path.suffix.lower() for sample in samples)
     print(f"files: {most_common(suffixes.items())}")
     for defect, paths in by_defect(samples).items():
         print(f"names of {defect}: {', '.join(printable(path.name) for path in paths[:EXAMPLES])}")
-    used = [datamodule.train_samples, datamodule.held_out_samples, datamodule.test_samples]
+    used = datamodule.train_samples, datamodule.held_out_samples, datamodule.test_samples
+    decoding = datamodule.decoding
     print(
-        f"a run learns from {len(used[0])} photos, sets its threshold on {len(used[1])} and tests {len(used[2])}; it "
-        f"sees them at {decoding.image_size} x {decoding.image_size} px, "
+        f"a run uses {sum(map(len, used))} of {len(samples)} photos: it learns from {len(used[0])}, sets its threshold "
+        f"on {len(used[1])} and tests {len(used[2])}, at {decoding.image_size} x {decoding.image_size} px, "
         f"{'gray' if decoding.channels == 1 else 'in colour'}, as {resolved['data']['datamodule']['kind']}s"
     )
-    if missing := len(samples) - sum(map(len, used)):
-        raise UserError(f"{missing} of {len(samples)} photos cannot be read; their lines above say which and why")
+    refuse_unreadable(datamodule, resolved)
+
+
+def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
+    """The data of a run, every photo decoded once, and all samples; prints what they are and what is odd about them.
+
+    Decoded training photos go to the cache, from which a run then takes them. Raises UserError where there are none.
+    """
+    from hydra.utils import instantiate
+
+    from anomaly_lab.data.samples import describe
+
+    datamodule: DataModule = instantiate(resolved["data"]["datamodule"])
+    splits = instantiate(resolved["data"]["layout"])
+    about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)
+    print("\n".join(describe(splits).lines(*about)), flush=True)
+    datamodule.on_error = "skip"  # all that cannot be read are named, not only the first
+    datamodule.cache = "none" if datamodule.cache == "memory" else datamodule.cache
+    datamodule.setup("fit")  # prints the remarks
+    return datamodule, [*splits.train, *splits.test]
+
+
+def refuse_unreadable(datamodule: "DataModule", resolved: dict[str, Any]) -> None:
+    """Raise UserError if a run would stop at photos that cannot be read."""
+    if (found := datamodule.unreadable) and resolved["data"]["on_error"] == "stop":
+        raise UserError(
+            f"{len(found)} photos cannot be read, and a run would stop at the first: {found[0]}; replace or remove "
+            "them, or data.on_error=skip leaves them out"
+        )
 
 
 def configuration(words: list[str]) -> dict[str, Any]:
-    """The checked configuration of these overrides; files that cannot be read are named instead of ending the check."""
+    """The checked configuration of these overrides."""
     import hydra
 
     from anomaly_lab.cli.train import compose
@@ -76,8 +78,6 @@ def configuration(words: list[str]) -> dict[str, Any]:
 
     register()
     words, folder = config_folder(words)
-    if not any(word.startswith("data.on_error=") for word in words):
-        words = [*words, "data.on_error=skip"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return check(compose(as_people_write(words), folder)[0])
 

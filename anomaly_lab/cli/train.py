@@ -18,11 +18,10 @@ from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.config.overrides import as_people_write, composed, searched
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
-from anomaly_lab.core.console import printable, say
+from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import is_user_mistake, mistakes_in_one_line
-from anomaly_lab.data.samples import describe, hold_out
 from anomaly_lab.launch.job import end_with_launcher
 from anomaly_lab.runs.folder import refuse_unwritable, remove_empty, state_of
 from anomaly_lab.runs.lock import exclusive
@@ -98,20 +97,22 @@ def compose(overrides: list[str], folder: Path | None = None) -> tuple[DictConfi
 
 
 def dry_run(resolved: dict[str, Any]) -> None:
-    """Print what a run would do: its state and folder, its data in short, and what it would cost. Writes nothing."""
-    place, data = place_of(resolved), resolved["data"]
-    state = state_of(*place, resolved["rerun"])
-    print(f"{state}: {place.folder}")
-    splits = hydra.utils.instantiate(data["layout"])
-    _, held_out = hold_out(splits.train, data["held_out"], data["split_seed"])
-    found = describe(splits)._replace(folders={})
-    print("; ".join(found.lines(data["name"], data["category"], len(held_out))))
-    if found.remarks:
-        print(f"remarks: {'; '.join(map(printable, found.remarks))}")
-    if state != "finished":
-        from anomaly_lab.launch.cost import cost_of  # and torch with it, where a step is measured
+    """Print what a run would do: its state and folder, what `data check` finds in its data, and what it would cost.
 
-        print(f"estimate (computed) of the whole run: {cost_of([resolved])[1]}", flush=True)
+    Writes nothing but the decoded photos in the cache. Raises UserError, in the end, where the run would stop at photos
+    that cannot be read.
+    """
+    place = place_of(resolved)
+    state = state_of(*place, resolved["rerun"])
+    print(f"{state}: {place.folder}", flush=True)
+    if state == "finished":
+        return
+    from anomaly_lab.cli.data_check import examined, refuse_unreadable
+    from anomaly_lab.launch.cost import cost_of
+
+    datamodule, _ = examined(resolved)
+    print(f"estimate (computed) of the whole run: {cost_of([resolved])[1]}", flush=True)
+    refuse_unreadable(datamodule, resolved)
 
 
 def job(config: DictConfig) -> None:

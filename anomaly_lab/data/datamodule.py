@@ -13,10 +13,9 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Bool, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
-from rich.progress import track
 from torch import Tensor
 
-from anomaly_lab.core.console import printable, say
+from anomaly_lab.core.console import printable, say, tracked
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Batch
@@ -24,14 +23,14 @@ from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.cache import default_folder
 from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
-from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.images import Decoding, unlike_the_others
 from anomaly_lab.data.masks import mostly_marked, read_mask
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, hold_out
-from anomaly_lab.data.store import Cache, Store, open_store, report_skipped, stopped
+from anomaly_lab.data.store import Cache, Store, open_store, stopped
 
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
 
@@ -142,6 +141,8 @@ class DataModule(pl.LightningDataModule):
         self.threshold_images: Literal["held_out", "training"] = threshold_images
         self.corruption = corruption
         self.store: Store | None = None
+        self.sizes: dict[Path, tuple[int, int]] = {}  # height and width in px of every photo that can be read
+        self.unreadable: list[str] = []  # why the others cannot be
 
     def setup(self, stage: str) -> None:
         """Decode the training images once, and check that all other images can be read, before hours are spent.
@@ -153,41 +154,53 @@ class DataModule(pl.LightningDataModule):
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
-        held_out = len(self.held_out_samples)
+        photos = [*self.train_samples, *self.held_out_samples, *self.test_samples]
         self.held_out_samples = self._readable(self.held_out_samples)
         if not self.held_out_samples:
             raise UserError(
-                f"data.on_error=skip: expected a held-out photo for the threshold that can be read, found none of "
-                f"{held_out}; remove what cannot be read, or set a larger data.held_out"
+                "data.held_out: expected a photo to set the threshold with that can be read, found none: "
+                f"{self.unreadable[0]}; remove what cannot be read, or set a larger data.held_out"
             )
         self.test_samples = self._readable(self.test_samples)
         device = self.trainer.strategy.root_device if self.trainer else None
         kept = self.cache, self.cache_dir, self.on_error, device, self.data_folder
         self.store = open_store(self.train_samples, self.decoding, self.workers, *kept)
         self.train_samples = self.store.samples
-        if remark := unused_range():
-            say(remark)
+        self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
+        self.unreadable += self.store.unreadable
+        if self.unreadable:
+            say(f"data: {len(self.unreadable)} of {len(photos)} photos cannot be read and are left out:")
+        for reason in self.unreadable:
+            say(f"  {printable(reason)}")
+        for remark in (unlike_the_others(self.sizes), unused_range()):
+            if remark:
+                say(f"data: {printable(remark)}")
 
     def _readable(self, samples: list[Sample]) -> list[Sample]:
-        """The samples that can be read; others end the run, or are named and left out (`on_error`)."""
+        """The samples that can be read; others end the run, or are noted and left out (`on_error`)."""
 
-        def trouble(sample: Sample) -> UserError | float:
-            """The error, or the marked share of the photo."""
+        def look(sample: Sample) -> UserError | tuple[tuple[int, int], float]:
+            """The error, or the size of the photo and the share of it that is marked."""
             try:
-                return float(read_mask(sample.mask_path, self.decoding.size(sample.path)).mean())
+                size = self.decoding.size(sample.path)
+                return size, float(read_mask(sample.mask_path, size).mean())
             except UserError as error:
                 return error
 
-        with closing(prefetch(trouble, samples, self.workers)) as answers:
-            outcomes = list(track(answers, "checking", len(samples), transient=True))
-        errors = [error for error in outcomes if isinstance(error, UserError)]
-        if errors and self.on_error == "stop":
-            raise stopped(errors[0])
-        report_skipped([str(error) for error in errors], len(samples))
-        read = [(one, share) for one, share in zip(samples, outcomes, strict=True) if not isinstance(share, UserError)]
-        if remark := mostly_marked([share for one, share in read if one.mask_path]):
+        good, shares = [], []
+        with closing(tracked(prefetch(look, samples, self.workers), "checking", len(samples))) as answers:
+            for sample, answer in zip(samples, answers, strict=True):
+                if not isinstance(answer, UserError):
+                    good.append(sample)
+                    self.sizes[sample.path] = answer[0]
+                    shares += [answer[1]] if sample.mask_path else []
+                elif self.on_error == "stop":
+                    raise stopped(answer)
+                else:
+                    self.unreadable.append(str(answer))
+        if remark := mostly_marked(shares):
             say(f"data: {remark}")
-        return [one for one, _ in read]
+        return good
 
     @cached_property
     def feed(self) -> Feed:

@@ -1,5 +1,6 @@
 """Decoding of a photo to a uint8 image at the working size."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,9 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
 from anomaly_lab.data.formats import MAX_PIXELS, Photo, name_of, read_photo
 from anomaly_lab.data.placement import Resize, fit, place, place_in_white
+
+FAR = 4  # times smaller or larger than the median of all photos
+LONG = 2  # times longer, for its width, than the median
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,21 @@ class Decoding:
                 f"found {self.region}"
             )
         return place(height, width, self.image_size, self.resize, (y, x, region_height, region_width))
+
+
+def unlike_the_others(sizes: Mapping[Path, tuple[int, int]]) -> str:
+    """A remark on photos of a very different size or shape than the others, "" for none; `sizes`: height and width."""
+    if not sizes:
+        return ""
+    short, long = (np.array([end(size) for size in sizes.values()], dtype=float) for end in (min, max))
+    smaller, shape = short / np.median(short), long / short / np.median(long / short)
+    odd = np.maximum(smaller, 1 / smaller) > FAR
+    odd |= np.maximum(shape, 1 / shape) > LONG
+    if not odd.any():
+        return ""
+    path, (height, width) = list(sizes.items())[int(odd.argmax())]
+    rows, columns = np.median(np.array(list(sizes.values())), axis=0)
+    return (
+        f"{odd.sum()} of {len(sizes)} photos are of a very different size or shape than the others (median "
+        f"{columns:.0f} x {rows:.0f} px), such as {path} ({width} x {height} px); remove what does not belong to them"
+    )

@@ -48,7 +48,7 @@ class Description(NamedTuple):
         for split, counts in self.counts.items():
             parts = ", ".join(f"{printable(defect)} {number}" for defect, number in counts.items())
             answer.append(f"{split}: {sum(counts.values())} photos{f' ({parts})' if parts else ''}")
-            answer[-1] += f", {held_out} of them held out" if split == "train" else ""
+            answer[-1] += f", {held_out} of them held out for the threshold" if split == "train" else ""
         abnormal = sum(number for defect, number in self.counts["test"].items() if defect.rpartition("/")[2] != "good")
         return [*answer, f"masks: {self.masks} of {abnormal} defective photos"] if abnormal else answer
 

@@ -2,23 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from rich.progress import track
 from torch import Tensor
 
-from anomaly_lab.core.console import say
+from anomaly_lab.core.console import say, tracked
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import writing
 from anomaly_lab.core.lock import lock, share
 from anomaly_lab.core.parallel import prefetch
+from anomaly_lab.core.types import Placement
 from anomaly_lab.data import cache
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.samples import Sample, digests
@@ -26,6 +27,7 @@ from anomaly_lab.data.samples import Sample, digests
 Cache = Literal["auto", "disk", "device", "memory", "none"]
 Images = UInt8[Tensor, "image channel side side"]
 Box = tuple[int, int, int, int]
+Place = tuple[int, int, int, int, int, int, int]  # row of its sample, box, height and width of its photo
 
 
 @runtime_checkable
@@ -42,6 +44,16 @@ class Store(Protocol):
         """The part of each working image that shows the photo: top, left, height, width in px."""
         ...
 
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """Height and width of each photo in px."""
+        ...
+
+    @property
+    def unreadable(self) -> Sequence[str]:
+        """Why each of the other samples cannot be read."""
+        ...
+
     def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
         """Some images, and for each row of `index` its position among them."""
         ...
@@ -53,6 +65,8 @@ class Decoded(NamedTuple):
     images: Images
     samples: list[Sample]
     boxes: list[Box]
+    sizes: Sequence[tuple[int, int]] = ()
+    unreadable: Sequence[str] = ()
 
     def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
         """All images; positions equal indices."""
@@ -66,6 +80,8 @@ class OnDemandStore(NamedTuple):
     workers: int
     samples: list[Sample]
     boxes: list[Box]
+    sizes: Sequence[tuple[int, int]] = ()
+    unreadable: Sequence[str] = ()
 
     def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
         """The images of these rows, decoded."""
@@ -96,8 +112,8 @@ def open_store(
     Raises UserError naming the first file that cannot be read (`on_error=stop`) or that changes while it is read.
     """
     if kept == "none":
-        read = _read_all(samples, decoding, workers, on_error, keep=lambda row, image: None)
-        return OnDemandStore(decoding, workers, *read)
+        places, unreadable = _read_all(samples, decoding, workers, on_error, keep=lambda row, image: None)
+        return OnDemandStore(decoding, workers, *_columns(samples, places), unreadable)
     store = _in_memory(samples, decoding, workers, on_error) if kept == "memory" else None
     if store is None:
         try:
@@ -120,8 +136,8 @@ def open_store(
 
 def _in_memory(samples: list[Sample], decoding: Decoding, workers: int, on_error: str) -> Decoded:
     images = torch.empty(_shape(samples, decoding), dtype=torch.uint8)
-    good, boxes = _read_all(samples, decoding, workers, on_error, images.numpy().__setitem__)
-    return Decoded(images[: len(good)], good, boxes)
+    places, unreadable = _read_all(samples, decoding, workers, on_error, images.numpy().__setitem__)
+    return Decoded(images[: len(places)], *_columns(samples, places), unreadable)
 
 
 def _on_disk(
@@ -133,25 +149,24 @@ def _on_disk(
     if isinstance(decoding.region, str):  # a mask image counts by its content, wherever it lies
         settings, files = replace(decoding, region=None), [*files, Path(decoding.region).expanduser()]
     content = _digests(files)
-    path = cache.entry(folder, [content, astuple(settings), on_error])
+    path = cache.entry(folder, [content, astuple(settings)])
 
     def wait(_: str) -> None:
         say("cache: another process is decoding these images, waiting for it")
 
+    unreadable = None
     with lock(cache.lock_of(path), wait):
-        decoded = not _is_whole(path, len(samples))
-        if decoded:
+        if not _is_whole(path, len(samples), on_error):
             with writing(path) as part:
                 part.mkdir()
                 shape = _shape(samples, decoding)
                 _reserve(part / cache.IMAGES, int(np.prod(shape)))
                 images = np.memmap(part / cache.IMAGES, dtype=np.uint8, mode="r+", shape=shape)
-                good, boxes = _read_all(samples, decoding, workers, on_error, images.__setitem__)
+                places, unreadable = _read_all(samples, decoding, workers, on_error, images.__setitem__)
                 images.flush()
                 for file, before, now in zip(files, content, _digests(files), strict=True):
                     if now != before:  # since it was hashed, perhaps long before it was decoded
                         raise UserError(f"{file}: expected a file that stays as it is, found that it changed")
-                places = [[samples.index(sample), *box] for sample, box in zip(good, boxes, strict=True)]
                 about = {"shape": shape, "places": places, "sha256": _sha256(part / cache.IMAGES)}
                 (part / cache.ABOUT).write_text(json.dumps(about))
         cache.note_use(path, data_folder)
@@ -160,12 +175,20 @@ def _on_disk(
             share(stored)  # as long as the images are mapped
             # Copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
             images = np.memmap(stored, dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
-    rows = [place[0] for place in about["places"]]
-    good = [samples[row] for row in rows]
-    if not decoded:  # else they are named already, with the reason
-        report_skipped([str(samples[row].path) for row in sorted({*range(len(samples))} - {*rows})], len(samples))
-    boxes = [(place[1], place[2], place[3], place[4]) for place in about["places"]]
-    return Decoded(torch.from_numpy(images)[: len(good)], good, boxes)
+    places = [tuple(place) for place in about["places"]]
+    if unreadable is None:  # the entry does not say why
+        rest = sorted({*range(len(samples))} - {place[0] for place in places})
+        unreadable = [str(answer) for row in rest if isinstance(answer := _read(samples[row], decoding), UserError)]
+    return Decoded(torch.from_numpy(images)[: len(places)], *_columns(samples, places), unreadable)
+
+
+def _columns(samples: list[Sample], places: list[Place]) -> tuple[list[Sample], list[Box], list[tuple[int, int]]]:
+    """Sample, box and size of each image."""
+    return (
+        [samples[place[0]] for place in places],
+        [place[1:5] for place in places],
+        [place[5:] for place in places],
+    )
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -176,14 +199,16 @@ def _reserve(path: Path, size: int) -> None:
             file.write(block[: size - start])
 
 
-def _is_whole(path: Path, count: int) -> bool:
-    """Whether an entry is what was written, byte for byte, and about `count` samples at most."""
+def _is_whole(path: Path, count: int, on_error: str) -> bool:
+    """Whether an entry is what was written, byte for byte, and holds all of `count` samples or the readable ones."""
     try:
         about = json.loads((path / cache.ABOUT).read_text())
         numbers = [*about["shape"], *(number for place in about["places"] for number in place)]
-        rows = {len(place) for place in about["places"]} == {5} and len(about["places"]) <= about["shape"][0] == count
+        read = len(about["places"])
         return (
-            rows
+            {len(place) for place in about["places"]} == {7}
+            and read <= about["shape"][0] == count
+            and (read == count or on_error == "skip")
             and all(type(number) is int and number >= 0 for number in numbers)
             and all(place[0] < count for place in about["places"])
             and (path / cache.IMAGES).stat().st_size == int(np.prod(about["shape"]))
@@ -225,46 +250,38 @@ def _read_all(
     workers: int,
     on_error: str,
     keep: Callable[[int, np.ndarray], None],
-) -> tuple[list[Sample], list[Box]]:
-    """Decode the images and pass each with its row to `keep`; the readable samples and their boxes."""
-    good: list[Sample] = []
-    boxes: list[Box] = []
+) -> tuple[list[Place], list[str]]:
+    """Decode the images and pass each with its row to `keep`; places of the readable ones, reasons of the others."""
+    places: list[Place] = []
     unreadable: list[str] = []
-
-    def read(sample: Sample) -> tuple[np.ndarray, Box] | UserError:
-        before = _identity(sample.path)
-        try:
-            image, placement = decoding.read(sample.path)
-        except UserError as error:
-            return error
-        if _identity(sample.path) != before:
-            return UserError(
-                f"{sample.path}: expected a file that stays as it is, found that it changed while it was read"
-            )
-        return image, placement.target
-
-    with closing(prefetch(read, samples, workers)) as answers:
-        for sample, answer in zip(samples, track(answers, "decoding", len(samples), transient=True), strict=True):
+    read = prefetch(partial(_read, decoding=decoding), samples, workers)
+    with closing(tracked(read, "decoding", len(samples))) as answers:
+        for number, answer in enumerate(answers):
             if isinstance(answer, UserError):
                 if on_error == "stop":
                     raise stopped(answer)
                 unreadable.append(str(answer))
                 continue
-            keep(len(good), answer[0])
-            good.append(sample)
-            boxes.append(answer[1])
-    report_skipped(unreadable, len(samples))
-    if not good:
+            image, placement = answer
+            keep(len(places), image)
+            places.append((number, *placement.target, *placement.photo))
+    if not places:
         raise UserError(f"expected training images, found none that can be read: {unreadable[0]}")
-    return good, boxes
+    return places, unreadable
+
+
+def _read(sample: Sample, decoding: Decoding) -> tuple[np.ndarray, Placement] | UserError:
+    """The image of a sample, or why there is none."""
+    before = _identity(sample.path)
+    try:
+        answer = decoding.read(sample.path)
+    except UserError as error:
+        return error
+    if _identity(sample.path) != before:
+        return UserError(f"{sample.path}: expected a file that stays as it is, found that it changed while it was read")
+    return answer
 
 
 def stopped(error: UserError) -> UserError:
     """The error of an image that cannot be read, with the way to go on without it."""
     return UserError(f"{error}; data.on_error=skip leaves out what cannot be read")
-
-
-def report_skipped(unreadable: list[str], count: int) -> None:
-    """Name the images that `data.on_error=skip` left out."""
-    if unreadable:
-        say(f"data.on_error=skip: {len(unreadable)} of {count} images left out: {'; '.join(unreadable)}")

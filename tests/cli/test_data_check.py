@@ -38,13 +38,13 @@ def test_layout_counts_sizes_and_what_a_run_does_from_one_reading_of_each_photo(
     for line in (
         "data: folder, part, layout: train/good and test/<class>\n",
         "  test/hole: defects\n",
-        "train: 20 photos (good 20), 2 of them held out\n",
+        "train: 20 photos (good 20), 2 of them held out for the threshold\n",
         "test: 2 photos (hole 2)\n",
         "masks: 2 of 2 defective photos\n",
         "sizes: 8 x 8 px (21), 16 x 8 px (1)\n",
         "files: .png (22)\n",
         "names of good: 0.png, 1.png, 10.png\n",
-        "a run learns from 18 photos, sets its threshold on 2 and tests 2; it sees them at 128 x 128 px, in colour",
+        "a run uses 22 of 22 photos: it learns from 18, sets its threshold on 2 and tests 2, at 128 x 128 px",
     ):
         assert line in said
 
@@ -53,13 +53,14 @@ def test_a_copy_and_a_file_that_cannot_be_read_are_named_and_are_an_error(checke
     (tmp_path / "part/test/good").mkdir()
     (tmp_path / "part/test/good/2.png").write_bytes((tmp_path / "part/train/good/0.png").read_bytes())
     (tmp_path / "part/train/good/x.png").write_bytes(b"junk")
-    with pytest.raises(UserError, match="1 of 2[0-9] photos cannot be read"):
+    with pytest.raises(UserError, match=r"1 photos cannot be read, and a run would stop at the first: .*x.png: exp"):
         checked()
     said = capsys.readouterr().out
     assert "of training images among the test images" in said
-    assert "x.png: expected" in said
-    assert "sets its threshold on" in said
-    assert "and tests 3;" in said
+    assert "1 of 24 photos cannot be read and are left out:\n  part/train/good/x.png: expected" in said
+    assert "a run uses 23 of 24 photos" in said
+    assert "and tests 3," in said
+    assert "a run uses 23 of 24 photos" in checked("data.on_error=skip")
 
 
 def test_without_data_it_is_one_line(checked):

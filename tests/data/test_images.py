@@ -1,6 +1,7 @@
 """Decoding, placing and the way back."""
 
 import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
-from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.images import Decoding, unlike_the_others
 from anomaly_lab.data.placement import fit, place, to_photo
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
@@ -212,3 +213,13 @@ def test_a_large_photo_needs_memory_for_few_copies_of_it(tmp_path):
     tracemalloc.stop()
     assert image.shape == (3, 256, 256)
     assert peak < 3.2 * 144e6
+
+
+def test_a_photo_of_another_size_or_shape_than_most_is_named():
+    alike = {Path(f"{i}.png"): (600 + i, 800) if i % 2 else (800, 600 + i) for i in range(9)}  # upright ones are alike
+    assert unlike_the_others({}) == unlike_the_others(alike) == ""
+    assert unlike_the_others({**alike, Path("half.png"): (300, 400)}) == ""
+    for name, size in (("thumb", (140, 190)), ("large", (3000, 4000)), ("strip", (600, 1800))):
+        said = unlike_the_others({**alike, Path(f"{name}.png"): size})
+        assert said.startswith("1 of 10 photos are of a very different size or shape than the others (median ")
+        assert f"such as {name}.png ({size[1]} x {size[0]} px)" in said

@@ -170,7 +170,7 @@ def test_an_image_that_changes_while_it_is_read_is_named(samples, folder):
     assert not [path for path in folder.iterdir() if path.is_dir()]
 
 
-def test_what_cannot_be_read_stops_or_is_left_out_and_named(samples, folder, capsys):
+def test_what_cannot_be_read_stops_or_is_left_out_and_named(samples, folder):
     samples[0].path.write_bytes(b"junk")
     samples[6].path.write_bytes(b"")
     with pytest.raises(UserError, match=r"000.png: expected a readable image.*; data.on_error=skip leaves out"):
@@ -179,9 +179,13 @@ def test_what_cannot_be_read_stops_or_is_left_out_and_named(samples, folder, cap
         found = opened(samples, folder, on_error="skip")
         assert found.samples == [sample for i, sample in enumerate(samples) if i not in (0, 6)]
         assert torch.equal(found.images, expected(found.samples))
-        assert "2 of 10 images left out" in (said := capsys.readouterr().out)
-        assert "000.png" in said
-        assert "006.png" in said
+        assert [reason.partition(": ")[::2] for reason in found.unreadable] == [
+            (str(samples[0].path), "expected a readable image, found: no image (it begins with b'junk')"),
+            (str(samples[6].path), "expected a readable image, found: empty file"),
+        ]
+        assert found.sizes == [(140, 140)] * 8
+        with pytest.raises(UserError, match=r"000.png: expected a readable image"):
+            opened(samples, folder)  # however much of it is in the cache
     for sample in samples:
         sample.path.write_bytes(b"")
     with pytest.raises(UserError, match="expected training images, found none that can be read"):
