@@ -1,14 +1,12 @@
 """`python -m anomaly_lab predict`: score new images with finished runs. Checks the options before it imports torch."""
 
 from pathlib import Path
-from typing import Any
 
 from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.inference.sources import base_of, claim_folder, find, new_folder, result
-from anomaly_lab.runs import settings
-from anomaly_lab.runs.collect import key_of
+from anomaly_lab.runs.collect import key_at
 from anomaly_lab.runs.lookup import finished_runs
 
 OPTIONS: Options = {
@@ -63,7 +61,7 @@ def short_names(runs: list[Path]) -> list[str]:
 
     That is the first of category, data, seed, name and hash that distinguish them, else their number.
     """
-    keys = [key_of(run, _settings(run)) for run in runs]
+    keys = [key_at(run) for run in runs]
     columns = [
         [key.category for key in keys],
         [key.dataset for key in keys],
@@ -79,11 +77,3 @@ def short_names(runs: list[Path]) -> list[str]:
         if len(set(column)) > 1:
             names = [f"{name}-{value}" for name, value in zip(names, column, strict=True)]
     return [name.replace("/", "-") for name in names]
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    """The configuration of a run; empty if it cannot be read, which loading the run reports."""
-    try:
-        return settings.read(run / ".hydra" / "config.yaml")
-    except (OSError, ValueError):
-        return {}

@@ -18,6 +18,8 @@ Only the run folder is needed: it contains configuration, checkpoint and thresho
   another range, or cast to too few values, are refused,
 - a folder or a glob (`"photos/*.png"`): every photo there, as the command `predict` finds them,
 - or a list or tuple of photos, of any sizes. For these two it returns a list, and passes them to the method in batches.
+  The first photo that cannot be read ends the call; `predict(folder, on_error="skip")` leaves such photos out, as the
+  command does, and logs a warning that names them. The `path` of each prediction says which photos are there.
 
 `prediction.plot()` draws a prediction with Matplotlib, `prediction.save("part.png")` writes the same picture, and
 `prediction.save("part.tiff")` the map.
@@ -41,15 +43,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from anomaly_lab.core.console import LOGGER, printable
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
+from anomaly_lab.core.remarks import NAMED
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import collate
 from anomaly_lab.data.formats import Photo
@@ -63,10 +67,12 @@ from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.runs.checkpoint import load_weights
+from anomaly_lab.runs.collect import Key, key_at
 from anomaly_lab.runs.stored import CONFIG, StoredRun, open_run
 
 __all__ = ["Decision", "Detector", "ImageResult", "PhotoPrediction", "iter_predictions"]
 Given = TypeVar("Given", bound=Photo)
+OnError = Literal["stop", "skip"]  # at a photo, of several, that cannot be read
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +176,7 @@ class ImageResult(NamedTuple):
         return np.ascontiguousarray(inner.permute(1, 2, 0).numpy())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detector:
     """A finished run that predicts for photos: `Detector.load(run).predict(photo)`."""
 
@@ -180,6 +186,15 @@ class Detector:
     batch_size: int  # whole images per batch, `data.test_batch_size`
     workers: int  # decoding threads
     seen: Seen | None = None  # the photos of the run, if it has kept what they are
+    folder: Path | None = None  # of the run
+    key: Key | None = None  # its method, data, category and seed
+
+    def __repr__(self) -> str:
+        """Method, data, image size, threshold and folder, in one line."""
+        key = self.key
+        what = f"{key.method} on {key.dataset} {key.category}, seed {key.seed}" if key else type(self.method).__name__
+        line = f"threshold {self.threshold.image:.4g} ({self.threshold.name})"
+        return f"Detector({what}, {self.decoding.image_size} px, {line}{f', {self.folder}' if self.folder else ''})"
 
     @classmethod
     def load(
@@ -216,34 +231,53 @@ class Detector:
             first_line = str(error).partition("\n")[0]
             raise UserError(f"device: expected one of this machine, found {str(device)!r} ({first_line})") from error
         decoding = Decoding(**stored.decoding)
-        return cls(method, stored.threshold, decoding, stored.batch_size, stored.workers, stored.seen)
+        return cls(
+            method, stored.threshold, decoding, stored.batch_size, stored.workers, stored.seen, stored.folder,
+            key_at(stored.folder),
+        )  # fmt: skip
 
     @overload
-    def predict(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> PhotoPrediction: ...
+    def predict(
+        self, image: str | PathLike[str] | Image.Image | np.ndarray, on_error: OnError = "stop"
+    ) -> PhotoPrediction: ...
 
     @overload
     def predict(
         self,
         image: list[str | PathLike[str] | Image.Image | np.ndarray]
         | tuple[str | PathLike[str] | Image.Image | np.ndarray, ...],
+        on_error: OnError = "stop",
     ) -> list[PhotoPrediction]: ...
 
-    def predict(self, image: Any) -> PhotoPrediction | list[PhotoPrediction]:
+    def predict(self, image: Any, on_error: OnError = "stop") -> PhotoPrediction | list[PhotoPrediction]:
         """The prediction for a photo, or for each photo of a folder, a glob, a list or a tuple.
 
         A photo is a path, a Pillow image or a NumPy array (see the top of this module); it is not changed. Raises
-        UserError if a photo cannot be read or is none of these; of several, it names the first such photo.
+        UserError if a photo is none of these, or if it cannot be read. With `on_error="skip"`, photos of several that
+        cannot be read have no prediction in the list, and one warning names the first of them.
         """
+        if on_error not in {"stop", "skip"}:
+            raise UserError(f"on_error: expected stop or skip, found {on_error!r}")
         several = isinstance(image, list | tuple)
         photos = [_photo(one) for one in (image if several else [image])]
         if not several and isinstance(photos[0], Path) and not photos[0].is_file() and is_several(photos[0]):
             several, photos = True, list(find(str(photos[0]), None))
-        predictions = []
+        predictions, skipped = [], []
         with closing(iter_predictions([self], photos)) as results:
             for number, (photo, (result,)) in enumerate(results, start=1):
-                if isinstance(result, UserError):
-                    raise UserError(f"photo {number} of {len(photos)}: {result}") if several else result
-                predictions.append(self.photo_prediction(result, photo if isinstance(photo, Path) else None))
+                if isinstance(result, ImageResult):
+                    predictions.append(self.photo_prediction(result, photo if isinstance(photo, Path) else None))
+                elif several and on_error == "skip":
+                    skipped.append(f"photo {number}: {printable(str(result))}")
+                elif several:
+                    raise UserError(
+                        f"photo {number} of {len(photos)}: {result}; on_error='skip' leaves such photos out"
+                    )
+                else:
+                    raise result
+        if skipped:
+            more = "; ..." * (len(skipped) > NAMED)
+            LOGGER.warning("%d of %d photos skipped: %s%s", len(skipped), len(photos), "; ".join(skipped[:NAMED]), more)
         return predictions if several else predictions[0]
 
     def photo_prediction(self, result: ImageResult, path: Path | None = None) -> PhotoPrediction:

@@ -41,7 +41,7 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
     pictures = [thumbnails(run, limit) if run.done else [] for run in runs]
     title = title_of(runs)
     parts = {
-        **head(title, "data:"),
+        "head": head(title, "data:"),
         "data": in_script(data_of(title, runs, groups, found, pictures)),
         "thumbnails": "\n".join(
             f'<script type="text/plain" id="thumbnails-{i}">\n{chr(10).join(shot.data for shot in shots)}\n</script>'
@@ -52,11 +52,10 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
     return filled("index.html", parts)
 
 
-def head(title: str, pictures: str) -> dict[str, str]:
-    """The title and the head of a page, which loads pictures from these sources alone."""
+def head(title: str, pictures: str) -> str:
+    """The head of a page, which loads pictures from these sources alone, and its header."""
     style = (PAGE / "style.css").read_text(encoding="utf-8")
-    parts = {"title": escape(title), "pictures": pictures, "style": style}
-    return {"title": parts["title"], "head": filled("head.html", parts)}
+    return filled("head.html", {"title": escape(title), "pictures": pictures, "style": style})
 
 
 def filled(name: str, parts: dict[str, str]) -> str:

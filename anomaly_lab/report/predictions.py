@@ -15,7 +15,7 @@ SCRIPTS = ("base.js", "predictions.js")
 
 
 def write_predictions(out: Path, picture_of: Callable[[Path], Path], guarantees: Mapping[str, str]) -> Path | None:
-    """Write the page of a result folder from its scores.csv; None if no photo was scored.
+    """Write the page of a result folder from its scores.csv and unreadable.csv; None if no photo was scored.
 
     `picture_of` gives the path of the picture of a photo; pictures that are not there are left out. `guarantees` says
     of each run what its threshold can guarantee.
@@ -35,11 +35,16 @@ def write_predictions(out: Path, picture_of: Callable[[Path], Path], guarantees:
         run["photos"].sort(key=lambda photo: -photo["value"])
     photos = max(len(run["photos"]) for run in runs.values())
     title = f"{photos} photo{'s' * (photos > 1)}, {', '.join(runs)}"
-    about = "An image is abnormal where its decision score reaches the threshold"
+    about = "A photo is abnormal if its score reaches the threshold. An orange outline shows a region above the pixel "
+    about += "threshold; a photo can have one and still be normal"
     data = {"runs": list(runs.values()), "measures": [], "about": about, "version": __version__}
+    refused = read_csv(out / "unreadable.csv") if (out / "unreadable.csv").is_file() else []
+    data["unreadable"] = [
+        *dict.fromkeys((row["path"], row["reason"].removeprefix(f"{row['path']}: ")) for row in refused)
+    ]
     data["written"] = f"{datetime.now():%Y-%m-%d %H:%M}"
     parts = {
-        **head(title, "'self' file: data:"),
+        "head": head(title, "'self' file: data:"),
         "data": in_script(data),
         "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }

@@ -176,6 +176,11 @@ def _metrics(found: dict[str, Any], trouble: list[str]) -> dict[str, float]:
     return metrics
 
 
+def key_at(folder: Path) -> Key:
+    """The key of the run in a folder, whose configuration may be damaged."""
+    return key_of(folder, _config(folder, []))
+
+
 def key_of(folder: Path, config: dict[str, Any]) -> Key:
     """The key from the folder, `<name>/<method>/<dataset>/<category>/seed=<n>/<hash>`, or else the configuration.
 

@@ -3,7 +3,9 @@
 import csv
 import re
 import shutil
+from dataclasses import replace
 from operator import attrgetter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ import anomaly_lab
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.inference.detector import Detector, PhotoPrediction
+from anomaly_lab.runs.collect import Key
 from tests.conftest import ROOT
 from tests.inference.test_results import detector
 
@@ -123,6 +126,27 @@ def test_a_folder_and_a_glob_are_answered_photo_by_photo(tmp_path, write):
     for nothing in (tmp_path / "deep/none*", tmp_path / "none.png"):
         with pytest.raises(UserError):
             asked.predict(nothing)
+
+
+def test_photos_that_cannot_be_read_stop_a_folder_or_are_skipped_with_a_warning(tmp_path, write, caplog):
+    for name in ("a.png", "c.png"):
+        write(tmp_path / name, COLOURS)
+    (tmp_path / "b.png").write_bytes(b"junk")
+    asked = detector(channels=3)
+    with pytest.raises(UserError, match=r"photo 2 of 3: .*b\.png: expected a readable image.*on_error='skip' leaves"):
+        asked.predict(tmp_path)
+    assert [said.path.name for said in asked.predict(tmp_path, on_error="skip")] == ["a.png", "c.png"]
+    assert re.search(r"1 of 3 photos skipped: photo 2: .*b\.png: expected a readable", caplog.text)
+    with pytest.raises(UserError, match=r"^[^;]*b\.png: expected a readable image"):
+        asked.predict(tmp_path / "b.png", on_error="skip")
+
+
+def test_a_detector_is_described_in_one_line():
+    asked = detector(threshold=0.25)
+    assert repr(asked) == "Detector(Remarking, 32 px, threshold 0.25 (false_alarms))"
+    run = Path("runs/a")
+    known = replace(asked, folder=run, key=Key("a", "cae", "folder", "bolts", "0"))
+    assert repr(known) == "Detector(cae on folder bolts, seed 0, 32 px, threshold 0.25 (false_alarms), runs/a)"
 
 
 def test_a_prediction_is_drawn_and_saved(tmp_path):

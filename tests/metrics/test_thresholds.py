@@ -110,8 +110,7 @@ def test_train_percentile_rejects_three_of_four_of_its_own_images_and_says_so():
     threshold = drawn(TrainPercentile(0.01, 25), [chain()] * 100, scores)
     assert sum(score >= threshold.image for score in scores) == 75
     assert threshold.note == (
-        "percentile 25 of the scores of 100 training images: about 75 % of normal images are rejected by "
-        "construction"
+        "percentile 25 of the scores of 100 training images: about 75 % of normal images are rejected by construction"
     )
     held_out = drawn(TrainPercentile(0.01, 95, "held_out"), [chain()] * 100, scores)
     assert held_out.note.startswith("percentile 95 of the scores of 100 good images: about 5 %")

@@ -8,7 +8,7 @@ import pytest
 
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.evaluation.drawing import write_picture
-from anomaly_lab.inference.results import SCORES
+from anomaly_lab.inference.results import SCORES, UNREADABLE
 from anomaly_lab.metrics.thresholds import guarantee
 from anomaly_lab.report.predictions import write_predictions
 from tests.report.test_page import console, open_page, texts
@@ -42,6 +42,15 @@ def test_photos_are_sorted_by_their_score_and_have_their_pictures(out):
     assert [photo["picture"] for photo in data["runs"][0]["photos"]] == ["pictures/b%20c.png", None, None]
     assert [run["guarantee"] for run in data["runs"]] == [guarantee(9), ""]
     assert HOSTILE not in text
+
+
+def test_files_that_could_not_be_read_are_named_once_for_all_runs(out):
+    rows = [("photos/<b>.png", run, "photos/<b>.png: expected a readable image") for run in ("cae", "control")]
+    write_csv(out / "unreadable.csv", UNREADABLE, [*rows, ("photos/secret", "", "expected a folder that can be read")])
+    data = json.loads(re.search('id="data">(.*)</script>', page_of(out).read_text())[1])
+    assert data["unreadable"] == [
+        ["photos/<b>.png", "expected a readable image"], ["photos/secret", "expected a folder that can be read"],
+    ]  # fmt: skip
 
 
 def test_without_a_scored_photo_there_is_no_page(tmp_path):

@@ -33,6 +33,11 @@ function drawLine() {
 if (DATA.runs.length > 1) {
   byId("filters").replaceChildren(choice("Run", DATA.runs.map((run) => [run.name, run.name]), shown.run, (name) => { Object.assign(shown, { run: name, count: STEP }); drawLine(); }));
 }
+const refused = DATA.unreadable, unreadable = byId("unreadable");
+unreadable.hidden = !refused.length;
+unreadable.open = refused.length <= 10;
+unreadable.append(el("summary", {}, `${refused.length} file${refused.length > 1 ? "s" : ""} could not be read and ${refused.length > 1 ? "have" : "has"} no score`),
+  el("ul", {}, refused.map(([name, reason]) => el("li", {}, soft(name), `: ${reason}`))));
 byId("more").addEventListener("click", () => { shown.count += STEP; drawShots(); });
 byId("about").textContent = `${DATA.about} · written ${DATA.written} by anomaly_lab ${DATA.version}`;
 drawLine();
