@@ -39,12 +39,15 @@ FITTED = [name for name in METHODS if name not in DESCENDING]
 
 SIDE = {"cae": 128, "ssim_ae": 128, "slides_cae": 64}  # px, where it is not 32: the least of their network
 TOY = {
+    "anomaly_dino": "backbone.name=resnet18.tv_in1k backbone.layers=[layer2] rotations=8 ratio=0.2",
     "anogan": "generator.width=2 generator.latent_size=8 discriminator.width=2 search_steps=5 optimizer.lr=1e-2",
     "cae": "optimizer.lr=3e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
+    "padim": "features=10",
+    "patchcore": "backbone.layers=[layer1,layer2] ratio=0.2 neighbours=3",
     "skip_ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "slides_cae": "normalisation=train optimizer.lr=1e-2",
     "ssim_ae": "optimizer.lr=1e-3",
@@ -54,6 +57,7 @@ NO_GRAPH = {
     "anogan": "5 gradient steps",
     "cnn_dictionary": "one pass of the network a phase of the stride",
     "control": "what a method must beat",
+    "spade": "others of them",
     "texture_inspection": "8192 patches at a time",
 }
 if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():

@@ -201,12 +201,14 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "cae": (256, 256, 128, 10_000, 200), "ssim_ae": (256, 256, 128, 10_000, 200), "anogan": (128, 128, 64, 10_000, 50),
     "f_anogan": (256, 64, 64, 10_000, 420), "ganomaly": (32, 32, 64, 45_000, 15),
     "skip_ganomaly": (32, 32, 64, 45_000, 15), "cnn_dictionary": (256,), "variation_model": (1024,),
-    "texture_inspection": (400,),
+    "texture_inspection": (400,), "padim": (224,), "patchcore": (224,), "spade": (224,), "mahalanobis": (380,),
+    "anomaly_dino": (672,),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
     "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "anogan": (512, 128, 128), "f_anogan": (512, 64, 32),
     "ganomaly": (32, 32, 32), "skip_ganomaly": (32, 32, 32),
 }  # fmt: skip
+NO_THRESHOLD = "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"  # is published
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():
@@ -226,8 +228,8 @@ def test_a_published_setting_is_built_and_takes_a_step(name, weights):
     data, epochs = config["data"], config["trainer"]["max_epochs"]
     found = data["image_size"], data["patch_size"], data["batch_size"], data["patches"], epochs
     assert found[: len(OBJECT.get(name, ()))] == OBJECT.get(name, ())
-    area = {"ganomaly": "FalseAlarms", "skip_ganomaly": "FalseAlarms", "texture_inspection": "Own"}
-    assert config["threshold"]["_target_"].endswith(area.get(name, "Area"))
+    rule = {"texture_inspection": "Own", **dict.fromkeys(NO_THRESHOLD, "FalseAlarms")}
+    assert config["threshold"]["_target_"].endswith(rule.get(name, "Area"))
     assert config["budget"]["schedule"] == "constant"
     method = build_method(config)
     if isinstance(method, FittedMethod):

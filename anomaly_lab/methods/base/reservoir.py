@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int, Shaped
 from torch import Tensor
 
@@ -47,7 +46,7 @@ class Reservoir:
             self._thin_out()
 
     def rows(self) -> Rows:
-        """The sample of what all processes have seen, in the order of the images.
+        """The sample of what all processes have seen, in the order of the images; afterwards it is forgotten.
 
         Collective: under several processes all of them must ask.
 
@@ -58,8 +57,15 @@ class Reservoir:
         self._thin_out()
         if not self._kept:
             raise RuntimeError("no training image was seen")
-        self._kept.sort(key=lambda part: part.image)
-        return torch.cat([part.rows for part in self._kept])
+        self._kept.sort(key=lambda part: part.image, reverse=True)
+        first = self._kept[-1].rows
+        rows, start = first.new_empty((sum(len(part.draw) for part in self._kept), *first.shape[1:])), 0
+        while self._kept:  # given back one by one: the sample does not lie in memory twice
+            part = self._kept.pop().rows
+            rows[start : start + len(part)] = part
+            start += len(part)
+        self.clear()
+        return rows
 
     def clear(self) -> None:
         """Give the memory back."""
@@ -75,7 +81,7 @@ class Reservoir:
         ends = np.cumsum([len(part.draw) for part in self._kept])[:-1]
         parts = zip(self._kept, np.split(stays, ends), strict=True)
         self._kept = [
-            Part(part.image, part.draw[keep], part.place[keep], part.rows[torch.from_numpy(keep)])
+            part if keep.all() else Part(part.image, part.draw[keep], part.place[keep], part.rows[keep])
             for part, keep in parts
             if keep.any()
         ]

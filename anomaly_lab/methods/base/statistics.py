@@ -4,14 +4,19 @@ Each gives the same bits whatever the order of the images, their batches and the
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from anomaly_lab.core.distributed import of_all_processes, sum_of_all_processes
+from anomaly_lab.core.console import tracked
+from anomaly_lab.core.distributed import is_first_process, of_all_processes, sum_of_all_processes
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.functional.farthest_points import farthest_points
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 
 STEPS = 2**18  # from 0 to the largest value
@@ -20,6 +25,7 @@ WAITING = 2**24  # values that wait to be added at once: 64 MiB
 PART = 2**22  # numbers of those that are added at once: 32 MiB
 MOST = 2**26  # rows of which sums of products fit into 64 bits
 BLOCK = 2**24  # numbers that a search holds at once: 64 MiB
+NOTED = 36  # bytes of a row: its draw and its place, and what the selection keeps of it
 SPARE = 4  # candidates more than neighbours, because a fast distance can confuse near ties
 
 
@@ -57,7 +63,8 @@ class RunningGaussian(Statistic):
     """Mean and sample covariance of features: at each of several places, of one row per image, or pooled over all rows.
 
     Values are rounded to multiples of `largest` / 2^18, and their sums are integers: neither order nor grouping changes
-    a bit. `places` says how many rows an image has; None: any number of them, which count alike.
+    a bit. `places` says how many rows an image has; None: any number of them, which count alike. Rows are kept as they
+    are while they take less memory than sums of their products.
     """
 
     mean: Tensor  # (place, feature); of one place if pooled
@@ -92,75 +99,107 @@ class RunningGaussian(Statistic):
         self._most = most if self._most is None else torch.maximum(self._most, most)
         steps = (rows.float() / self.step).round()
         self._waiting.append(steps[:, None] if self.places else steps[None])
-        if sum(part.numel() for part in self._waiting) >= WAITING:
+        kept = max(WAITING, (self.places or 1) * self.features**2) if self._sum is None else WAITING
+        if sum(part.numel() for part in self._waiting) >= kept:
             self._add()
 
     def _add(self) -> None:
-        """Add the rows that wait: products of so many are exact in float64, sums of these are integers."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        rows = torch.cat(waiting, dim=1)
-        self._count += rows.shape[1]
+        """Replace the rows that wait by their sums."""
+        places, device = self.places or 1, self._waiting[0].device
         if self._sum is None or self._products is None:
-            places = len(rows)
-            self._sum = rows.new_zeros((places, self.features), dtype=torch.int64)
-            self._products = rows.new_zeros((places, self.features, self.features), dtype=torch.int64)
-        places = min(len(rows), max(1, PART // self.features**2))
-        count = min(EXACT, max(1, PART // (places * self.features)))
-        for start in range(0, len(rows), places):
-            here = slice(start, start + places)
-            for part in rows[here].split(count, dim=1):
-                exact = part.double()
-                self._sum[here] += exact.sum(dim=1).long()
-                self._products[here] += torch.bmm(exact.mT, exact).long()
+            self._sum = torch.zeros(places, self.features, dtype=torch.int64, device=device)
+            self._products = torch.zeros(places, self.features, self.features, dtype=torch.int64, device=device)
+        for here in self._parts():
+            total, products = self._sums(here)
+            self._sum[here] += total
+            self._products[here] += products
+        self._count += sum(part.shape[1] for part in self._waiting)
+        self._waiting = []
 
-    def moments(self) -> tuple[Float64[Tensor, "place feature"], Float64[Tensor, "place feature feature"]]:
-        """Mean and covariance of what all processes saw; collective, and afterwards it is forgotten.
+    def _parts(self) -> list[slice]:
+        """Places that are computed at once."""
+        places, size = self.places or 1, max(1, PART // self.features**2)
+        return [slice(start, min(start + size, places)) for start in range(0, places, size)]
 
-        Raises ValueError for fewer than two rows, for too many to be added exactly, or for a value that is too large.
+    def _sums(self, here: slice) -> tuple[Tensor, Tensor]:
+        """Of the rows that wait: products of so many are exact in float64, sums of these are integers."""
+        rows = torch.cat([part[here] for part in self._waiting], dim=1)
+        total = torch.zeros(len(rows), self.features, dtype=torch.int64, device=rows.device)
+        products = torch.zeros(len(rows), self.features, self.features, dtype=torch.int64, device=rows.device)
+        for part in rows.split(min(EXACT, max(1, PART // (len(rows) * self.features))), dim=1):
+            exact = part.double()
+            total += exact.sum(dim=1).long()
+            products += torch.bmm(exact.mT, exact).long()
+        return total, products
+
+    def moments(
+        self,
+    ) -> Iterator[tuple[slice, Float64[Tensor, "place feature"], Float64[Tensor, "place feature feature"]]]:
+        """Mean and covariance of what all processes saw, some places at a time; afterwards it is forgotten.
+
+        Collective. The covariance of a single row is zero. Raises ValueError where no row was seen, for too many to be
+        added exactly, and for a value that is too large or no number.
         """
-        self._add()
-        places, device = self.places or 1, self.mean.device
-        device = torch.device("cpu") if device.type == "mps" else device
-        nothing = torch.zeros(places, self.features, self.features, dtype=torch.int64)
-        total = sum_of_all_processes((nothing[:, 0] if self._sum is None else self._sum).to(device))
-        products = sum_of_all_processes((nothing if self._products is None else self._products).to(device))
-        count = sum(of_all_processes([self._count]))
+        count = sum(of_all_processes([self._count + sum(part.shape[1] for part in self._waiting)]))
         largest = of_all_processes([0.0 if self._most is None else self._most.item()])
-        self.clear()
         if wrong := [value for value in largest if not value < self.step * STEPS]:
             raise ValueError(f"expected features below {self.step * STEPS:g} in size, found {wrong[0]:g}")
-        if not 2 <= count <= MOST:
-            raise ValueError(f"expected 2 to {MOST} rows, found {count}")
-        sums = total.double()
-        covariance = products.double().baddbmm_(sums[:, :, None], sums[:, None, :], alpha=-1 / count)
-        return sums * (self.step / count), covariance.mul_(self.step**2 / (count - 1))
+        if not 1 <= count <= MOST:
+            raise ValueError(f"expected 1 to {MOST} rows, found {count}")
+        device = torch.device("cpu") if self.mean.device.type == "mps" else self.mean.device
+        for here in self._parts():
+            places = here.stop - here.start
+            total = torch.zeros(places, self.features, dtype=torch.int64, device=device)
+            products = torch.zeros(places, self.features, self.features, dtype=torch.int64, device=device)
+            if self._sum is not None and self._products is not None:
+                total += self._sum[here]
+                products += self._products[here]
+            if self._waiting:
+                more, squares = self._sums(here)
+                total += more
+                products += squares
+            sums = sum_of_all_processes(total).double()
+            covariance = sum_of_all_processes(products).double()
+            covariance.baddbmm_(sums[:, :, None], sums[:, None, :], alpha=-1 / count)
+            yield here, sums * (self.step / count), covariance.mul_(self.step**2 / max(1, count - 1))
+        self.clear()
 
     def fit(self) -> None:
         """Fill the buffers with the moments, in float32. Raises ValueError as `moments` does."""
-        mean, covariance = self.moments()
-        self.mean, self.covariance = mean.to(self.mean), covariance.to(self.covariance)
+        places = self.places or 1
+        self.mean = self.mean.new_zeros(places, self.features)
+        self.covariance = self.covariance.new_zeros(places, self.features, self.features)
+        for here, mean, covariance in self.moments():
+            self.mean[here], self.covariance[here] = mean, covariance
 
     def memory(self, images: int) -> int:
-        """Rows that wait; sums of products here and over all processes; the covariance twice."""
+        """Rows that wait, or sums of products beside them; the covariance; what is computed at once."""
         numbers = (self.places or 1) * self.features**2
-        waiting = images * self.places * self.features if self.places else WAITING
-        return 4 * min(waiting, WAITING) + (3 * 8 + 4) * numbers
+        waiting, kept = images * (self.places or WAITING) * self.features, max(WAITING, numbers)
+        return 4 * min(waiting, kept) + 8 * numbers * (waiting >= kept) + 4 * numbers + 6 * 8 * PART
 
 
 class MemoryBank(Statistic):
     """Rows of the training images, at most `capacity` of them: a uniform sample that follows from `seed`.
 
-    `rows` of one image, if it is given, makes the estimate of the memory better.
+    Of these a `ratio` is kept that covers the others: the greedy coreset (`farthest_points`), which begins with a row
+    drawn by the seed. `rows` of one image, if it is given, makes the estimate of the memory better.
     """
 
-    bank: Tensor  # (entry, feature), in the order of the images
+    bank: Tensor  # (entry, feature), in the order of the images or of the selection; before the fit a row of zeros
 
-    def __init__(self, features: PositiveInt, capacity: PositiveInt, seed: int = 0, rows: int | None = None) -> None:
+    def __init__(
+        self,
+        features: PositiveInt,
+        capacity: PositiveInt,
+        seed: int = 0,
+        rows: int | None = None,
+        ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    ) -> None:
         super().__init__()
-        self.register_buffer("bank", torch.zeros(0, features))
+        self.register_buffer("bank", torch.zeros(1, features))
         self.rows = rows
+        self.ratio = ratio
         self._sample = Reservoir(capacity, seed)
 
     def update(self, rows: Float[Tensor, "row feature"], image: int) -> None:
@@ -177,44 +216,78 @@ class MemoryBank(Statistic):
         return rows
 
     def fit(self) -> None:
-        """Keep the sample. Raises RuntimeError where no row was seen."""
-        self.bank = self.sample().to(self.bank)
+        """Keep the sample, or the coreset of it. Raises RuntimeError where no row was seen.
+
+        Raises UserError for rows that are not finite.
+        """
+        rows = self.sample()
+        if not all(end.isfinite() for end in rows.aminmax()):
+            raise UserError("method.backbone: expected finite features, found NaN or infinity; are its weights whole?")
+        if self.ratio < 1:
+            rows = rows[self._coreset(rows)]
+        self.bank = rows.to(self.bank)
+
+    def _coreset(self, rows: Tensor) -> Tensor:
+        """The numbers of the rows that are kept; the first process selects for all."""
+        chosen: list[Tensor] = []
+        if is_first_process():
+            count = max(1, int(self.ratio * len(rows)))
+            first = int(np.random.default_rng(self._sample.seed).integers(len(rows)))
+            picks, _ = farthest_points(
+                rows.numpy(), count, first, lambda parts: tracked((part for part in parts), "coreset", len(parts))
+            )
+            chosen = [torch.from_numpy(picks)]
+        return of_all_processes(chosen)[0]
 
     def memory(self, images: int) -> int:
-        """The sample while it is thinned out."""
-        kept = self._sample.capacity if self.rows is None else min(images * self.rows, self._sample.capacity)
-        return FOLD * kept * self.bank.shape[1] * 4
+        """The sample, several times while it is thinned out, and what is noted of each row."""
+        capacity = self._sample.capacity
+        kept = capacity if self.rows is None else min(images * self.rows, capacity)
+        return kept * (4 * self.bank.shape[1] * (FOLD if kept == capacity else 1) + NOTED)
 
     def nearest(
         self, queries: Float[Tensor, "query feature"], neighbours: int = 1
     ) -> tuple[Float[Tensor, "query neighbour"], Int[Tensor, "query neighbour"]]:
-        """Euclidean distances to the nearest entries, ascending, and the numbers of these entries.
+        """The nearest entries (`nearest_rows`)."""
+        return nearest_rows(queries, self.bank, neighbours)
 
-        Blocks of products find a few candidates, whose distances are then computed again from their differences: the
-        memory does not grow with queries times entries, and an entry is at a distance of exactly 0 from itself. Raises
-        ValueError for more neighbours than entries.
-        """
-        if neighbours > len(self.bank):
-            raise ValueError(f"expected at most {len(self.bank)} neighbours, the size of the bank, found {neighbours}")
-        count = min(neighbours + SPARE, len(self.bank))
-        size = max(1, BLOCK // max(2**14, count * self.bank.shape[1]))
-        answers = [self._nearest(chunk, neighbours, count) for chunk in queries.split(size)]
-        distances, entries = zip(*answers, strict=True)
-        return torch.cat(distances), torch.cat(entries)
 
-    def _nearest(self, queries: Tensor, neighbours: int, count: int) -> tuple[Tensor, Tensor]:
-        values = queries.new_empty((len(queries), 0))
-        numbers = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-        for start, block in zip(range(0, len(self.bank), 2**14), self.bank.split(2**14), strict=True):
-            # Without the square of the query, which is the same for all entries.
-            squares = torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2)
-            least = squares.topk(min(count, len(block)), largest=False)
-            values = torch.cat([values, least.values], dim=1)
-            numbers = torch.cat([numbers, least.indices + start], dim=1)
-            if values.shape[1] > count:
-                kept = values.topk(count, largest=False)
-                values, numbers = kept.values, numbers.gather(1, kept.indices)
-        numbers = numbers.sort(dim=1).values
-        exact = (queries[:, None] - self.bank[numbers]).norm(dim=2)
-        order = exact.sort(dim=1, stable=True)
-        return order.values[:, :neighbours], numbers.gather(1, order.indices[:, :neighbours])
+def nearest_rows(
+    queries: Float[Tensor, "query feature"], entries: Float[Tensor, "entry feature"], neighbours: int = 1
+) -> tuple[Float[Tensor, "query neighbour"], Int[Tensor, "query neighbour"]]:
+    """Euclidean distances to the nearest entries, ascending, and the numbers of these entries.
+
+    Blocks of products find a few candidates, whose distances are then computed again from their differences: the
+    memory does not grow with queries times entries, and an entry is at a distance of exactly 0 from itself. In a graph
+    that is exported all queries are one block. Raises ValueError for more neighbours than entries.
+    """
+    if neighbours > len(entries):
+        raise ValueError(f"expected at most {len(entries)} neighbours, the size of the bank, found {neighbours}")
+    count = min(neighbours + SPARE, len(entries))
+    if torch.compiler.is_exporting():
+        return _nearest(queries, entries, neighbours, count)
+    size = max(1, BLOCK // max(2**14, count * entries.shape[1]))
+    answers = [_nearest(chunk, entries, neighbours, count) for chunk in queries.split(size)]
+    distances, numbers = zip(*answers, strict=True)
+    return torch.cat(distances), torch.cat(numbers)
+
+
+def _nearest(queries: Tensor, entries: Tensor, neighbours: int, count: int) -> tuple[Tensor, Tensor]:
+    values: list[Tensor] = []
+    places: list[Tensor] = []
+    for start, block in zip(range(0, len(entries), 2**14), entries.split(2**14), strict=True):
+        # Without the square of the query, which is the same for all entries.
+        squares = torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2)
+        least = squares.topk(min(count, len(block)), largest=False)
+        values.append(least.values)
+        places.append(least.indices + start)
+        if len(values) > 1:
+            joined, numbers = torch.cat(values, dim=1), torch.cat(places, dim=1)
+            kept = joined.topk(min(count, joined.shape[1]), largest=False)
+            values, places = [kept.values], [numbers.gather(1, kept.indices)]
+    numbers = places[0].sort(dim=1).values
+    exact = (queries[:, None] - entries[numbers]).norm(dim=2)
+    exporting = torch.compiler.is_exporting()  # ONNX has no stable sort: of equally near entries any may come first
+    order = exact.topk(neighbours, largest=False) if exporting else exact.sort(dim=1, stable=True)
+    # Contiguous: the export of a view of a cut tensor would fix the size of the batch.
+    return order.values[:, :neighbours].contiguous(), numbers.gather(1, order.indices[:, :neighbours])

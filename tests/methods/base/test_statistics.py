@@ -26,19 +26,26 @@ def gaussian(images, order, places=PLACES):
 
 def moments_of(shares, monkeypatch):
     """The moments that the first of several processes comes to."""
-    for share in shares:
-        share._add()
-    sums = sum(share._sum for share in shares), sum(share._products for share in shares)
-    gathered = iter([[share._count for share in shares], [float(share._most) for share in shares]])
-    merged = iter(sums)
-    monkeypatch.setattr(statistics, "sum_of_all_processes", lambda values: next(merged))
-    monkeypatch.setattr(statistics, "of_all_processes", lambda values: next(gathered))
-    return shares[0].moments()
+    seen = [[] for _ in shares]  # what each process brings, in the order of the calls
+    for share, calls in zip(shares[1:], seen[1:], strict=True):
+        monkeypatch.setattr(statistics, "sum_of_all_processes", lambda value, calls=calls: calls.append(value) or value)
+        monkeypatch.setattr(statistics, "of_all_processes", lambda values, calls=calls: calls.append(values) or values)
+        joined(share)
+    others = iter(zip(*seen[1:], strict=True)) if shares[1:] else iter([()] * 1000)
+    monkeypatch.setattr(statistics, "sum_of_all_processes", lambda value: sum(next(others), value))
+    monkeypatch.setattr(statistics, "of_all_processes", lambda values: sum(next(others), values))
+    return joined(shares[0])
+
+
+def joined(statistic):
+    """Mean and covariance of all places."""
+    _, mean, covariance = zip(*statistic.moments(), strict=True)
+    return torch.cat(mean), torch.cat(covariance)
 
 
 @pytest.mark.parametrize("places", [PLACES, None])
 def test_a_gaussian_is_numpys_at_each_place_or_over_all_rows(images, places):
-    mean, covariance = gaussian(images, range(IMAGES), places).moments()
+    mean, covariance = joined(gaussian(images, range(IMAGES), places))
     parts = images.movedim(1, 0) if places else images.flatten(0, 1)[None]
     for place, rows in enumerate(np.round(parts.double().numpy() * 4096) / 4096):
         np.testing.assert_allclose(mean[place], rows.mean(axis=0), rtol=1e-12)
@@ -48,8 +55,8 @@ def test_a_gaussian_is_numpys_at_each_place_or_over_all_rows(images, places):
 @pytest.mark.parametrize("places", [PLACES, None])
 @pytest.mark.parametrize("shares", [1, 2, 3])
 def test_a_gaussian_has_the_same_bits_in_any_order_and_any_number_of_shares(images, monkeypatch, shares, places):
-    whole = gaussian(images, range(IMAGES), places).moments()
-    monkeypatch.setattr(statistics, "WAITING", 3 * PLACES * FEATURES)  # adds after every third image
+    whole = joined(gaussian(images, range(IMAGES), places))
+    monkeypatch.setattr(statistics, "WAITING", 3 * PLACES * FEATURES)  # adds after the fourth, then every third image
     monkeypatch.setattr(statistics, "PART", 30)  # a place or two rows at a time
     order = np.random.default_rng(shares).permutation(IMAGES)
     parts = [gaussian(images, part.tolist(), places) for part in np.array_split(order, shares)]
@@ -74,14 +81,18 @@ def test_a_gaussian_refuses_what_it_cannot_add_exactly(images, value):
         statistic.fit()
     wide = RunningGaussian(1, largest=128.0)
     wide.update(torch.tensor([[-70.0], [70.0]]), 0)
-    assert wide.moments()[1].item() == 9800
+    assert joined(wide)[1].item() == 9800
 
 
-def test_a_gaussian_refuses_other_places_and_single_rows(images):
+def test_a_gaussian_refuses_other_places_and_no_rows_and_one_row_has_no_covariance(images):
     with pytest.raises(ValueError, match="expected a row for each of 5 places, found 3 rows"):
         RunningGaussian(FEATURES, PLACES).update(images[0, :3], 0)
-    with pytest.raises(ValueError, match="expected 2 to 67108864 rows, found 1"):
-        gaussian(images, [0]).fit()
+    with pytest.raises(ValueError, match="expected 1 to 67108864 rows, found 0"):
+        gaussian(images, []).fit()
+    statistic = gaussian(images, [0])
+    statistic.fit()
+    np.testing.assert_allclose(statistic.mean, images[0], atol=2**-13)
+    assert not statistic.covariance.any()
 
 
 @pytest.fixture
@@ -89,8 +100,8 @@ def bank():
     rows = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
     rows[7] = rows[250]  # a tie
     memory = MemoryBank(6, 1000, rows=30)
-    assert memory.memory(2) == 3 * 60 * 6 * 4
-    assert memory.memory(100) == MemoryBank(6, 1000).memory(1) == 3 * 1000 * 6 * 4
+    assert memory.memory(2) == 60 * (6 * 4 + 36)
+    assert memory.memory(100) == MemoryBank(6, 1000).memory(1) == 1000 * (3 * 6 * 4 + 36)  # while it is thinned out
     for image, part in enumerate(rows.split(30)):
         memory.update(part, image)
     memory.fit()
