@@ -92,7 +92,7 @@ class PaDiM(FittedMethod):
         self.mean = self.mean.new_zeros(places, features)
         self.whitener = self.whitener.new_zeros(places, features, features)
         try:
-            for here, mean, covariance in self.gaussian.moments():
+            for here, mean, covariance in self.gaussian.moments_by_part():
                 identity = torch.eye(features).to(covariance)
                 factor = torch.linalg.cholesky(covariance + self.ridge * identity)
                 self.mean[here] = mean

@@ -132,10 +132,15 @@ class RunningGaussian(Statistic):
             products += torch.bmm(exact.mT, exact).long()
         return total, products
 
-    def moments(
+    def moments(self) -> tuple[Float64[Tensor, "place feature"], Float64[Tensor, "place feature feature"]]:
+        """Mean and covariance of what all processes saw; collective. Forgets and raises as `moments_by_part` does."""
+        _, mean, covariance = zip(*self.moments_by_part(), strict=True)
+        return torch.cat(mean), torch.cat(covariance)
+
+    def moments_by_part(
         self,
     ) -> Iterator[tuple[slice, Float64[Tensor, "place feature"], Float64[Tensor, "place feature feature"]]]:
-        """Mean and covariance of what all processes saw, some places at a time; afterwards it is forgotten.
+        """Numbers, mean and covariance of some places at a time, of what all processes saw; then it is forgotten.
 
         Collective. The covariance of a single row is zero. Raises ValueError where no row was seen, for too many to be
         added exactly, and for a value that is too large or no number.
@@ -165,11 +170,11 @@ class RunningGaussian(Statistic):
         self.clear()
 
     def fit(self) -> None:
-        """Fill the buffers with the moments, in float32. Raises ValueError as `moments` does."""
+        """Fill the buffers with the moments, in float32. Raises ValueError as `moments_by_part` does."""
         places = self.places or 1
         self.mean = self.mean.new_zeros(places, self.features)
         self.covariance = self.covariance.new_zeros(places, self.features, self.features)
-        for here, mean, covariance in self.moments():
+        for here, mean, covariance in self.moments_by_part():
             self.mean[here], self.covariance[here] = mean, covariance
 
     def memory(self, images: int) -> int:

@@ -30,22 +30,16 @@ def moments_of(shares, monkeypatch):
     for share, calls in zip(shares[1:], seen[1:], strict=True):
         monkeypatch.setattr(statistics, "sum_of_all_processes", lambda value, calls=calls: calls.append(value) or value)
         monkeypatch.setattr(statistics, "of_all_processes", lambda values, calls=calls: calls.append(values) or values)
-        joined(share)
+        share.moments()
     others = iter(zip(*seen[1:], strict=True)) if shares[1:] else iter([()] * 1000)
     monkeypatch.setattr(statistics, "sum_of_all_processes", lambda value: sum(next(others), value))
     monkeypatch.setattr(statistics, "of_all_processes", lambda values: sum(next(others), values))
-    return joined(shares[0])
-
-
-def joined(statistic):
-    """Mean and covariance of all places."""
-    _, mean, covariance = zip(*statistic.moments(), strict=True)
-    return torch.cat(mean), torch.cat(covariance)
+    return shares[0].moments()
 
 
 @pytest.mark.parametrize("places", [PLACES, None])
 def test_a_gaussian_is_numpys_at_each_place_or_over_all_rows(images, places):
-    mean, covariance = joined(gaussian(images, range(IMAGES), places))
+    mean, covariance = gaussian(images, range(IMAGES), places).moments()
     parts = images.movedim(1, 0) if places else images.flatten(0, 1)[None]
     for place, rows in enumerate(np.round(parts.double().numpy() * 4096) / 4096):
         np.testing.assert_allclose(mean[place], rows.mean(axis=0), rtol=1e-12)
@@ -55,7 +49,7 @@ def test_a_gaussian_is_numpys_at_each_place_or_over_all_rows(images, places):
 @pytest.mark.parametrize("places", [PLACES, None])
 @pytest.mark.parametrize("shares", [1, 2, 3])
 def test_a_gaussian_has_the_same_bits_in_any_order_and_any_number_of_shares(images, monkeypatch, shares, places):
-    whole = joined(gaussian(images, range(IMAGES), places))
+    whole = gaussian(images, range(IMAGES), places).moments()
     monkeypatch.setattr(statistics, "WAITING", 3 * PLACES * FEATURES)  # adds after the fourth, then every third image
     monkeypatch.setattr(statistics, "PART", 30)  # a place or two rows at a time
     order = np.random.default_rng(shares).permutation(IMAGES)
@@ -81,7 +75,7 @@ def test_a_gaussian_refuses_what_it_cannot_add_exactly(images, value):
         statistic.fit()
     wide = RunningGaussian(1, largest=128.0)
     wide.update(torch.tensor([[-70.0], [70.0]]), 0)
-    assert joined(wide)[1].item() == 9800
+    assert wide.moments()[1].item() == 9800
 
 
 def test_a_gaussian_refuses_other_places_and_no_rows_and_one_row_has_no_covariance(images):
