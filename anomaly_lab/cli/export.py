@@ -152,7 +152,7 @@ def commit(run: Path) -> str | None:
     return git if isinstance(git, str) else None
 
 
-def region(decoding: "Decoding") -> list[int] | dict[str, str] | None:
+def region(decoding: "Decoding") -> list[int] | list[float] | dict[str, str] | None:
     """The inspected part of a photo: a box, or the digest of a mask image, which identifies the right one."""
     if not isinstance(decoding.region, str):
         return decoding.region

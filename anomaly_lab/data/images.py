@@ -23,15 +23,15 @@ class Decoding:
 
     `value_range`: the values of 16-bit and floating-point files that become black and white; None: the range of the
     type, or of the data if the type has none, with a warning. `region`: the inspected part of every photo, as x, y,
-    width, height in px, or as a mask image file in which it is white. Files that declare more than `max_pixels` are
-    refused before they are decoded.
+    width, height in px, as shares of the sides of the photo (decimal numbers up to 1.0), or as a mask image file in
+    which it is white. Files that declare more than `max_pixels` are refused before they are decoded.
     """
 
     image_size: PositiveInt
     channels: Literal[1, 3]
     resize: Resize = "pad"
     value_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    region: Annotated[list[int], Field(min_length=4, max_length=4)] | str | None = None
+    region: Annotated[list[int] | list[float], Field(min_length=4, max_length=4)] | str | None = None
     max_pixels: PositiveInt = MAX_PIXELS
 
     def __post_init__(self) -> None:
@@ -65,12 +65,14 @@ class Decoding:
                     f"{placement.photo[0]} px, found {width} x {height}"
                 )
             return placement
-        x, y, region_width, region_height = self.region
+        in_px = all(isinstance(number, int) for number in self.region)
+        sides = (1, 1, 1, 1) if in_px else (width, height, width, height)
+        x, y, region_width, region_height = (round(n * side) for n, side in zip(self.region, sides, strict=True))
         inside = 0 <= x < x + region_width <= width and 0 <= y < y + region_height <= height
         if not inside:
             raise UserError(
-                f"{name}: expected data.region (x,y,width,height) inside the photo of {width} x {height} px, "
-                f"found {self.region}"
+                f"{name}: expected data.region (x,y,width,height, in px or as shares up to 1.0) inside the photo of "
+                f"{width} x {height} px, found {self.region}"
             )
         return place(height, width, self.image_size, self.resize, (y, x, region_height, region_width))
 

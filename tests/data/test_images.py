@@ -124,12 +124,32 @@ def test_the_region_counts_in_the_upright_photo(tmp_path):
     assert np.array_equal(shown, np.rot90(COLOURS, -1)[50:58, 30:38].transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("region", [[0, 0, 61, 40], [-1, 0, 10, 10], [50, 30, 10, 11], [5, 5, 0, 10], [5, 5, 10, -3]])
+def test_a_region_in_shares_of_the_sides(tmp_path, write):
+    """The central crop of 224 px out of 256 px: whatever the size of the photo."""
+    for side, box in ((256, [16, 16, 224, 224]), (1024, [64, 64, 896, 896])):
+        path = write(
+            tmp_path / f"{side}.png", np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8)
+        )
+        image, placement = Decoding(56, 3, region=[0.0625, 0.0625, 0.875, 0.875]).read(path)
+        expected, place = Decoding(56, 3, region=box).read(path)
+        assert np.array_equal(image, expected)
+        assert placement == place
+    assert Decoding(56, 3, region=[0, 0, 1.0, 1]).read(path)[1].region == (0, 0, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        [0, 0, 61, 40], [-1, 0, 10, 10], [50, 30, 10, 11], [5, 5, 0, 10], [5, 5, 10, -3],
+        [0.5, 0, 0.6, 1], [0, 0, 1.01, 1], [20.5, 10, 16, 16], [-0.1, 0, 0.5, 0.5], [0.1, 0.1, 0.0, 0.5],
+    ],
+)  # fmt: skip
 def test_a_region_outside_the_photo_is_refused(tmp_path, write, region):
     path = write(tmp_path / "a.png", COLOURS)
     for method in ("read", "size"):
         with pytest.raises(
-            UserError, match=r"a.png: expected data.region \(x,y,width,height\) inside .* 60 x 40 px, found"
+            UserError,
+            match=r"a.png: expected data.region \(x,y,width,height, in px or as .*1.0\) inside .* 60 x 40 px, found",
         ):
             getattr(Decoding(16, 3, region=region), method)(path)
 
