@@ -149,7 +149,7 @@ def test_a_dry_run_says_state_data_and_cost_and_leaves_nothing_even_with_a_flag_
     photo = parts / "test/hole/000.png"
     photo.write_bytes(photo.read_bytes()[:99])
     folder.mkdir(parents=True)
-    with pytest.raises(SystemExit, match=r"error: 1 photos cannot be read, and a run would .*hole/000.png: expected"):
+    with pytest.raises(SystemExit, match=r"a run would stop at photos that cannot be read, 1 of 21, .*hole/000.png"):
         train.job(config)
 
 

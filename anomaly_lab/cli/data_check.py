@@ -60,9 +60,10 @@ def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
 def refuse_unreadable(datamodule: "DataModule", resolved: dict[str, Any]) -> None:
     """Raise UserError if a run would stop at photos that cannot be read."""
     if (found := datamodule.unreadable) and resolved["data"]["on_error"] == "stop":
+        total = len(found) + len(datamodule.sizes)
         raise UserError(
-            f"{len(found)} photos cannot be read, and a run would stop at the first: {found[0]}; replace or remove "
-            "them, or data.on_error=skip leaves them out"
+            f"a run would stop at photos that cannot be read, {len(found)} of {total}, such as {found[0]}; replace or "
+            "remove them, or type data.on_error=skip to leave them out"
         )
 
 

@@ -20,7 +20,7 @@ from anomaly_lab.config.resolvers import register, resolve
 from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
-from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.core.errors import UserError, nearest, unknown_key
 
 POSITIVE = pydantic.PositiveInt
 KIND = typing.Literal["texture", "object"]
@@ -150,7 +150,7 @@ def _check_sections(raw: dict[str, Any]) -> None:
     """Refuse a missing section, and one that nothing reads."""
     sections = {*(key for key in READ if "." not in key), *SECTIONS}
     if unknown := next((key for key in raw if key not in sections), None):
-        raise UserError(f"{unknown}: expected one of {', '.join(sorted(sections))}, found {unknown!r}")
+        raise unknown_key(unknown, sorted(sections))
     for section in NEEDED:
         if not isinstance(raw.get(section), dict):
             found = repr(raw[section]) if section in raw else "none"
@@ -283,7 +283,7 @@ def check_node(path: str, node: Any, raw: Any = None) -> None:
         if key.startswith("_") or (path == "method" and key in {"name", "wants"}):
             continue
         if parameters is not None and key not in parameters:
-            raise UserError(f"{here}: expected one of {', '.join(parameters)}, found {key!r}{nearest(key, parameters)}")
+            raise unknown_key(here, parameters)
         if parameters is not None:
             expected = parameters[key] if is_ours(target) else NARROWER.get(key, parameters[key])
             check_value(_source(here, raw.get(key)), value, expected)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import parameters_of
-from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.core.errors import UserError, unknown_key
 
 Composed = TypeVar("Composed")
 FLAGS = {"-m", "--multirun"}
@@ -137,6 +137,5 @@ def _added(words: list[str], error: ConfigCompositionException) -> list[str]:
         f"+{word}" if word.startswith((f"{where}=", f"{str(where).rpartition('.')[0]}={{")) else word for word in words
     ]
     if key not in names or added == words:
-        expected = f"one of {', '.join(names)}" if names else "no key"
-        raise UserError(f"{where}: expected {expected}, found {key!r}{nearest(str(key), names)}") from error
+        raise unknown_key(str(where), names) from error
     return added

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+LISTED = 8  # keys that a message lists
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SHORT = re.compile(r"\d+ requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d+|No space left")
 
@@ -41,3 +42,14 @@ def nearest(found: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest valid name, or nothing."""
     match = get_close_matches(found, list(known), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def unknown_key(key: str, known: Iterable[str]) -> UserError:
+    """The error for a dotted key that does not exist: the nearest one of its section first, then some of them all."""
+    section, _, found = key.rpartition(".")
+    names = [name for name in dict.fromkeys(known) if not name.startswith("_")]
+    match = get_close_matches(found, names, n=1, cutoff=0.6)
+    hint = f"did you mean {f'{section}.' if section else ''}{match[0]}? " if match else ""
+    rest = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    where = f"of {section}" if section else "at the top"
+    return UserError(f"{key}: no such key; {hint}keys {where}: {', '.join(names[:LISTED]) or 'none'}{rest}")

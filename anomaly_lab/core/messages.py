@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from anomaly_lab.core.console import printable
-from anomaly_lab.core.errors import UserError, full_disk, nearest
+from anomaly_lab.core.errors import UserError, full_disk, nearest, unknown_key
 
 
 @contextmanager
@@ -59,17 +59,13 @@ def explain(error: BaseException) -> UserError:
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     parent, found = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, DictConfig) and found is not None and found not in parent:
-        known, where = [str(key) for key in parent], str(getattr(cause, "full_key", "") or found)
-        under = f" under {where.rpartition('.')[0]}" if "." in where else ""
-        names = ", ".join(key for key in known if not key.startswith("_"))
+        where = str(getattr(cause, "full_key", "") or found)
         if where.startswith("data.settings."):
             return UserError(f"{where}: expected no key, because categories are a table; set augmentation.{found}=...")
         if elsewhere := _places(parent._get_root(), str(found)):
             keys = " or ".join(elsewhere[:3])
             return UserError(f"{where}: expected the whole key, {keys}, found {where!r}; type {elsewhere[0]}=...")
-        hint = nearest(str(found), known)
-        expected = f"one of the keys{under} ({names})" if names else f"no key{under}"
-        return UserError(f"{where}: expected {expected}, found {str(found)!r}{hint}")
+        return unknown_key(where, map(str, parent))
     if isinstance(cause, MissingMandatoryValue) or "Missing mandatory value" in str(cause):
         key = str(cause).split("Missing mandatory value: ")[-1].split()[0]
         return UserError(f"{key}: expected a value, found none; set {key}=...")

@@ -169,7 +169,7 @@ class DataModule(pl.LightningDataModule):
         self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
         self.unreadable += self.store.unreadable
         if self.unreadable:
-            say(f"data: {len(self.unreadable)} of {len(photos)} photos cannot be read and are left out:")
+            say(f"data: left out, because they cannot be read: {len(self.unreadable)} of {len(photos)} photos")
         for reason in self.unreadable:
             say(f"  {printable(reason)}")
         for remark in (unlike_the_others(self.sizes), unused_range()):

@@ -90,6 +90,6 @@ def unlike_the_others(sizes: Mapping[Path, tuple[int, int]]) -> str:
     path, (height, width) = list(sizes.items())[int(odd.argmax())]
     rows, columns = np.median(np.array(list(sizes.values())), axis=0)
     return (
-        f"{odd.sum()} of {len(sizes)} photos are of a very different size or shape than the others (median "
-        f"{columns:.0f} x {rows:.0f} px), such as {path} ({width} x {height} px); remove what does not belong to them"
+        f"of a very different size or shape than the others (median {columns:.0f} x {rows:.0f} px): {odd.sum()} of "
+        f"{len(sizes)} photos, such as {path} ({width} x {height} px); remove what does not belong to them"
     )

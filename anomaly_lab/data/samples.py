@@ -89,14 +89,29 @@ def _leader(leaders: dict[str, str], name: str) -> str:
 
 
 def with_copies(splits: Splits) -> Splits:
-    """The splits with copies among the training images joined (`join_copies`), and remarks on all copies."""
+    """The splits with copies among the training images joined (`join_copies`), and remarks on all copies.
+
+    A copy of a good photo that counts as defective is a contradiction, and named as that.
+    """
     train, test = ([sample.path for sample in samples] for samples in splits[:2])
     same = _contents([*train, *test])
     first: dict[str, Path] = {}
     again = [(path, first.setdefault(same[path], path)) for path in train if path in same]
     again = [pair for pair in again if pair[0] != pair[1]]
-    leaked = [(path, first[same[path]]) for path in test if same.get(path) in first]
+    good: dict[str, Path] = {}
+    for sample in (*splits.train, *splits.test):
+        if sample.path in same and not sample.label:
+            good.setdefault(same[sample.path], sample.path)
+    torn = [
+        (good[same[sample.path]], sample) for sample in splits.test if sample.label and same.get(sample.path) in good
+    ]
+    both = {sample.path for _, sample in torn}
+    leaked = [(path, first[same[path]]) for path in test if same.get(path) in first and path not in both]
     remarks = [
+        f"contradictory labels, good and defective photos of the same bytes: {len(torn)}, such as {path} (good) and "
+        f"{sample.path} ({sample.defect}); remove the one that is in the wrong place"
+        for path, sample in torn[:1]
+    ] + [
         f"byte copies {what}: {len(pairs)}, such as {pairs[0][0]} of {pairs[0][1]}"
         for pairs, what in (
             (again, "among the training images, held out together"),

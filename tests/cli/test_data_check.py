@@ -53,11 +53,13 @@ def test_a_copy_and_a_file_that_cannot_be_read_are_named_and_are_an_error(checke
     (tmp_path / "part/test/good").mkdir()
     (tmp_path / "part/test/good/2.png").write_bytes((tmp_path / "part/train/good/0.png").read_bytes())
     (tmp_path / "part/train/good/x.png").write_bytes(b"junk")
-    with pytest.raises(UserError, match=r"1 photos cannot be read, and a run would stop at the first: .*x.png: exp"):
+    with pytest.raises(
+        UserError, match=r"a run would stop at photos that cannot be read, 1 of 24, such as .*x.png: exp"
+    ):
         checked()
     said = capsys.readouterr().out
     assert "of training images among the test images" in said
-    assert "1 of 24 photos cannot be read and are left out:\n  part/train/good/x.png: expected" in said
+    assert "left out, because they cannot be read: 1 of 24 photos\n  part/train/good/x.png: expected" in said
     assert "a run uses 23 of 24 photos" in said
     assert "and tests 3," in said
     assert "a run uses 23 of 24 photos" in checked("data.on_error=skip")

@@ -241,5 +241,5 @@ def test_a_photo_of_another_size_or_shape_than_most_is_named():
     assert unlike_the_others({**alike, Path("half.png"): (300, 400)}) == ""
     for name, size in (("thumb", (140, 190)), ("large", (3000, 4000)), ("strip", (600, 1800))):
         said = unlike_the_others({**alike, Path(f"{name}.png"): size})
-        assert said.startswith("1 of 10 photos are of a very different size or shape than the others (median ")
-        assert f"such as {name}.png ({size[1]} x {size[0]} px)" in said
+        assert said.startswith("of a very different size or shape than the others (median ")
+        assert f"1 of 10 photos, such as {name}.png ({size[1]} x {size[0]} px)" in said

@@ -325,14 +325,17 @@ def test_what_is_left_out_is_named(tmp_path):
 def test_copies_are_held_out_together_and_named(tmp_path):
     for number in range(6):
         touch(tmp_path / f"good/{number}.png").write_bytes(b"same" if number in {1, 4} else bytes([number] * 4))
-    touch(tmp_path / "bad/0.png").write_bytes(b"same")
-    splits = folder(str(tmp_path), 0, 0.01)
-    a, b = tmp_path / "good/4.png", tmp_path / "good/1.png"
-    assert splits.remarks == (
+    a, b, bad = tmp_path / "good/4.png", tmp_path / "good/1.png", touch(tmp_path / "bad/0.png")
+    bad.write_bytes(b"same")
+    assert folder(str(tmp_path), 0, 0.01).remarks == (
+        f"contradictory labels, good and defective photos of the same bytes: 1, such as {b} (good) and {bad} "
+        "(bad); remove the one that is in the wrong place",
         f"byte copies among the training images, held out together: 1, such as {a} of {b}",
-        "byte copies of training images among the test images, whose scores say little: 1, such as "
-        f"{tmp_path / 'bad/0.png'} of {b}",
     )
+    bad.write_bytes(
+        bytes([next(i for i in range(6) if folder(str(tmp_path), 0, 0.01).test[0].path.stem == f"{i}")] * 4)
+    )
+    assert folder(str(tmp_path), 0, 0.01).remarks[0].startswith("contradictory labels, good")  # both are tested
     for seed in range(20):
         splits = folder(str(tmp_path), seed, 0.3)
         assert len({path in {sample.path for sample in splits.train} for path in (a, b)}) == 1

@@ -171,7 +171,7 @@ def test_every_value_is_checked_before_the_first_job(composed):
     for word, message in (
         ("budget.learning_rate=interval(-1,1)", "budget.learning_rate: expected .*found -1.0"),
         ("method=cae,cea", "method: expected one of .*found 'cea'"),
-        ("data.batchsize=8,16", "data.batchsize: expected one of the keys"),
+        ("data.batchsize=8,16", "data.batchsize: no such key; did you mean data.batch_size"),
     ):
         with pytest.raises(UserError, match=message):
             check_values(loader, config, asked_for(*words, word))
