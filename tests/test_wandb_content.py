@@ -100,7 +100,7 @@ def test_the_summary_has_every_figure_of_the_run_under_its_name(run):
 
 def test_panels_show_the_gallery_tile_by_tile(run):
     index = rows_of(run.folder / "gallery" / "index.csv")
-    for kind in ("miss", "false_alarm", "random"):
+    for kind in ("lowest_defective", "highest_good", "random"):
         rows = [row for row in index if row["kind"] == kind]
         panel = shown(run, f"gallery/{kind}")
         assert len(panel) == len(rows) >= 5
@@ -228,9 +228,9 @@ def test_scores_that_are_no_numbers_are_kept(tmp_path):
 def test_images_that_have_a_picture_show_it_in_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers, "TABLE_PICTURES", 2)
     (tmp_path / "scores.csv").write_text("path,defect,score\n" + "".join(f"/a/cut/{i}.png,cut,{i}\n" for i in range(4)))
-    for name in ("gallery/miss_00.webp", "pictures/cut_1.png", "pictures/cut_2.png"):
+    for name in ("gallery/lowest_defective_00.webp", "pictures/cut_1.png", "pictures/cut_2.png"):
         write_picture(tmp_path / name, np.full((10, 640, 3), 90, np.uint8))
-    (tmp_path / "gallery/index.csv").write_text("file,path\nmiss_00.webp,/a/cut/3.png\n")
+    (tmp_path / "gallery/index.csv").write_text("file,path\nlowest_defective_00.webp,/a/cut/3.png\n")
     logger = Kept()
     log_tables(logger, tmp_path)
     table = logger.rows[0]["tables/scores"]
@@ -248,14 +248,14 @@ def test_without_labelled_images_there_is_no_table(tmp_path):
 def test_pictures_of_a_panel_are_made_equally_large():
     logger = Kept()
     small, large = np.full((2, 3, 3), 7, np.uint8), np.full((4, 2, 3), 9, np.uint8)
-    log_pictures([logger], {"gallery/miss": {"a": small, "b": large}}, epoch=5)
+    log_pictures([logger], {"gallery/lowest_defective": {"a": small, "b": large}}, epoch=5)
     (row,) = logger.rows
     assert row["epoch"] == 4  # Lightning's count
-    pictures = [np.asarray(image.image) for image in row["gallery/miss"]]
+    pictures = [np.asarray(image.image) for image in row["gallery/lowest_defective"]]
     assert [picture.shape for picture in pictures] == [(4, 3, 3)] * 2
     assert (pictures[0][:2] == 7).all()
     assert not pictures[0][2:].any()
-    assert [image._caption for image in row["gallery/miss"]] == ["a", "b"]
+    assert [image._caption for image in row["gallery/lowest_defective"]] == ["a", "b"]
 
 
 def test_tensorboard_shows_every_picture():
@@ -263,5 +263,9 @@ def test_tensorboard_shows_every_picture():
     logger = stand_in(pl.loggers.TensorBoardLogger)
     logger.experiment.add_image = lambda name, picture, epoch, dataformats: names.append((name, epoch, dataformats))
     pixels = np.zeros((2, 2, 3), np.uint8)
-    log_pictures([logger], {"curves/scores": {"": pixels}, "gallery/miss": {"a": pixels, "b": pixels}})
-    assert names == [("curves/scores", None, "HWC"), ("gallery/miss/a", None, "HWC"), ("gallery/miss/b", None, "HWC")]
+    log_pictures([logger], {"curves/scores": {"": pixels}, "gallery/lowest_defective": {"a": pixels, "b": pixels}})
+    assert names == [
+        ("curves/scores", None, "HWC"),
+        ("gallery/lowest_defective/a", None, "HWC"),
+        ("gallery/lowest_defective/b", None, "HWC"),
+    ]

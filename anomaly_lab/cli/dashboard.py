@@ -30,7 +30,8 @@ LOSSES = {
     "diversity of the samples, 1: as diverse as the data": ("samples/diversity",),
 }
 MAPS = {
-    "worst misses": "gallery/miss", "worst false alarms": "gallery/false_alarm", "at random": "gallery/random"
+    "defective, lowest scores": "gallery/lowest_defective", "good, highest scores": "gallery/highest_good",
+    "at random": "gallery/random",
 }  # fmt: skip
 CURVES = {
     "image_roc": ("false_positive_rate", "true_positive_rate"),

@@ -1,7 +1,7 @@
-"""A gallery of test images: the worst misses, the worst false alarms, and a random selection."""
+"""A gallery of test images: defective ones with the lowest scores, good ones with the highest, some at random."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -16,8 +16,8 @@ from anomaly_lab.evaluation.drawing import Panel, color_range, heat, overlay, pa
 from anomaly_lab.evaluation.evaluation import evaluation_of
 from anomaly_lab.tracking.loggers import log_pictures
 
-Kind = Literal["miss", "false_alarm", "random"]
-KINDS: tuple[Kind, ...] = ("miss", "false_alarm", "random")
+Kind = Literal["lowest_defective", "highest_good", "random"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 HEADER = ("file", "kind", "path", "defect", "label", "decision_score", "tiles")
 
 
@@ -56,7 +56,7 @@ class Gallery(pl.Callback):
             sample = samples[row.index]
             orders: dict[Kind, float] = {"random": float(self._chance[row.index])}
             if sample.label in (0, 1):
-                kind: Kind = "miss" if sample.label else "false_alarm"
+                kind: Kind = "lowest_defective" if sample.label else "highest_good"
                 orders[kind] = row.decision_score if sample.label else -row.decision_score
             shot: Panel | None = None
             for kind, order in orders.items():

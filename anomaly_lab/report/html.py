@@ -10,10 +10,10 @@ from typing import Any
 
 from anomaly_lab import __version__
 from anomaly_lab.core.files import finite, read_csv, write_whole
-from anomaly_lab.metrics.thresholds import guarantee
 from anomaly_lab.report.groups import Groups, group
 from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
 from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
+from anomaly_lab.report.verdict import verdict
 from anomaly_lab.runs import settings
 from anomaly_lab.runs.collect import Run, collect
 from anomaly_lab.runs.measures import is_loss
@@ -42,6 +42,7 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
     title = title_of(runs)
     parts = {
         "head": head(title, "data:"),
+        "verdict": "\n".join(f"<p>{escape(line)}</p>" for line in (verdict(runs[0]) if len(runs) == 1 else [])),
         "data": in_script(data_of(title, runs, groups, found, pictures)),
         "thumbnails": "\n".join(
             f'<script type="text/plain" id="thumbnails-{i}">\n{chr(10).join(shot.data for shot in shots)}\n</script>'
@@ -154,10 +155,9 @@ def _run(
     return {
         "id": number, "shown": run.shown, "seed": run.key.seed, "state": run.state, "trouble": run.trouble,
         "repeated": repeated, "row": place[0] if place else None, "column": place[1] if place else None,
-        "metrics": run.metrics, "threshold": run.threshold,
+        "metrics": run.metrics, "threshold": run.threshold, "verdict": verdict(run),
         "scores": run.scores if few else [], "decisions": run.decision_scores if few else [],
         "thresholds": [{key: entry.get(key) for key in ("name", "decided_by", "image", "normals")}
-                       | {"guarantee": guarantee(count) if isinstance(count := entry.get("normals"), int) else ""}
                        for entry in run.thresholds],
         "defects": run.defects, "environment": run.environment,
         "settings": {**which, **settings.shown_settings(run.config)} if run.config else {},

@@ -19,7 +19,7 @@ class Thumbnail(NamedTuple):
 
     image: int  # place in the run's images, -1: not known
     name: str
-    kind: str  # miss, false_alarm, random; "": of a run without a gallery
+    kind: str  # as in gallery/index.csv; "": of a run without a gallery
     tiles: tuple[str, ...]
     width: int
     height: int

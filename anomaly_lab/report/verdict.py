@@ -1,57 +1,55 @@
 """A result in words: what was found, whether that beats doing nothing clever, and what decides."""
 
-from collections.abc import Mapping, Sequence
+import math
 
 from anomaly_lab.metrics.thresholds import Threshold, guarantee
+from anomaly_lab.runs.collect import Run
 from anomaly_lab.runs.measures import strongest
 
 
-def verdict(
-    scores: Sequence[Mapping[str, str]],
-    metrics: Mapping[str, float],
-    controls: Sequence[Mapping[str, str]],
-    threshold: Threshold,
-) -> list[str]:
-    """Up to three sentences, from the rows of scores.csv and controls.csv, metrics.json and the threshold."""
-    judged = scores if any(name.startswith("image_accuracy") for name in metrics) else []  # else: held-out images
-    return [line for line in (found(judged), against(metrics, controls), decides(threshold)) if line]
+def verdict(run: Run) -> list[str]:
+    """Up to three sentences about a run; none before it is done, and none from what its folder lacks."""
+    return [line for line in (found(run), against(run), decides(run)) if line] if run.done else []
 
 
-def found(scores: Sequence[Mapping[str, str]]) -> str:
+def found(run: Run) -> str:
     """Defects found and false alarms."""
+    if not any(name.startswith("image_accuracy") for name in run.metrics):  # the scores are those of held-out images
+        return "No labelled test images: no metrics."
     parts = []
-    for label, right, one, many in (
-        ("1", "found {} of {}", "defective image", "defective images"),
-        ("0", "{} of {} rejected", "good image", "good images"),
-    ):
-        decisions = [row["decision"] for row in scores if row["label"] == label]
-        if decisions:
-            name = one if len(decisions) == 1 else many
-            words = right.format(decisions.count("abnormal"), f"{len(decisions)} {name}")
-            parts.append(words)
-    return ", ".join(parts).capitalize() + "." if parts else "No labelled test images: a threshold, and no metrics."
+    for label, right, name in ((1, "found {} of {}", "defective image"), (0, "{} of {} rejected", "good image")):
+        scores = [score for image, score in zip(run.images, run.decision_scores, strict=True) if image.label == label]
+        if scores:
+            rejected = sum(score >= run.threshold for score in scores)
+            parts.append(right.format(rejected, f"{len(scores)} {name}{'s' * (len(scores) > 1)}"))
+    return ", ".join(parts).capitalize() + "." if parts else ""
 
 
-def against(metrics: Mapping[str, float], controls: Sequence[Mapping[str, str]]) -> str:
+def against(run: Run) -> str:
     """The ranking beside the best trivial control; empty without both kinds of images."""
-    own = metrics.get("image_auroc")
-    if own is None:
+    own, low, high = (run.metrics.get(f"image_auroc{end}") for end in ("", "_low", "_high"))
+    if own is None or low is None or high is None:
         return ""
-    low, high = metrics["image_auroc_low"], metrics["image_auroc_high"]
     text = f"Image AUROC {own:.3f} (95 % interval {low:.3f} to {high:.3f})"
-    found = {row["control"]: {"image_auroc": float(row["image_auroc"])} for row in controls if row.get("image_auroc")}
-    if not found:
+    controls = {
+        kind: found for kind, found in run.controls.items() if not math.isnan(found.get("image_auroc", math.nan))
+    }
+    if not controls:
         return f"{text}."
-    kind, best = strongest("image_auroc", found)
+    kind, best = strongest("image_auroc", controls)
     beats = "" if own > best else ": this method shows nothing that the control does not"
     return f"{text}; the best trivial control, {kind}, reaches {best:.3f}{beats}."
 
 
-def decides(threshold: Threshold) -> str:
-    """The rule, and the lowest false alarm rate that its images can guarantee."""
-    what = (
-        f"whose score reaches {threshold.image:.4g}"
-        if threshold.decided_by == "score"
-        else f"with a region above {threshold.image:.4g} that covers {threshold.minimum_area:.2%} of it"
-    )
-    return f"An image {what} is rejected (threshold rule {threshold.name}). {guarantee(threshold.normals)}"
+def decides(run: Run) -> str:
+    """The rule of the test, and the lowest false alarm rate that its images can guarantee; empty for damaged files."""
+    try:
+        line = Threshold(**{name: run.thresholds[0][name] for name in Threshold._fields if name != "note"})
+        what = (
+            f"its score reaches {line.image:.4g}"
+            if line.decided_by == "score"
+            else f"a region of at least {line.minimum_area:.2%} of it lies above {line.image:.4g}"
+        )
+        return f"An image is rejected if {what} (threshold rule {line.name}). {guarantee(line.normals)}"
+    except (LookupError, TypeError, ValueError):
+        return ""

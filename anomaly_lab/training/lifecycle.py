@@ -14,14 +14,15 @@ from rich.table import Table
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.files import read_csv, write_json, write_whole
+from anomaly_lab.core.files import write_json, write_whole
 from anomaly_lab.core.messages import is_user_mistake
 from anomaly_lab.report.html import write_report
 from anomaly_lab.report.verdict import verdict
 from anomaly_lab.runs.checkpoint import load_checkpoint
+from anomaly_lab.runs.collect import read
 from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, remove_empty, state_of, write_job
 from anomaly_lab.runs.naming import place_of, versions_of
-from anomaly_lab.runs.stored import CONFIG, last_threshold
+from anomaly_lab.runs.stored import CONFIG
 from anomaly_lab.tracking.loggers import RUN_ID
 from anomaly_lab.training.run import fit_and_test
 
@@ -118,10 +119,7 @@ def write_page(folder: Path) -> None:
 
 def show(metrics: dict[str, Any], folder: Path) -> None:
     """Print the verdict, the metrics, and where the rest is."""
-    scores, controls = (
-        read_csv(folder / name) if (folder / name).is_file() else [] for name in ("scores.csv", "controls.csv")
-    )
-    for sentence in verdict(scores, metrics, controls, last_threshold(folder)):
+    for sentence in verdict(read(folder, folder)):
         say(sentence)
     table = Table("metric", "value")
     for name, value in metrics.items():

@@ -62,7 +62,11 @@ def test_losses_are_drawn_over_epochs_by_method(spec):
 
 def test_maps_have_a_row_for_each_run(spec):
     panels = configs(spec, "Maps", "Media Browser")
-    assert [panel["mediaKeys"] for panel in panels] == [["gallery/miss"], ["gallery/false_alarm"], ["gallery/random"]]
+    assert [panel["mediaKeys"] for panel in panels] == [
+        ["gallery/lowest_defective"],
+        ["gallery/highest_good"],
+        ["gallery/random"],
+    ]
     assert [panel["gridSettings"] for panel in panels] == [{"xAxis": "index", "yAxis": "run"}] * 3
 
 

@@ -114,7 +114,7 @@ def test_a_run_writes_curves_whose_areas_are_its_metrics(toy_run):
 
     shots = rows_of(folder / "gallery" / "index.csv")
     rising = sorted((float(row["decision_score"]), row["path"]) for row in scores if row["label"] == "1")
-    assert [row["path"] for row in shots if row["kind"] == "miss"] == [path for _, path in rising]
+    assert [row["path"] for row in shots if row["kind"] == "lowest_defective"] == [path for _, path in rising]
     assert all((folder / "gallery" / row["file"]).is_file() for row in shots)
     assert shots[0]["tiles"] == "image reconstruction map overlay mask"
 

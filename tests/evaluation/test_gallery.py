@@ -55,8 +55,8 @@ def test_the_worst_are_kept_whatever_the_batches(tmp_path, batch_size):
     rising = sorted(range(COUNT), key=lambda i: SCORES[i])
     misses = [str(SAMPLES[i].path) for i in rising if i % 2][:3]
     alarms = [str(SAMPLES[i].path) for i in rising[::-1] if not i % 2][:3]
-    assert [path for kind, path in found if kind == "miss"] == misses
-    assert [path for kind, path in found if kind == "false_alarm"] == alarms
+    assert [path for kind, path in found if kind == "lowest_defective"] == misses
+    assert [path for kind, path in found if kind == "highest_good"] == alarms
     assert len([path for kind, path in found if kind == "random"]) == 4
 
 
@@ -70,12 +70,12 @@ def test_the_order_of_the_images_changes_nothing(tmp_path):
 def test_a_file_is_a_strip_of_the_tiles_that_the_index_names(tmp_path):
     shown(tmp_path, Gallery(count=1, random=0, side=16), 8, list(range(COUNT)))
     rows = read_rows(tmp_path / "gallery" / "index.csv")
-    assert [row["kind"] for row in rows] == ["miss", "false_alarm"]
+    assert [row["kind"] for row in rows] == ["lowest_defective", "highest_good"]
     assert [row["tiles"] for row in rows] == ["image map overlay", "image map overlay mask"]  # no mask of the defect
     widths = [cv2.imread(str(tmp_path / "gallery" / row["file"])).shape for row in rows]
     assert widths == [(16, 48, 3), (16, 64, 3)]
     assert sorted(path.name for path in (tmp_path / "gallery").iterdir()) == [
-        "false_alarm_00.webp", "index.csv", "miss_00.webp"
+        "highest_good_00.webp", "index.csv", "lowest_defective_00.webp"
     ]  # fmt: skip
 
 

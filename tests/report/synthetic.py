@@ -114,7 +114,14 @@ def write_run(
                   zip(points, points ** (1 - aupro), -points, strict=True))  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
     write_csv(folder / "controls.csv", ("control", "image_auroc"), controls.items())
-    line = {"name": "false_alarms", "decided_by": "score", "image": threshold, "pixel": 2.0, "normals": 20}
+    line = {
+        "name": "false_alarms",
+        "decided_by": "score",
+        "image": threshold,
+        "pixel": 2.0,
+        "minimum_area": 0.001,
+        "normals": 20,
+    }
     (folder / "threshold.json").write_text(json.dumps([line]))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "git": "abc1234"}))
     losses = [(epoch, 1 / epoch, 1.1 / epoch) for epoch in range(1, 21)]
@@ -130,7 +137,10 @@ def _write_gallery(folder: Path, paths: list[str], defects: list[str], label: li
         return
     (folder / "gallery").mkdir()
     rising = np.argsort(score).tolist()
-    kinds = [("miss", [i for i in rising if label[i]]), ("false_alarm", [i for i in rising[::-1] if not label[i]])]
+    kinds = [
+        ("lowest_defective", [i for i in rising if label[i]]),
+        ("highest_good", [i for i in rising[::-1] if not label[i]]),
+    ]
     rows = []
     for kind, order in [*kinds, ("random", rising[::2])]:
         for number, i in enumerate(order[:count]):

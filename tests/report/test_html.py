@@ -152,8 +152,12 @@ def test_a_folder_without_a_result_still_makes_a_page(tmp_path):
 def test_the_report_of_a_run_lies_in_its_folder_and_is_named_after_it(tmp_path):
     folder = write_run(tmp_path, seed=3, pictures=1)
     assert write_report(folder) == folder / "report.html"
-    data = data_of((folder / "report.html").read_text())
+    text = (folder / "report.html").read_text()
+    data = data_of(text)
     assert data["title"] == "cae on mvtec_ad screw, seed 3"
+    sentences = data["runs"][0]["verdict"]
+    assert len(sentences) == 3
+    assert text.partition("</header>")[2].startswith("\n" + "\n".join(f"<p>{html.escape(line)}</p>" for line in sentences))
     assert data["runs"][0]["shown"] == "sweep/cae/mvtec_ad/screw/3/0123456789"
 
 

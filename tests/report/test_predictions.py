@@ -61,7 +61,7 @@ def test_without_a_scored_photo_there_is_no_page(tmp_path):
 @pytest.mark.slow
 def test_the_threshold_moves_in_a_browser(browser, out):
     opened = open_page(browser, page_of(out))
-    assert texts(opened, "#counts") == ["1 of 3 photos are abnormal at this threshold (the run's own)."]
+    assert texts(opened, "#counts") == ["1 of 3 photos are abnormal at this threshold, the run's own."]
     assert texts(opened, "#guarantee") == [guarantee(9)]
     assert [text.split()[0] for text in texts(opened, ".shots figcaption")] == ["abnormal", "normal", "normal"]
     move = "const s = byId('threshold'); s.value = 0.2; s.dispatchEvent(new Event('input')); return s.value"

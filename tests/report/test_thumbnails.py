@@ -35,7 +35,7 @@ def test_a_small_limit_leaves_some_of_each_kind(tmp_path):
     whole = thumbnails(run, 10**9)
     few = thumbnails(run, sum(len(shot.data) for shot in whole) // 2)
     assert 3 <= len(few) < len(whole)
-    assert {shot.kind for shot in few} == {"miss", "false_alarm", "random"}
+    assert {shot.kind for shot in few} == {"lowest_defective", "highest_good", "random"}
     assert thumbnails(run, 10) == []
 
 
@@ -58,11 +58,11 @@ def test_old_runs_show_their_pictures_smaller(tmp_path):
 def test_a_damaged_index_leads_nowhere(tmp_path):
     folder = write_run(tmp_path, pictures=1)
     secret = tmp_path / "secret.webp"
-    secret.write_bytes((folder / "gallery" / "miss_00.webp").read_bytes())
+    secret.write_bytes((folder / "gallery" / "lowest_defective_00.webp").read_bytes())
     index = folder / "gallery" / "index.csv"
     text = index.read_text()
-    index.write_text(text.replace("miss_00.webp", "../../../../../../../secret.webp"))
+    index.write_text(text.replace("lowest_defective_00.webp", "../../../../../../../secret.webp"))
     (run,) = collect([tmp_path])
-    assert {Path(shot.name).name for shot in thumbnails(run, 10**9)} == {"false_alarm_00", "random_00"}
+    assert {Path(shot.name).name for shot in thumbnails(run, 10**9)} == {"highest_good_00", "random_00"}
     index.write_text("file,kind\n1\n")
     assert thumbnails(run, 10**9) == []

@@ -1,60 +1,76 @@
-"""The sentences about a result, on tables written out here."""
+"""The sentences about a result, on runs written out here."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from anomaly_lab.metrics.thresholds import Threshold
-from anomaly_lab.report.verdict import against, decides, found, verdict
+from anomaly_lab.report.verdict import verdict
+from anomaly_lab.runs.collect import Image, Key, Run
 
-LINE = Threshold("false_alarms", "score", 1.25, 2.0, 0.001, 19)
-METRICS = {"image_auroc": 0.95, "image_auroc_low": 0.9, "image_auroc_high": 0.98}
+LINE = Threshold("false_alarms", "score", 1.25, 2.0, 0.001, 19)._asdict()
+METRICS = {"image_accuracy_normal": 1.0, "image_auroc": 0.95, "image_auroc_low": 0.9, "image_auroc_high": 0.98}
+IMAGES = ((1, 2.0), (1, 1.0), (1, 1.25), (0, 1.0), (0, 2.0))
 
 
-def rows(*pairs):
-    return [{"label": str(label), "decision": decision} for label, decision in pairs]
+def run_of(pairs=IMAGES, metrics=METRICS, thresholds=(LINE,), **controls):
+    return Run(
+        Path("runs/a"), "a", Key("a", "cae", "folder", "bolts", "0"), "done", metrics=metrics, threshold=1.25,
+        images=[Image(f"{i}.png", "", label) for i, (label, _) in enumerate(pairs)],
+        decision_scores=[score for _, score in pairs], thresholds=list(thresholds),
+        controls={name: {"image_auroc": value} for name, value in controls.items()},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("scores", "sentence"),
+    ("images", "metrics", "sentence"),
     [
-        (
-            rows((1, "abnormal"), (1, "normal"), (1, "abnormal"), (0, "normal"), (0, "abnormal")),
-            "Found 2 of 3 defective images, 1 of 2 good images rejected.",
-        ),
-        (rows((0, "normal")), "0 of 1 good image rejected."),
-        (rows((1, "normal")), "Found 0 of 1 defective image."),
-        ([], "No labelled test images: a threshold, and no metrics."),
+        (IMAGES, METRICS, "Found 2 of 3 defective images, 1 of 2 good images rejected."),
+        (IMAGES[3:4], METRICS, "0 of 1 good image rejected."),
+        (IMAGES[1:2], METRICS, "Found 0 of 1 defective image."),
+        ((), {}, "No labelled test images: no metrics."),
+        (IMAGES[3:], {}, "No labelled test images: no metrics."),  # held out
     ],
 )
-def test_what_was_found(scores, sentence):
-    assert found(scores) == sentence
+def test_what_was_found(images, metrics, sentence):
+    assert verdict(run_of(images, metrics))[0] == sentence
 
 
 @pytest.mark.parametrize(
     ("controls", "end"),
     [
-        ([], "0.980)."),
-        ([{"control": "gray", "image_auroc": "0.9"}], "the best trivial control, gray, reaches 0.900."),
+        ({}, "0.980)."),
+        ({"gray": 0.9, "pca": 0.8}, "; the best trivial control, gray, reaches 0.900."),
         (
-            [{"control": "gray", "image_auroc": "0.95"}, {"control": "otsu", "image_auroc": ""}],
+            {"gray": 0.95, "otsu": float("nan")},
             "gray, reaches 0.950: this method shows nothing that the control does not.",
         ),
     ],
 )
 def test_beside_the_best_control(controls, end):
-    sentence = against(METRICS, controls)
+    sentence = verdict(run_of(**controls))[1]
     assert sentence.startswith("Image AUROC 0.950 (95 % interval 0.900 to 0.980)")
     assert sentence.endswith(end)
 
 
+def test_a_run_that_is_not_done_has_no_result():
+    assert verdict(replace(run_of(), state="running")) == []
+
+
 def test_without_both_kinds_of_images_nothing_is_compared():
-    assert against({}, [{"control": "gray", "image_auroc": "0.9"}]) == ""
-    assert len(verdict(rows((0, "normal")), {}, [], LINE)) == 2
+    assert len(verdict(run_of(metrics={}, gray=0.9))) == 2
 
 
 def test_what_decides():
-    assert decides(LINE) == (
-        "An image whose score reaches 1.25 is rejected (threshold rule false_alarms). The threshold comes from 19 "
-        "good images. They cannot guarantee a false alarm rate below 1 in 20."
+    guarantee = "The threshold comes from 19 good images. They cannot guarantee a false alarm rate below 1 in 20."
+    assert (
+        verdict(run_of())[2]
+        == f"An image is rejected if its score reaches 1.25 (threshold rule false_alarms). {guarantee}"
     )
-    region = LINE._replace(name="area", decided_by="component")
-    assert "with a region above 1.25 that covers 0.10% of it is rejected (threshold rule area)" in decides(region)
+    region = LINE | {"name": "area", "decided_by": "component"}
+    assert verdict(run_of(thresholds=[region, LINE]))[2] == (
+        f"An image is rejected if a region of at least 0.10% of it lies above 1.25 (threshold rule area). {guarantee}"
+    )
+    for damaged in ([], [{}], [LINE | {"image": "high"}], [LINE | {"normals": None}]):
+        assert len(verdict(run_of(thresholds=damaged))) == 2

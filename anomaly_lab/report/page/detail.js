@@ -53,7 +53,7 @@ function drawDetail(runs, run) {
       el("div", { class: "bar" },
         segments("Seed", runs.map((other) => [other.id, other.seed]), run.id, (id) => keepingFocus(() => drawDetail(runs, runs.find((other) => other.id === id)))),
         el("button", { type: "button", onclick: closeCell }, "Close"))),
-    keyFigures(run), run.trouble ? el("p", { class: "notice" }, run.trouble) : "",
+    DATA.runs.length > 1 ? run.verdict.map((line) => el("p", {}, line)) : "", keyFigures(run), run.trouble ? el("p", { class: "notice" }, run.trouble) : "",
     decision ? decision.node : el("p", { class: "quiet" }, "No scores of single images."),
     el("h3", {}, "Curves"), curves(run, images, decision),
     decision ? decision.gallery : "",
@@ -102,14 +102,12 @@ function decisions(run, images) {
   exact.addEventListener("input", () => { if (exact.value !== "") update(Number(exact.value), exact); });
   // An empty field, or one that is no number, must not stand beside figures of another value.
   for (const left of ["change", "blur"]) exact.addEventListener(left, () => { if (exact.value === "") exact.value = String(current); });
-  const back = el("button", { type: "button", id: "threshold-back", onclick: () => update(own) }, "the run's own");
+  const back = el("button", { type: "button", id: "threshold-back", onclick: () => update(own) }, "run's threshold");
   const node = el("div", {},
     el("h3", {}, "Threshold"),
-    el("p", { class: "quiet" }, `An image is called abnormal where its score reaches the threshold. The run's own, ${score(own)}, comes from held-out good images`,
-      run.thresholds.length ? ` (${run.thresholds[0].name}, ${run.thresholds[0].normals} images)` : "", "; moving it here is hindsight.",
-      run.thresholds.length ? ` ${run.thresholds[0].guarantee}` : "",
-      run.thresholds.length > 1 ? ` It was replaced later (${run.thresholds.slice(1).map((line) =>
-        `${line.name} ${score(line.image)}`).join(", ")}); these figures are those of the test.` : ""),
+    el("p", { class: "quiet" }, `The run's threshold is ${score(own)}. A threshold that you choose here is chosen on the test images.`,
+      run.thresholds.length > 1 ? ` Later thresholds (${run.thresholds.slice(1).map((line) =>
+        `${line.name} ${score(line.image)}`).join(", ")}) were not tested.` : ""),
     el("div", { class: "threshold" }, slider, exact, back), figures,
     el("div", { class: "charts" },
       figure("Every image.", el("span", { class: "key" }, el("span", {}, el("i", { style: "background:var(--normal)" }), "decided rightly"),
@@ -232,11 +230,10 @@ function galleryOf(run, images) {
   });
   const abouts = [el("p", { class: "quiet", id: "about-misses" }), el("p", { class: "quiet", id: "about-alarms" })];
   const update = (threshold) => {
-    const wrong = (label) => images.some((image) => image.label === label && (image.value >= threshold) !== (label === 1));
-    abouts[0].textContent = wrong(1) ? "Defective images with the lowest scores."
-      : "No defective image was missed: these are the defective ones with the lowest scores.";
-    abouts[1].textContent = wrong(0) ? "Good images with the highest scores."
-      : "No good image was called abnormal: these are the good ones with the highest scores.";
+    [1, 0].forEach((label, i) => {
+      const of = images.filter((image) => image.label === label), wrong = of.filter((image) => (image.value >= threshold) !== (label === 1));
+      abouts[i].textContent = `${wrong.length} of ${of.length} ${label ? "defective images missed" : "good images rejected"} at this threshold.`;
+    });
     for (const { node, image, verdict } of cards) {
       if (image.label < 0) continue;
       const abnormal = image.value >= threshold, right = abnormal === (image.label === 1);
@@ -247,12 +244,12 @@ function galleryOf(run, images) {
   const part = (title, about, chosen) => chosen.length
     ? [el("h3", {}, title), about, el("div", { class: "gallery" }, chosen.map((card) => card.node))] : [];
   const rising = (a, b) => a.image.value - b.image.value;
-  const misses = cards.filter((card) => card.kind === "miss").sort(rising);
-  const alarms = cards.filter((card) => card.kind === "false_alarm").sort((a, b) => rising(b, a));
-  const others = cards.filter((card) => card.kind !== "miss" && card.kind !== "false_alarm");
+  const misses = cards.filter((card) => card.kind === "lowest_defective").sort(rising);
+  const alarms = cards.filter((card) => card.kind === "highest_good").sort((a, b) => rising(b, a));
+  const others = cards.filter((card) => !misses.includes(card) && !alarms.includes(card));
   return { update, node: el("div", { id: "gallery" },
-    part("Worst misses", abouts[0], misses),
-    part("Worst false alarms", abouts[1], alarms),
+    part("Defective images with the lowest scores", abouts[0], misses),
+    part("Good images with the highest scores", abouts[1], alarms),
     part(misses.length || alarms.length ? "Chosen at random" : "Pictures", "", others)) };
 }
 

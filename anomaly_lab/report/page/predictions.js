@@ -8,7 +8,7 @@ function drawShots() {
   const run = runOf(shown.run), photos = run.photos;
   const abnormal = (photo) => photo.value >= shown.threshold;
   byId("counts").textContent = `${photos.filter(abnormal).length} of ${photos.length} photos are abnormal at this threshold`
-    + (shown.threshold === run.threshold ? " (the run's own)." : "; moving it here changes no file.");
+    + (shown.threshold === run.threshold ? ", the run's own." : "; moving it here changes no file.");
   byId("shots").replaceChildren(...photos.slice(0, shown.count).map((photo) =>
     el("figure", { class: abnormal(photo) ? "abnormal" : null },
       el("figcaption", {}, el("strong", {}, abnormal(photo) ? "abnormal " : "normal "), score(photo.value), " ", soft(photo.name),
@@ -25,7 +25,7 @@ function drawLine() {
   const set = (value) => { shown.threshold = value; exact.value = String(value); slider.value = String(value); drawShots(); };
   slider.addEventListener("input", () => set(Number(slider.value)));
   exact.addEventListener("change", () => set(exact.value === "" ? run.threshold : Number(exact.value)));
-  byId("line").replaceChildren(slider, exact, el("button", { type: "button", onclick: () => set(run.threshold) }, "the run's own"));
+  byId("line").replaceChildren(slider, exact, el("button", { type: "button", onclick: () => set(run.threshold) }, "run's threshold"));
   byId("guarantee").textContent = run.guarantee;
   set(run.threshold);
 }
