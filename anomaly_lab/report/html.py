@@ -157,8 +157,7 @@ def _run(
         "repeated": repeated, "row": place[0] if place else None, "column": place[1] if place else None,
         "metrics": run.metrics, "threshold": run.threshold, "verdict": verdict(run),
         "scores": run.scores if few else [], "decisions": run.decision_scores if few else [],
-        "thresholds": [{key: entry.get(key) for key in ("name", "decided_by", "image", "normals")}
-                       for entry in run.thresholds],
+        "later": [{key: line.get(key) for key in ("name", "image")} for line in run.thresholds[run.tested + 1 :]],
         "defects": run.defects, "environment": run.environment,
         "settings": {**which, **settings.shown_settings(run.config)} if run.config else {},
         "curves": {name: points for name in CURVES if (points := curve_points(run.folder / "curves" / f"{name}.csv"))},

@@ -44,7 +44,7 @@ def against(run: Run) -> str:
 def decides(run: Run) -> str:
     """The rule of the test, and the lowest false alarm rate that its images can guarantee; empty for damaged files."""
     try:
-        line = Threshold(**{name: run.thresholds[0][name] for name in Threshold._fields if name != "note"})
+        line = Threshold(**{name: run.thresholds[run.tested][name] for name in Threshold._fields if name != "note"})
         what = (
             f"its score reaches {line.image:.4g}"
             if line.decided_by == "score"

@@ -69,6 +69,12 @@ class Run:
         return self.state == "done"
 
     @property
+    def tested(self) -> int:
+        """The place in `thresholds` of the one of the test; those behind it are later ones."""
+        same = [place for place, line in enumerate(self.thresholds) if line["image"] == self.threshold]
+        return same[-1] if same else len(self.thresholds) - 1
+
+    @property
     def test_set(self) -> str:
         """A hash that is equal for two runs exactly if their test images have the same names and labels."""
         text = json.dumps(self.images)

@@ -157,7 +157,9 @@ def test_the_report_of_a_run_lies_in_its_folder_and_is_named_after_it(tmp_path):
     assert data["title"] == "cae on mvtec_ad screw, seed 3"
     sentences = data["runs"][0]["verdict"]
     assert len(sentences) == 3
-    assert text.partition("</header>")[2].startswith("\n" + "\n".join(f"<p>{html.escape(line)}</p>" for line in sentences))
+    assert text.partition("</header>")[2].startswith(
+        "\n" + "\n".join(f"<p>{html.escape(line)}</p>" for line in sentences)
+    )
     assert data["runs"][0]["shown"] == "sweep/cae/mvtec_ad/screw/3/0123456789"
 
 

@@ -69,8 +69,9 @@ def test_what_decides():
         == f"An image is rejected if its score reaches 1.25 (threshold rule false_alarms). {guarantee}"
     )
     region = LINE | {"name": "area", "decided_by": "component"}
-    assert verdict(run_of(thresholds=[region, LINE]))[2] == (
+    later = [LINE | {"image": 9.0}, region, LINE | {"image": 7.0}]  # the second one was tested
+    assert verdict(run_of(thresholds=later))[2] == (
         f"An image is rejected if a region of at least 0.10% of it lies above 1.25 (threshold rule area). {guarantee}"
     )
-    for damaged in ([], [{}], [LINE | {"image": "high"}], [LINE | {"normals": None}]):
+    for damaged in ([], [{"image": 1.25}], [LINE | {"image": "high"}], [LINE | {"normals": None}]):
         assert len(verdict(run_of(thresholds=damaged))) == 2

@@ -106,7 +106,7 @@ function decisions(run, images) {
   const node = el("div", {},
     el("h3", {}, "Threshold"),
     el("p", { class: "quiet" }, `The run's threshold is ${score(own)}. A threshold that you choose here is chosen on the test images.`,
-      run.thresholds.length > 1 ? ` Later thresholds (${run.thresholds.slice(1).map((line) =>
+      run.later.length ? ` Later thresholds (${run.later.map((line) =>
         `${line.name} ${score(line.image)}`).join(", ")}) were not tested.` : ""),
     el("div", { class: "threshold" }, slider, exact, back), figures,
     el("div", { class: "charts" },
