@@ -55,7 +55,10 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
             reading.leave_out("left out as no part of the layout", child)
     reading.check_masks(path, *([test_folder] if test_folder else []))
     if not train:
-        raise UserError(f"{train_folder}: expected normal images to train on, found none ({_suffixes()})")
+        raise UserError(
+            f"data.root: expected good photos to train on in {train_folder}, found none ({_suffixes()}); set "
+            "data.root=FOLDER to the folder that holds train/good"
+        )
     return with_copies(reading.splits("train/good and test/<class>", train, test))
 
 
@@ -167,7 +170,10 @@ class Classes:
     ) -> list[Sample]:
         if not images:
             lines = self.remarks.lines()
-            raise UserError(f"{folder}: expected images, found none ({'; '.join([_suffixes(), *lines])})")
+            raise UserError(
+                f"data.root: expected photos in {folder}, found none ({'; '.join([_suffixes(), *lines])}); set "
+                "data.root=FOLDER to a folder of photos"
+            )
         for photo, mask in masks.items():
             if (other := self._masks.setdefault(mask, photo)) != photo:
                 raise UserError(

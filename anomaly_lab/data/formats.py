@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import tiff
+from anomaly_lab.data.names import UNREADABLE
 from anomaly_lab.data.pixels import (
     GRAY_MODES,
     ORIENTATION,
@@ -172,6 +173,10 @@ def _reason(path: Path, error: Exception) -> str:
 def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
     magic = file.read(4)
     file.seek(0)
+    if magic in tiff.MAGIC and path.suffix.lower() in UNREADABLE:
+        raise UserError(
+            f"{path}: expected an image, found a raw photo, of which only a preview would be read; convert it"
+        )
     if magic in tiff.MAGIC:
         return tiff.decode_tiff(path, file, max_pixels)
     with opened(file, FORMATS) as image:  # reads the header only

@@ -12,8 +12,8 @@ from pydantic import NonNegativeInt
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes, class_folders
-from anomaly_lab.data.listing import child_of, images_in, subfolders
-from anomaly_lab.data.names import DEFECT_WORDS, SUFFIXES, is_good, is_masks, is_system
+from anomaly_lab.data.listing import child_of, images_in, is_photo, subfolders
+from anomaly_lab.data.names import DEFECT_WORDS, is_good, is_masks, is_system
 from anomaly_lab.data.samples import Splits, hold_out, join_copies, with_copies
 
 POOLS = ("all", "textures", "objects")  # instead of a category: all of them, or those of one kind
@@ -119,7 +119,7 @@ def folder(
         if len(classes) > 1:
             found = ", ".join(child.name for child in classes)
             raise UserError(
-                f"{root}: expected to know which folders hold good photos, found {found}; name the good ones, "
+                f"data.good: expected the names of the folders of good photos in {root}, found {found}; type "
                 f"data.good=[{classes[0].name}] or data.good=[{','.join(child.name for child in classes)}]; "
                 "the others are defects"
             )
@@ -145,7 +145,7 @@ def _only_folder(path: Path, good: set[str]) -> Path:
         if len(children) != 1 or DEFECT_WORDS.search(children[0].name.lower()):
             return path
         if is_good(children[0].name, {*good, "train", "test"}) or any(
-            is_masks(child.name) or (child.is_file() and child.suffix.lower() in SUFFIXES) for child in path.iterdir()
+            is_masks(child.name) or (is_photo(child)) for child in path.iterdir()
         ):
             return path
         path = children[0]
@@ -159,8 +159,8 @@ def _refuse_other_layouts(path: Path, root: str) -> None:
             continue
         if is_good(name, ("train", "test")) or is_masks(name) or DEFECT_WORDS.search(name):
             raise UserError(
-                f"{root}: expected good images alone, or good/ beside folders of defects, or train/good and "
-                f"test/<class>; found the folder {found.relative_to(path).as_posix()!r}, whose name speaks of "
+                f"data.root: expected in {root} good images alone, or good/ beside folders of defects, or train/good "
+                f"and test/<class>; found the folder {found.relative_to(path).as_posix()!r}, whose name speaks of "
                 "another layout; rename it, name the folders of good photos (data.good=[NAME]), or list the images "
                 "in a table (data=csv)"
             )

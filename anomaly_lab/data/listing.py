@@ -1,16 +1,19 @@
-"""The photos below a folder, and what is left out there. No image is opened."""
+"""The photos below a folder, and what is left out there. No image is decoded."""
 
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from anomaly_lab.data.names import SUFFIXES, UNREADABLE, is_masks, is_system
+from anomaly_lab.data.names import SIGNATURES, SUFFIXES, UNREADABLE, is_masks, is_system
 
 LeftOut = Callable[[str, Path], None]  # receives a reason and a path
 NOWHERE = "left out, because the link leads nowhere (data that have not been fetched?)"
 TWICE = "left out, because the link leads to a folder that is read already"
 NOT_READ = "left out, because the format cannot be read (convert it to PNG)"
+NO_PHOTO = "left out, because the content is no photo"
+TWO_FILES = "left out beside the photo of the same name"
+BY_CONTENT = "read, because the content is a photo, whatever the suffix says"
 NO_FILE = "left out, because it is no file"
 FOLDER_OF_MASKS = "left out as a folder of masks"
 RESULTS = "left out, because the folder holds results of predict"
@@ -48,8 +51,8 @@ def walk(
     """The same as an iterator with one folder in memory at a time: the files of a folder, sorted, then its folders.
 
     Links to folders outside `path` are followed, once each. The error of a folder that cannot be listed is passed to
-    `unlisted`, everything else that may be a photo and is left out to `left_out`. With `unreadable`, dead links and
-    photos of formats that cannot be read are among the files.
+    `unlisted`; every other file that is left out, or read in spite of its suffix (`is_photo`), is passed to `left_out`.
+    With `unreadable`, dead links and photos of formats that cannot be read are among the files.
     """
     read = [os.path.realpath(path)]
     note = left_out or (lambda reason, path: None)
@@ -57,16 +60,38 @@ def walk(
     failed = partial(_not_listed, note=note, unlisted=unlisted)
     for folder, folders, files in os.walk(path, onerror=failed, followlinks=True):
         folders[:] = [name for name in sorted(folders) if _enters(Path(folder, name), read, note)]
+        stems = {Path(name).stem for name in files if Path(name).suffix.lower() in SUFFIXES}
         for name in sorted(files):
             file = Path(folder, name)
-            known = file.suffix.lower() in SUFFIXES
-            if is_system(name) or not (known or file.suffix.lower() in UNREADABLE):
+            if is_system(name):
                 continue
-            dead = file.is_symlink() and not file.exists()
-            if (known and file.is_file()) or (unreadable and (dead or file.is_file())):
+            suffix, is_file = file.suffix.lower(), file.is_file()
+            known, dead = suffix in SUFFIXES, file.is_symlink() and not file.exists()
+            if known and is_file:
+                yield file
+            elif not known and is_photo(file):
+                note(TWO_FILES if file.stem in stems else BY_CONTENT, file)
+                if file.stem not in stems:
+                    yield file
+            elif not (known or suffix in UNREADABLE):
+                note(NO_PHOTO, file)
+            elif unreadable and (dead or is_file):
                 yield file
             else:
                 note(NOWHERE if dead else NO_FILE if known else NOT_READ, file)
+
+
+def is_photo(file: Path) -> bool:
+    """Whether a file is read as a photo: by its suffix, or by how it begins."""
+    if not file.is_file():
+        return False
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with file.open("rb") as begun:
+            return SIGNATURES.match(begun.read(32)) is not None
+    except OSError:
+        return False
 
 
 def _not_listed(error: OSError, note: LeftOut, unlisted: Callable[[OSError], None] | None) -> None:

@@ -17,8 +17,15 @@ UNREADABLE = {  # photos that no decoder here reads
     ".psd", ".exr",
 }  # fmt: skip
 GOOD = {"good", "normal", "ok", "pass", "0"}  # folder names and CSV labels that mean "no defect"
+SIGNATURES = re.compile(  # how files begin that are read; not TIFF, as raw photos begin like it
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|P[1-6]\s+\d+\s+\d"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    re.DOTALL,
+)
 MASKS = {"groundtruth", "gt", "mask", "masks"}  # without spaces and dashes
-SYSTEM = {"@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
+SYSTEM = {"@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found", "__macosx",
+    "thumbs.db", "desktop.ini",
+}  # fmt: skip
 PHOTOS = {"rgb", "image", "images", "img"}  # the photos of a class, where masks lie beside their folder
 LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif"}
 LOSSLESS = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"}

@@ -142,8 +142,8 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sampl
     groups = Counter(sample.group for sample in samples)
     if len(groups) < 2:
         raise UserError(
-            "expected at least 2 normal images (of 2 groups), so that one can be held out for the threshold, "
-            f"found {len(samples)}{f' at {samples[0].path}' if samples else ''}"
+            "data.root: expected at least 2 good photos (of 2 groups), so that one can be held out for the threshold, "
+            f"found {len(samples)}{f' at {samples[0].path}' if samples else ''}; set data.root=FOLDER to more of them"
         )
     wanted = min(max(1, round(share * len(samples))), len(samples) - 1)
     if len(groups) == len(samples):

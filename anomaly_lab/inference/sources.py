@@ -88,7 +88,7 @@ def result(folder: Path, photo: Path, base: Path, suffix: str) -> Path:
     """
     relative = photo.relative_to(base)
     others = (photo.with_suffix(end) for known in SUFFIXES for end in (known, known.upper()) if end != photo.suffix)
-    if not any(_is_there(other) for other in others):
+    if photo.suffix.lower() in SUFFIXES and not any(_is_there(other) for other in others):
         relative = relative.with_suffix("")
     name = os.fsencode(relative.name)
     if len(name) + len(suffix) > LONGEST:

@@ -181,7 +181,10 @@ def test_no_category_at_all_is_named(tmp_path):
             lambda bar: shutil.copy(bar / "test/hole/000.png", bar / "test"),
             "test/good and test/<defect>, found one",
         ),
-        (lambda bar: [file.unlink() for file in (bar / "train/good").iterdir()], "good: expected images, found none"),
+        (
+            lambda bar: [file.unlink() for file in (bar / "train/good").iterdir()],
+            "data.root: expected photos in .*good, found none",
+        ),
         (lambda bar: (bar / "train/good").rename(bar / "train/bent"), "expected the folder 'good', found bent"),
     ],
 )
@@ -208,7 +211,7 @@ def test_loose_images_beside_folders_are_refused(parts, tmp_path, write):
 def test_what_may_be_defects_is_not_taken_for_good(tmp_path, write, name):
     write(tmp_path / name / "a.png", PIXELS)
     write(tmp_path / "fine" / "a.png", PIXELS)
-    with pytest.raises(UserError, match="expected good images alone.* found the folder"):
+    with pytest.raises(UserError, match="data.root: expected in .* good images alone.* found the folder"):
         folder(str(tmp_path), 0)
 
 
@@ -241,7 +244,7 @@ def test_held_out_images_are_a_seeded_tenth():
 
 
 def test_one_image_cannot_be_split():
-    with pytest.raises(UserError, match="at least 2 normal images"):
+    with pytest.raises(UserError, match="data.root: expected at least 2 good photos"):
         hold_out([sample("a")], 0.1, 0)
     assert len(hold_out([sample("a"), sample("b")], 0.1, 0)[1]) == 1
 
@@ -318,7 +321,9 @@ def test_what_is_left_out_is_named(tmp_path):
         if path.suffix in {".png", ".JFIF"}:
             path.unlink()
     (tmp_path / "good/dead.png").symlink_to("nowhere.png")
-    with pytest.raises(UserError, match=r"good: expected images, found none .*link leads nowhere"):
+    with pytest.raises(
+        UserError, match=r"data.root: expected photos in .*, found none .*link leads nowhere.*; set data.root=FOLDER"
+    ):
         folder(str(tmp_path), 0)
 
 

@@ -62,6 +62,7 @@ def test_links_lead_to_other_folders_once_and_dead_links_and_foreign_formats_are
     assert lines == [
         "1 left out as a folder of masks: photos/masks",
         "3 left out, because the link leads to a folder that is read already: photos/other, deep/back, x/again",
+        "1 left out, because the content is no photo: photos/notes.txt",
     ]
     assert names(photos / "*.png", photos) == ["b.png", "dead.png", "link.png"]
     assert names(photos / "masks", photos) == ["masks/m.png"]
