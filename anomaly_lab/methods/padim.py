@@ -6,6 +6,7 @@ The map is the Mahalanobis distance of each place of a new image from its Gaussi
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -61,8 +62,8 @@ class PaDiM(FittedMethod):
             )
         self.backbone = backbone
         self.ridge = ridge
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-        drawn = torch.zeros(total, dtype=torch.bool).index_fill_(0, order[:features], True)
+        drawn = torch.zeros(total, dtype=torch.bool)
+        drawn[np.random.default_rng(seed).choice(total, features, replace=False)] = True
         for i, layer in enumerate(drawn.split(backbone.channels)):
             self.register_buffer(f"channels_{i}", layer.nonzero()[:, 0])
         with torch.no_grad():
