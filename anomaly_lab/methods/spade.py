@@ -45,13 +45,14 @@ class Spade(FittedMethod):
         max_images: PositiveInt = 2000,
     ) -> None:
         super().__init__(tiling)
-        if unknown := [layer for layer in pyramid if layer not in backbone.layers]:
+        known = {f"stride{stride}": i for i, stride in enumerate(backbone.reductions)}
+        known |= {layer: i for i, layer in enumerate(backbone.layers)}
+        if unknown := [layer for layer in pyramid if layer not in known]:
             raise UserError(
-                f"method.pyramid: expected some of method.backbone.layers ({', '.join(backbone.layers)}), found "
-                f"{unknown[0]}"
+                f"method.pyramid: expected some of method.backbone.layers ({', '.join(known)}), found {unknown[0]}"
             )
         self.backbone = backbone
-        self.layers = [backbone.layers.index(layer) for layer in pyramid]
+        self.layers = [known[layer] for layer in pyramid]
         self.images = images
         self.search = search
         with torch.no_grad():

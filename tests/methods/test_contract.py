@@ -254,7 +254,7 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "spade": {"backbone", "search"},
+    "spade": {"backbone", "pyramid", "search"},  # the pyramid by stride, of the same layers
     "ssim_ae": {"constants", "window", "network"}, "variation_model": {"images", "alignment"},
 }  # fmt: skip
 

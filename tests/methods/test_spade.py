@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.spade import Spade
 from tests.features import Pixels
@@ -59,3 +60,9 @@ def test_separate_layers_are_searched_each_on_its_own_grid():
         nearest = torch.cdist(seen[0].flatten(1).T, gallery).min(dim=1).values.view(1, 1, *seen.shape[2:])
         parts.append(torch.nn.functional.interpolate(nearest, (8, 8), mode="bilinear"))
     torch.testing.assert_close(method.predict(new).anomaly_map, (parts[0] + parts[1]) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_layers_of_the_pyramid_by_name_or_stride():
+    assert spade(pyramid=("stride4", "fine")).layers == [1, 0]
+    with pytest.raises(UserError, match=r"^method.pyramid: .*\(stride2, stride4, fine, coarse\), found medium$"):
+        spade(pyramid=["medium"])

@@ -121,6 +121,12 @@ def test_layers_by_name_or_position_in_any_order(loaded, weights):
     torch.testing.assert_close(layer1, resnet.layer1(resnet.maxpool(act1)))
 
 
+def test_layers_by_stride_are_the_deepest_of_that_size():
+    assert Backbone(RESNET, ["stride16", "stride4"]).layers == ("layer3", "layer1")
+    assert Backbone("test_efficientnet", ["stride8"]).layers == ("blocks.2",)
+    assert Backbone("tf_efficientnet_lite0", ["stride2", "stride16"]).layers == ("blocks.0", "blocks.4")
+
+
 def test_the_mean_of_the_last_stage_is_the_average_pooling_of_the_network():
     last = Backbone(RESNET, [-1])
     assert (last.layers, last.channels, last.reductions) == (("layer4",), (96,), (32,))
@@ -155,6 +161,7 @@ def test_the_last_block_of_a_vit_behind_its_norm_at_any_size():
         ([5], "positions from -5 to 4, for test_resnet.r160_in1k, found 5$"),
         ([-6], "found -6$"),
         (["norm"], "found 'norm'$"),
+        (["stride64"], r"layer4, stride2, stride4, stride8, stride16, stride32, or .* found 'stride64'; did you mean"),
         ([], r"expected a list .*found \[\]$"),
         ("layer1", "expected a list .*found 'layer1'$"),
     ],
@@ -162,6 +169,11 @@ def test_the_last_block_of_a_vit_behind_its_norm_at_any_size():
 def test_layers_that_are_not_there(layers, words):
     with pytest.raises(UserError, match=f"^method.backbone.layers: .*{words}"):
         Backbone(RESNET, layers)
+
+
+def test_a_vit_has_no_strides_to_choose_from():
+    with pytest.raises(UserError, match="blocks.4, blocks.5, norm, or positions .*found 'stride16'$"):
+        Backbone("test_vit", ["stride16"])
 
 
 @pytest.mark.parametrize(
@@ -399,7 +411,7 @@ FETCHED = (
 def test_without_a_network_it_says_which_file_to_place_where(monkeypatch):
     monkeypatch.setattr(backbone, "hf_hub_download", absent)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(UserError, match=FETCHED.format("") + r".*set method.backbone.weights=PATH$"):
+    with pytest.raises(UserError, match=FETCHED.format("") + r".*set method.backbone.weights=PATH, or pip .*=offline$"):
         Backbone(RESNET, ["layer1"]).load()
 
 
