@@ -87,8 +87,8 @@ def scores(values: Mapping[str, Float[np.ndarray, " image"]], normal: set[str], 
     for axes in (boxes, bars):
         if np.isfinite(threshold):
             axes.axvline(threshold, color="black", linewidth=1.1, linestyle="--")
-    _label(boxes, "scores by kind; dashed: the threshold", "score that decides", "")
-    _label(bars, "histogram", "score that decides", "images")
+    _label(boxes, "scores by kind; dashed: the threshold", "decision score", "")
+    _label(bars, "histogram", "decision score", "images")
     bars.legend(fontsize=8, frameon=False)
     return panel.picture()
 

@@ -1,11 +1,11 @@
-"""Where to draw the line, from normal images alone: the test set is never asked. They are held out, as a rule.
+"""Rules that set the threshold from normal images, usually held-out ones, and never from the test set.
 
-The estimators of the MVTec AD papers (Bergmann et al., CVPR 2019, section 4; IJCV 2021) draw a line through the map: an
-image is abnormal when at least `minimum_area` connected pixels lie on or above it. `FalseAlarms` draws it through the
-score of the image, for people who know how many good parts they can afford to reject; so does `TrainPercentile`, a rule
-that was published and that shows what goes wrong.
+The rules of the MVTec AD papers (Bergmann et al., CVPR 2019, section 4; IJCV 2021) compare the map with the threshold:
+an image is abnormal if at least `minimum_area` connected pixels reach it. `FalseAlarms` compares the score of the
+image, for people who know how many good parts they can afford to reject. So does `TrainPercentile`, a published rule
+that shows what goes wrong.
 
-Every strategy sees the maps one by one (`update`) and keeps no map.
+A rule gets the maps one by one (`update`) and keeps none.
 """
 
 import math
@@ -25,15 +25,15 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Threshold(NamedTuple):
-    """The line, and what lies beyond it."""
+    """A threshold, and what is compared with it."""
 
     name: str  # of the rule
     decided_by: Literal["component", "score"]  # an image: its largest region above the threshold, or its score
-    image: float  # an image is abnormal where what decides >= this
-    pixel: float  # a pixel is defective where the map >= this
+    image: float  # an image is abnormal if its decision score >= this
+    pixel: float  # a pixel is defective if the map >= this
     minimum_area: float  # of a defect, as a share of the image
-    normals: int  # normal images that drew the line
-    note: str = ""  # what a person should know of it
+    normals: int  # normal images that it comes from
+    note: str = ""  # for people
 
     def decision_score(self, anomaly_map: Map, score: float) -> float:
         """The number that is compared with `image`: the score, or the largest t at which a defect is large enough."""
@@ -50,19 +50,19 @@ def guarantee(normals: int) -> str:
 
 @runtime_checkable
 class ThresholdRule(Protocol):
-    """A way of drawing the line."""
+    """A rule that sets the threshold."""
 
     def update(self, anomaly_map: Map, score: float) -> None:
-        """See a normal image: its map at the working size without padding, and its score."""
+        """Add a normal image: its map at the working size without padding, and its score."""
         ...
 
     def compute(self) -> Threshold:
-        """Draw the line."""
+        """Compute the threshold."""
         ...
 
 
 class Area:
-    """The least line above which no normal image has a defect of the minimum area (CVPR 2019), exactly."""
+    """The lowest threshold at which no normal image has a defect of the minimum area (CVPR 2019), exactly."""
 
     def __init__(self, minimum_area: Share) -> None:
         self.minimum_area = minimum_area
@@ -70,7 +70,7 @@ class Area:
         self._normals = 0
 
     def update(self, anomaly_map: Map, score: float) -> None:
-        """See a held-out normal image."""
+        """Add a normal image."""
         self._normals += 1
         area = pixels(self.minimum_area, anomaly_map)
         self._largest = component_score(anomaly_map, area, above=self._largest)
@@ -82,15 +82,15 @@ class Area:
 
 
 class Own:
-    """The line that a method draws in its own maps, like HALCON's texture inspection; normal images do not move it.
+    """The threshold that a method has for its maps, like HALCON's texture inspection; normal images do not change it.
 
-    Raises UserError for a method without such a line (`line` is None).
+    Raises UserError for a method without one (`line` is None).
     """
 
     def __init__(self, minimum_area: Share, line: float | None) -> None:
         if line is None:
             raise UserError(
-                "threshold: expected a rule for a method that draws no line itself (area, false_alarms), found own"
+                "threshold: expected a rule for a method without a threshold of its own (area, false_alarms), found own"
             )
         self.minimum_area = minimum_area
         self.line = line
@@ -101,7 +101,7 @@ class Own:
         self._normals += 1
 
     def compute(self) -> Threshold:
-        """The line of the method."""
+        """The threshold of the method."""
         return Threshold("own", "component", self.line, self.line, self.minimum_area, self._normals)
 
 
@@ -114,7 +114,7 @@ class Maximum:
         self._normals = 0
 
     def update(self, anomaly_map: Map, score: float) -> None:
-        """See a held-out normal image."""
+        """Add a normal image."""
         self._normals += 1
         self._largest = max(self._largest, float(anomaly_map.max()))
 
@@ -127,7 +127,7 @@ class Maximum:
 class Quantile:
     """A quantile of all held-out normal pixels (IJCV 2021), from a histogram of fixed size.
 
-    At most a share of 1 - `quantile` of these pixels lies on or above the line.
+    At most a share of 1 - `quantile` of these pixels reaches it.
     """
 
     def __init__(self, minimum_area: Share, quantile: Share) -> None:
@@ -137,7 +137,7 @@ class Quantile:
         self._normals = 0
 
     def update(self, anomaly_map: Map, score: float) -> None:
-        """See a held-out normal image."""
+        """Add a normal image."""
         self._normals += 1
         self._histogram.add(np.ascontiguousarray(anomaly_map).ravel())
 
@@ -164,7 +164,7 @@ class Sigma:
         self._normals = 0
 
     def update(self, anomaly_map: Map, score: float) -> None:
-        """See a held-out normal image (Chan et al.'s update, which loses no digits to a large mean)."""
+        """Add a normal image (Chan et al.'s update, which loses no digits to a large mean)."""
         self._normals += 1
         values = anomaly_map.astype(np.float64)
         count, mean = self._count + values.size, values.mean()
@@ -173,7 +173,7 @@ class Sigma:
         self._count = count
 
     def compute(self) -> Threshold:
-        """The line, just above the mean where the maps have no variance."""
+        """The threshold; just above the mean if the maps have no variance."""
         line = float(np.float32(self._mean + self.k * math.sqrt(self._squares / self._count)))
         line = max(line, just_above(self._mean))
         return Threshold("sigma", "component", line, line, self.minimum_area, self._normals)
@@ -188,7 +188,7 @@ class ImageScoreRule:
         self._regions: list[float] = []
 
     def update(self, anomaly_map: Map, score: float) -> None:
-        """See a normal image."""
+        """Add a normal image."""
         self._scores.append(score)
         self._regions.append(component_score(anomaly_map, pixels(self.minimum_area, anomaly_map)))
 
@@ -197,8 +197,8 @@ class FalseAlarms(ImageScoreRule):
     """The image score that a new normal image reaches with a probability of at most `rate`.
 
     Split conformal prediction: of n normal scores the ceil((n + 1)(1 - rate))-th smallest keeps the promise for any
-    distribution; fewer than 1 / rate - 1 images cannot, and the largest score is the best they offer. The line through
-    the map, for pictures and pixel metrics, is drawn the same way through the scores of the regions.
+    distribution. Fewer than 1 / rate - 1 images cannot keep it; then it is the largest score. The pixel threshold, for
+    pictures and pixel metrics, is the same order statistic of the scores of the regions.
     """
 
     def __init__(self, minimum_area: Share, rate: Share) -> None:
@@ -225,7 +225,7 @@ class TrainPercentile(ImageScoreRule):
 
     At the 25 of the slides three of four normal images are rejected by construction. `images` says which images the
     program shows: `held_out` ones know what a new image scores, those of the training only what was learnt by heart.
-    The line through the map, for pictures and pixel metrics, is the same percentile of the scores of the regions.
+    The pixel threshold, for pictures and pixel metrics, is the same percentile of the scores of the regions.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class TrainPercentile(ImageScoreRule):
         self.images = images
 
     def compute(self) -> Threshold:
-        """Just above the percentile: what exceeds it is abnormal."""
+        """Just above the percentile: an image that exceeds it is abnormal."""
         image, pixel = (
             just_above(float(np.percentile(values, self.percentile))) for values in (self._scores, self._regions)
         )

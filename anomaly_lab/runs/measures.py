@@ -20,12 +20,12 @@ OF_THE_MAP = (
     ("pixel_aupro", "AU-PRO", "per-region overlap up to a false positive rate of 0.3"),
     ("pixel_auroc", "pixel AUROC", "every pixel counts the same, so large defects count more"),
     ("pixel_aupr", "pixel AUPR", "average precision of the pixels"),
-    ("pixel_f1max", "pixel F1-max", "at the best threshold in hindsight"),
+    ("pixel_f1max", "pixel F1-max", "at the best threshold for the test images"),
 )
 MEASURES = (
     Measure("image_auroc", "image AUROC", "image", "an abnormal image scores higher than a normal one"),
     Measure("image_aupr", "image AUPR", "image", "average precision"),
-    Measure("image_f1max", "image F1-max", "image", "at the best threshold in hindsight"),
+    Measure("image_f1max", "image F1-max", "image", "at the best threshold for the test images"),
     Measure("image_recall_at_95_specificity", "recall at 95 % specificity", "image"),
     Measure("image_balanced_accuracy", "balanced accuracy", "image", "at the threshold"),
     Measure("image_accuracy_normal", "accuracy on good images", "image", "at the threshold"),

@@ -1,4 +1,4 @@
-"""`threshold` draws the line of a finished run again; `predict` follows, the old line stays."""
+"""`threshold` sets the threshold of a finished run again; `predict` uses it, and the old one stays in the file."""
 
 import csv
 import json

@@ -137,7 +137,7 @@ def test_the_line_of_the_method_stays_where_it_is_and_decides_by_regions():
     assert (threshold.pixel, threshold.image, threshold.normals) == (7.0, 7.0, 7)
     assert threshold.decision_score(chain(), 0.0) >= threshold.image  # three pixels: 9, 8, 7
     assert threshold._replace(minimum_area=0.04).decision_score(chain(), 0.0) < threshold.image
-    with pytest.raises(UserError, match="draws no line itself"):
+    with pytest.raises(UserError, match="a method without a threshold of its own"):
         Own(0.03, None)
 
 

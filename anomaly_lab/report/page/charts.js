@@ -74,7 +74,7 @@ function curve(options) {
 // Every image as a point, a line a defect type, with the box of its quartiles.
 function strip(groups, domain) {
   const line = 30, height = groups.length * line + BOTTOM + TOP, width = 800, left = 130;
-  const plot = frame({ x: domain, y: [groups.length, 0], noY: true, width, height, left, xName: "score that decides",
+  const plot = frame({ x: domain, y: [groups.length, 0], noY: true, width, height, left, xName: "decision score",
     label: `Scores by kind of image: ${groups.map((group) => `${group.name} median ${score(group.median)}`).join(", ")}` });
   const y = (i) => TOP + (i + .5) * line;
   const marks = [];
@@ -116,7 +116,7 @@ function histogram(normal, abnormal, domain) {
     return counts;
   };
   const up = count(normal), down = count(abnormal), top = Math.max(1, ...up), bottom = Math.max(1, ...down);
-  const plot = frame({ x: domain, y: [-bottom, top], noY: true, left: 12, xName: "score that decides",
+  const plot = frame({ x: domain, y: [-bottom, top], noY: true, left: 12, xName: "decision score",
     label: `Histogram of the scores: ${normal.length} normal images above the line, ${abnormal.length} abnormal ones below` });
   const bar = (counts, sign, color) => counts.forEach((n, i) => {
     if (!n) return;

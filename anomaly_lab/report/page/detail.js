@@ -110,8 +110,8 @@ function decisions(run, images) {
         `${line.name} ${score(line.image)}`).join(", ")}) were not tested.` : ""),
     el("div", { class: "threshold" }, slider, exact, back), figures,
     el("div", { class: "charts" },
-      figure("Every image.", el("span", { class: "key" }, el("span", {}, el("i", { style: "background:var(--normal)" }), "decided rightly"),
-        el("span", {}, "✕ decided wrongly"), el("span", {}, "box: quartiles")), points.node, true),
+      figure("Every image.", el("span", { class: "key" }, el("span", {}, el("i", { style: "background:var(--normal)" }), "correct"),
+        el("span", {}, "✕ wrong"), el("span", {}, "box: quartiles")), points.node, true),
       figure("Histogram.", el("span", { class: "key" }, el("span", {}, el("i", { style: "background:var(--normal)" }), "good, upwards"),
         el("span", {}, el("i", { style: "background:var(--abnormal)" }), "defective, downwards")), bars.node)));
   return { node, gallery: gallery.node, listeners, start: () => update(own), charts: node.lastElementChild };

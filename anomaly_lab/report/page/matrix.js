@@ -207,7 +207,7 @@ function legend(measure, rows) {
     `${measure.name}${measure.about ? `: ${measure.about}` : ""}. `,
     measure.better === "low" ? "Less is better. " : "",
     cells.some((cell) => cell.std !== null) ? "± standard deviation over seeds. " : "",
-    cells.some((cell) => cell.best) ? "★ best of its column by more than noise. " : measure.level === "cost" ? "" : "No figure is best by more than noise. ",
+    cells.some((cell) => cell.best) ? "★ best of its column by more than noise. " : measure.level === "cost" || rows.length < 2 ? "" : "No value is best by more than noise. ",
     cells.some((cell) => cell.beaten) ? "▽ not above the strongest control. " : "",
     rows.length ? "A cell opens its runs." : "",
   ]);
