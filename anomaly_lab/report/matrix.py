@@ -19,11 +19,11 @@ from anomaly_lab.runs.measures import MEASURES, Measure
 CONFIDENCE = 0.95
 SEEDS = 3  # common seeds, or categories, from which on their differences say something
 RULES = (
-    "A figure is the mean over seeds, ± their standard deviation (n - 1).",
+    "Each value is the mean over seeds, ± their standard deviation (n - 1).",
     "The interval is a 95 % interval of the mean over seeds (Student's t). A single seed, or seeds that all give the "
-    "same value, say nothing about noise: then only the image AUROC has an interval, over the test images of the first "
+    "same value, say nothing about noise. Then only the image AUROC has an interval, over the test images of the first "
     "seed (DeLong).",
-    "A figure is marked best if it is better than every other row of its column, controls included, by more than "
+    "A value is marked best if it is better than every other row of its column, controls included, by more than "
     "noise: the interval of each difference lies above zero, at 95 % for all comparisons of the column together "
     "(Bonferroni).",
     "Rows with three common seeds or more are compared seed by seed (t). Image AUROCs are also compared image by image "
@@ -33,7 +33,8 @@ RULES = (
     "three categories or more). Rows that lack a category are never marked there; the number of missing ones is shown.",
     "Controls are trivial detectors, tested on the same images. Their row shows the largest value over the runs of a "
     "column. A method is flagged if its mean does not exceed the strongest control of its own runs. The image AUROC of "
-    "brightness and sharpness is that of the better direction, dark or bright, so it is never below .5.",
+    "brightness and sharpness is that of the better direction, so it is never below .5. A run of method=control tests "
+    "one direction only: bright, or sharp.",
     "Runs that differ only in the seed, or in keys that describe another category, form one row. Runs that differ in "
     "anything else form separate rows, named after the settings that differ.",
 )  # fmt: skip
