@@ -284,6 +284,7 @@ def test_the_threshold_decides_as_the_program_does_at_every_score(opened, sweep)
 
 def test_the_gallery_shows_the_worst_first_with_words_for_who_cannot_see(opened):
     open_cell(opened, "cae", "screw")
+    assert [text.split()[0] for text in texts(opened, "#in-words p")] == ["Found", "Image", "An"]
     assert texts(opened, "#gallery h3") == [
         "Defective images with the lowest scores",
         "Good images with the highest scores",

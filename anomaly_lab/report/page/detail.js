@@ -53,7 +53,7 @@ function drawDetail(runs, run) {
       el("div", { class: "bar" },
         segments("Seed", runs.map((other) => [other.id, other.seed]), run.id, (id) => keepingFocus(() => drawDetail(runs, runs.find((other) => other.id === id)))),
         el("button", { type: "button", onclick: closeCell }, "Close"))),
-    DATA.runs.length > 1 ? run.verdict.map((line) => el("p", {}, line)) : "", keyFigures(run), run.trouble ? el("p", { class: "notice" }, run.trouble) : "",
+    DATA.runs.length > 1 ? el("div", { id: "in-words" }, run.verdict.map((line) => el("p", {}, line))) : "", keyFigures(run), run.trouble ? el("p", { class: "notice" }, run.trouble) : "",
     decision ? decision.node : el("p", { class: "quiet" }, "No scores of single images."),
     el("h3", {}, "Curves"), curves(run, images, decision),
     decision ? decision.gallery : "",
