@@ -211,7 +211,8 @@ def test_published_figures_are_of_methods_and_measures_that_are_here():
 @pytest.mark.parametrize(
     ("measure", "method", "mean", "source"),
     [("pixel_aupro", "cae", 0.790, ""), ("pixel_aupro", "ssim_ae", 0.694, ""),
-     ("pixel_aupro", "cnn_dictionary", 0.515, ""), ("pixel_auroc", "cae", 0.817, ""), ("pixel_auroc", "ssim_ae", 0.869, ""), ("pixel_auroc", "anogan", 0.743, ""),
+     ("pixel_aupro", "cnn_dictionary", 0.515, ""), ("pixel_auroc", "cae", 0.817, ""),
+     ("pixel_auroc", "ssim_ae", 0.869, ""), ("pixel_auroc", "anogan", 0.743, ""),
      ("pixel_auroc", "padim", 0.967, "ResNet-18, 100"), ("pixel_aupro", "padim", 0.901, "ResNet-18, 100"),
      ("pixel_auroc", "padim", 0.975, "Wide"), ("pixel_aupro", "padim", 0.921, "Wide"),
      ("image_auroc", "padim", 0.891, "ResNet-18"), ("image_auroc", "patchcore", 0.973, "ResNet-18"),
