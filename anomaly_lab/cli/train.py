@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from anomaly_lab.config.check import check, refuse_unread
+from anomaly_lab.config.default_method import with_method
 from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.config.overrides import as_people_write, composed, searched
 from anomaly_lab.config.resolvers import register
@@ -30,7 +31,7 @@ from anomaly_lab.runs.naming import folder_of, place_of
 
 def main() -> None:
     """Compose and check once, because Hydra does it twice, then let Hydra run the job or the sweep."""
-    end_with_launcher()
+    is_of_sweep = end_with_launcher()
     if yaml.__with_libyaml__:
         yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment]  # Hydra uses SafeLoader: a third of the answer time
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of printing and exiting
@@ -38,6 +39,10 @@ def main() -> None:
     register()
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
     words, folder = config_folder(sys.argv[1:])
+    if not is_of_sweep:  # which has chosen for its jobs
+        words, choice = with_method(words, folder)
+        if choice and is_first_process():
+            say(choice)
     overrides = as_people_write(words)
     flags = ["--config-dir", str(folder)] if folder else []
     if not any(argument.startswith("-") for argument in overrides):

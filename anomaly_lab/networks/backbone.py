@@ -3,13 +3,11 @@
 import hashlib
 import inspect
 import sys
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, product
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import HTTPError
 
 import timm
 import torch
@@ -22,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.networks.hub import WEIGHTS, answer
 from anomaly_lab.networks.offline import MODEL, OFFLINE, STEM, TENSORFLOW, offline_file, translated_lite
 from anomaly_lab.networks.pretrained import PretrainedNetwork
 
-TIMEOUT = 10  # seconds after which a hub that does not answer counts as unreachable
 NORM = "norm"  # the layer name of a transformer's last block behind its final layer norm
 TRANSFORMERS = VisionTransformer, Eva, SwinTransformer  # that have it, Eva for DINOv3
 ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}  # options of ViT and Swin for images of other sizes
@@ -368,10 +366,4 @@ def hub_file(name: str) -> tuple[str, str]:
     config: Any = timm.get_pretrained_cfg(name)
     if not config.hf_hub_id:
         raise UserError(f"method.backbone.weights: expected a file, timm's hub has none for {name}")
-    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
-
-
-def answer(address: str) -> None:
-    """Return once the hub has answered, whatever it says. Raises OSError where it does not within 10 s."""
-    with suppress(HTTPError):
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT).close()
+    return config.hf_hub_id, config.hf_hub_filename or WEIGHTS

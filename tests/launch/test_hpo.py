@@ -196,7 +196,8 @@ def test_a_dry_run_says_what_is_searched_and_writes_nothing(study, tmp_path, cap
 
 @pytest.mark.slow
 def test_the_command_line_tells_of_an_oracle_and_refuses_other_names(lab, parts, tmp_path):
-    search = ("-m", "hydra/sweeper=optuna", "data=folder", f"data.root={parts}", "data.batch_size=8,16")
+    search = ("-m", "hydra/sweeper=optuna", "data=folder", f"data.root={parts}", "method=cae")
+    search += ("data.batch_size=8,16",)
     done = lab(*search, "hydra.sweeper.objective=oracle_pixel_aupro", "dry_run=true")
     assert "oracle_pixel_aupro: hyperparameters are chosen on the test set" in done.stdout
     assert "  to start: " in done.stdout

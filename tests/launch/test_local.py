@@ -262,7 +262,7 @@ def test_the_job_of_a_real_sweep_is_the_run_that_a_single_start_would_be(lab, ti
 
 
 def test_a_mistake_in_one_of_many_starts_nothing(lab, tiny, parts, tmp_path):
-    done = lab("-m", "data=folder", f"data.root={parts}", *tiny, "seed=0,1,-1", code=1)
+    done = lab("-m", "data=folder", f"data.root={parts}", "method=cae", *tiny, "seed=0,1,-1", code=1)
     assert done.stdout == ""
     assert done.stderr.startswith(
         "error: seed: expected a number greater than or equal to 0, found -1 (in the job seed=-1"
