@@ -31,6 +31,7 @@ USAGE = "export run=DIR format=onnx|pt2 [out=FILE]"
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}  # format -> packages of the extra `export`
 FORMAT_VERSION = 1  # of the metadata
 TOLERANCE = 1e-5
+ONNX_BYTES = 2**31 - 2**24  # of a file, less what the graph itself takes
 PHOTOS = 4  # with which the file is compared
 TILING = ("size", "stride", "score")  # the settings of a sliding window that change results; its batch size does not
 DECISIONS = {
@@ -102,6 +103,12 @@ def export(run: Path, kind: str, out: Path, trust: list[str]) -> None:
     name = str(stored.method["method"]["name"])
     if method.export_obstacle:
         raise UserError(f"run: expected a method of one forward pass, found {name}: {method.export_obstacle}")
+    size = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
+    if kind == "onnx" and size > ONNX_BYTES:
+        raise UserError(
+            f"format: expected a method of at most 2 GB, which is all that an ONNX file holds, found {name} of "
+            f"{size / 1e9:.1f} GB; format=pt2 has no such limit"
+        )
     facts = json.dumps(describe(detector, name, commit(run)), indent=2)
     print(f"export: {name} as {kind}, a minute or less", flush=True)
     trial = photos(run, decoding) or noise(decoding)

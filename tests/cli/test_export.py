@@ -143,6 +143,10 @@ def test_what_cannot_be_exported_or_says_something_else_is_not_written(toy_run, 
         patch.setattr(GANomaly, "export_obstacle", "it is not")
         with pytest.raises(UserError, match=obstacle):
             export.main([f"run={folder}", "format=pt2"])
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "ONNX_BYTES", 100)
+        with pytest.raises(UserError, match="format: expected a method of at most 2 GB, .* found ganomaly of 0.0 GB; "):
+            export.main([f"run={folder}", "format=onnx"])
     assert not (folder / "export").exists()
     assert capsys.readouterr().out == ""
 
