@@ -1,8 +1,8 @@
 """Estimate of the cost of a sweep or a run before it starts, from similar earlier runs or from one training step.
 
 The seconds per patch and per test image are measured on finished runs with the same method, sizes and kind of device,
-or on one training step here. The cost of a job is patches x epochs times the former, test images times the latter, plus
-START seconds. Nothing is written.
+or here: on one training step, or, without a gradient, on images that the method sees. The cost of a job is patches x
+epochs times the former, test images times the latter, plus START seconds. Nothing is written.
 """
 
 import json
@@ -32,6 +32,7 @@ LOOKED_AT = 30  # finished runs of a method, the newest ones
 ENOUGH = 3  # of them that are like a job
 NOT_LIKENESS = {"name", "optimizer", "encoder_optimizer", "schedule", "seed"}  # of a method: they cost no time
 PATCHES = 8  # of the step
+IMAGES = 2  # that a method without a gradient sees
 
 
 class Rate(NamedTuple):
@@ -47,28 +48,25 @@ def estimate(jobs: list[Job], at_a_time: int | None) -> list[str]:
     kinds: dict[str, list[Job]] = {}
     for job in jobs:
         kinds.setdefault(likeness(job.config), []).append(job)
-    lines, total, unknown = [], 0.0, 0
+    lines, total = [], 0.0
     for alike in kinds.values():
         method, data = alike[0].config["method"]["name"], alike[0].config["data"]
         seconds, words = cost_of([job.config for job in alike])
         lines.append(f"  {method}, {data['patch_size']} px, {data['channels']} channels, {len(alike)} jobs: {words}")
-        total += seconds or 0
-        unknown += len(alike) if seconds is None else 0
+        total += seconds
     if not lines:
         return []
     together = f", {at_a_time} at a time {duration(total / at_a_time)}" if at_a_time and at_a_time > 1 else ""
-    rest = f" and {unknown} jobs of which nothing is known" if unknown else ""
-    return [f"estimate (computed): {duration(total)} one after another{together}{rest}", *lines]
+    return [f"estimate (computed): {duration(total)} one after another{together}", *lines]
 
 
-def cost_of(alike: list[dict[str, Any]]) -> tuple[float | None, str]:
-    """The seconds of similar jobs together, None if that is not known; and in words, with their source."""
+def cost_of(alike: list[dict[str, Any]]) -> tuple[float, str]:
+    """The seconds of similar jobs together; and in words, with their source."""
     rate = rate_of(alike[0])
-    if rate is None:
-        return None, "not known, for want of a similar earlier run"
     seconds = sum(seconds_of(config, rate) for config in alike)
     tests = "" if rate.test is not None else ", tests not counted"
-    measured = f"{1000 * rate.training:.1f} ms a patch measured on {rate.source}{tests}"
+    what = "an image" if alike[0]["data"]["datamodule"]["sees"] == "images" else "a patch"
+    measured = f"{1000 * rate.training:.1f} ms {what} measured on {rate.source}{tests}"
     return seconds, f"about {duration(seconds)}; {measured}"
 
 
@@ -94,17 +92,17 @@ def likeness(config: dict[str, Any]) -> str:
     return json.dumps([method, data, config["controls"], devices], sort_keys=True, default=str)
 
 
-def rate_of(config: dict[str, Any]) -> Rate | None:
-    """The median rate of earlier runs, or else of one step; None for a method without a gradient that has never run."""
+def rate_of(config: dict[str, Any]) -> Rate:
+    """The median rate of earlier runs, or else of one step, or of a few images that the method sees."""
     gpu = config["trainer"]["accelerator"] != "cpu" and bool(visible_gpus())
     runs = list(islice(earlier(Path(config["runs_dir"]), likeness(config), config["method"]["name"], gpu), ENOUGH))
     if runs:
         training = median(1 / run["train_images_per_second"] for run in runs)
         test = median(run["test_seconds"] / run["test_images"] for run in runs)
         return Rate(training, test, f"{len(runs)} earlier runs" if len(runs) > 1 else "an earlier run")
-    if config["data"]["datamodule"]["passes"] is not None:
-        return None
     where = "GPU" if gpu else "CPU"
+    if config["data"]["datamodule"]["passes"] is not None:
+        return Rate(step(config, gpu), None, f"{IMAGES} images, seen now on the {where}, fit not counted")
     return Rate(step(config, gpu), None, f"one step, done now on the {where}")
 
 
@@ -126,24 +124,28 @@ def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict
 
 
 def step(config: dict[str, Any], gpu: bool) -> float:
-    """Seconds per image of a training step of an untrained network on noise, with one CPU thread."""
+    """Seconds per image of a training step of an untrained method on noise, with one CPU thread."""
     import torch
 
     from anomaly_lab.core.types import Batch
     from anomaly_lab.methods.base.build import build_method
-    from anomaly_lab.training.cost import step_cost
+    from anomaly_lab.methods.base.fitted import FittedMethod
+    from anomaly_lab.training.cost import step_cost, update_cost
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # what a job of a sweep has
     try:
         method = build_method(config, config["trust"]).to("cuda" if gpu else "cpu")
         side = config["data"]["image_size" if method.sees == "images" else "patch_size"]
-        size = (PATCHES, config["data"]["channels"], side, side)
+        count = IMAGES if isinstance(method, FittedMethod) else PATCHES
+        size = (count, config["data"]["channels"], side, side)
 
         def draw() -> Batch:
             noise = torch.rand(size, device=method.device)
             return Batch.of(noise)._replace(clean=noise, defect=torch.zeros_like(noise[:, :1], dtype=torch.bool))
 
-        return step_cost(method, draw, PATCHES, PATCHES)[0] / PATCHES
+        if isinstance(method, FittedMethod):
+            return update_cost(method, draw()) / count
+        return step_cost(method, draw, count, count)[0] / count
     finally:
         torch.set_num_threads(threads)

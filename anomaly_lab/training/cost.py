@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_lab.core.types import Batch
+from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.method import Method, evaluating
 
 
@@ -38,6 +39,19 @@ def step_cost(method: Method, draw: Callable[[], Batch], count: int, share: int)
     to_come = 3 * sum(parameter.numel() * 4 for parameter in method.parameters())  # gradients and Adam's moments
     memory = peak_memory(method.device) + to_come + saved / count * (share - count)
     return min(times) / count * share, memory
+
+
+def update_cost(method: FittedMethod, batch: Batch) -> float:
+    """Seconds in which a method sees a batch of training images; it keeps what it has seen, so let it be a new one."""
+    times = []
+    with evaluating(method):
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            method.training_step(batch, 0)
+            if method.device.type == "cuda":
+                torch.cuda.synchronize(method.device)
+            times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def search_cost(method: Method, images: Tensor) -> float:

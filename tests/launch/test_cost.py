@@ -73,9 +73,11 @@ def test_rates_come_from_finished_runs_that_are_alike(configured, tmp_path, monk
     assert rate_of(config) == Rate(1 / 100, 1 / 5, "3 earlier runs")
 
 
-def test_without_a_gradient_and_without_an_earlier_run_nothing_is_known(configured, tmp_path):
+def test_without_a_gradient_the_rate_is_that_of_images_that_the_method_sees(configured, tmp_path):
     config = configured("method=variation_model")
-    assert rate_of(check(config)) is None
+    rate = rate_of(check(config))
+    assert 0 < rate.training < 1
+    assert rate[1:] == (None, "2 images, seen now on the CPU, fit not counted")
     finished(config, tmp_path, 0, 20, 5)
     assert rate_of(check(config)) == Rate(1 / 20, 1 / 5, "an earlier run")
 
@@ -90,14 +92,17 @@ def test_what_costs_time_makes_jobs_unlike(configured):
 
 
 def test_the_estimate_of_a_sweep_is_the_sum_and_says_what_is_missing(configured, monkeypatch):
-    rates = {"cae": Rate(1.0, None, "one step"), "ssim_ae": Rate(2.0, 3.0, "2 earlier runs"), "variation_model": None}
+    rates = {
+        "cae": Rate(1.0, None, "one step"),
+        "ssim_ae": Rate(2.0, 3.0, "2 earlier runs"),
+        "variation_model": Rate(9.0, None, "2 images"),
+    }
     monkeypatch.setattr(cost, "rate_of", lambda config: rates[config["method"]["name"]])
     jobs = [job(check(configured(f"method={name}"))) for name in ("cae", "ssim_ae", "cae", "variation_model")]
     lines = estimate(jobs, 2)
-    total = 2 * (START + 300) + START + 600 + 30
+    total = 2 * (START + 300) + START + 600 + 30 + START + 9 * 9
     assert lines[0] == (
-        f"estimate (computed): {total / 60:.0f} min one after another, 2 at a time {total / 120:.0f} min and 1 jobs of "
-        "which nothing is known"
+        f"estimate (computed): {total / 60:.0f} min one after another, 2 at a time {total / 120:.0f} min"
     )
     assert lines[1] == (
         "  cae, 128 px, 3 channels, 2 jobs: about 10 min; 1000.0 ms a patch measured on one step, tests not counted"
@@ -106,7 +111,8 @@ def test_the_estimate_of_a_sweep_is_the_sum_and_says_what_is_missing(configured,
         "ssim_ae, 128 px, 1 channels, 1 jobs: about 11 min; 2000.0 ms a patch measured on 2 earlier runs"
     )
     assert lines[3].endswith(
-        "variation_model, 128 px, 1 channels, 1 jobs: not known, for want of a similar earlier run"
+        "variation_model, 128 px, 1 channels, 1 jobs: about 87 s; 9000.0 ms an image measured on 2 images, "
+        "tests not counted"
     )
     assert estimate([], 2) == []
 
