@@ -46,6 +46,24 @@ def test_the_selection_is_the_naive_greedys(features, clusters):
     assert radius == pytest.approx(apart, rel=1e-5)
 
 
+@pytest.mark.parametrize(("features", "scale"), [(20, 1.0), (33, 1e-3), (100, 50.0), (130, 1.0)])
+def test_near_ties_are_decided_by_sums_that_are_rounded_once(features, scale):
+    """Real numbers far from zero, some rows far outside what the principal components are computed from."""
+    random = np.random.default_rng(features)
+    centres = random.normal(size=(300, features)) * random.exponential(size=features)
+    rows = scale * (7 + centres[random.integers(0, 300, 2000)] + 0.02 * random.normal(size=(2000, features)))
+    rows[1:200:40] += scale * 30 * random.normal(size=(5, features))
+    rows[1000:1010] = rows[10:20]
+    rows = rows.astype(np.float32)
+    picks, _ = farthest_points(rows, 400, 17)
+    expected, bound = [17], np.full(2000, np.inf, np.float32)
+    for _ in range(399):
+        squares = np.square(rows - rows[expected[-1]], dtype=np.float64).sum(axis=1)
+        bound = np.minimum(bound, squares.astype(np.float32))
+        expected.append(int(bound.argmax()))
+    assert picks.tolist() == expected
+
+
 @given(
     rows=st.lists(st.lists(st.integers(-4, 4), min_size=3, max_size=3), min_size=1, max_size=60),
     count=st.integers(1, 60),
