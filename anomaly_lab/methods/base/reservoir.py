@@ -1,8 +1,10 @@
 """A sample of the training data that fits into memory and does not depend on who saw what, when."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int, Shaped
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from anomaly_lab.core.distributed import of_all_processes
 
 Rows = Shaped[Tensor, "row ..."]
 FOLD = 3
+BLOCK = 2**26  # bytes of a block of rows: large enough to be given back to the system when its rows are not needed
 
 
 class Part(NamedTuple):
@@ -18,7 +21,7 @@ class Part(NamedTuple):
     image: int
     draw: Float64[np.ndarray, " row"]
     place: Int[np.ndarray, " row"]  # of the row in its image
-    rows: Rows
+    rows: Shaped[np.ndarray, "row ..."]  # a piece of a block
 
 
 class Reservoir:
@@ -28,19 +31,19 @@ class Reservoir:
     the smallest numbers stay (bottom-k sampling). So the sample is the same whatever the order of the images, their
     batches and the number of processes, and samples of several processes merge into the sample of the whole. At most
     three times the capacity lies in memory (`FOLD`): rows are thrown out once there are twice as many, into new memory.
-    Where several processes bring their samples together, each holds as many of them for a moment.
+    At the end it lies there once: the blocks in which it was collected are given back one by one. Where several
+    processes bring their samples together, each holds as many of them for a moment.
     """
 
     def __init__(self, capacity: int, seed: int) -> None:
         self.capacity = capacity
         self.seed = seed
-        self._kept: list[Part] = []
-        self._count = 0
+        self.clear()
 
     def add(self, image: int, rows: Rows) -> None:
         """Show the rows of a training image, given by its number, all at once."""
         draw = np.random.default_rng([self.seed, image]).random(len(rows))
-        self._kept.append(Part(image, draw, np.arange(len(rows)), rows.detach().cpu()))
+        self._kept.append(Part(image, draw, np.arange(len(rows)), self._stored(rows.detach().cpu().numpy())))
         self._count += len(rows)
         if self._count >= 2 * self.capacity:
             self._thin_out()
@@ -57,22 +60,38 @@ class Reservoir:
         self._thin_out()
         if not self._kept:
             raise RuntimeError("no training image was seen")
-        self._kept.sort(key=lambda part: part.image, reverse=True)
-        first = self._kept[-1].rows
-        rows, start = first.new_empty((sum(len(part.draw) for part in self._kept), *first.shape[1:])), 0
-        while self._kept:  # given back one by one: the sample does not lie in memory twice
-            part = self._kept.pop().rows
-            rows[start : start + len(part)] = part
-            start += len(part)
+        parts = self._kept[::-1]
         self.clear()
-        return rows
+        order = sorted(range(len(parts)), key=lambda i: parts[i].image)
+        ends = np.cumsum([len(parts[i].draw) for i in order])
+        end_of = dict(zip(order, ends.tolist(), strict=True))
+        rows = np.empty((int(ends[-1]), *parts[0].rows.shape[1:]), parts[0].rows.dtype)
+        while parts:  # in the order in which they came: block by block
+            part = parts.pop().rows
+            end = end_of[len(parts)]
+            rows[end - len(part) : end] = part
+        return torch.from_numpy(rows)
 
     def clear(self) -> None:
         """Give the memory back."""
-        self._kept, self._count = [], 0
+        self._kept: list[Part] = []
+        self._count = 0  # of rows
+        self._block: Shaped[np.ndarray, "row ..."] | None = None
+        self._filled = 0  # rows of the block
+
+    def _stored(self, rows: Shaped[np.ndarray, "row ..."]) -> Shaped[np.ndarray, "row ..."]:
+        """A copy of rows in the present block, or in a new one where they do not fit."""
+        if self._block is None or self._filled + len(rows) > len(self._block):
+            size = max(1, rows.itemsize * math.prod(rows.shape[1:]))
+            self._block = np.empty((max(len(rows), BLOCK // size), *rows.shape[1:]), rows.dtype)
+            self._filled = 0
+        start, self._filled = self._filled, self._filled + len(rows)
+        self._block[start : self._filled] = rows
+        return self._block[start : self._filled]
 
     def _thin_out(self) -> None:
-        if not self._kept:
+        self._count = sum(len(part.draw) for part in self._kept)
+        if self._count <= self.capacity:
             return
         draw, place = (np.concatenate([getattr(part, name) for part in self._kept]) for name in ("draw", "place"))
         image = np.concatenate([np.full(len(part.draw), part.image) for part in self._kept])
@@ -80,9 +99,10 @@ class Reservoir:
         stays[np.lexsort((place, image, draw))[: self.capacity]] = True
         ends = np.cumsum([len(part.draw) for part in self._kept])[:-1]
         parts = zip(self._kept, np.split(stays, ends), strict=True)
+        self._block = None  # what stays is copied, so that no block is held by a few rows
         self._kept = [
-            part if keep.all() else Part(part.image, part.draw[keep], part.place[keep], part.rows[keep])
+            Part(part.image, part.draw[keep], part.place[keep], self._stored(part.rows[keep]))
             for part, keep in parts
             if keep.any()
         ]
-        self._count = int(stays.sum())
+        self._count = self.capacity

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.distributed import is_first_process, of_all_processes, sum_of_all_processes
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.functional.farthest_points import farthest_points
+from anomaly_lab.functional.farthest_points import DIRECTIONS, farthest_points
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 
 STEPS = 2**18  # from 0 to the largest value
@@ -25,7 +25,7 @@ WAITING = 2**24  # values that wait to be added at once: 64 MiB
 PART = 2**22  # numbers of those that are added at once: 32 MiB
 MOST = 2**26  # rows of which sums of products fit into 64 bits
 BLOCK = 2**24  # numbers that a search holds at once: 64 MiB
-NOTED = 36  # bytes of a row: its draw and its place, and what the selection keeps of it
+NOTED = 36 + 4 * DIRECTIONS  # bytes of a row: its draw and its place, and what the selection keeps of it
 SPARE = 4  # candidates more than neighbours, because a fast distance can confuse near ties
 
 

@@ -94,8 +94,8 @@ def bank():
     rows = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
     rows[7] = rows[250]  # a tie
     memory = MemoryBank(6, 1000, rows=30)
-    assert memory.memory(2) == 60 * (6 * 4 + 36)
-    assert memory.memory(100) == MemoryBank(6, 1000).memory(1) == 1000 * (3 * 6 * 4 + 36)  # while it is thinned out
+    assert memory.memory(2) == 60 * (6 * 4 + 164)
+    assert memory.memory(100) == MemoryBank(6, 1000).memory(1) == 1000 * (3 * 6 * 4 + 164)  # while it is thinned out
     for image, part in enumerate(rows.split(30)):
         memory.update(part, image)
     memory.fit()
