@@ -9,8 +9,9 @@ DEMO_SETTINGS ?=
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-run: .venv/installed  ## train and test on the built-in demo data, print metrics, write pictures
+run: .venv/installed  ## train and test cae and patchcore on the built-in demo data, print metrics, write pictures
 	$(BIN)/python -m anomaly_lab experiment=demo rerun=true $(DEMO_SETTINGS)
+	$(BIN)/python -m anomaly_lab experiment=demo method=patchcore method.backbone=offline rerun=true
 
 test: lint types test-fast  ## lint, types, fast tests
 
@@ -40,7 +41,7 @@ clean:  ## remove what was installed and built
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[offline]"
 	touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
