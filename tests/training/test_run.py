@@ -364,7 +364,8 @@ def test_killed_at_any_moment_a_run_ends_like_one_that_was_not(lab, warm_program
 def test_two_processes_give_the_result_of_one_and_leave_one_run_of_wandb(lab, toy, tmp_path):
     arguments = [word for word in toy if word not in QUIET]
     lab(*arguments, "runs_dir=one")
-    done = lab(*arguments, "runs_dir=two", "trainer=ddp", "trainer.devices=2", "logger=wandb", WANDB_MODE="offline")
+    several = "logger=[wandb,csv,tensorboard]"
+    done = lab(*arguments, "runs_dir=two", "trainer=ddp", "trainer.devices=2", several, WANDB_MODE="offline")
     assert "Traceback" not in done.stdout + done.stderr
     ((one, two), (rows, others)) = (
         [read_one(tmp_path / name) for name in ("one", "two")] for read_one in (read_folder, rows_of_folder)
@@ -392,6 +393,9 @@ def test_two_processes_give_the_result_of_one_and_leave_one_run_of_wandb(lab, to
     assert record.series("train/loss_epoch") == losses
     assert len(record.table("tables/scores")["data"]) == 10
     assert record.config["data"]["root"] == "…/bar"
+    lines = list(csv.DictReader((folder / "csv" / "metrics.csv").read_text().splitlines()))  # so have the others
+    assert float(lines[-1]["test/pixel_aupro"]) == two["pixel_aupro"]
+    assert list((folder / "tensorboard").glob("events.*"))
 
 
 @pytest.mark.slow
