@@ -98,6 +98,8 @@ class PaDiM(FittedMethod):
                 factor = torch.linalg.cholesky(covariance + self.ridge * identity)
                 self.mean[here] = mean
                 self.whitener[here] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(
                 f"method.largest: {error}; a power of two above the features of {self.backbone.name} makes the grid "

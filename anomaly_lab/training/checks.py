@@ -1,12 +1,15 @@
 """Checks of trainer settings against the method and the machine."""
 
 import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.training.strategy import DDP
 
@@ -21,6 +24,15 @@ def check_processes(trainer: pl.Trainer) -> None:
             f"{max(trainer.world_size, tasks)}; in SLURM hydra/launcher=slurm starts them (or srun --nodes={nodes} "
             f"--ntasks-per-node={devices}), elsewhere trainer=ddp"
         )
+
+
+def check_memory(method: Method, images: int) -> None:
+    """Refuse statistics of so many training images that do not fit into the memory of the machine."""
+    available = sys.maxsize
+    with suppress(ValueError, OSError, AttributeError):  # Windows has no sysconf
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if isinstance(method, FittedMethod):
+        method.check_memory(images, available)
 
 
 def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:

@@ -32,7 +32,13 @@ from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.runs.folder import RESULT_VERSION, keep_region, remove_result
 from anomaly_lab.runs.naming import decoding_key, fingerprints_of
 from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
-from anomaly_lab.training.checks import check_batch_norm, check_manual_optimisation, check_processes, check_strategy
+from anomaly_lab.training.checks import (
+    check_batch_norm,
+    check_manual_optimisation,
+    check_memory,
+    check_processes,
+    check_strategy,
+)
 from anomaly_lab.training.environment import environment
 from anomaly_lab.training.losses import Losses
 from anomaly_lab.training.precision import choose
@@ -64,6 +70,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     has_labels = bool(datamodule.test_samples)
     compares = resolved["controls"] and has_labels
     controls = Controls(evaluation, controls_cache(resolved, datamodule)) if compares else None
+    check_memory(method, len(datamodule.train_samples))
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     if is_first_process():

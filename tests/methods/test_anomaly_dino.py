@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.anomaly_dino import AnomalyDino, rotated
 from anomaly_lab.methods.base.tiling import WholeImage
 from tests.features import Pixels
@@ -47,3 +48,11 @@ def test_rotations_of_every_image_are_kept():
     method = fitted(dino(rotations=8), image)
     assert len(method.bank.bank) == 8 * 16
     assert method.predict(image.rot90(1, (2, 3))).anomaly_map.max() < 1e-5
+
+
+def test_features_that_are_not_finite_are_refused_and_copies_are_said(capsys):
+    with pytest.raises(UserError, match="expected finite features"):
+        fitted(dino(), filled([math.inf, 0.0, 0.0]))
+    answer = fitted(dino(), filled([1.0, 0.0, 0.0])).predict(filled([0.0, 1.0, 0.0]))
+    assert "all 16 feature vectors of the training images are the same" in capsys.readouterr().out
+    torch.testing.assert_close(answer.score, torch.ones(1))

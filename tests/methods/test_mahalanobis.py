@@ -60,6 +60,13 @@ def test_distances_of_a_gaussian_follow_chi_squared():
     assert 0.92 < share < 0.98
 
 
+def test_features_that_are_not_finite_are_refused():
+    images = photos(3)
+    images[1, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match="expected finite features"):
+        fitted(mahalanobis(), images)
+
+
 def test_a_level_that_never_varies_is_refused():
     with pytest.raises(UserError, match=r"expected layers that differ between images, found fine the same in all of 4"):
         fitted(mahalanobis(), torch.full((4, 3, 8, 8), 0.5))

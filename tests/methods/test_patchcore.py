@@ -1,6 +1,9 @@
 """PatchCore: neighbourhoods, memory and score in closed form."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.patchcore import PatchCore, reweighted
 from tests.features import Pixels
+
+ROOT = Path(__file__).parents[2]
 
 
 def patchcore(ratio=1.0, neighbours=1, neighbourhood=3, image_size=8, max_vectors=10_000):
@@ -68,10 +73,78 @@ def test_the_memory_is_a_share_of_the_patches_that_covers_them():
     assert len(fitted(patchcore(1e-9), images).bank.bank) == 1
 
 
-def test_copies_are_kept_once():
-    method = fitted(patchcore(0.5, neighbourhood=1), torch.full((4, 3, 8, 8), 0.5))
+def test_copies_are_kept_once_and_said(capsys):
+    method = fitted(patchcore(0.5, neighbours=9, neighbourhood=1), torch.full((4, 3, 8, 8), 0.5))
+    assert "remark: all 64 feature vectors of the training images are the same" in capsys.readouterr().out
     assert len(method.bank.bank) == 1
-    assert method.predict(torch.full((1, 3, 8, 8), 0.5)).anomaly_map.max() == 0
+    for value, expected in ((0.5, 0.0), (0.75, 6**0.5 / 4)):
+        answer = method.predict(torch.full((1, 3, 8, 8), value))
+        torch.testing.assert_close(answer.anomaly_map, torch.full((1, 1, 4, 4), expected))
+        torch.testing.assert_close(answer.score, torch.tensor([expected]))  # one entry has no neighbours: no weight
+
+
+def test_fewer_vectors_than_neighbours():
+    """All there are count: two entries at a distance of sqrt(6), six features of 1."""
+    images = torch.cat([torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)])
+    method = fitted(patchcore(2 / 32, neighbours=9, neighbourhood=1), images)
+    assert len(method.bank.bank) == 2
+    near, far = (6**0.5 * part for part in (0.25, 0.75))
+    expected = near * (1 - math.exp(near) / (math.exp(near) + math.exp(far)))
+    torch.testing.assert_close(method.predict(torch.full((1, 3, 8, 8), 0.25)).score, torch.tensor([expected]))
+
+
+def test_what_does_not_fit_into_memory_is_said_before_anything_is_read(capsys):
+    method = patchcore(0.5, max_vectors=100)
+    method.check_memory(6, 10**9)  # 96 patches
+    assert capsys.readouterr().out == ""
+    method.check_memory(10, 10**9)
+    line = "of 160 feature vectors a uniform sample of 100 is kept before the selection (method.max_vectors=100)"
+    assert line in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^method.max_vectors: .* for 10 training images; set method.max_vectors=8 or"):
+        method.check_memory(10, 2000)
+    assert patchcore(0.5, max_vectors=8).memory(10) <= 2000
+
+
+@pytest.mark.slow
+def test_the_fit_needs_little_more_memory_than_its_patches():
+    """In a process of its own, by the operating system: 60 images whose patches take 360 MiB, in any order."""
+    program = """
+import torch
+from pathlib import Path
+from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.patchcore import PatchCore
+from tests.features import Pixels
+
+class Wide(Pixels):
+    def __init__(self):
+        super().__init__()
+        self.channels = (192, 192)
+
+    def forward(self, images):
+        return tuple(layer.repeat(1, 64, 1, 1) for layer in super().forward(images))
+
+def mib(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(name))) / 1024
+
+def fitted(count, side, ratio=1e-4):
+    method = PatchCore(WholeImage(), Wide(), side, ratio, 9, 3, 10**6, 0)
+    for i in torch.randperm(count).tolist():
+        method.update(torch.rand(1, 3, side, side), torch.tensor([i]))
+    method.fit()
+
+torch.set_num_threads(1)
+with torch.inference_mode():
+    fitted(2, 16, 0.5)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = mib("VmRSS")
+    fitted(60, 128)
+print(mib("VmHWM") - before, 60 * 64**2 * 384 * 4 / 2**20)
+"""
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    grown, rows = map(float, answer.stdout.split()[-2:])
+    assert rows < grown < 1.3 * rows
 
 
 def test_of_more_patches_than_fit_a_sample_is_thinned_out():

@@ -62,6 +62,17 @@ def test_separate_layers_are_searched_each_on_its_own_grid():
     torch.testing.assert_close(method.predict(new).anomaly_map, (parts[0] + parts[1]) / 2, rtol=1e-4, atol=1e-5)
 
 
+def test_features_that_are_not_finite_and_too_many_images(capsys):
+    images = photos(3)
+    images[1, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match="expected finite features"):
+        fitted(spade(), images)
+    spade().check_memory(3000, 10**9)
+    assert capsys.readouterr().out.count("of 3,000 feature vectors a uniform sample of 2,000 is kept (method.max") == 1
+    with pytest.raises(UserError, match=r"^method.max_images: .* set method.max_images=\d+ or less"):
+        spade().check_memory(3000, 10**5)
+
+
 def test_the_layers_of_the_pyramid_by_name_or_stride():
     assert spade(pyramid=("stride4", "fine")).layers == [1, 0]
     with pytest.raises(UserError, match=r"^method.pyramid: .*\(stride2, stride4, fine, coarse\), found medium$"):

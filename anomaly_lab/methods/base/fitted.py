@@ -6,9 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from anomaly_lab.core.console import say
+from anomaly_lab.core.distributed import is_first_process
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.methods.base.method import Method
-from anomaly_lab.methods.base.statistics import Statistic, resize_buffers
+from anomaly_lab.methods.base.statistics import MemoryBank, Statistic, resize_buffers
 from anomaly_lab.methods.base.tiling import Tiling
 
 
@@ -61,6 +64,23 @@ class FittedMethod(Method):
     def memory(self, images: int) -> int:
         """The bytes, at most, that are kept of so many training images until `fit` is done."""
         return sum(statistic.memory(images) for statistic in self.statistics.values())
+
+    def check_memory(self, images: int, available: int) -> None:
+        """Say where banks keep a sample only, and refuse what does not fit into `available` bytes: UserError."""
+        banks = [statistic for statistic in self.statistics.values() if isinstance(statistic, MemoryBank)]
+        for line in dict.fromkeys(bank.left_out(images) for bank in banks):
+            if line and is_first_process():
+                say(line)
+        if (needed := self.memory(images)) <= available:
+            return
+        key, remedy = "data", "take fewer training images or a smaller data.image_size"
+        if banks:
+            key = "method.max_images" if banks[0].rows == 1 else "method.max_vectors"
+            remedy = f"set {key}={available // sum(bank.row_memory for bank in banks)} or less"
+        raise UserError(
+            f"{key}: expected what fits into the memory of this machine, {available / 2**30:.1f} GiB, found up to "
+            f"{needed / 2**30:.1f} GiB for {images} training images; {remedy}"
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """See a batch."""

@@ -3,6 +3,7 @@
 Each gives the same bits whatever the order of the images, their batches and the number of processes.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from jaxtyping import Float, Float64, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from anomaly_lab.core.console import tracked
+from anomaly_lab.core.console import say, tracked
 from anomaly_lab.core.distributed import is_first_process, of_all_processes, sum_of_all_processes
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.functional.farthest_points import DIRECTIONS, farthest_points
@@ -22,11 +23,12 @@ from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 STEPS = 2**18  # from 0 to the largest value
 EXACT = 2**17  # products of two numbers of steps, of which the sum is exact in float64
 WAITING = 2**24  # values that wait to be added at once: 64 MiB
-PART = 2**22  # numbers of those that are added at once: 32 MiB
+PART = 2**20  # numbers that are computed at once: 8 MiB, which stay in the cache of a processor
 MOST = 2**26  # rows of which sums of products fit into 64 bits
 BLOCK = 2**24  # numbers that a search holds at once: 64 MiB
 NOTED = 36 + 4 * DIRECTIONS  # bytes of a row: its draw and its place, and what the selection keeps of it
 SPARE = 4  # candidates more than neighbours, because a fast distance can confuse near ties
+NOT_FINITE = "method.backbone: expected finite features, found NaN or infinity; are its weights whole?"
 
 
 class Statistic(nn.Module, ABC):
@@ -97,11 +99,14 @@ class RunningGaussian(Statistic):
         rows = rows.cpu() if rows.device.type == "mps" else rows  # Apple's has no float64
         most = rows.abs().amax()
         self._most = most if self._most is None else torch.maximum(self._most, most)
-        steps = (rows.float() / self.step).round()
+        steps = (rows.float() / self.step).round_()
         self._waiting.append(steps[:, None] if self.places else steps[None])
-        kept = max(WAITING, (self.places or 1) * self.features**2) if self._sum is None else WAITING
-        if sum(part.numel() for part in self._waiting) >= kept:
+        if sum(part.numel() for part in self._waiting) >= (self._kept() if self._sum is None else WAITING):
             self._add()
+
+    def _kept(self) -> int:
+        """Numbers that wait, at most, until sums of their products need no more memory: these have 64 bits."""
+        return WAITING + 2 * (self.places or 1) * self.features**2
 
     def _add(self) -> None:
         """Replace the rows that wait by their sums."""
@@ -123,13 +128,14 @@ class RunningGaussian(Statistic):
 
     def _sums(self, here: slice) -> tuple[Tensor, Tensor]:
         """Of the rows that wait: products of so many are exact in float64, sums of these are integers."""
-        rows = torch.cat([part[here] for part in self._waiting], dim=1)
+        parts = [part[here] for part in self._waiting]
+        size = len(parts[0]), sum(part.shape[1] for part in parts), self.features
+        rows = torch.cat(parts, dim=1, out=torch.empty(size, dtype=torch.float64, device=parts[0].device))
         total = torch.zeros(len(rows), self.features, dtype=torch.int64, device=rows.device)
         products = torch.zeros(len(rows), self.features, self.features, dtype=torch.int64, device=rows.device)
-        for part in rows.split(min(EXACT, max(1, PART // (len(rows) * self.features))), dim=1):
-            exact = part.double()
-            total += exact.sum(dim=1).long()
-            products += torch.bmm(exact.mT, exact).long()
+        for part in rows.split(min(EXACT, max(1, 4 * PART // (len(rows) * self.features))), dim=1):
+            total += part.sum(dim=1).long()
+            products += torch.bmm(part.mT, part).long()
         return total, products
 
     def moments(self) -> tuple[Float64[Tensor, "place feature"], Float64[Tensor, "place feature feature"]]:
@@ -143,26 +149,27 @@ class RunningGaussian(Statistic):
         """Numbers, mean and covariance of some places at a time, of what all processes saw; then it is forgotten.
 
         Collective. The covariance of a single row is zero. Raises ValueError where no row was seen, for too many to be
-        added exactly, and for a value that is too large or no number.
+        added exactly, and for a value that is too large; UserError for one that is not finite.
         """
         count = sum(of_all_processes([self._count + sum(part.shape[1] for part in self._waiting)]))
         largest = of_all_processes([0.0 if self._most is None else self._most.item()])
-        if wrong := [value for value in largest if not value < self.step * STEPS]:
+        if not all(map(math.isfinite, largest)):
+            raise UserError(NOT_FINITE)
+        if wrong := [value for value in largest if value >= self.step * STEPS]:
             raise ValueError(f"expected features below {self.step * STEPS:g} in size, found {wrong[0]:g}")
         if not 1 <= count <= MOST:
             raise ValueError(f"expected 1 to {MOST} rows, found {count}")
         device = torch.device("cpu") if self.mean.device.type == "mps" else self.mean.device
         for here in self._parts():
-            places = here.stop - here.start
-            total = torch.zeros(places, self.features, dtype=torch.int64, device=device)
-            products = torch.zeros(places, self.features, self.features, dtype=torch.int64, device=device)
+            if self._waiting:
+                total, products = self._sums(here)
+            else:
+                size = here.stop - here.start, self.features
+                total = torch.zeros(size, dtype=torch.int64, device=device)
+                products = torch.zeros(*size, self.features, dtype=torch.int64, device=device)
             if self._sum is not None and self._products is not None:
                 total += self._sum[here]
                 products += self._products[here]
-            if self._waiting:
-                more, squares = self._sums(here)
-                total += more
-                products += squares
             sums = sum_of_all_processes(total).double()
             covariance = sum_of_all_processes(products).double()
             covariance.baddbmm_(sums[:, :, None], sums[:, None, :], alpha=-1 / count)
@@ -180,8 +187,9 @@ class RunningGaussian(Statistic):
     def memory(self, images: int) -> int:
         """Rows that wait, or sums of products beside them; the covariance; what is computed at once."""
         numbers = (self.places or 1) * self.features**2
-        waiting, kept = images * (self.places or WAITING) * self.features, max(WAITING, numbers)
-        return 4 * min(waiting, kept) + 8 * numbers * (waiting >= kept) + 4 * numbers + 6 * 8 * PART
+        waiting = min(images * (self.places or WAITING) * self.features, self._kept())
+        sums = 8 * numbers * (waiting == self._kept())
+        return 4 * waiting + sums + 4 * numbers + 8 * waiting // len(self._parts()) + 8 * 8 * PART
 
 
 class MemoryBank(Statistic):
@@ -214,20 +222,19 @@ class MemoryBank(Statistic):
     def sample(self) -> Float[Tensor, "entry feature"]:
         """The sample of what all processes saw, on the host, in the order of the images; collective.
 
-        Afterwards it is forgotten. Raises RuntimeError where no row was seen.
+        Afterwards it is forgotten. Raises RuntimeError where no row was seen, UserError for rows that are not finite.
         """
         rows = self._sample.rows()
-        self._sample.clear()
+        low, high = rows.aminmax(dim=0)
+        if not (low.isfinite() & high.isfinite()).all():
+            raise UserError(NOT_FINITE)
+        if len(rows) > 1 and torch.equal(low, high) and is_first_process():
+            say(f"remark: all {len(rows):,} feature vectors of the training images are the same; are the photos?")
         return rows
 
     def fit(self) -> None:
-        """Keep the sample, or the coreset of it. Raises RuntimeError where no row was seen.
-
-        Raises UserError for rows that are not finite.
-        """
+        """Keep the sample, or the coreset of it. Raises as `sample` does."""
         rows = self.sample()
-        if not all(end.isfinite() for end in rows.aminmax()):
-            raise UserError("method.backbone: expected finite features, found NaN or infinity; are its weights whole?")
         if self.ratio < 1:
             rows = rows[self._coreset(rows)]
         self.bank = rows.to(self.bank)
@@ -248,7 +255,20 @@ class MemoryBank(Statistic):
         """The sample, several times while it is thinned out, and what is noted of each row."""
         capacity = self._sample.capacity
         kept = capacity if self.rows is None else min(images * self.rows, capacity)
-        return kept * (4 * self.bank.shape[1] * (FOLD if kept == capacity else 1) + NOTED)
+        return kept * (self.row_memory if kept == capacity else 4 * self.bank.shape[1] + NOTED)
+
+    @property
+    def row_memory(self) -> int:
+        """The bytes of a row, at most."""
+        return 4 * self.bank.shape[1] * FOLD + NOTED
+
+    def left_out(self, images: int) -> str:
+        """A line for people where so many images have more rows than the sample; else empty."""
+        rows, capacity = images * (self.rows or 0), self._sample.capacity
+        key = "method.max_images" if self.rows == 1 else "method.max_vectors"
+        before = " before the selection" if self.ratio < 1 else ""
+        sampled = f"of {rows:,} feature vectors a uniform sample of {capacity:,} is kept{before} ({key}={capacity})"
+        return sampled if rows > capacity else ""
 
     def nearest(
         self, queries: Float[Tensor, "query feature"], neighbours: int = 1
@@ -291,7 +311,7 @@ def _nearest(queries: Tensor, entries: Tensor, neighbours: int, count: int) -> t
             kept = joined.topk(min(count, joined.shape[1]), largest=False)
             values, places = [kept.values], [numbers.gather(1, kept.indices)]
     numbers = places[0].sort(dim=1).values
-    exact = (queries[:, None] - entries[numbers]).norm(dim=2)
+    exact = torch.stack([(queries - entries[column]).norm(dim=1) for column in numbers.unbind(1)], dim=1)
     exporting = torch.compiler.is_exporting()  # ONNX has no stable sort: of equally near entries any may come first
     order = exact.topk(neighbours, largest=False) if exporting else exact.sort(dim=1, stable=True)
     # Contiguous: the export of a view of a cut tensor would fix the size of the batch.
