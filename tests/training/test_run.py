@@ -28,20 +28,23 @@ from anomaly_lab.config.resolvers import register
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.ganomaly import GANomaly
+from anomaly_lab.methods.patchcore import PatchCore
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.runs.folder import read_job, write_job
 from anomaly_lab.runs.naming import folder_of as folder_for
 from anomaly_lab.training import lifecycle
-from anomaly_lab.training.checks import check_batch_norm, check_processes, check_strategy
+from anomaly_lab.training.checks import check_batch_norm, check_memory, check_processes, check_strategy
 from anomaly_lab.training.strategy import DDP
 from tests.conftest import QUIET, stand_in, variables
+from tests.features import Pixels
 from tests.launch.test_job import wait_until
 from tests.wandb_record import read as read_record
 
 COMPARED = {
-    "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_auroc_smoothed", "pixel_aupr_smoothed",
-    "pixel_aupro_smoothed",
+    "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_aupimo", "pixel_auroc_smoothed",
+    "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_aupimo_smoothed",
 }  # fmt: skip
 NAMES = {
     "threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "image_aupr", "image_f1max",
@@ -468,6 +471,15 @@ def test_lightnings_own_strategy_is_refused_for_methods_that_step_their_optimize
         check_strategy(manual, trainer(DDPStrategy()))
     check_strategy(manual, trainer(DDP()))
     check_strategy(stand_in(Method, automatic_optimization=True), trainer(DDPStrategy()))
+
+
+def test_statistics_that_do_not_fit_into_the_memory_of_the_machine_are_refused(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1024}[name], raising=False)
+    method = PatchCore(WholeImage(), Pixels(), 64, 0.1, 9, 3, 10**6, 0)  # 1024 patches of 6 features
+    check_memory(method, 20)
+    with pytest.raises(UserError, match=r"memory of this machine, 0.0 GiB, .* for 30 training images; set method.max_"):
+        check_memory(method, 30)
+    check_memory(stand_in(Method), 10**9)  # of patches: nothing is kept
 
 
 def test_batch_norm_over_processes_needs_gpus():
