@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # experiments/mvtec_benchmark/run.sh [OVERRIDES...]: every method on every category that is there, three seeds.
-# Say dry_run=true first: it lists the jobs and what they will cost. The dictionary needs the weights of a ResNet-18:
-# WEIGHTS=PATH; else timm fetches them.
+# Say dry_run=true first: it lists the jobs and what they will cost. Pretrained networks need the weights of a ResNet-18,
+# WEIGHTS=PATH, and of DINOv2 ViT-S/14, DINO_WEIGHTS=PATH; else timm fetches them.
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 weights=()
 [ -z "${WEIGHTS:-}" ] || weights=(method.backbone.weights="$WEIGHTS")
+dino=()
+[ -z "${DINO_WEIGHTS:-}" ] || dino=(method.backbone.weights="$DINO_WEIGHTS")
 
 sweep() {
   "$python" -m anomaly_lab -m name=mvtec_benchmark data.category=all seed=0,1,2 callbacks.anomaly_maps=null "$@" ||
@@ -14,6 +16,8 @@ sweep() {
 
 failed=0
 sweep method=variation_model,texture_inspection "$@"
+sweep method=padim,patchcore,mahalanobis,spade "${weights[@]}" "$@"
+sweep method=anomaly_dino "${dino[@]}" "$@"
 sweep method=cnn_dictionary method.evaluation=dense "${weights[@]}" "$@"
 sweep method=cae,ssim_ae,slides_cae,ganomaly,skip_ganomaly,f_anogan,anogan "$@"
 exit $failed
