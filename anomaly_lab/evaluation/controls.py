@@ -29,8 +29,8 @@ from anomaly_lab.runs.measures import strongest
 
 LOCAL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in IMAGE_LEVEL_CONTROLS)
 COMPARED = (
-    "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro",
-    "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed",
+    "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_aupimo",
+    "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_aupimo_smoothed",
 )  # fmt: skip
 Figures = dict[str, dict[str, float]]  # of each kind, by the name of the metric
 

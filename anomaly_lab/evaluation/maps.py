@@ -1,5 +1,6 @@
 """Anomaly maps at the size of the photo, and the pixels that are evaluated."""
 
+import math
 import warnings
 
 import cv2
@@ -9,9 +10,11 @@ from anomaly_lab.core.types import Batch, Placement, Prediction
 from anomaly_lab.data.placement import content, to_photo
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.functional.scores import smooth
+from anomaly_lab.metrics.aupimo import LOWER, UPPER
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 
-PIXEL_NAMES = ("auroc", "aupr", "aupro", "f1max")
+PIXEL_NAMES = ("auroc", "aupr", "aupro", "aupimo", "f1max")
+FEW = 10  # scores that reach the lowest false positive rate of AUPIMO: below that it is called uncertain
 
 
 class PixelEvaluation:
@@ -32,12 +35,13 @@ class PixelEvaluation:
         for i in masked(batch, samples):
             mask = batch.mask[i][0].cpu().numpy()
             for metrics, maps in ((self.raw, prediction.anomaly_map), (self.smoothed, smoothed)):
-                metrics.update(*counted(maps[i, 0].cpu().numpy(), mask, batch.placement[i]))
+                metrics.update(*counted(maps[i, 0].cpu().numpy(), mask, batch.placement[i]), one_image=True)
 
     def compute(self, samples: list[Sample]) -> dict[str, float]:
-        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; empty if no defect is marked.
+        """`pixel_auroc`, ..., `pixel_auroc_smoothed`, ...; empty if no defect is marked. No AUPIMO without good images.
 
-        `self.wide` then has a line for each value whose bounds are wider than the metric's tolerance.
+        `self.wide` then has a line for each value whose bounds are wider than the metric's tolerance, and one if the
+        good images have too few pixels for the false positive rates of AUPIMO.
         """
         if not any(sample.mask_path for sample in samples):
             return {}
@@ -48,10 +52,15 @@ class PixelEvaluation:
                 values = pixels.compute()
             for name in PIXEL_NAMES:
                 key, (low, high) = f"pixel_{name}{suffix}", values["bounds"][name]
+                if name == "aupimo" and math.isnan(values[name]):
+                    continue
                 metrics[key] = values[name]
                 if high - low > pixels.tolerance:
                     bounds = f"between {low:.4f} and {high:.4f} only"
                     self.wide.append(f"{key} is certain {bounds}: too many scores are nearly equal")
+        if "pixel_aupimo" in metrics and (count := values["good_pixels"]) * LOWER < FEW:
+            few = f"the highest {count * LOWER:.2g} to {count * UPPER:.2g} of {count} pixels of good images"
+            self.wide.append(f"pixel_aupimo is uncertain: it depends on {few}")
         return metrics
 
 

@@ -22,8 +22,9 @@ from anomaly_lab.launch.jobs import Words
 Space = dict[str, BaseDistribution]
 SYNTHETIC = ("synthetic_pixel_aupro", "synthetic_pixel_auroc", "synthetic_image_auroc")
 OF_THE_TEST = (
-    "image_auroc", "image_aupr", "image_f1max", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_f1max",
-    "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_f1max_smoothed",
+    "image_auroc", "image_aupr", "image_f1max", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_aupimo",
+    "pixel_f1max", "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_aupimo_smoothed",
+    "pixel_f1max_smoothed",
 )  # fmt: skip
 ORACLE = {f"oracle_{name}": name for name in OF_THE_TEST}
 REPEATED = ("seed", "data", "data.category", "data.root")  # several values: a trial is the mean over them

@@ -16,6 +16,8 @@ import numba
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt32
 
+from anomaly_lab.metrics.ranking import share
+
 LEVELS = 2**14  # distinct scores that are told apart, whatever they are
 SLOTS = 2 * LEVELS
 PAGE_BITS = 20
@@ -25,19 +27,26 @@ CHUNK = 1024  # pixels between two looks for an unknown page; their bin numbers 
 SIGN = np.uint32(2**31)
 ZERO_PAGE = 2**11
 ONE_SCORE_PAGES = (2**3 - 1, ZERO_PAGE, PAGES - 7)  # -infinity, zero, infinity
-COLUMNS = 4  # of counts: pixels, defect pixels, their weight in units of 2^-31, the rest of it in units of 2^-62
+# Columns of counts: pixels, defect pixels, then three shares: of the regions, of the defects of an image, of a good
+# image. A share has two columns: in units of 2^-31, and the rest of it in units of 2^-62.
+COLUMNS = 8
+NO_SHARES = np.zeros((0, 2), dtype=np.int64)
+DEFECT = 5  # columns that defect pixels fill, from the second on
 
 
 class Blocks(NamedTuple):
     """Counts of neighbouring scores, from the lowest block up; empty blocks are left out."""
 
     code: UInt32[np.ndarray, " block"]  # the lowest code that belongs to the block
-    counts: Int64[np.ndarray, "block 4"]
+    counts: Int64[np.ndarray, "block 8"]
     single: Bool[np.ndarray, " block"]  # all scores of the block are known to be equal
 
 
 class ScoreHistogram:
     """Counts of scores, some of which carry weight, in memory of fixed size on the host.
+
+    A pixel of a good image of n pixels has the weight 1/n. As long as good images have one size, they are counted apart
+    from the others and weighted in the end; another size moves these counts into `shares`.
 
     `bins`, a power of two, is how many bins the occupied pages may have. There is room for twice as many: then pages
     nearly always lie in places of their own, and bins are found without a table.
@@ -51,20 +60,31 @@ class ScoreHistogram:
         self.occupied = np.zeros(PAGES, dtype=bool)
         self.keys: UInt32[np.ndarray, " slot"] | None = np.zeros(SLOTS, dtype=np.uint32)  # None: too many, bins now
         self.total = np.zeros(SLOTS, dtype=np.int64)  # a number a slot of the hash table, or a bin
-        self.weighted = np.zeros((SLOTS, COLUMNS - 1), dtype=np.int64)
+        self.good = np.zeros(SLOTS, dtype=np.int64)  # the same of good images that have `size` pixels
+        self.size = 0
+        self.weighted = np.zeros((SLOTS, DEFECT), dtype=np.int64)
+        self.shares: Int64[np.ndarray, "slot 2"] | None = None  # of good images of other sizes
         self._first_bin = np.zeros(PAGES, dtype=np.uint32)
 
-    def add(self, scores: Float32[np.ndarray, " pixel"]) -> None:
-        """Count scores; none may be NaN (`look` tells), which would be counted as a score of its own."""
+    def add(self, scores: Float32[np.ndarray, " pixel"], size: int = 0) -> None:
+        """Count scores; none may be NaN (`look` tells), which would be counted as a score of its own.
+
+        `size`: the pixels of each image if they are those of good images, else 0.
+        """
+        if size and size != self.size:
+            if self.size:
+                self._spread()
+            self.size = size
         bits = scores.view(np.uint32)
         if self.keys is not None:
-            done, full = _count_levels(bits, self.keys, self.total)
+            done, full = _count_levels(bits, self.keys, self.good if size else self.total)
             bits = bits[done:]
             if full:
                 self._lay_out(self._collect(), _mark_pages(bits, self.occupied.copy()))
         while len(bits):
             first, span = self._in_own_places()
-            done = _count_bins(bits, np.uint32(self.shift), self._first_bin, first, span, self.total)
+            counts = self.good if size else self.total
+            done = _count_bins(bits, np.uint32(self.shift), self._first_bin, first, span, counts)
             bits = bits[done:]
             if len(bits):
                 self._open(_mark_pages(bits, self.occupied.copy()))
@@ -76,24 +96,27 @@ class ScoreHistogram:
         top: int,
         left: int,
         regions: int,
+        defect_pixels: int = 0,
     ) -> None:
-        """Give pixels that are counted already their share of the region (numbered from 1) in which they lie."""
-        area = _areas(region, regions + 1)
-        fraction = 2**62 // np.maximum(area, 1)  # 1 / area, in units of 2^-62, as two integers that add up exactly
-        share = np.stack([np.ones_like(fraction), fraction >> 31, fraction & (2**31 - 1)], axis=1)
-        codes, row = _codes_of_regions(scores, region, top, left, int(area[1:].sum()))
-        _add_shares(self._slots(codes), row, share, self.weighted)
+        """Give pixels that are counted already their share of the region (numbered from 1) in which they lie.
 
-    def merge(self, code: UInt32[np.ndarray, " block"], counts: Int64[np.ndarray, "block 4"], levels: bool) -> None:
+        And their share of the `defect_pixels` of the image; 0: those of these regions.
+        """
+        area = _areas(region, regions + 1)
+        marked = int(area[1:].sum())
+        codes, row = _codes_of_regions(scores, region, top, left, marked)
+        _add_shares(self._slots(codes), row, area, defect_pixels or marked, self.weighted)
+
+    def merge(self, code: UInt32[np.ndarray, " block"], counts: Int64[np.ndarray, "block 8"], levels: bool) -> None:
         """Add the blocks of other histograms; `levels` says that all of these told every score apart."""
+        self._spread()  # the sizes of the others' images are not known
         mine = self._collect()
         codes, inverse = np.unique(np.concatenate([mine.code, code]), return_inverse=True)
         sums = np.zeros((len(codes), COLUMNS), dtype=np.int64)
         np.add.at(sums, inverse, np.concatenate([mine.counts, counts]))
         if levels and self.keys is not None and len(codes) <= LEVELS:
-            self.keys, self.total = np.zeros(SLOTS, dtype=np.uint32), np.zeros(SLOTS, dtype=np.int64)
-            self.weighted = np.zeros((SLOTS, COLUMNS - 1), dtype=np.int64)
-            _add_rows(self._slots(codes), sums, self.total, self.weighted)
+            self.keys = np.zeros(SLOTS, dtype=np.uint32)
+            self._restore(SLOTS, Blocks(codes, sums, np.zeros(len(codes), dtype=bool)))
         elif len(codes):
             self._lay_out(Blocks(codes, sums, np.zeros(len(codes), dtype=bool)), self.occupied)
 
@@ -107,13 +130,17 @@ class ScoreHistogram:
 
     def _collect(self) -> Blocks:
         if self.keys is not None:
-            used = np.flatnonzero(self.total)
+            total = self.total + self.good
+            used = np.flatnonzero(total)
             used = used[np.argsort(self.keys[used])]
-            counts = np.column_stack([self.total[used], self.weighted[used]])
+            of_good = self.good[used, None] * self._share() + (0 if self.shares is None else self.shares[used])
+            counts = np.column_stack([total[used], self.weighted[used], of_good])
             return Blocks(self.keys[used], counts, np.full(len(used), not self.rounded))
         self._mark_gaps()
         pages = np.flatnonzero(self.occupied).astype(np.uint32)
-        code, counts = _collect(pages, self._first_bin, np.uint32(self.shift), self.total, self.weighted)
+        shares = NO_SHARES if self.shares is None else self.shares
+        counted = self.total, self.good, self.weighted, shares, self._share()
+        code, counts = _collect(pages, self._first_bin, np.uint32(self.shift), *counted)
         single = np.isin(code >> np.uint32(PAGE_BITS), ONE_SCORE_PAGES)
         if self.low_bits & (2**self.shift - 1) == 0:
             single[:] = True
@@ -126,7 +153,7 @@ class ScoreHistogram:
         for page in range(first, first + span):
             if not self.occupied[page]:
                 start = page * size & (len(self.total) - 1)
-                if self.total[start : start + size].any():
+                if self.total[start : start + size].any() or self.good[start : start + size].any():
                     self.occupied[page] = True
                     self._first_bin[page] = start
 
@@ -156,10 +183,32 @@ class ScoreHistogram:
             self.shift += 1
         self.occupied = np.zeros(PAGES, dtype=bool)
         self._first_bin = np.full(PAGES, 2 * self.bins, dtype=np.uint32)  # of an unknown page: beyond all
-        self.total = np.zeros(2 * self.bins, dtype=np.int64)
-        self.weighted = np.zeros((2 * self.bins, COLUMNS - 1), dtype=np.int64)
-        self._open(pages)
-        _add_rows(self._slots(blocks.code), blocks.counts, self.total, self.weighted)
+        self._restore(2 * self.bins, blocks, pages)
+
+    def _restore(self, slots: int, blocks: Blocks, pages: Bool[np.ndarray, " page"] | None = None) -> None:
+        """Empty places, then what was counted in them."""
+        del self.total, self.good, self.weighted  # free before, or zeros need more than fresh memory
+        self.total, self.good = np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64)
+        self.weighted = np.zeros((slots, DEFECT), dtype=np.int64)
+        self.shares = None if self.shares is None else np.zeros((slots, 2), dtype=np.int64)
+        if pages is not None:
+            self._open(pages)
+        shares = NO_SHARES if self.shares is None else self.shares
+        counted = self.total, self.good, self.weighted, shares, self._share()
+        _add_rows(self._slots(blocks.code), np.ascontiguousarray(blocks.counts), *counted)
+
+    def _share(self) -> Int64[np.ndarray, " 2"]:
+        """What a pixel of a good image weighs."""
+        return share(np.array(self.size)) if self.size else np.zeros(2, dtype=np.int64)
+
+    def _spread(self) -> None:
+        """Move the counts of good images into shares, for images of another size to come."""
+        if self.shares is None:
+            self.shares = np.zeros((len(self.total), 2), dtype=np.int64)
+        some = np.flatnonzero(self.good)
+        self.shares[some] += self.good[some, None] * self._share()
+        self.total[some] += self.good[some]
+        self.good[some] = 0
 
     def _slots(self, code: UInt32[np.ndarray, " score"]) -> UInt32[np.ndarray, " score"]:
         if self.keys is not None:
@@ -310,21 +359,32 @@ def _collect(
     first_bin: UInt32[np.ndarray, " every_page"],
     shift: int,
     total: Int64[np.ndarray, " bin"],
-    weighted: Int64[np.ndarray, "bin 3"],
-) -> tuple[UInt32[np.ndarray, " block"], Int64[np.ndarray, "block 4"]]:
+    good: Int64[np.ndarray, " bin"],
+    weighted: Int64[np.ndarray, "bin 5"],
+    shares: Int64[np.ndarray, "bin_or_none 2"],
+    share: Int64[np.ndarray, " 2"],
+) -> tuple[UInt32[np.ndarray, " block"], Int64[np.ndarray, "block 8"]]:
     """Codes and counts of the bins that are not empty, in the order of the codes."""
-    used = np.count_nonzero(total)
-    codes, counts = np.empty(used, dtype=np.uint32), np.empty((used, COLUMNS), dtype=np.int64)
+    used = 0
+    for number in range(total.size):
+        used += (total[number] | good[number]) != 0
+    codes, counts = np.empty(used, dtype=np.uint32), np.zeros((COLUMNS, used), dtype=np.int64)
     row = 0
     for page in pages:
         for inside in range(1 << (np.uint32(PAGE_BITS) - shift)):
             number = first_bin[page] + np.uint32(inside)
-            if total[number]:
+            pixels = total[number] + good[number]
+            if pixels:
                 codes[row] = np.uint32(page << np.uint32(PAGE_BITS)) | np.uint32(np.uint32(inside) << shift)
-                counts[row, 0] = total[number]
-                counts[row, 1:] = weighted[number]
+                counts[0, row] = pixels
+                if weighted[number, 0]:
+                    for column in range(DEFECT):
+                        counts[1 + column, row] = weighted[number, column]
+                for column in range(2):
+                    more = shares[number, column] if len(shares) else 0
+                    counts[1 + DEFECT + column, row] = good[number] * share[column] + more
                 row += 1
-    return codes, counts
+    return codes, counts.T
 
 
 @numba.njit(nogil=True, cache=True)
@@ -339,14 +399,27 @@ def _mark_pages(bits: UInt32[np.ndarray, " pixel"], occupied: Bool[np.ndarray, "
 @no_type_check
 def _add_rows(
     slots: UInt32[np.ndarray, " row"],
-    counts: Int64[np.ndarray, "row 4"],
+    counts: Int64[np.ndarray, "row 8"],
     total: Int64[np.ndarray, " slot"],
-    weighted: Int64[np.ndarray, "slot 3"],
+    good: Int64[np.ndarray, " slot"],
+    weighted: Int64[np.ndarray, "slot 5"],
+    shares: Int64[np.ndarray, "slot_or_none 2"],
+    share: Int64[np.ndarray, " 2"],
 ) -> None:
+    """What is zero is not added, so that it touches no memory."""
     for i in range(slots.size):
-        total[slots[i]] += counts[i, 0]
-        for column in range(COLUMNS - 1):
-            weighted[slots[i], column] += counts[i, column + 1]
+        slot, of_good = slots[i], 0
+        if len(shares):
+            for column in range(2):
+                shares[slot, column] += counts[i, 1 + DEFECT + column]
+        elif counts[i, 1 + DEFECT]:
+            of_good = counts[i, 1 + DEFECT] // share[0]
+            good[slot] += of_good
+        if counts[i, 0] > of_good:
+            total[slot] += counts[i, 0] - of_good
+        if counts[i, 1]:
+            for column in range(DEFECT):
+                weighted[slot, column] += counts[i, 1 + column]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -386,9 +459,19 @@ def _codes_of_regions(
 def _add_shares(
     slots: UInt32[np.ndarray, " pixel"],
     region: Int32[np.ndarray, " pixel"],
-    share: Int64[np.ndarray, "region 3"],
-    weighted: Int64[np.ndarray, "slot 3"],
+    area: Int64[np.ndarray, " region"],
+    defect_pixels: int,
+    weighted: Int64[np.ndarray, "slot 5"],
 ) -> None:
+    """1 / area in units of 2^-62, as two integers that add up exactly, and the same of the whole image (`share`)."""
+    part = np.empty(area.size, dtype=np.int64)
+    for i in range(area.size):
+        part[i] = 2**62 // max(area[i], 1)
+    of_image = 2**62 // defect_pixels
     for i in range(slots.size):
-        for column in range(COLUMNS - 1):
-            weighted[slots[i], column] += share[region[i], column]
+        slot, of_region = slots[i], part[region[i]]
+        weighted[slot, 0] += 1
+        weighted[slot, 1] += of_region >> 31
+        weighted[slot, 2] += of_region & (2**31 - 1)
+        weighted[slot, 3] += of_image >> 31
+        weighted[slot, 4] += of_image & (2**31 - 1)

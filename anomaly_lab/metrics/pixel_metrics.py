@@ -1,8 +1,9 @@
-"""How well anomaly maps find the defective pixels: AUROC, AUPR, F1-max and AU-PRO of all pixels in one pass."""
+"""How well anomaly maps find the defective pixels: AUROC, AUPR, F1-max, AU-PRO and AUPIMO in one pass."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from itertools import groupby
 from typing import Any, Literal
 
 import cv2
@@ -14,12 +15,16 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from anomaly_lab.metrics import aupimo
 from anomaly_lab.metrics.histogram import ScoreHistogram, decode, look
 from anomaly_lab.metrics.ranking import Ranking, Value, as_share, rank, share
 
 Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]  # a batch, or images that may differ in size
-NOTHING = (torch.zeros(0), torch.zeros(0), torch.zeros(0, 2, dtype=torch.int64))  # normal, abnormal, weight
-NAMES = ("auroc", "aupr", "f1max", "aupro")
+Found = list[tuple[Int32[np.ndarray, "_ _"], int, int, int]]  # `_regions` of each image
+EMPTY = {  # what exact mode keeps, of no image
+    "normal": torch.zeros(0), "good": torch.zeros(0), "abnormal": torch.zeros(0),
+    "weight": torch.zeros(0, 4, dtype=torch.int64), "sizes": torch.zeros(0, 2, dtype=torch.int64),
+}  # fmt: skip
 
 
 class PixelMetrics(Metric):
@@ -34,23 +39,29 @@ class PixelMetrics(Metric):
     >>> values = metrics.compute()
     >>> values["auroc"], round(values["aupro"], 6), values["regions"]
     (1.0, 1.0, 1)
+    >>> values["aupimo"]
+    1.0
 
     Scores may have any range and are used as they are. AU-PRO is the area under the mean per-region overlap
     against the false positive rate up to `pro_limit`, divided by `pro_limit` (Bergmann et al., CVPR 2020, section 4).
     It is linear in the defect pixels, so a pixel of a region of n pixels simply counts 1/n and one histogram of scores
-    is all that is kept (`histogram.py`). Its bins make every value certain within `bounds`; scores of few levels,
-    float16 and bfloat16 are exact. Values do not depend on the order of images, on batches or on the number of
-    processes.
+    is all that is kept (`histogram.py`), which suffices for AUPIMO too (`aupimo.py`). Its bins make every value certain
+    within `bounds`; scores of few levels, float16 and bfloat16 are exact. Values do not depend on the order of images,
+    on batches or on the number of processes.
 
     `pro_limit`: false positive rate up to which AU-PRO is taken, in (0, 1]. `connectivity`: 8 (MVTec's script) or 4.
     `mode`: `exact` keeps all scores (5 bytes a pixel) and sorts. `tolerance`: width of the bounds above which
-    `compute` warns.
+    `compute` warns. `pimo_limits`: false positive rates on good images between which AUPIMO is taken.
     """
 
     regions: Tensor
-    normal: list[Tensor]
+    images: Tensor  # good ones, ones with a defect
+    good_pixels: Tensor
+    normal: list[Tensor]  # scores of normal pixels of images with a defect
+    good: list[Tensor]
     abnormal: list[Tensor]
     weight: list[Tensor]
+    sizes: list[Tensor]
     blocks: list[Tensor]
 
     full_state_update = True
@@ -63,6 +74,7 @@ class PixelMetrics(Metric):
         connectivity: Literal[4, 8] = 8,
         mode: Literal["histogram", "exact"] = "histogram",
         tolerance: float = 1e-4,
+        pimo_limits: tuple[float, float] = (aupimo.LOWER, aupimo.UPPER),
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -70,13 +82,18 @@ class PixelMetrics(Metric):
             raise ValueError(f"pro_limit: expected a rate in (0, 1], found {pro_limit}")
         if connectivity not in (4, 8) or mode not in ("histogram", "exact"):
             raise ValueError(f"expected connectivity 4 or 8 and mode histogram or exact, found {connectivity}, {mode}")
+        if not 0 < pimo_limits[0] < pimo_limits[1] <= 1:
+            raise ValueError(f"pimo_limits: expected two rising rates in (0, 1], found {pimo_limits}")
         self.pro_limit = pro_limit
+        self.pimo_limits = pimo_limits
         self.connectivity = connectivity
         self.mode = mode
         self.tolerance = tolerance
         self.histogram = ScoreHistogram()
         self.add_state("regions", torch.tensor(0), dist_reduce_fx="sum")
-        for name in ("normal", "abnormal", "weight"):  # the scores themselves, in exact mode
+        self.add_state("images", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("good_pixels", torch.tensor(0), dist_reduce_fx="sum")
+        for name in EMPTY:  # the scores themselves, in exact mode
             self.add_state(name, [], dist_reduce_fx="cat")
         # The histogram, as it travels between processes: filled when they meet, empty otherwise.
         self.add_state("blocks", [], dist_reduce_fx="cat")
@@ -84,10 +101,11 @@ class PixelMetrics(Metric):
         for name in ("beyond_levels", "rounded"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, maps: Images, masks: Images) -> None:
+    def update(self, maps: Images, masks: Images, one_image: bool = False) -> None:
         """Add maps and their masks: a tensor each, or sequences whose pairs may differ in size.
 
         Maps are floating point of any range, masks bool or 0/255 (nonzero = defect), both (batch, [1,] height, width).
+        `one_image`: these are parts of one image, which AUPIMO counts once.
 
         Raises ValueError where shapes or types do not fit or a score is NaN; nothing of this call is counted then.
 
@@ -106,64 +124,113 @@ class PixelMetrics(Metric):
             rounded |= scores.dtype.itemsize > 4 and not np.array_equal(_single(scores), scores)
         self.histogram.rounded |= rounded
         self.histogram.low_bits |= low_bits
-        self.regions = self.regions + sum(self._add(scores, mask) for scores, mask in stacks)
+        found = [[_regions(mask, self.connectivity) for mask in masks] for _, masks in stacks]
+        whole = None
+        if one_image and stacks:
+            whole = sum(scores.size for scores, _ in stacks), sum(int(masks.sum()) for _, masks in stacks)
+            self._count([not whole[1]])
+        for (scores, masks), regions in zip(stacks, found, strict=True):
+            self._add(scores, masks, regions, whole)
 
     def _add(
-        self, scores: Float[np.ndarray, "image height width"], masks: Bool[np.ndarray, "image height width"]
-    ) -> int:
-        """Count images of one size; how many regions they have."""
-        found = [_regions(mask, self.connectivity) for mask in masks]
-        if self.mode == "exact":
-            self.normal.append(torch.from_numpy(scores[~masks]))
-            for anomaly_map, mask, (region, _, _, _) in zip(scores, masks, found, strict=True):
-                number = region[region > 0]  # in the order of mask's pixels: none lies outside the box
-                self.abnormal.append(torch.from_numpy(anomaly_map[mask]))
-                self.weight.append(torch.from_numpy(share(np.bincount(number, minlength=1)[number])))
-        else:
-            self.histogram.add(_single(scores).ravel())
-            for anomaly_map, (region, top, left, regions) in zip(_single(scores), found, strict=True):
+        self,
+        scores: Float[np.ndarray, "image height width"],
+        masks: Bool[np.ndarray, "image height width"],
+        found: Found,
+        whole: tuple[int, int] | None,
+    ) -> None:
+        """Count images of one size, or parts of an image that has `whole` pixels, defect pixels."""
+        size, defect_pixels = whole or (scores[0].size if len(scores) else 0, 0)
+        good = [not (defect_pixels or regions) for _, _, _, regions in found]
+        if whole is None:
+            self._count(good)
+        self.regions = self.regions + sum(regions for _, _, _, regions in found)
+        single = scores if self.mode == "exact" else _single(scores)
+        start = 0
+        for is_good, run in groupby(good):
+            images = slice(start, start := start + len(list(run)))
+            if is_good:
+                self.good_pixels = self.good_pixels + scores[images].size
+            if self.mode == "exact":
+                self._keep(scores[images], masks[images], found[images], size, None if is_good else defect_pixels)
+            else:
+                self.histogram.add(single[images].ravel(), size if is_good else 0)
+        if self.mode == "histogram":
+            for anomaly_map, (region, top, left, regions) in zip(single, found, strict=True):
                 if regions:
-                    self.histogram.add_regions(anomaly_map, region, top, left, regions)
-        return sum(regions for _, _, _, regions in found)
+                    self.histogram.add_regions(anomaly_map, region, top, left, regions, defect_pixels)
+
+    def _count(self, good: list[bool]) -> None:
+        self.images = self.images + torch.tensor([sum(good), len(good) - sum(good)], device=self.device)
+
+    def _keep(
+        self,
+        scores: Float[np.ndarray, "image height width"],
+        masks: Bool[np.ndarray, "image height width"],
+        found: Found,
+        size: int,
+        defect_pixels: int | None,
+    ) -> None:
+        """Keep the scores themselves; `defect_pixels` of the image, 0: those of the mask, None: a good image."""
+        if defect_pixels is None:
+            self.good.append(torch.from_numpy(scores.flatten()))
+            self.sizes.append(torch.tensor([[scores.size, size]]))
+            return
+        self.normal.append(torch.from_numpy(scores[~masks]))
+        for anomaly_map, mask, (region, _, _, _) in zip(scores, masks, found, strict=True):
+            number = region[region > 0]  # in the order of mask's pixels: none lies outside the box
+            of_image = np.full(len(number), defect_pixels or len(number))
+            self.abnormal.append(torch.from_numpy(anomaly_map[mask]))
+            weight = share(np.stack([np.bincount(number, minlength=1)[number], of_image], axis=1))
+            self.weight.append(torch.from_numpy(weight.reshape(-1, 4)))
 
     def compute(self) -> dict[str, Any]:
-        """`auroc`, `aupr`, `f1max`, `f1max_threshold`, `aupro`, `regions`, and `bounds`: name -> (low, high).
+        """`auroc`, `aupr`, `f1max`, `f1max_threshold`, `aupro`, `aupimo`, `regions`, `good_pixels` (of good images).
 
-        nan, with one warning, for what needs defective or normal pixels and finds none.
+        And `bounds`: name -> (low, high). nan, with one warning, for what needs defective or normal pixels and finds
+        none; `aupimo` is nan without good images too.
         """
-        ranking = self.ranking()
+        ranking, per_image = self._ranked()
         regions = int(self.regions)
         f1max, threshold = ranking.f1max()
         values = {
-            "auroc": ranking.auroc(), "aupr": ranking.aupr(), "f1max": f1max, "aupro": ranking.aupro(self.pro_limit)
+            "auroc": ranking.auroc(), "aupr": ranking.aupr(), "f1max": f1max, "aupro": ranking.aupro(self.pro_limit),
+            "aupimo": per_image.aupimo(*self.pimo_limits),
         }  # fmt: skip
         if not ranking.normal.sum() or not ranking.abnormal.sum():
             warnings.warn("pixel metrics need normal and defective pixels: what needs both is nan", stacklevel=2)
         self._warn_of_wide_bounds(values)
         numbers = {name: value.value for name, value in values.items()}
         bounds = {name: (value.low, value.high) for name, value in values.items()}
-        return {**numbers, "f1max_threshold": threshold, "regions": regions, "bounds": bounds}
+        counts = {"regions": regions, "good_pixels": int(self.good_pixels)}
+        return {**numbers, "f1max_threshold": threshold, **counts, "bounds": bounds}
 
     def ranking(self) -> Ranking:
         """All pixels in falling order of their scores, with what every metric and every curve needs."""
+        return self._ranked()[0]
+
+    def _ranked(self) -> tuple[Ranking, aupimo.PerImageOverlap]:
+        regions, images = int(self.regions), (int(self.images[0]), int(self.images[1]))
         if self.mode == "exact":
-            normal, abnormal, weight = (
-                dim_zero_cat(parts).cpu().numpy() if len(parts) else empty.numpy()
-                for parts, empty in zip((self.normal, self.abnormal, self.weight), NOTHING, strict=True)
+            kept = {name: getattr(self, name) for name in EMPTY}
+            normal, good, abnormal, weight, sizes = (
+                dim_zero_cat(parts if len(parts) else [EMPTY[name]]).cpu().numpy() for name, parts in kept.items()
             )
-            return rank(normal, abnormal, weight, int(self.regions))
+            ranking = rank(np.concatenate([normal, good]), abnormal, weight[:, :2], regions)
+            return ranking, aupimo.of_scores(good, sizes, abnormal, weight[:, 2:], images, self.pimo_limits[1])
         histogram = self.histogram
         if len(self.blocks):  # processes have met
             histogram = self._unpacked()
         blocks = histogram.blocks()
-        counts = blocks.counts[::-1]
-        return Ranking(
+        counts, tied = blocks.counts[::-1], blocks.single[::-1]
+        ranking = Ranking(
             threshold=decode(blocks.code)[::-1].astype(np.float64),
             normal=counts[:, 0] - counts[:, 1],
             abnormal=counts[:, 1],
-            tied=blocks.single[::-1],
-            overlap=as_share(counts[:, 2:], int(self.regions)),
+            tied=tied,
+            overlap=as_share(counts[:, 2:4], regions),
         )
+        return ranking, aupimo.PerImageOverlap(counts[:, 6:], counts[:, 4:6], tied, images)
 
     def reset(self) -> None:
         """Forget all images."""
@@ -209,7 +276,7 @@ class PixelMetrics(Metric):
         self._update_count, self._computed = max(self._update_count, 1), None  # the images are counted
         if self.mode == "histogram":
             self.histogram, self.blocks = self._unpacked(), []
-        for name in ("normal", "abnormal", "weight"):  # lists of their own: these grow
+        for name in EMPTY:  # lists of their own: these grow
             setattr(self, name, list(getattr(self, name)))
 
     def _sync_dist(self, dist_sync_fn: Callable | None = None, process_group: Any = None) -> None:
@@ -217,9 +284,9 @@ class PixelMetrics(Metric):
         if self.mode == "histogram":
             self._pack()
         else:
-            scores = [dim_zero_cat([*parts, NOTHING[0]]).double() for parts in (self.normal, self.abnormal)]
-            weight = dim_zero_cat([*self.weight, NOTHING[2]])
-            self.normal, self.abnormal, self.weight = ([part.to(self.device)] for part in (*scores, weight))
+            for name, empty in EMPTY.items():
+                kept = dim_zero_cat([*getattr(self, name), empty])
+                setattr(self, name, [(kept.double() if kept.is_floating_point() else kept).to(self.device)])
         super()._sync_dist(dist_sync_fn or gather_all_tensors, process_group)
 
     def _warn_of_wide_bounds(self, values: dict[str, Value]) -> None:

@@ -172,13 +172,13 @@ def _falling(between: np.ndarray, at: np.ndarray, end: float | np.number) -> np.
     return np.append(np.stack([between, at], axis=1)[::-1].ravel(), end)
 
 
-def share(area: Int[np.ndarray, " pixel"]) -> Int[np.ndarray, "pixel 2"]:
+def share(area: Int[np.ndarray, "*pixel"]) -> Int[np.ndarray, "*pixel 2"]:
     """One pixel's share of a region of `area` pixels, 1 / area, as integers in units of 2^-31 and 2^-62.
 
     Integers add up to the same sum in any order, and two of them to 62 bits: no rounding that a float64 would show.
     """
     fraction = 2**62 // area
-    return np.stack([fraction >> 31, fraction & (2**31 - 1)], axis=1)
+    return np.stack([fraction >> 31, fraction & (2**31 - 1)], axis=-1)
 
 
 def as_share(sums: Int[np.ndarray, "group 2"], regions: int) -> Float[np.ndarray, " group"]:

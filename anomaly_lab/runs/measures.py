@@ -18,6 +18,7 @@ class Measure(NamedTuple):
 SMOOTHED = "of the map smoothed by a Gaussian of sigma 4 px at 256 px"
 OF_THE_MAP = (
     ("pixel_aupro", "AU-PRO", "per-region overlap up to a false positive rate of 0.3"),
+    ("pixel_aupimo", "AUPIMO", "overlap per image at false positive rates of 1e-5 to 1e-4 on good images"),
     ("pixel_auroc", "pixel AUROC", "every pixel counts the same, so large defects count more"),
     ("pixel_aupr", "pixel AUPR", "average precision of the pixels"),
     ("pixel_f1max", "pixel F1-max", "at the best threshold for the test images"),

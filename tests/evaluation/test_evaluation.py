@@ -140,13 +140,14 @@ def test_a_metric_with_wide_bounds_is_named_in_a_line_and_not_in_a_warning():
     def compute():
         warnings.warn("f1max lies between 0.1 and 0.7, wider than 0.0001: the scores crowd", stacklevel=2)
         bounds = dict.fromkeys(PIXEL_NAMES, (0.5, 0.5)) | {"f1max": (0.1, 0.7)}
-        return dict.fromkeys(PIXEL_NAMES, 0.5) | {"bounds": bounds}
+        return dict.fromkeys(PIXEL_NAMES, 0.5) | {"bounds": bounds, "good_pixels": 40_000}
 
     evaluated = PixelEvaluation()
     evaluated.raw.compute = evaluated.smoothed.compute = compute
     assert evaluated.compute(set_of()[0])["pixel_f1max_smoothed"] == 0.5
     certain = "is certain between 0.1000 and 0.7000 only: too many scores are nearly equal"
-    assert evaluated.wide == [f"pixel_f1max {certain}", f"pixel_f1max_smoothed {certain}"]
+    few = "pixel_aupimo is uncertain: it depends on the highest 0.4 to 4 of 40000 pixels of good images"
+    assert evaluated.wide == [f"pixel_f1max {certain}", f"pixel_f1max_smoothed {certain}", few]
 
 
 def test_padding_never_counts(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from anomaly_lab.metrics.histogram import LEVELS, PAGE_BITS, Blocks, ScoreHistogram, decode, encode, look
+from anomaly_lab.metrics.ranking import share
 
 LARGEST, LEAST = np.finfo(np.float32).max, np.float32(1e-45)
 EXTREMES = np.array([-np.inf, -LARGEST, -1, -LEAST, -0.0, 0.0, LEAST, 1, LARGEST, np.inf], np.float32)
@@ -84,7 +85,10 @@ def test_few_scores_are_counted_one_by_one(parts):
     values, count = np.unique(scores, return_counts=True)
     blocks = histogram.blocks()
     assert np.array_equal(decode(blocks.code), values)
-    assert np.array_equal(blocks.counts, np.column_stack([count, count, count * 2**31, 0 * count]))
+    shares = np.column_stack([count, count, count * 2**31, 0 * count])
+    assert np.array_equal(blocks.counts[:, :4], shares)
+    assert np.array_equal(blocks.counts[:, 4:6], count[:, None] * share(np.array(len(scores))))
+    assert not blocks.counts[:, 6:].any()
     assert blocks.single.all()
 
 
@@ -155,18 +159,42 @@ def test_blocks_depend_neither_on_order_nor_on_parts_nor_on_processes(scores, cu
 def test_weights_lie_where_their_scores_lie(scores, order):
     histogram = filled(scores)
     region = np.random.default_rng(order).integers(0, 50, (2, len(scores)), dtype=np.int32)
-    weight = np.zeros((len(scores), 3), np.int64)
-    for row in region:
-        histogram.add_regions(np.stack([np.zeros_like(scores), scores]), row[None], 1, 0, 49)
+    weight = np.zeros((len(scores), 5), np.int64)
+    for row, marked in zip(region, (0, 7), strict=True):
+        histogram.add_regions(np.stack([np.zeros_like(scores), scores]), row[None], 1, 0, 49, marked)
         area = np.bincount(row, minlength=50)
         shares = [(1, 2**62 // int(count) >> 31, 2**62 // int(count) % 2**31) if count else (0, 0, 0) for count in area]
         shares[0] = (0, 0, 0)  # no region
-        weight += np.array(shares, dtype=np.int64)[row]
+        weight[:, :3] += np.array(shares, dtype=np.int64)[row]
+        weight[:, 3:] += (row > 0)[:, None] * share(np.array(marked or max(area[1:].sum(), 1)))
     code = histogram.blocks().code
     block = np.searchsorted(code, encode(scores), side="right") - 1
-    expected = np.zeros((len(code), 3), np.int64)
+    expected = np.zeros((len(code), 5), np.int64)
     np.add.at(expected, block, weight)
-    assert np.array_equal(histogram.blocks().counts[:, 1:], expected)
+    assert np.array_equal(histogram.blocks().counts[:, 1:6], expected)
+
+
+@given(scores=many(), order=st.integers(0, 9), sizes=st.sampled_from(((7, 7), (7, 9, 7), (9, 7), (7, 0, 7, 9))))
+@settings(max_examples=30)
+def test_good_images_weigh_the_same_in_any_sizes_and_processes(scores, order, sizes):
+    shuffled = np.random.default_rng(order).permutation(scores)
+    parts = np.array_split(shuffled, len(sizes))
+    whole, merged = ScoreHistogram(), ScoreHistogram()
+    for part, size in zip(parts, sizes, strict=True):
+        one = ScoreHistogram()
+        for histogram in (one, whole):
+            histogram.add(part, size)
+        rows = one.blocks()
+        merged.merge(rows.code, rows.counts, one.keys is not None)
+    blocks = whole.blocks()
+    assert_same(merged.blocks(), blocks)
+    assert np.array_equal(blocks.counts[:, :6], filled(shuffled).blocks().counts[:, :6])
+    block = np.searchsorted(blocks.code, encode(shuffled), side="right") - 1
+    expected = np.zeros((len(blocks.code), 2), np.int64)
+    each = [np.tile(share(np.array(size)) if size else np.zeros(2, np.int64), (len(part), 1))
+            for part, size in zip(parts, sizes, strict=True)]  # fmt: skip
+    np.add.at(expected, block, np.concatenate(each))
+    assert np.array_equal(blocks.counts[:, 6:], expected)
 
 
 def test_blocks_of_float16_scores_are_single():
@@ -188,7 +216,7 @@ def test_only_zero_and_infinities_are_single_among_full_floats():
 
 def test_a_merge_of_nothing_takes_scores_afterwards():
     histogram = ScoreHistogram()
-    histogram.merge(np.zeros(0, np.uint32), np.zeros((0, 4), np.int64), False)
+    histogram.merge(np.zeros(0, np.uint32), np.zeros((0, 8), np.int64), False)
     histogram.add(np.ones(3, np.float32))
     assert histogram.blocks().counts[:, 0].tolist() == [3]
 
