@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 from numba import njit
 
 CHUNK = 64  # features after which a sum of squares may be given up
@@ -72,14 +72,21 @@ def farthest_points(
     return picks, float(np.sqrt(_farthest(rows, short, error, picks, bound, owner, seen, active, *state)[1]))
 
 
+def principal_directions(
+    rows: Rows,
+) -> tuple[Float64[np.ndarray, " feature"], Float64[np.ndarray, "feature direction"]]:
+    """Mean and the first principal directions, `DIRECTIONS` at most, of a sample that is spread over the rows."""
+    sample = rows[:: -(-len(rows) // SAMPLE)].astype(np.float64)
+    centre = sample.mean(axis=0)
+    sample -= centre
+    return centre, np.linalg.eigh(sample.T @ sample)[1][:, -DIRECTIONS:]
+
+
 def _short(rows: Rows) -> Short:
     """The rows in their first principal components, or as they are where they have no more features."""
     if rows.shape[1] <= DIRECTIONS:
         return rows
-    sample = rows[:: -(-len(rows) // SAMPLE)].astype(np.float64)
-    centre = sample.mean(axis=0)
-    sample -= centre
-    directions = np.linalg.eigh(sample.T @ sample)[1][:, -DIRECTIONS:]
+    centre, directions = principal_directions(rows)
     short = np.empty((len(rows), DIRECTIONS), np.float32)
     for start in range(0, len(rows), SAMPLE):
         short[start : start + SAMPLE] = (rows[start : start + SAMPLE] - centre) @ directions

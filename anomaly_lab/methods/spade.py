@@ -13,8 +13,9 @@ from torch import Tensor
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.functional.nearest_rows import nearest_rows
 from anomaly_lab.methods.base.fitted import FittedMethod
-from anomaly_lab.methods.base.statistics import MemoryBank, nearest_rows
+from anomaly_lab.methods.base.statistics import MemoryBank
 from anomaly_lab.methods.base.tiling import Tiling, enlarge
 from anomaly_lab.networks.backbone import Backbone, aligned
 

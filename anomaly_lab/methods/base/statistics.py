@@ -18,6 +18,7 @@ from anomaly_lab.core.console import say, tracked
 from anomaly_lab.core.distributed import is_first_process, of_all_processes, sum_of_all_processes
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.functional.farthest_points import DIRECTIONS, farthest_points
+from anomaly_lab.functional.nearest_rows import PreparedRows, nearest_rows
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 
 STEPS = 2**18  # from 0 to the largest value
@@ -25,9 +26,7 @@ EXACT = 2**17  # products of two numbers of steps, of which the sum is exact in 
 WAITING = 2**24  # values that wait to be added at once: 64 MiB
 PART = 2**20  # numbers that are computed at once: 8 MiB, which stay in the cache of a processor
 MOST = 2**26  # rows of which sums of products fit into 64 bits
-BLOCK = 2**24  # numbers that a search holds at once: 64 MiB
 NOTED = 36 + 4 * DIRECTIONS  # bytes of a row: its draw and its place, and what the selection keeps of it
-SPARE = 4  # candidates more than neighbours, because a fast distance can confuse near ties
 NOT_FINITE = "method.backbone: expected finite features, found NaN or infinity; are its weights whole?"
 
 
@@ -214,6 +213,7 @@ class MemoryBank(Statistic):
         self.rows = rows
         self.ratio = ratio
         self._sample = Reservoir(capacity, seed)
+        self._prepared: PreparedRows | None = None  # of the bank, for the search
 
     def update(self, rows: Float[Tensor, "row feature"], image: int) -> None:
         """Show the rows of an image to the sample."""
@@ -273,46 +273,15 @@ class MemoryBank(Statistic):
     def nearest(
         self, queries: Float[Tensor, "query feature"], neighbours: int = 1
     ) -> tuple[Float[Tensor, "query neighbour"], Int[Tensor, "query neighbour"]]:
-        """The nearest entries (`nearest_rows`)."""
-        return nearest_rows(queries, self.bank, neighbours)
+        """The nearest entries (`nearest_rows`); of single ones, on a processor, by a search that is prepared once."""
+        exporting, host = torch.compiler.is_exporting(), queries.device.type == self.bank.device.type == "cpu"
+        if neighbours > 1 or exporting or not host or {queries.dtype, self.bank.dtype} != {torch.float32}:
+            return nearest_rows(queries, self.bank, neighbours)
+        if self._prepared is None or self._prepared.entries is not self.bank:
+            self._prepared = PreparedRows(self.bank)
+        distances, numbers = self._prepared.nearest(queries)
+        return distances[:, None], numbers[:, None]
 
-
-def nearest_rows(
-    queries: Float[Tensor, "query feature"], entries: Float[Tensor, "entry feature"], neighbours: int = 1
-) -> tuple[Float[Tensor, "query neighbour"], Int[Tensor, "query neighbour"]]:
-    """Euclidean distances to the nearest entries, ascending, and the numbers of these entries.
-
-    Blocks of products find a few candidates, whose distances are then computed again from their differences: the
-    memory does not grow with queries times entries, and an entry is at a distance of exactly 0 from itself. In a graph
-    that is exported all queries are one block. Raises ValueError for more neighbours than entries.
-    """
-    if neighbours > len(entries):
-        raise ValueError(f"expected at most {len(entries)} neighbours, the size of the bank, found {neighbours}")
-    count = min(neighbours + SPARE, len(entries))
-    if torch.compiler.is_exporting():
-        return _nearest(queries, entries, neighbours, count)
-    size = max(1, BLOCK // max(2**14, count * entries.shape[1]))
-    answers = [_nearest(chunk, entries, neighbours, count) for chunk in queries.split(size)]
-    distances, numbers = zip(*answers, strict=True)
-    return torch.cat(distances), torch.cat(numbers)
-
-
-def _nearest(queries: Tensor, entries: Tensor, neighbours: int, count: int) -> tuple[Tensor, Tensor]:
-    values: list[Tensor] = []
-    places: list[Tensor] = []
-    for start, block in zip(range(0, len(entries), 2**14), entries.split(2**14), strict=True):
-        # Without the square of the query, which is the same for all entries.
-        squares = torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2)
-        least = squares.topk(min(count, len(block)), largest=False)
-        values.append(least.values)
-        places.append(least.indices + start)
-        if len(values) > 1:
-            joined, numbers = torch.cat(values, dim=1), torch.cat(places, dim=1)
-            kept = joined.topk(min(count, joined.shape[1]), largest=False)
-            values, places = [kept.values], [numbers.gather(1, kept.indices)]
-    numbers = places[0].sort(dim=1).values
-    exact = torch.stack([(queries - entries[column]).norm(dim=1) for column in numbers.unbind(1)], dim=1)
-    exporting = torch.compiler.is_exporting()  # ONNX has no stable sort: of equally near entries any may come first
-    order = exact.topk(neighbours, largest=False) if exporting else exact.sort(dim=1, stable=True)
-    # Contiguous: the export of a view of a cut tensor would fix the size of the batch.
-    return order.values[:, :neighbours].contiguous(), numbers.gather(1, order.indices[:, :neighbours])
+    def _load_from_state_dict(self, *rest: Any) -> None:
+        self._prepared = None
+        super()._load_from_state_dict(*rest)

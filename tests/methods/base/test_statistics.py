@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.functional import nearest_rows
 from anomaly_lab.methods.base import reservoir, statistics
 from anomaly_lab.methods.base.statistics import MemoryBank, RunningGaussian
 
@@ -132,7 +133,7 @@ def test_a_coreset_has_the_same_bits_in_any_order_and_any_number_of_shares(image
 @pytest.mark.parametrize("neighbours", [1, 3, 300])
 def test_the_nearest_entries_are_those_of_brute_force(bank, neighbours, monkeypatch):
     queries = torch.cat([bank.bank[250:251], torch.randn(40, 6, generator=torch.Generator().manual_seed(2))])
-    monkeypatch.setattr(statistics, "BLOCK", 2**15)  # two queries at a time
+    monkeypatch.setattr(nearest_rows, "BLOCK", 2**15)  # two queries at a time
     distance, number = bank.nearest(queries, neighbours)
     all_of_them = np.linalg.norm(queries.numpy()[:, None].astype(np.float64) - bank.bank.numpy()[None], axis=2)
     np.testing.assert_allclose(distance, np.sort(all_of_them, axis=1)[:, :neighbours], rtol=1e-5, atol=1e-6)
@@ -143,6 +144,20 @@ def test_the_nearest_entries_are_those_of_brute_force(bank, neighbours, monkeypa
 def test_more_neighbours_than_entries_are_refused(bank):
     with pytest.raises(ValueError, match="expected at most 300 neighbours, the size of the bank, found 301"):
         bank.nearest(torch.zeros(1, 6), 301)
+
+
+def test_a_search_follows_the_bank_and_is_no_part_of_its_state(bank):
+    query = bank.bank[100:101].clone()
+    assert bank.nearest(query)[1].item() == 100
+    prepared = bank._prepared
+    bank.nearest(query)
+    assert bank._prepared is prepared  # once
+    assert bank.state_dict().keys() == {"bank"}
+    bank.load_state_dict({"bank": bank.bank.flip(0)})  # of the same size: written in place
+    assert bank.nearest(query)[1].item() == 199
+    bank.bank = bank.bank[150:].clone()
+    assert bank.nearest(query)[1].item() == 49
+    assert bank.double().nearest(query.double())[0].dtype == torch.float64
 
 
 def test_the_state_goes_through_a_checkpoint_whatever_its_size(bank, images):
