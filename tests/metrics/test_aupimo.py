@@ -119,7 +119,7 @@ def sets(draw):
 
 @pytest.mark.parametrize("mode", MODES)
 @given(images=sets(), limits=st.sampled_from(((0.01, 0.3), (0.1, 1.0), (1e-5, 1e-4))), parts=st.sampled_from((None, 2)))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_equals_the_slow_loop_with_ties_sizes_and_parts(mode, images, limits, parts):
     value = compute(*images, mode, parts, pimo_limits=limits)["aupimo"]
     assert value == pytest.approx(slow_reference(*images, *limits), abs=1e-9)

@@ -175,7 +175,7 @@ def test_weights_lie_where_their_scores_lie(scores, order):
 
 
 @given(scores=many(), order=st.integers(0, 9), sizes=st.sampled_from(((7, 7), (7, 9, 7), (9, 7), (7, 0, 7, 9))))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_good_images_weigh_the_same_in_any_sizes_and_processes(scores, order, sizes):
     shuffled = np.random.default_rng(order).permutation(scores)
     parts = np.array_split(shuffled, len(sizes))
