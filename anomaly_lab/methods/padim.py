@@ -94,10 +94,12 @@ class PaDiM(FittedMethod):
         self.whitener = self.whitener.new_zeros(places, features, features)
         try:
             for here, mean, covariance in self.gaussian.moments_by_part():
-                identity = torch.eye(features).to(covariance)
-                factor = torch.linalg.cholesky(covariance + self.ridge * identity)
+                covariance.diagonal(dim1=1, dim2=2).add_(self.ridge)
+                upper = torch.linalg.cholesky(covariance.float()).mT
+                identity = torch.eye(features, device=upper.device)
                 self.mean[here] = mean
-                self.whitener[here] = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+                # The transpose of the inverse: libraries count column by column, so that this is copied row by row.
+                self.whitener[here] = torch.linalg.solve_triangular(upper, identity.expand_as(upper), upper=True).mT
         except UserError:
             raise
         except ValueError as error:

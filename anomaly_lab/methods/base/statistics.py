@@ -24,7 +24,7 @@ from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 STEPS = 2**18  # from 0 to the largest value
 EXACT = 2**17  # products of two numbers of steps, of which the sum is exact in float64
 WAITING = 2**24  # values that wait to be added at once: 64 MiB
-PART = 2**20  # numbers that are computed at once: 8 MiB, which stay in the cache of a processor
+PART = 2**19  # numbers that are computed at once: 4 MiB, which stay in the cache of a processor
 MOST = 2**26  # rows of which sums of products fit into 64 bits
 NOTED = 36 + 4 * DIRECTIONS  # bytes of a row: its draw and its place, and what the selection keeps of it
 NOT_FINITE = "method.backbone: expected finite features, found NaN or infinity; are its weights whole?"
@@ -115,8 +115,8 @@ class RunningGaussian(Statistic):
             self._products = torch.zeros(places, self.features, self.features, dtype=torch.int64, device=device)
         for here in self._parts():
             total, products = self._sums(here)
-            self._sum[here] += total
-            self._products[here] += products
+            self._sum[here] += total.long()
+            self._products[here] += products.long()
         self._count += sum(part.shape[1] for part in self._waiting)
         self._waiting = []
 
@@ -126,15 +126,16 @@ class RunningGaussian(Statistic):
         return [slice(start, min(start + size, places)) for start in range(0, places, size)]
 
     def _sums(self, here: slice) -> tuple[Tensor, Tensor]:
-        """Of the rows that wait: products of so many are exact in float64, sums of these are integers."""
+        """Of the rows that wait, in float64 where it is exact: integers below 2^53, added in any order."""
         parts = [part[here] for part in self._waiting]
         size = len(parts[0]), sum(part.shape[1] for part in parts), self.features
         rows = torch.cat(parts, dim=1, out=torch.empty(size, dtype=torch.float64, device=parts[0].device))
-        total = torch.zeros(len(rows), self.features, dtype=torch.int64, device=rows.device)
-        products = torch.zeros(len(rows), self.features, self.features, dtype=torch.int64, device=rows.device)
-        for part in rows.split(min(EXACT, max(1, 4 * PART // (len(rows) * self.features))), dim=1):
-            total += part.sum(dim=1).long()
-            products += torch.bmm(part.mT, part).long()
+        exact = torch.float64 if size[1] <= EXACT else torch.int64
+        blocks = rows.split(min(EXACT, max(1, 4 * PART // (len(rows) * self.features))), dim=1)
+        total, products = (each.to(exact) for each in (blocks[0].sum(dim=1), torch.bmm(blocks[0].mT, blocks[0])))
+        for block in blocks[1:]:
+            total += block.sum(dim=1).to(exact)
+            products += torch.bmm(block.mT, block).to(exact)
         return total, products
 
     def moments(self) -> tuple[Float64[Tensor, "place feature"], Float64[Tensor, "place feature feature"]]:
@@ -167,10 +168,10 @@ class RunningGaussian(Statistic):
                 total = torch.zeros(size, dtype=torch.int64, device=device)
                 products = torch.zeros(*size, self.features, dtype=torch.int64, device=device)
             if self._sum is not None and self._products is not None:
-                total += self._sum[here]
-                products += self._products[here]
-            sums = sum_of_all_processes(total).double()
-            covariance = sum_of_all_processes(products).double()
+                total, products = total.long() + self._sum[here], products.long() + self._products[here]
+            exact = torch.float64 if count <= EXACT else torch.int64  # the same in all processes
+            sums = sum_of_all_processes(total.to(exact)).double()
+            covariance = sum_of_all_processes(products.to(exact)).double()
             covariance.baddbmm_(sums[:, :, None], sums[:, None, :], alpha=-1 / count)
             yield here, sums * (self.step / count), covariance.mul_(self.step**2 / max(1, count - 1))
         self.clear()

@@ -28,7 +28,9 @@ def moments_of(shares, monkeypatch):
     """The moments that the first of several processes comes to."""
     seen = [[] for _ in shares]  # what each process brings, in the order of the calls
     for share, calls in zip(shares[1:], seen[1:], strict=True):
-        monkeypatch.setattr(statistics, "sum_of_all_processes", lambda value, calls=calls: calls.append(value) or value)
+        monkeypatch.setattr(
+            statistics, "sum_of_all_processes", lambda value, calls=calls: calls.append(value) or value.clone()
+        )
         monkeypatch.setattr(statistics, "of_all_processes", lambda values, calls=calls: calls.append(values) or values)
         share.moments()
     others = iter(zip(*seen[1:], strict=True)) if shares[1:] else iter([()] * 1000)
