@@ -110,7 +110,7 @@ def export(run: Path, kind: str, out: Path, trust: list[str]) -> None:
             f"{size / 1e9:.1f} GB; format=pt2 has no such limit"
         )
     facts = json.dumps(describe(detector, name, commit(run)), indent=2)
-    print(f"export: {name} as {kind}, a minute or less", flush=True)
+    print(f"export: {name} as {kind}, a minute or two", flush=True)
     trial = photos(run, decoding) or noise(decoding)
     expected = graph.answer_of(method, trial.images, trial.placement)  # before the method is traced
     valid = graph.valid_pixels(trial.images, trial.placement)

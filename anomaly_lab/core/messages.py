@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from hydra.errors import (
@@ -74,6 +75,10 @@ def explain(error: BaseException) -> UserError:
         return UserError(
             f"{key}: expected one value, found {value!r}; -m makes a job of each, '{key}=[{value}]' is a list"
         )
+    if isinstance(error, OverrideParseException) and "=" not in error.override:
+        word = error.override
+        folder = f"; for a folder of photos type data=folder data.root={word}" if Path(word).is_dir() else ""
+        return UserError(f"{word}: expected key=value, found a word without ={folder}")
     if isinstance(error, OverrideParseException):
         return UserError(
             f"{error.override}: expected key=value; a value with spaces, commas, = or ~ needs quotes inside quotes: "

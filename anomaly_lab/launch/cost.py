@@ -64,7 +64,7 @@ def cost_of(alike: list[dict[str, Any]]) -> tuple[float, str]:
     """The seconds of similar jobs together; and in words, with their source."""
     rate = rate_of(alike[0])
     seconds = sum(seconds_of(config, rate) for config in alike)
-    tests = "" if rate.test is not None else ", tests not counted"
+    tests = "" if rate.test is not None else ", without the test"
     what = "an image" if alike[0]["data"]["datamodule"]["sees"] == "images" else "a patch"
     measured = f"{1000 * rate.training:.1f} ms {what} measured on {rate.source}{tests}"
     return seconds, f"about {duration(seconds)}; {measured}"
@@ -102,8 +102,8 @@ def rate_of(config: dict[str, Any]) -> Rate:
         return Rate(training, test, f"{len(runs)} earlier runs" if len(runs) > 1 else "an earlier run")
     where = "GPU" if gpu else "CPU"
     if config["data"]["datamodule"]["passes"] is not None:
-        return Rate(step(config, gpu), None, f"{IMAGES} images, seen now on the {where}, fit not counted")
-    return Rate(step(config, gpu), None, f"one step, done now on the {where}")
+        return Rate(step(config, gpu), None, f"{IMAGES} images just now on the {where}, without the fit after them")
+    return Rate(step(config, gpu), None, f"one step just now on the {where}")
 
 
 def earlier(runs_dir: Path, alike: str, method: str, gpu: bool) -> Iterable[dict[str, Any]]:

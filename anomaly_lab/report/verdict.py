@@ -38,6 +38,8 @@ def against(run: Run) -> str:
         return f"{text}."
     kind, best = strongest("image_auroc", controls)
     beats = "" if own > best else ": this method shows nothing that the control does not"
+    if own == best == 1:
+        beats = ", too: these test images are too easy to tell the method from it"
     return f"{text}; the best trivial control, {kind}, reaches {best:.3f}{beats}."
 
 

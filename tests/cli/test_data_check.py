@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, OverrideParseException
 
 from anomaly_lab.cli.data import main
 from anomaly_lab.core.errors import UserError
@@ -65,7 +65,11 @@ def test_a_copy_and_a_file_that_cannot_be_read_are_named_and_are_an_error(checke
     assert "a run uses 23 of 24 photos" in checked("data.on_error=skip")
 
 
-def test_without_data_it_is_one_line(checked):
+def test_without_data_it_is_one_line(checked, tmp_path):
     with pytest.raises(InstantiationException) as raised:
         checked("data.root=nowhere")
     assert str(explain(raised.value)).startswith("data.root: expected a folder of images, found nothing at nowhere")
+    with pytest.raises(OverrideParseException) as raised:
+        checked(str(tmp_path))
+    end = f"found a word without =; for a folder of photos type data=folder data.root={tmp_path}"
+    assert str(explain(raised.value)).endswith(end)

@@ -29,6 +29,7 @@ def test_every_process_has_the_items_of_all_in_their_order(tmp_path):
     alone = Reservoir(6, seed=0)
     for image in range(5):
         alone.add(image, torch.full((3, 2), image))
+    expected = alone.rows()
     for items, rows in in_processes(2, partial(_process, tmp_path / "store"), tmp_path):
         assert items == ["of 0", "of 1", "of 1"]
-        assert torch.equal(rows, alone.rows())
+        assert torch.equal(rows, expected)

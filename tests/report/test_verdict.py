@@ -54,6 +54,14 @@ def test_beside_the_best_control(controls, end):
     assert sentence.endswith(end)
 
 
+def test_a_tie_of_perfect_rankings_says_that_the_test_is_too_easy():
+    perfect = METRICS | {"image_auroc": 1.0, "image_auroc_high": 1.0}
+    easy = "gray, reaches 1.000, too: these test images are too easy to tell the method from it."
+    assert verdict(run_of(metrics=perfect, gray=1.0))[1].endswith(easy)
+    tied = verdict(run_of(gray=0.95))[1]
+    assert tied.endswith("gray, reaches 0.950: this method shows nothing that the control does not.")
+
+
 def test_a_run_that_is_not_done_has_no_result():
     assert verdict(replace(run_of(), state="running")) == []
 

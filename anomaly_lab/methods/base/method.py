@@ -22,7 +22,7 @@ from anomaly_lab.networks.pretrained import PretrainedNetwork
 OptimizerFactory = Callable[[Iterable[Parameter]], torch.optim.Optimizer]
 Scalar = Float[Tensor, ""]
 PADDED = (
-    "scored with what lies around the inspected part, which this score cannot leave out (data.resize=crop: no padding)"
+    "the score includes the padding around the photo, or what lies outside data.region (data.resize=crop: no padding)"
 )
 
 
