@@ -89,13 +89,16 @@ function decisions(run, images) {
   const gallery = galleryOf(run, images);
   const listeners = [points.update, bars.update, gallery.update];
   const own = known(run.threshold) ? run.threshold : domain[1];
+  const tested = "image_accuracy_normal" in run.metrics || "image_auroc" in run.metrics;  // else the photos are those held out
+  const chosen = tested ? "A threshold that you choose here is chosen on the test images."
+    : "It was set with these held-out photos, so what they show is no test of it.";
   let current = NaN;
   const update = (threshold, from) => {
     current = threshold;
     if (from !== slider) slider.value = String(threshold);
     if (from !== exact) exact.value = String(threshold);
     slider.setAttribute("aria-valuetext", score(threshold));
-    figures.replaceChildren(...decisionFigures(images, threshold));
+    figures.replaceChildren(...(tested ? decisionFigures(images, threshold) : []));
     listeners.forEach((listener) => listener(threshold));
   };
   slider.addEventListener("input", () => update(Number(slider.value), slider));
@@ -105,7 +108,7 @@ function decisions(run, images) {
   const back = el("button", { type: "button", id: "threshold-back", onclick: () => update(own) }, "run's threshold");
   const node = el("div", {},
     el("h3", {}, "Threshold"),
-    el("p", { class: "quiet" }, `The run's threshold is ${score(own)}. A threshold that you choose here is chosen on the test images.`,
+    el("p", { class: "quiet" }, `The run's threshold is ${score(own)}. ${chosen}`,
       run.later.length ? ` Later thresholds (${run.later.map((line) =>
         `${line.name} ${score(line.image)}`).join(", ")}) were not tested.` : ""),
     el("div", { class: "threshold" }, slider, exact, back), figures,
