@@ -111,6 +111,7 @@ class PaDiM(FittedMethod):
     def predict(self, images: Images) -> Prediction:
         """The Mahalanobis distance of every place from its Gaussian (section III.C, equation 2)."""
         maps = self.embedding(images)
-        centred = maps.flatten(2).permute(2, 1, 0) - self.mean[:, :, None]  # place, feature, image
+        places = maps.flatten(2).permute(2, 1, 0).contiguous()  # place, feature, image: small products need it in order
+        centred = places - self.mean[:, :, None]
         distance = torch.bmm(self.whitener.expand(len(centred), -1, -1), centred).norm(dim=1)
         return Prediction(distance.T.reshape(-1, 1, *maps.shape[2:]), None, None)

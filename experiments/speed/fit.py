@@ -2,7 +2,7 @@
 
 `python experiments/speed/fit.py PHOTOS WEIGHTS [METHOD] > experiments/speed/fit.csv`: 209 photos of 256 px for the fit,
 one by one, 40 of them for the test, in batches of 8, ResNet-18, PatchCore with 1 % of the patches. One thread, CPU
-seconds, in turns in one process; seconds are medians of five, `ratio` is the median of their ratios to the network.
+seconds, in turns in one process; seconds are medians of three, `ratio` is the median of their ratios to the network.
 
 `memory`: the growth of a process over the fit, by the operating system (VmHWM), beside the rows that are kept of all
 images and the images of one batch of eight.
@@ -77,7 +77,7 @@ def timed(name: str, method: FittedMethod, images: torch.Tensor) -> None:
     network(method, images[:TESTED])
     fit(method, images[:2])  # compiles
     turns = []
-    for _ in range(5):
+    for _ in range(3):
         bare, whole = seconds(network, method, images), seconds(fit, method, images)
         maps = seconds(answer, method, images[:TESTED], False)
         turns.append((bare, whole, maps, seconds(answer, method, images[:TESTED])))

@@ -98,7 +98,7 @@ class RunningGaussian(Statistic):
         rows = rows.cpu() if rows.device.type == "mps" else rows  # Apple's has no float64
         most = rows.abs().amax()
         self._most = most if self._most is None else torch.maximum(self._most, most)
-        steps = (rows.float() / self.step).round_()
+        steps = (rows.float().contiguous() / self.step).round_()
         self._waiting.append(steps[:, None] if self.places else steps[None])
         if sum(part.numel() for part in self._waiting) >= (self._kept() if self._sum is None else WAITING):
             self._add()
