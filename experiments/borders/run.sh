@@ -23,6 +23,11 @@ done
 for data in "$transistor" "$wood"; do
   row stride4_dense $layer3 method.evaluation=dense $data
 done
+for method in padim patchcore; do
+  for data in "$transistor" "$wood"; do
+    row features method=$method method.backbone.weights=$weights $data
+  done
+done
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
 for method in cae ssim_ae; do

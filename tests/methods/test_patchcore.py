@@ -107,7 +107,7 @@ def test_what_does_not_fit_into_memory_is_said_before_anything_is_read(capsys):
 
 @pytest.mark.slow
 def test_the_fit_needs_little_more_memory_than_its_patches():
-    """In a process of its own, by the operating system: 60 images whose patches take 360 MiB, in any order."""
+    """In a process of its own, by the operating system: 120 images whose patches take 720 MiB, in any order."""
     program = """
 import torch
 from pathlib import Path
@@ -138,8 +138,8 @@ with torch.inference_mode():
     fitted(2, 16, 0.5)
     Path("/proc/self/clear_refs").write_text("5")
     before = mib("VmRSS")
-    fitted(60, 128)
-print(mib("VmHWM") - before, 60 * 64**2 * 384 * 4 / 2**20)
+    fitted(120, 128)
+print(mib("VmHWM") - before, 120 * 64**2 * 384 * 4 / 2**20)
 """
     command = [sys.executable, "-c", program]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
