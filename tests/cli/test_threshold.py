@@ -64,7 +64,7 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(toy_run, tmp_path, caps
     for words, message in (
         (["threshold=aria"], "threshold: expected one of area, .*found 'aria'; did you mean 'area'"),
         (["threshold.rate=2"], "threshold.rate: expected a number less than 1, found 2"),
-        (["threshold.rat=0.1"], "threshold.rat: no such key; did you mean threshold.rate\?"),
+        (["threshold.rat=0.1"], r"threshold.rat: no such key; did you mean threshold.rate\?"),
         (["normals=nowhere"], "normals: expected a folder of normal images, found none at nowhere"),
     ):
         with pytest.raises(UserError, match=message) as told:
