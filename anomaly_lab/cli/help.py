@@ -36,7 +36,7 @@ Usage
   eval "$(anomaly-lab completion)"                          let the shell complete commands, options, key=value
 
 Examples
-  python -m anomaly_lab experiment=demo                     generated data, a minute or two
+  python -m anomaly_lab experiment=demo                     generated data, about three minutes
   python -m anomaly_lab method=ssim_ae data.category=screw
   python -m anomaly_lab data=folder data.root=photos/       your own photos of good parts
   python -m anomaly_lab experiment=quick data.category=screw   a budget for a machine without a GPU
