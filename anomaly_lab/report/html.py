@@ -39,7 +39,7 @@ def page(runs: Sequence[Run], groups: Groups, found: dict[str, Matrix]) -> str:
     """The page of some runs and their matrices."""
     limit = min(PICTURE_BYTES // max(sum(run.done for run in runs), 1), MOST_PICTURES)
     pictures = [thumbnails(run, limit) if run.done else [] for run in runs]
-    title = title_of(runs)
+    title = title_of(runs, groups)
     parts = {
         "head": head(title, "data:"),
         "verdict": "\n".join(f"<p>{escape(line)}</p>" for line in (verdict(runs[0]) if len(runs) == 1 else [])),
@@ -69,14 +69,15 @@ def filled(name: str, parts: dict[str, str]) -> str:
     return "".join(pieces)
 
 
-def title_of(runs: Sequence[Run]) -> str:
-    """The title for these runs."""
+def title_of(runs: Sequence[Run], groups: Groups) -> str:
+    """The title for these runs, of which those that are done lie in `groups`."""
     if len(runs) == 1:
         key = runs[0].key
         return f"{key.method} on {key.dataset} {key.category}, seed {key.seed}"
     methods = len({run.key.method for run in runs})
+    variants = f"{len(groups.rows)} variants of " * (len(groups.rows) > methods)
     categories = len({(run.key.dataset, run.key.category) for run in runs})
-    return f"{methods} method{'s' * (methods > 1)} on {categories} categor{'ies' if categories > 1 else 'y'}"
+    return f"{variants}{methods} method{'s' * (methods > 1)} on {categories} categor{'ies' if categories > 1 else 'y'}"
 
 
 def in_script(value: Any) -> str:

@@ -32,9 +32,9 @@ RULES = (
     "The mean over the categories of a data set is marked best if the differences by category are more than noise (t, "
     "three categories or more). Rows that lack a category are never marked there; the number of missing ones is shown.",
     "Controls are trivial detectors, tested on the same images. Their row shows the largest value over the runs of a "
-    "column. A method is flagged if its mean does not exceed the strongest control of its own runs. The image AUROC of "
-    "brightness and sharpness is that of the better direction, so it is never below .5. A run of method=control tests "
-    "one direction only: bright, or sharp.",
+    "column. A method is flagged if its mean does not exceed the strongest control of its own runs, or of the column "
+    "where its runs have no controls. The image AUROC of brightness and sharpness is that of the better direction, so "
+    "it is never below .5. A run of method=control tests one direction only: bright, or sharp.",
     "Runs that differ only in the seed, or in keys that describe another category, form one row. Runs that differ in "
     "anything else form separate rows, named after the settings that differ.",
 )  # fmt: skip
@@ -50,7 +50,7 @@ class Cell:
     low: float | None = None
     high: float | None = None
     interval: Literal["seeds", "images", ""] = ""  # over what it is taken
-    control: float | None = None  # the strongest one of the same runs
+    control: float | None = None  # the strongest one of the same runs; where they have none, of the column
     best: bool = False
     of: int = 1  # categories that have the measure, for a mean over them
 
@@ -116,6 +116,9 @@ def matrix_of(groups: Groups, measure: Measure) -> Matrix:
         for row in groups.rows:
             for run in groups.cells.get((row, column), []):
                 _add_controls(matrix, run, column)
+    for (_, column), cell in matrix.cells.items():
+        if cell.control is None:  # of `controls=false`
+            cell.control = max((value for (_, at), value in matrix.controls.items() if at == column), default=None)
     for dataset in dict.fromkeys(column.dataset for column in groups.columns):
         columns = [column for column in matrix.columns if column.dataset == dataset]
         if len(columns) > 1:

@@ -12,7 +12,7 @@ from anomaly_lab.core.console import printable_lines
 from anomaly_lab.report.groups import Column
 from anomaly_lab.report.sheets import Line, Sheet
 
-FLAG = "▽"  # does not exceed the strongest control of its own runs
+FLAG = "▽"  # does not exceed the strongest control
 LEGEND = (
     f"mean ± standard deviation over seeds; bold: best by more than noise; {FLAG} not above the controls; "
     "controls: the largest over the runs of a column"

@@ -171,13 +171,20 @@ def test_many_images_leave_out_single_scores(tmp_path, monkeypatch):
     assert data["runs"][0]["metrics"]["image_auroc"] > 0.5
 
 
+def title(folder):
+    runs = collect([folder])
+    return title_of(runs, group([run for run in runs if run.done]))
+
+
 def test_titles(tmp_path):
     write_run(tmp_path, method="cae")
     write_run(tmp_path, method="ganomaly")
-    assert title_of(collect([tmp_path])) == "2 methods on 1 category"
+    assert title(tmp_path) == "2 methods on 1 category"
+    write_run(tmp_path, method="cae", digest="1", method__latent=50)
+    assert title(tmp_path) == "3 variants of 2 methods on 1 category"
     write_run(tmp_path / "b", category="x")
-    write_run(tmp_path / "b", category="y")
-    assert title_of(collect([tmp_path / "b"])) == "1 method on 2 categories"
+    write_run(tmp_path / "b", category="y", state="running")
+    assert title(tmp_path / "b") == "1 method on 2 categories"
 
 
 def test_pictures_of_many_runs_stay_within_the_page(tmp_path, monkeypatch):

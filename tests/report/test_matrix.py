@@ -71,6 +71,20 @@ def test_a_method_that_does_not_exceed_its_control_is_flagged(tmp_path):
     assert not cells(tmp_path, "fit_seconds")["cae", "screw"].beaten
 
 
+def test_runs_without_controls_are_flagged_by_those_of_their_column(tmp_path):
+    write_run(tmp_path, strength=0.1)
+    for method in ("ganomaly", "anogan"):
+        folder = write_run(tmp_path, method=method, strength=0.1 if method == "anogan" else 5.0)
+        (folder / "controls.csv").unlink()
+        left = {key: value for key, value in read_metrics(folder).items() if not key.startswith("control_")}
+        (folder / "metrics.json").write_text(json.dumps(left))
+    found, strongest = cells(tmp_path), max(matrix(tmp_path).controls.values())
+    assert found["anogan", "screw"].control == found["ganomaly", "screw"].control == strongest
+    assert [found[method, "screw"].beaten for method in ("anogan", "ganomaly")] == [True, False]
+    (tmp_path / "sweep/cae/mvtec_ad/screw/seed=0/0123456789/controls.csv").unlink()
+    assert cells(tmp_path)["anogan", "screw"].control is None
+
+
 def test_controls_are_told_and_those_of_the_whole_image_in_either_direction(tmp_path):
     write_run(tmp_path)
     found = {kind: value for (kind, _), value in matrix(tmp_path).controls.items()}
