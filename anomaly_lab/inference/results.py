@@ -123,7 +123,8 @@ def write_results(
     for remark in summary.remarks.lines():
         say(remark)
     for run, detector in detectors.items():
-        say(f"{run}: " * (len(detectors) > 1) + guarantee(detector.threshold.normals))
+        for line in filter(None, (doubt(summary.abnormal[run], summary.judged), guarantee(detector.threshold.normals))):
+            say(f"{run}: " * (len(detectors) > 1) + line)
     if not summary.reasons:
         unreadable.unlink()
         return
@@ -131,6 +132,15 @@ def write_results(
     raise UserError(
         f"{summary.failed} of {summary.seen} files{folders} could not be read, see {unreadable}: "
         f"{'; '.join(summary.reasons)}"
+    )
+
+
+def doubt(abnormal: int, photos: int) -> str:
+    """A question about three photos or more that are all abnormal, "" for others."""
+    if abnormal < photos or photos < 3:
+        return ""
+    return (
+        f"All {photos} photos are abnormal: are they of the same kind of part, light and camera as the training photos?"
     )
 
 

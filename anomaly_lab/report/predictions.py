@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from anomaly_lab import __version__
 from anomaly_lab.core.files import read_csv, write_whole
+from anomaly_lab.inference.results import doubt
 from anomaly_lab.report.html import PAGE, filled, head, in_script
 
 SCRIPTS = ("base.js", "predictions.js")
@@ -33,6 +34,9 @@ def write_predictions(out: Path, picture_of: Callable[[Path], Path], guarantees:
         return None
     for run in runs.values():
         run["photos"].sort(key=lambda photo: -photo["value"])
+        values = [photo["value"] for photo in run["photos"]]
+        asked = doubt(sum(value >= run["threshold"] for value in values), len(values))
+        run["guarantee"] = " ".join(filter(None, (asked, run["guarantee"])))
     photos = max(len(run["photos"]) for run in runs.values())
     title = f"{photos} photo{'s' * (photos > 1)}, {', '.join(runs)}"
     about = "A photo is abnormal if its score reaches the threshold. An orange outline shows a region above the pixel "

@@ -16,7 +16,7 @@ from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.inference import results
 from anomaly_lab.inference.detector import Detector
-from anomaly_lab.inference.results import write_results
+from anomaly_lab.inference.results import doubt, write_results
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.control import Control
 from anomaly_lab.metrics.thresholds import Threshold
@@ -127,13 +127,15 @@ def test_many_unreadable_files_are_counted_and_the_first_named(tmp_path, write):
     assert not (tmp_path / "out/unreadable.csv").exists()  # no longer true
 
 
-def test_folders_that_could_not_be_listed_are_named(tmp_path, write):
+def test_folders_that_could_not_be_listed_and_photos_that_are_all_abnormal_are_named(tmp_path, write, capsys):
     photo = write(tmp_path / "photos/a.png", np.zeros((8, 8), np.uint8))
+    runs = {"dark": detector(threshold=0.0), "other": detector()}
     refused = [PermissionError(13, "Permission denied", "photos/secret")]
     with pytest.raises(
-        UserError, match="0 of 1 files and 1 folders could not be read.*photos/secret: expected a folder"
+        UserError, match="0 of 3 files and 1 folders could not be read.*photos/secret: expected a folder"
     ):
-        write_results({"control": detector()}, [photo], photo.parent, tmp_path / "out", False, False, refused)
+        write_results(runs, [photo] * 3, photo.parent, tmp_path / "out", False, False, refused)
+    assert [line for line in capsys.readouterr().out.splitlines() if "camera" in line] == [f"dark: {doubt(3, 3)}"]
     assert rows_of(tmp_path / "out/unreadable.csv")[0]["path"] == "photos/secret"
 
 

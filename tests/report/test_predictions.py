@@ -8,7 +8,7 @@ import pytest
 
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.evaluation.drawing import write_picture
-from anomaly_lab.inference.results import SCORES, UNREADABLE
+from anomaly_lab.inference.results import SCORES, UNREADABLE, doubt
 from anomaly_lab.metrics.thresholds import guarantee
 from anomaly_lab.report.predictions import write_predictions
 from tests.report.test_page import console, open_page, texts
@@ -42,6 +42,12 @@ def test_photos_are_sorted_by_their_score_and_have_their_pictures(out):
     assert [photo["picture"] for photo in data["runs"][0]["photos"]] == ["pictures/b%20c.png", None, None]
     assert [run["guarantee"] for run in data["runs"]] == [guarantee(9), ""]
     assert HOSTILE not in text
+    scores = (out / "scores.csv").read_text().splitlines()
+    (out / "scores.csv").write_text("\n".join(line.replace(",0.5,", ",0.1,") for line in scores))
+    every, other = json.loads(re.search('id="data">(.*)</script>', page_of(out).read_text())[1])["runs"]
+    assert every["guarantee"] == f"{doubt(3, 3)} {guarantee(9)}"
+    assert other["guarantee"] == doubt(3, 3)
+    assert [doubt(2, 2), doubt(2, 3), doubt(0, 0)] == [""] * 3
 
 
 def test_files_that_could_not_be_read_are_named_once_for_all_runs(out):
