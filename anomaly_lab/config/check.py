@@ -324,6 +324,8 @@ def check_value(path: str, value: Any, expected: Any) -> None:
         messages = dict.fromkeys(details["msg"] for details in error.errors())
         reason = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)
         reason = re.sub(r"List should have (at \w+ \d+ items) after validation, not \d+", r"\1", reason)
+        if _fits([value], expected):
+            reason = f"a list such as {path}=[{value}]"
         reason = (
             reason.replace("String should have", "a text of")
             .replace("greater", "a number greater")
@@ -332,3 +334,12 @@ def check_value(path: str, value: Any, expected: Any) -> None:
         options = re.findall(r"'([^']+)'", reason)
         hint = nearest(value, options) if isinstance(value, str) else ""
         raise UserError(f"{path}: expected {reason}, found {value!r}{hint}") from None
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    """Whether a value has a type that has an adapter."""
+    try:
+        ADAPTERS[repr(expected)].validate_python(value, strict=True)
+    except pydantic.ValidationError:
+        return False
+    return True
