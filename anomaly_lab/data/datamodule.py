@@ -29,7 +29,7 @@ from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
-from anomaly_lab.data.samples import Sample, Splits, hold_out
+from anomaly_lab.data.samples import Sample, Splits, choose, hold_out
 from anomaly_lab.data.store import Cache, Store, open_store, stopped
 
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
@@ -85,8 +85,9 @@ def collate(items: list[Batch]) -> Batch:
 class DataModule(pl.LightningDataModule):
     """The training feed, and loaders of the held-out normal images and of the test images.
 
-    Held-out images are split off before any augmentation. Only they enter the validation loss and, unless the threshold
-    rule wants `threshold_images="training"`, the threshold.
+    With `good_photos` the run knows only so many of the good training photos, held-out ones among them; `seed` chooses
+    them. Held-out images are split off before any augmentation. Only they enter the validation loss and, unless the
+    threshold rule wants `threshold_images="training"`, the threshold.
 
     `sees`, `passes` and `augmented` are class attributes of the method. Patches come in batches of `batch_size`. So do
     whole images, in a new order every epoch; with a fixed number of `passes` they come in order, in batches of
@@ -116,11 +117,14 @@ class DataModule(pl.LightningDataModule):
         passes: PositiveInt | None = None,
         augmented: bool = True,
         corruption: Corruption | None = None,
+        good_photos: int | None = None,
     ) -> None:
         super().__init__()
-        self.train_samples, self.held_out_samples = hold_out(splits.train, held_out, split_seed)
+        chosen = choose(splits.train, good_photos, seed)
+        self.train_samples, self.held_out_samples = hold_out(chosen, held_out, split_seed)
         self.test_samples = splits.test
-        self.remarks = splits.remarks
+        few = f"{len(chosen)} of {len(splits.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
+        self.remarks = (*splits.remarks, few) if len(chosen) < len(splits.train) else splits.remarks
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
         self.augmentation = augmentation if augmented else Augmentation()

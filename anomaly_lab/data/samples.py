@@ -133,6 +133,29 @@ def _contents(paths: list[Path]) -> dict[Path, str]:
         raise UserError(f"{error.filename}: expected an image, found: {error.strerror}") from error
 
 
+def choose(samples: list[Sample], number: int | None, seed: int) -> list[Sample]:
+    """So many good photos, in their order; all of them without a number.
+
+    For one seed, fewer photos are always among more. Raises UserError for fewer than two, for photos of one group only,
+    of which none could be held out, and for more than there are.
+    """
+    if number is None:
+        return samples
+    if number < 2:
+        found = f"found {number}"
+        raise UserError(f"data.good_photos: expected at least 2, one to learn from and one for the threshold, {found}")
+    if number > len(samples):
+        raise UserError(f"data.good_photos: expected at most {len(samples)}, found {number}")
+    order = random.Random(seed).sample(range(len(samples)), len(samples))
+    chosen = [samples[i] for i in sorted(order[:number])]
+    if len({sample.group for sample in chosen}) < 2:
+        raise UserError(
+            f"data.good_photos: expected photos of 2 groups, so that one can be held out for the threshold, found "
+            f"{number} of the group {chosen[0].group!r} with seed={seed}; set a larger data.good_photos"
+        )
+    return chosen
+
+
 def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Split off about `share` of the images in whole groups, at least one group on either side: (kept, held out).
 

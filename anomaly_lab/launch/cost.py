@@ -72,16 +72,17 @@ def cost_of(alike: list[dict[str, Any]]) -> tuple[float, str]:
 
 def seconds_of(config: dict[str, Any], rate: Rate) -> float:
     """The seconds of a whole job at this rate, even if part of it is done."""
-    images, tests = counts(json.dumps(config["data"]["layout"]), config["data"]["held_out"])
-    patches = images if config["data"]["datamodule"]["sees"] == "images" else config["data"]["patches"]
+    data = config["data"]
+    images, tests = counts(json.dumps(data["layout"]), data["held_out"], data.get("good_photos"))
+    patches = images if data["datamodule"]["sees"] == "images" else data["patches"]
     return START + patches * config["trainer"]["max_epochs"] * rate.training + tests * (rate.test or 0.0)
 
 
 @cache
-def counts(layout: str, held_out: float) -> tuple[int, int]:
+def counts(layout: str, held_out: float, good_photos: int | None = None) -> tuple[int, int]:
     """The approximate numbers of training and test images of a run."""
     splits: Splits = instantiate(json.loads(layout))
-    return round(len(splits.train) * (1 - held_out)), len(splits.test)
+    return round((good_photos or len(splits.train)) * (1 - held_out)), len(splits.test)
 
 
 def likeness(config: dict[str, Any]) -> str:

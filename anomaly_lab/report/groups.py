@@ -1,5 +1,7 @@
 """Grouping of runs: one row per method and settings, one column per category and test set."""
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from anomaly_lab.runs.collect import Run
 from anomaly_lab.runs.measures import BY_KEY
 
 UNKNOWN = {"settings": "unknown"}
+GOOD_PHOTOS = "data.good_photos"
 
 
 class Row(NamedTuple):
@@ -19,8 +22,16 @@ class Row(NamedTuple):
 
     @property
     def label(self) -> str:
-        """`cae` alone, or `cae · data.patches=1000`."""
-        return " · ".join([self.method, *(f"{key}={value}" for key, value in self.apart)])
+        """`cae` alone, or `cae · data.patches=1000`, or `cae, 10 good photos`."""
+        apart = dict(self.apart)
+        photos = apart.pop(GOOD_PHOTOS, None)
+        name = " · ".join([self.method, *(f"{key}={value}" for key, value in apart.items())])
+        return f"{name}, {'all' if photos == 'default' else photos} good photos" if photos else name
+
+    @property
+    def family(self) -> "Row":
+        """The row without its number of good photos."""
+        return self._replace(apart=tuple(pair for pair in self.apart if pair[0] != GOOD_PHOTOS))
 
     @property
     def control(self) -> bool:
@@ -67,13 +78,19 @@ def group(runs: Sequence[Run]) -> Groups:
         here = [run for run in runs if run.key.method == method]
         of_run, again = _rows(method, here, column_of)
         repeated += again
-        rows += sorted(set(of_run.values()))
+        rows += sorted(set(of_run.values()), key=_by_number)
         for run in here:
             if run.shown in of_run:
                 cells[of_run[run.shown], column_of[run.shown]].append(run)
     for members in cells.values():
         members.sort(key=lambda run: (len(run.key.seed), run.key.seed))
     return Groups(rows, sorted(set(column_of.values())), dict(cells), repeated)
+
+
+def _by_number(row: Row) -> list[tuple[str, float, str]]:
+    """A key that sorts values as numbers, then what is no number."""
+    numbers = [float(value) if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", value) else math.inf for _, value in row.apart]
+    return [(key, number, value) for (key, value), number in zip(row.apart, numbers, strict=True)]
 
 
 def _columns(runs: Sequence[Run]) -> dict[str, Column]:
@@ -96,7 +113,7 @@ def _columns(runs: Sequence[Run]) -> dict[str, Column]:
 
 def _rows(method: str, runs: list[Run], column_of: dict[str, Column]) -> tuple[dict[str, Row], list[Run]]:
     """The row of each run of a method, and the runs that repeat another one."""
-    chosen = {run.shown: {**_settings(run), "result_version": run.result_version} for run in runs}
+    chosen = {run.shown: {**settings_of(run), "result_version": run.result_version} for run in runs}
     keys = [key for key in _union(chosen.values()) if _tells_apart(key, runs, chosen, column_of)]
     # Beyond the settings: where the same seed of the same settings was run twice with different figures.
     kept, repeated = _without_repetitions(runs, keys, chosen, column_of)
@@ -123,7 +140,8 @@ BEYOND_SETTINGS: dict[str, Callable[[Run], Any]] = {
 }
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings_of(run: Run) -> dict[str, Any]:
+    """The settings of a run that can change a result, except the seed."""
     return settings.chosen(run.config) if run.config else UNKNOWN
 
 

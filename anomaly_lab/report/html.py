@@ -10,6 +10,7 @@ from typing import Any
 
 from anomaly_lab import __version__
 from anomaly_lab.core.files import finite, read_csv, write_whole
+from anomaly_lab.report.good_photos import PhotoCurve, photo_curves
 from anomaly_lab.report.groups import Groups, group
 from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
 from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
@@ -107,21 +108,24 @@ def data_of(
         "version": __version__,
         "rules": RULES,
         "measures": [matrix.measure._asdict() for matrix in found.values()],
-        "rows": [
-            {"method": row.method, "label": row.label, "apart": row.apart, "control": row.control}
-            for row in groups.rows
-        ],
+        "rows": [{"method": row.method, "label": row.label, "control": row.control} for row in groups.rows],
         "columns": [
             {"dataset": column.dataset, "category": column.category, "label": column.label, "images": images.get(i, [])}
             for i, column in enumerate(groups.columns)
         ],
         "matrices": {key: _matrix(matrix, groups) for key, matrix in found.items()},
+        "photos": [_photo_curve(curve, groups) for curve in photo_curves(groups, found)],
         "published": [line for line in published() if line["category"] in here and line["measure"] in found],
         "runs": [
             _run(i, run, place.get(run.shown), run.shown in again, shots)
             for i, (run, shots) in enumerate(zip(runs, pictures, strict=True))
         ],
     }
+
+
+def _photo_curve(curve: PhotoCurve, groups: Groups) -> dict[str, Any]:
+    lines = [{"name": row.label, "points": points} for row, points in curve.lines.items()]
+    return {**curve._asdict(), "column": groups.columns.index(curve.column), "lines": lines}
 
 
 def _matrix(matrix: Matrix, groups: Groups) -> dict[str, Any]:

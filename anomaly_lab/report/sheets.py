@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from scipy.stats import rankdata
 
 from anomaly_lab.core.errors import UserError, nearest
-from anomaly_lab.report.groups import Column, Groups
+from anomaly_lab.report.groups import Column, Groups, Row
 from anomaly_lab.report.matrix import Cell, Matrix, means_over
 from anomaly_lab.runs.measures import Measure
 
@@ -84,14 +84,18 @@ def sheet(matrix: Matrix, groups: Groups, style: Style = PLAIN) -> Sheet:
         if isinstance(column, Column) else f"{column.title} of {column.dataset}" if column.title == "mean"
         else f"{column.dataset} {column.title}" if several else column.title for column in columns
     ]  # fmt: skip
+    families: dict[Row, list[Line]] = {}  # rows that differ in their number of good photos stay together, in its order
     means = {at: means_over(matrix, groups, at.columns) for at in columns if isinstance(at, Mean)}
-    lines = []
     for row in groups.rows:
         cells = [means[at].get(row) if isinstance(at, Mean) else matrix.cells.get((row, at)) for at in columns]
         if any(cells):
-            lines.append(Line(row.label, cells, row.control, row.method))
+            families.setdefault(row.family, []).append(Line(row.label, cells, row.control, row.method))
     sign = 1 if matrix.measure.better == "high" else -1
-    lines.sort(key=lambda line: (line.control, None in line.cells, -sign * _mean(line.cells)))
+    best_first = sorted(
+        families.values(),
+        key=lambda family: min((line.control, None in line.cells, -sign * _mean(line.cells)) for line in family),
+    )
+    lines = [line for family in best_first for line in family]
     for kind in dict.fromkeys(kind for kind, _ in matrix.controls):
         values = [matrix.control(kind, at.columns if isinstance(at, Mean) else [at]) for at in columns]
         cells = [None if value is None else Cell({}, value) for value in values]

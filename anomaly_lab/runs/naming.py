@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from anomaly_lab.config.schema import class_fact, is_ours
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.samples import digests, fingerprint
+from anomaly_lab.data.samples import choose, digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 
 WEIGHTS_VERSION = 1  # raise it when a change to data path or training loop changes the weights of a configuration
@@ -36,7 +36,7 @@ HARMLESS = {
 class Fingerprints(NamedTuple):
     """Hashes of the content of the images."""
 
-    train: str  # of the normal images, held-out ones included
+    train: str  # of the normal images that the run knows (`data.good_photos`), held-out ones included
     test: str  # of the test images, with masks and labels
 
 
@@ -136,17 +136,22 @@ def by_content(node: Any) -> Any:
 
 
 def fingerprints_of(resolved: dict[str, Any]) -> Fingerprints:
-    """The fingerprints of the data of a checked configuration. Raises UserError if the data cannot be found."""
-    return _fingerprints(json.dumps(resolved["data"]["layout"]))
+    """The fingerprints of the data of a checked configuration.
+
+    Raises UserError if the data cannot be found, or has fewer than `data.good_photos`.
+    """
+    data = resolved["data"]["datamodule"]
+    number = data.get("good_photos")
+    return _fingerprints(json.dumps(resolved["data"]["layout"]), number, 0 if number is None else data["seed"])
 
 
 @cache
-def _fingerprints(layout: str) -> Fingerprints:
+def _fingerprints(layout: str, good_photos: int | None, seed: int) -> Fingerprints:
     """Cached: a process reads the images once, even if many jobs of a sweep share them."""
     import hydra  # here: who only reads a run folder needs no Hydra
 
     splits = hydra.utils.instantiate(json.loads(layout))
-    return Fingerprints(fingerprint(splits.train), fingerprint(splits.test))
+    return Fingerprints(fingerprint(choose(splits.train, good_photos, seed)), fingerprint(splits.test))
 
 
 def _callbacks(config: dict[str, Any], key: str) -> list[str]:

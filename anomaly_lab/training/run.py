@@ -75,7 +75,8 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     if is_first_process():
         photos = datamodule.train_samples, datamodule.test_samples, datamodule.decoding, datamodule.workers
-        write_json(folder / FILE, Seen.of(*photos).to_json())
+        good = len(datamodule.train_samples) + len(datamodule.held_out_samples)
+        write_json(folder / FILE, {**Seen.of(*photos).to_json(), "good_photos": good})
     loggers = [made(key, node, Logger) for key, node in loggers_of(resolved["logger"]).items()]
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
     if not method.autocast:

@@ -38,6 +38,25 @@ def test_held_out_images_are_not_trained_on(parts):
     assert not set(data.train_samples) & set(data.held_out_samples)
 
 
+def test_a_run_with_few_good_photos_knows_no_others_and_tests_the_same(parts, capsys):
+    every = datamodule(parts)
+    known = []
+    for number in (3, 5, 10):
+        data = datamodule(parts, good_photos=number, seed=1)
+        known.append({*data.train_samples, *data.held_out_samples})
+        assert (len(data.train_samples), len(data.held_out_samples)) == (
+            number - round(0.2 * number),
+            round(number / 5),
+        )
+        assert data.test_samples == every.test_samples
+    assert known[0] < known[1] < known[2] == {*every.train_samples, *every.held_out_samples}
+    other = datamodule(parts, good_photos=5, seed=2)
+    assert {*other.train_samples, *other.held_out_samples} != known[1]
+    other.setup("fit")
+    assert "data: 5 of 10 good photos are used, chosen by seed=2 (data.good_photos)\n" in capsys.readouterr().out
+    assert len(other.store.images) == 4
+
+
 @pytest.mark.parametrize(("which", "count"), [("held_out", 2), ("training", 8)])
 def test_the_threshold_sees_the_held_out_images_or_those_of_the_training(parts, which, count):
     data = datamodule(parts, threshold_images=which)

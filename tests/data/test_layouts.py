@@ -1,7 +1,9 @@
 """Folders on disk -> samples, as they were made; each mistake is one line that names it."""
 
+import re
 import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.layouts import POOLS, categories, folder, mvtec_ad, of_pool, pooled, textures_of
-from anomaly_lab.data.samples import Sample, Splits, describe, file_names, fingerprint, hold_out
+from anomaly_lab.data.samples import Sample, Splits, choose, describe, file_names, fingerprint, hold_out
 
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
 
@@ -247,6 +249,34 @@ def test_one_image_cannot_be_split():
     with pytest.raises(UserError, match="data.root: expected at least 2 good photos"):
         hold_out([sample("a")], 0.1, 0)
     assert len(hold_out([sample("a"), sample("b")], 0.1, 0)[1]) == 1
+
+
+def test_fewer_photos_are_among_more_and_every_seed_has_others():
+    samples = [sample(f"{i:03d}") for i in range(209)]
+    chosen = {seed: [choose(samples, number, seed) for number in (2, 10, 20, 50, 100, 209)] for seed in range(5)}
+    for found in chosen.values():
+        assert [len(photos) for photos in found] == [2, 10, 20, 50, 100, 209]
+        assert all(set(few) < set(more) for few, more in pairwise(found))
+        assert all(photos == sorted(photos) for photos in found)
+    assert len({tuple(found[1]) for found in chosen.values()}) == 5
+    shares = np.mean([[photo in choose(samples, 50, seed) for photo in samples] for seed in range(400)], axis=0)
+    assert abs(shares - 50 / 209).max() < 5 * np.sqrt(50 / 209 * 159 / 209 / 400)  # none is preferred
+    assert choose(samples, None, 3) == samples
+
+
+@pytest.mark.parametrize(
+    ("number", "groups", "told"),
+    [
+        (1, "abc", "expected at least 2, one to learn from and one for the threshold, found 1"),
+        (0, "abc", "expected at least 2, one to learn from and one for the threshold, found 0"),
+        (500, "abc", "expected at most 3, found 500"),
+        (2, "aaa", "expected photos of 2 groups, so that one can be held out for the threshold, found 2 of the group "
+                   "'a' with seed=0; set a larger data.good_photos"),
+    ],
+)  # fmt: skip
+def test_too_few_or_too_many_good_photos_are_refused(number, groups, told):
+    with pytest.raises(UserError, match=re.escape(f"data.good_photos: {told}")):
+        choose([sample(str(i), group) for i, group in enumerate(groups)], number, 0)
 
 
 def test_fingerprint_follows_contents_and_labels_but_not_the_place(parts, tmp_path, write):

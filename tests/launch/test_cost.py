@@ -50,6 +50,9 @@ def finished(config, tmp_path, number, train, test, device=None):
 def test_a_job_takes_its_patches_and_its_test_images_at_the_measured_rates(configured):
     config = check(configured())
     assert counts(json.dumps(config["data"]["layout"]), 0.1) == (9, 10)
+    assert seconds_of(check(configured("method=variation_model", "data.good_photos=5")), Rate(0.5, 2.0, "")) == (
+        START + 4 * 0.5 + 10 * 2
+    )
     assert seconds_of(config, Rate(0.5, 2.0, "")) == START + 100 * 3 * 0.5 + 10 * 2
     assert seconds_of(config, Rate(0.5, None, "")) == START + 100 * 3 * 0.5
     statistics = check(configured("method=variation_model"))

@@ -14,6 +14,7 @@ from anomaly_lab.cli.train import run_directory  # noqa: F401  # what it imports
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import class_fact
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.runs import naming
 from anomaly_lab.runs.naming import place_of, result_key, run_folder, weights_key
 
@@ -217,6 +218,22 @@ def test_new_test_photos_are_judged_by_the_old_weights(tmp_path, write):
     write(tmp_path / "train/good/4.png", np.full((8, 8), 4, np.uint8))
     naming._fingerprints.cache_clear()
     assert place_of(configured(**words)).folder != before.folder
+
+
+def test_good_photos_decide_weights_and_not_the_test_and_too_many_are_refused(tmp_path, write):
+    for number in range(6):
+        write(tmp_path / f"train/good/{number}.png", np.full((8, 8), number, np.uint8))
+    write(tmp_path / "test/bad/0.png", np.full((8, 8), 9, np.uint8))
+    words = {"data": "folder", "data.root": tmp_path, "runs_dir": tmp_path / "runs"}
+    every, few, more, whole, too_many = (
+        configured(**words, **{"data.good_photos": number}) for number in ("null", 2, 4, 6, 7)
+    )
+    places = [place_of(config) for config in (every, few, more)]
+    assert len({place.folder for place in places}) == 3
+    assert len({place.result_key for place in places}) == 1
+    assert place_of(whole) == places[0]  # all of them: the same run
+    with pytest.raises(UserError, match="^data.good_photos: expected at most 6, found 7$"):
+        place_of(too_many)
 
 
 def test_a_mask_image_counts_by_its_pixels(config, tmp_path):

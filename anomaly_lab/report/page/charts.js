@@ -28,11 +28,11 @@ function frame(options) {
   const x = scale(options.x, [left, width - RIGHT], options.logX);
   const y = scale(options.y, [height - BOTTOM, TOP], options.logY);
   const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": options.label });
-  const xTicks = options.logX ? logTicks(...options.x) : nice(...options.x, 5, options.wholeX ? 1 : 0);
+  const xTicks = options.xTicks || (options.logX ? logTicks(...options.x) : nice(...options.x, 5, options.wholeX ? 1 : 0));
   const yTicks = options.noY ? [] : options.logY ? logTicks(...options.y) : nice(...options.y, 5);
   for (const value of xTicks) {
     node.append(svg("line", { class: "axis", x1: x(value), x2: x(value), y1: TOP, y2: height - BOTTOM }),
-      svg("text", { x: x(value), y: height - BOTTOM + 14, "text-anchor": "middle" }, tick(value)));
+      svg("text", { x: x(value), y: height - BOTTOM + 14, "text-anchor": "middle" }, options.xTicks ? value : tick(value)));
   }
   for (const value of yTicks) {
     node.append(svg("line", { class: "axis", x1: left, x2: width - RIGHT, y1: y(value), y2: y(value) }),
@@ -69,6 +69,31 @@ function curve(options) {
   const shown = figure(options.title, options.about, plot.node);
   if (names) shown.append(names);
   return { shown, plot };
+}
+
+// A measure against the number of good photos: a line a method, with the range of its seeds.
+function photoCurve({ measure, lines, control }) {
+  const name = MEASURE[measure].name, every = lines.flatMap((line) => line.points);
+  const numbers = [...new Set(every.map(([n]) => n))].sort((a, b) => a - b), [least, most] = extent(numbers);
+  const [low, high] = extent([...every.flatMap((point) => point.slice(1, 4)), ...control.map(([, value]) => value)]);
+  const margin = (high - low || .1) * .06;
+  const beside = (n, i) => n * (most / least) ** (.012 * (i - (lines.length - 1) / 2));  // so that no whisker hides another
+  const series = lines.map((line, i) => ({ name: line.name, points: line.points.map(([n, mean]) => [beside(n, i), mean]) }));
+  if (control.length) series.push({ name: "strongest control", points: control, color: "var(--quiet)", dash: "5 3" });
+  const ticks = numbers.reduce((kept, n) => (kept.length && n < kept[kept.length - 1] * (most / least) ** .08 ? kept : [...kept, n]), []);
+  const { shown, plot } = curve({ title: `${name}.`, series, logX: true, xTicks: ticks, xName: "good photos", yName: name,
+    x: [least / 1.1, most * 1.1], y: [low - margin, high + margin],
+    label: `${name} against the number of good photos: ${[...lines, ...series.slice(lines.length)].map((line) =>
+      `${line.name} ${line.points.map(([n, value]) => `${digits(value)} with ${n}`).join(", ")}`).join("; ")}` });
+  lines.forEach((line, i) => {
+    for (const [n, mean, lowest, highest, seeds] of line.points) {
+      const x = plot.x(beside(n, i)), color = HUES[i % HUES.length];
+      plot.node.append(svg("path", { d: `M${x},${plot.y(lowest)}V${plot.y(highest)}`, stroke: color, "stroke-width": 1.3 }),
+        svg("circle", { cx: x, cy: plot.y(mean), r: 3.2, fill: color },
+          svg("title", {}, `${line.name}, ${n} good photos: ${digits(mean)}, ${seeds === 1 ? "one seed" : `${seeds} seeds, ${digits(lowest)} to ${digits(highest)}`}`)));
+    }
+  });
+  return shown;
 }
 
 // Every image as a point, a line a defect type, with the box of its quartiles.

@@ -27,6 +27,17 @@ function drawCosts() {
     : el("p", { class: "quiet" }, "Nothing to show for this choice."));
 }
 
+const photos = { column: null };
+function drawPhotos() {
+  const columns = [...new Set(DATA.photos.map((entry) => entry.column))];
+  byId("photos").hidden = !columns.length;
+  if (!columns.length) return;
+  photos.column ??= columns[0];
+  byId("photo-filters").replaceChildren(...(columns.length > 1 ? [choice("Category", columns.map((i) => [String(i), DATA.columns[i].label]),
+    String(photos.column), (i) => { photos.column = Number(i); keepingFocus(drawPhotos); })] : []));
+  byId("photo-plots").replaceChildren(...DATA.photos.filter((entry) => entry.column === photos.column).map(photoCurve));
+}
+
 const pair = [null, null];
 function drawDifferences() {
   const runs = DATA.runs.filter((run) => Object.keys(run.settings).length);
@@ -79,6 +90,7 @@ for (const run of DATA.runs) counts[stateOf(run)] = (counts[stateOf(run)] || 0) 
 byId("about").textContent = `${Object.entries(counts).map(([state, n]) => `${n} ${state}`).join(", ")} · written ${DATA.written} by anomaly_lab ${DATA.version}`;
 startView();
 redraw();
+drawPhotos();
 drawDifferences();
 drawRuns();
 drawRules();

@@ -5,6 +5,7 @@ function startView() {
   const wanted = ["image_auroc", "pixel_aupro", "image_balanced_accuracy"].find((key) => MEASURE[key]);
   view.measure = wanted || (DATA.measures[0] && DATA.measures[0].key);
   view.level = view.measure ? MEASURE[view.measure].level : null;
+  if (DATA.photos.length) [view.sort, view.down] = ["name", false];  // rows by their number of photos
 }
 const matrix = () => DATA.matrices[view.measure];
 const cellOf = (row, column) => matrix().cells[`${row},${column}`];
@@ -123,7 +124,7 @@ function sortBy(key, measure) {
 }
 
 function rowHead(row) {
-  const apart = row.apart.map(([key, value]) => `${key}=${value}`).join(" · ");
+  const apart = row.label.slice(row.method.length).replace(/^( · |, )/, "");
   return el("th", { scope: "row", title: row.label }, soft(row.method), apart ? el("small", {}, soft(apart)) : null);
 }
 
