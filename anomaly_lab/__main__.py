@@ -15,7 +15,7 @@ from anomaly_lab.cli.help import COMMANDS
 from anomaly_lab.cli.help import main as print_help
 from anomaly_lab.core.console import print_messages
 
-OF_RUNS = set(COMMANDS) - {"data", "methods"}  # compose no configuration
+OF_RUNS = set(COMMANDS) - {"data", "methods", "select"}  # compose no configuration
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def start(first: str, is_job: bool) -> None:
             print_help(sys.argv[1:])
         return
     if not is_job and first not in COMMANDS:
-        near = get_close_matches(first, COMMANDS, n=1)
+        near = get_close_matches(first, (*COMMANDS, "data check", "data cache"), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         sys.exit(f"error: expected a command ({', '.join(COMMANDS)}) or key=value, found {first!r}{hint}")
     if first in OF_RUNS and any(word.startswith("--config-dir") for word in sys.argv):

@@ -6,13 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 
 from anomaly_lab import __main__
-from anomaly_lab.cli import train
+from anomaly_lab.cli import predict, train
+from anomaly_lab.cli.data_check import configuration
 from anomaly_lab.cli.help import COMMANDS, groups, methods
 from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.messages import explain
 from anomaly_lab.launch import cost
 from tests.conftest import METHODS, ROOT
 
@@ -155,14 +158,29 @@ def test_a_dry_run_says_state_data_and_cost_and_leaves_nothing_even_with_a_flag_
     ("flags", "found"),
     [
         (["--nonsense"], "unrecognized arguments: --nonsense"),
-        (["--cfg", "x"], "argument --cfg/-c: invalid choice: 'x'"),
+        (["--cfg=x"], "argument --cfg/-c: invalid choice: 'x'"),
         (["-m", "--info", "all"], "--multirun and --info together"),
     ],
 )
 def test_a_flag_that_hydra_does_not_know_is_one_line(flags, found):
     with pytest.raises(UserError) as caught:
         train.refuse_unknown_flags([*flags, "data=demo"])
-    assert str(caught.value).startswith(f"expected key=value or a flag of --hydra-help, found {found}")
+    assert str(caught.value).startswith(f"expected key=value without dashes, or a flag of --hydra-help, found {found}")
+
+
+def test_a_word_of_a_command_with_words_of_its_own_leads_to_it():
+    for word, meant in (("check", "data check"), ("cache", "data cache"), ("compar", "compare"), ("export.", "export")):
+        with pytest.raises(SystemExit, match=f"found {word!r}; did you mean {meant!r}"):
+            __main__.start(word, is_job=False)
+
+
+@pytest.mark.parametrize("word", ["--method=padim", "-method=padim", "--data.root=photos"])
+def test_dashes_before_a_key_are_named_wherever_keys_are_typed(word):
+    said = f"{word}: expected key=value, found dashes before it; write {word.lstrip('-')}, without dashes"
+    for refuse in (train.refuse_unknown_flags, configuration, predict.main):
+        with pytest.raises((UserError, OverrideParseException)) as caught:
+            refuse([word])
+        assert str(explain(caught.value)) == said
 
 
 LIGHT = """

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from anomaly_lab.core.console import printable
-from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.lock import lock
 from anomaly_lab.data.cache import Entry, default_folder, entries, is_in_use, lock_of
 
@@ -28,7 +28,9 @@ def main(arguments: list[str]) -> None:
         folder = Path(arguments[-1].partition("=")[2]).expanduser()
         arguments = arguments[:-1]
     if arguments[:1] != ["cache"] or arguments[1:2] not in ([], ["clear"]) or len(arguments) > 3:
-        raise UserError(f"data: expected {USAGE}, or {CHECK.partition('   ')[0]}, found {' '.join(arguments)!r}")
+        word, known = (arguments[1:2], ["clear"]) if arguments[:1] == ["cache"] else (arguments[:1], ["check", "cache"])
+        hint = nearest("".join(word), known)
+        raise UserError(f"data: expected {USAGE}, or {CHECK.partition('   ')[0]}, found {' '.join(arguments)!r}{hint}")
     found = entries(folder)
     if arguments == ["cache"]:
         show(found, folder)

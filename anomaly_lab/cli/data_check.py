@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.core.console import printable, say
+from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def configuration(words: list[str]) -> dict[str, Any]:
     """The checked configuration of these overrides."""
     import hydra
 
-    from anomaly_lab.cli.train import compose
+    from anomaly_lab.cli.train import compose, say_once
     from anomaly_lab.config.check import check
     from anomaly_lab.config.default_method import with_method
     from anomaly_lab.config.files import CONF, config_folder
@@ -81,10 +81,10 @@ def configuration(words: list[str]) -> dict[str, Any]:
     register()
     words, folder = config_folder(words)
     words, choice = with_method(words, folder)  # whose sizes the data get
-    if choice:
-        say(choice)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose(as_people_write(words), folder)[0])
+        checked = check(compose(as_people_write(words), folder)[0])
+    say_once(choice)
+    return checked
 
 
 def by_defect(samples: Iterable[Any]) -> dict[str, list[Path]]:

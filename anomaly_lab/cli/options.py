@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_lab.config.build import trusted
-from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.core.errors import UserError, nearest, without_dashes
 
 Options = dict[str, str]  # name -> description
 TRUST: Options = {"trust": "packages whose classes a run may name beside ours, separated by commas"}
@@ -30,6 +30,8 @@ def parse(arguments: list[str], usage: str, known: Options, needed: Sequence[str
             )
         if not equals or not options[name]:
             raise UserError(f"{command}: expected {usage}, found {argument!r} without a value")
+        if name.startswith("-"):
+            raise without_dashes(argument)
         if name.partition(".")[0] not in known:
             raise UserError(f"{command}: expected {usage}, found {name!r}{nearest(name, known)}")
     for name in needed:

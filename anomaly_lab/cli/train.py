@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,7 @@ from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import is_first_process
-from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.errors import UserError, without_dashes
 from anomaly_lab.core.messages import is_user_mistake, mistakes_in_one_line
 from anomaly_lab.launch.job import end_with_launcher
 from anomaly_lab.runs.folder import refuse_unwritable, remove_empty, state_of
@@ -39,16 +40,17 @@ def main() -> None:
     register()
     OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
     words, folder = config_folder(sys.argv[1:])
-    if not is_of_sweep:  # which has chosen for its jobs
-        words, choice = with_method(words, folder)
-        if choice and is_first_process():
-            say(choice)
+    words, choice = (words, "") if is_of_sweep else with_method(words, folder)  # a sweep has chosen for its jobs
     overrides = as_people_write(words)
     flags = ["--config-dir", str(folder)] if folder else []
-    if not any(argument.startswith("-") for argument in overrides):
+    if any(argument.startswith("-") for argument in overrides):
+        refuse_unknown_flags([*flags, *overrides])
+        say_once(choice)
+    else:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config, overrides = compose(overrides, folder)
             resolved = check(config)
+        say_once(choice)  # not before an error
         if resolved["dry_run"]:
             dry_run(resolved)
             return
@@ -59,17 +61,24 @@ def main() -> None:
             return
         if is_first_process():
             refuse_unwritable(place.folder)
-            if wants := wants_of(config):
-                say(wants)
-    refuse_unknown_flags([*flags, *overrides])
+        say_once(wants_of(config))
     composed(start, [*flags, *overrides])
+
+
+def say_once(line: str) -> None:
+    """Print a line that is not empty, in the first process alone."""
+    if line and is_first_process():
+        say(line)
 
 
 def refuse_unknown_flags(arguments: list[str]) -> None:
     """Raise UserError for a flag that Hydra does not know, or several of which it does one: it has no line for them."""
 
     def error(message: str) -> NoReturn:
-        raise UserError(f"expected key=value or a flag of --hydra-help, found {message}")
+        dashed = next((word for word in arguments if re.match(r"-+[\w.]+=", word)), "")
+        if dashed and "choice" not in message:  # that of --cfg=VALUE
+            raise without_dashes(dashed)
+        raise UserError(f"expected key=value without dashes, or a flag of --hydra-help, found {message}")
 
     parser = get_args_parser()
     parser.error = error  # type: ignore[method-assign]  # argparse's own way is a usage and exit code 2

@@ -44,6 +44,11 @@ def nearest(found: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+def without_dashes(word: str) -> UserError:
+    """The error for `--key=value`."""
+    return UserError(f"{word}: expected key=value, found dashes before it; write {word.lstrip('-')}, without dashes")
+
+
 def unknown_key(key: str, known: Iterable[str]) -> UserError:
     """The error for a dotted key that does not exist: the nearest one of its section first, then some of them all."""
     section, _, found = key.rpartition(".")

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from anomaly_lab.core.console import printable
-from anomaly_lab.core.errors import UserError, full_disk, nearest, unknown_key
+from anomaly_lab.core.errors import UserError, full_disk, nearest, unknown_key, without_dashes
 
 
 @contextmanager
@@ -79,6 +79,8 @@ def explain(error: BaseException) -> UserError:
         word = error.override
         folder = f"; for a folder of photos type data=folder data.root={word}" if Path(word).is_dir() else ""
         return UserError(f"{word}: expected key=value, found a word without ={folder}")
+    if isinstance(error, OverrideParseException) and error.override.startswith("-"):
+        return without_dashes(error.override)
     if isinstance(error, OverrideParseException):
         return UserError(
             f"{error.override}: expected key=value; a value with spaces, commas, = or ~ needs quotes inside quotes: "

@@ -87,5 +87,8 @@ def test_one_entry_is_cleared_by_the_beginning_of_its_name_or_by_its_data_unless
 def test_another_word_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="data: expected .* data cache .clear.*, found 'cash'"):
         data.main(["cash"])
+    for words, meant in (("chek", "check"), ("cach clear", "cache"), ("--check", "check"), ("cache cler", "clear")):
+        with pytest.raises(UserError, match=f"found {words!r}; did you mean {meant!r}"):
+            data.main(words.split())
     data.main(["--help"])
     assert "data cache [clear" in capsys.readouterr().out
