@@ -1,5 +1,6 @@
 """The page in a browser: Debian's Chromium without a window, opened from file://, as a user would."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -532,6 +533,26 @@ def test_a_mean_of_fewer_categories_stands_after_those_of_all_up_and_down(browse
     assert "1 of 2" in " ".join(texts(browser, "#methods small"))
     click(browser, "#matrix [data-sort='mmvtec_ad']")
     assert texts(browser, "#methods th") == ["cae", "ssim_ae", "anogan", "ganomaly"]
+
+
+def test_quality_against_the_number_of_good_photos(browser, tmp_path):
+    for category, method, photos in itertools.product(("carpet", "screw"), ("cae", "padim"), (100, 10)):
+        for seed in (0, 1):
+            changes = {"strength": seed + len(method) * photos / 100, "aupro": photos / 200 + seed / 10}
+            write_run(
+                tmp_path, method, category=category, seed=seed, digest=f"{photos}", data__good_photos=photos, **changes
+            )
+    open_page(browser, compare(tmp_path))
+    assert texts(browser, "#methods th small") == ["10 good photos", "100 good photos"] * 2
+    choose(browser, "Category", "1")
+    charts = browser.execute_script("return [...document.querySelectorAll('#photo-plots svg')].map((n) => n.ariaLabel)")
+    assert charts[1] == (
+        "AU-PRO against the number of good photos: cae .100 with 10, .550 with 100; padim .100 with 10, .550 with 100; "
+        "strongest control .500 with 10, .500 with 100"
+    )
+    assert len(charts) == 2
+    assert "padim, 10 good photos: .100, 2 seeds, .050 to .150" in texts(browser, "#photo-plots title")
+    assert console(browser) == []
 
 
 def test_epochs_are_whole_numbers(browser, tmp_path):

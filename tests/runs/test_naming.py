@@ -225,9 +225,11 @@ def test_good_photos_decide_weights_and_not_the_test_and_too_many_are_refused(tm
         write(tmp_path / f"train/good/{number}.png", np.full((8, 8), number, np.uint8))
     write(tmp_path / "test/bad/0.png", np.full((8, 8), 9, np.uint8))
     words = {"data": "folder", "data.root": tmp_path, "runs_dir": tmp_path / "runs"}
+    config = configured(**words, **{"data.good_photos": 4})
     every, few, more, whole, too_many = (
-        configured(**words, **{"data.good_photos": number}) for number in ("null", 2, 4, 6, 7)
+        changed(config, "data.datamodule.good_photos", number) for number in (None, 2, 4, 6, 7)
     )
+    assert more == config
     places = [place_of(config) for config in (every, few, more)]
     assert len({place.folder for place in places}) == 3
     assert len({place.result_key for place in places}) == 1
