@@ -301,16 +301,15 @@ class AtLeast:
         inside = _region(images, inside).inside
         least = (self.share * inside.sum((1, 2, 3), keepdim=True)).clamp(min=1)
         image, defect = _visible(images, (images < 0.5).to(images.dtype), inside)
-        waiting = inside.any(3, keepdim=True).any(2, keepdim=True)
+        (waiting,) = inside.flatten(1).any(1).nonzero(as_tuple=True)
         for attempt in range(2 * self.tries):
-            if not waiting.any():
+            if not len(waiting):
                 break
             corruption = self.corruption if attempt < self.tries else Blob()
-            corrupted = corruption(images, derive(keys, attempt), inside)
-            enough = waiting & (corrupted.defect.sum((1, 2, 3), keepdim=True) >= least)
-            image = torch.where(enough, corrupted.image, image)
-            defect = torch.where(enough, corrupted.defect, defect)
-            waiting = waiting & ~enough
+            corrupted = corruption(images[waiting], derive(keys[waiting], attempt), inside[waiting])
+            enough = corrupted.defect.sum((1, 2, 3)) >= least[waiting, 0, 0, 0]
+            image[waiting[enough]], defect[waiting[enough]] = corrupted.image[enough], corrupted.defect[enough]
+            waiting = waiting[~enough]
         return Corrupted(image, defect)
 
 

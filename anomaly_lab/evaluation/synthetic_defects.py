@@ -1,6 +1,7 @@
 """Metrics on synthetic defects in held-out normal images: an objective without the test set."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -8,17 +9,22 @@ import pytorch_lightning as pl
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.randomness import seed
 from anomaly_lab.core.types import Batch, Placement
 from anomaly_lab.data.corruption import AtLeast, Corruption, other_corruptions
 from anomaly_lab.data.datamodule import DataModule, ImageLoader, data_of
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import content
+from anomaly_lab.data.variation import VARIATIONS, varied
 from anomaly_lab.evaluation.maps import counted
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
 
+FILE = "synthetic.csv"
+COLUMNS = ("photo", "change", "label", "score")
+GOOD = "none"  # as change: the photo as it is
 STREAM = 3  # of random numbers, after core.randomness.PREDICTION: what a method draws while it looks at these images
 
 
@@ -30,13 +36,18 @@ class SyntheticDefects(pl.Callback):
     method is trained with. The defects depend on `defect_seed` and the number of the image, not on the seed of the run:
     all trials of a search see the same ones. No other image is read and no other metric changes. Every process predicts
     all images.
+
+    `synthetic.csv` has the score of every image: photo, change (none, or the kind of the defect), label (1: defective).
+    With `variations`, each held-out image is also shown shifted a little, in another light and with noise
+    (`data.variation`), with label 0: how steady is a score? These enter no metric of this callback.
     """
 
     decides: ClassVar[str] = "result"  # the key of the run that it enters
 
-    def __init__(self, copies: PositiveInt = 3, defect_seed: NonNegativeInt = 0) -> None:
+    def __init__(self, copies: PositiveInt = 3, defect_seed: NonNegativeInt = 0, variations: bool = False) -> None:
         self.copies = copies
         self.defect_seed = defect_seed
+        self.variations = variations
         self.metrics: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
@@ -47,27 +58,37 @@ class SyntheticDefects(pl.Callback):
         """Predict all images after training; the state of torch's generators is restored."""
         data = data_of(trainer)
         corruptions = corruptions_for(pl_module, data)
-        scores: dict[bool, list[float]] = {False: [], True: []}
+        rows: list[tuple[str, str, int, float]] = []
         pixels = PixelMetrics(sync_on_compute=False)  # every process has seen all of them
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad():
-            for number, batch in enumerate(self.batches(data, corruptions, pl_module.device)):
+            for number, (changes, batch) in enumerate(self.batches(data, corruptions, pl_module.device)):
                 seed(self.defect_seed, STREAM, number)
                 prediction = pl_module.test_step(batch, number)
                 assert prediction.score is not None
-                for i, score in enumerate(prediction.score.tolist()):
-                    scores[bool(batch.label[i])].append(score)
-                    anomaly_map = prediction.anomaly_map[i, 0].float().cpu().numpy()
-                    pixels.update(*counted(anomaly_map, batch.mask[i][0].numpy(), batch.placement[i]))
+                photos = [str(data.held_out_samples[index].path) for index in batch.index.tolist()]
+                rows += zip(photos, changes, batch.label.tolist(), prediction.score.tolist(), strict=True)
+                for i, change in enumerate(changes):
+                    if change not in VARIATIONS:
+                        anomaly_map = prediction.anomaly_map[i, 0].float().cpu().numpy()
+                        pixels.update(*counted(anomaly_map, batch.mask[i][0].numpy(), batch.placement[i]))
+        if trainer.is_global_zero:
+            write_csv(Path(trainer.default_root_dir) / FILE, COLUMNS, rows)
+        scores = {
+            GOOD: np.array([score for _, change, _, score in rows if change == GOOD]),
+            "defect": np.array([score for *_, label, score in rows if label]),
+        }
         values = pixels.compute()
         self.metrics = {
-            "synthetic_image_auroc": rank(np.array(scores[False]), np.array(scores[True])).auroc().value,
+            "synthetic_image_auroc": rank(scores[GOOD], scores["defect"]).auroc().value,
             "synthetic_pixel_auroc": values["auroc"],
             "synthetic_pixel_aupro": values["aupro"],
         }
 
-    def batches(self, data: DataModule, corruptions: Sequence[Corruption], device: torch.device) -> Iterator[Batch]:
-        """The held-out images in [0, 1] on the device, each batch followed by its copies with defects.
+    def batches(
+        self, data: DataModule, corruptions: Sequence[Corruption], device: torch.device
+    ) -> Iterator[tuple[list[str], Batch]]:
+        """The held-out images in [0, 1] on the device, each batch followed by its copies; with what was changed.
 
         Masks (on the host) have the working size, and so do the photos in the placements: nothing is enlarged.
         """
@@ -77,15 +98,21 @@ class SyntheticDefects(pl.Callback):
             inside = torch.ones_like(images[:, :1], dtype=torch.bool) if inside is None else inside
             placement = tuple(at_working_size(place, data.decoding.image_size) for place in batch.placement)
             clean = torch.zeros(images.shape[-2:], dtype=torch.bool)[None]
-            yield batch._replace(image=images, mask=(clean,) * len(images), placement=placement)
+            good = batch._replace(image=images, mask=(clean,) * len(images), placement=placement)
+            yield [GOOD] * len(images), good
             for copy in range(self.copies):
-                changed, defect = images.clone(), torch.zeros_like(inside)
+                changed, defect, kinds = images.clone(), torch.zeros_like(inside), [""] * len(images)
                 for turn, corruption in enumerate(corruptions):
                     here = (batch.index + copy) % len(corruptions) == turn
                     if here.any():
                         keys = row_keys(self.defect_seed, copy, index[here])
                         changed[here], defect[here] = AtLeast(corruption)(images[here], keys, inside[here])
-                yield Batch(changed, tuple(defect.cpu()), torch.ones_like(batch.label), batch.index, placement)
+                    for i in here.nonzero().flatten().tolist():
+                        kinds[i] = "+".join(sorted(corruption.kinds))
+                yield kinds, Batch(changed, tuple(defect.cpu()), torch.ones_like(batch.label), batch.index, placement)
+            for variation in VARIATIONS if self.variations else ():
+                keys = row_keys(self.defect_seed, 0, index)
+                yield [variation] * len(images), good._replace(image=varied(variation, images, keys, inside))
 
 
 def corruptions_for(method: Method, data: DataModule) -> tuple[Corruption, ...]:

@@ -15,7 +15,9 @@ from anomaly_lab.core.files import write_json, write_whole
 
 FORMAT = 3  # of a run folder: raise it when older folders can no longer be read
 RESULT_VERSION = 5  # raise it when a change to the evaluation changes the metrics of the same weights
-OF_THE_TEST = ("scores.csv", "defects.csv", "controls.csv", "maps", "pictures", "gallery")  # and curves but losses
+OF_THE_TEST = (  # and curves but losses
+    "scores.csv", "synthetic.csv", "overlaps.npz", "defects.csv", "controls.csv", "maps", "pictures", "gallery",
+)  # fmt: skip
 Rerun = bool | Literal["judge"]
 
 

@@ -52,13 +52,13 @@ def run(config: DictConfig, folder: Path) -> None:
     before, result = read_job(folder), _identity(folder)
     stored = folder / CONFIG
     earlier = stored.read_text(encoding="utf-8") if stored.is_file() else None
-    first = is_first_process()
+    first, started = is_first_process(), time.time()
     if first:
         if config.rerun is True:
             (folder / RUN_ID).unlink(missing_ok=True)  # a new run in W&B
         # Here, under the lock, and not by Hydra: a command that waits must change nothing of the run that it waits for.
         write_whole(stored, lambda part: part.write_text(OmegaConf.to_yaml(config), encoding="utf-8"))
-        write_job(folder, "running", started=time.time())
+        write_job(folder, "running", started=started)
         for part in folder.rglob(".*.ckpt.*"):  # of a process that was killed while it wrote
             part.unlink()
     try:
@@ -83,7 +83,7 @@ def run(config: DictConfig, folder: Path) -> None:
         raise
     if first:
         write_json(folder / "metrics.json", metrics)
-        write_job(folder, "done", finished=time.time(), versions=versions_of(resolved))
+        write_job(folder, "done", started=started, finished=time.time(), versions=versions_of(resolved))
         write_page(folder)
         show(metrics, folder)
 

@@ -1,6 +1,7 @@
 """The objective of a search: from held-out normal images alone, and beside all other metrics."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import read_csv
 from anomaly_lab.core.types import Prediction
 from anomaly_lab.data.corruption import AnyOf, AtLeast, Scar, other_corruptions
 from anomaly_lab.data.datamodule import DataModule
@@ -54,7 +56,8 @@ def data(tmp_path):
 
 
 def judge(data, method, callback):
-    callback.on_predict_end(stand_in(pl.Trainer, datamodule=data), method)
+    folder = data.held_out_samples[0].path.parent
+    callback.on_predict_end(stand_in(pl.Trainer, datamodule=data, is_global_zero=True, default_root_dir=folder), method)
     return callback.metrics
 
 
@@ -69,7 +72,7 @@ def test_a_method_that_knows_what_is_normal_finds_all_defects(data):
 def test_the_masks_are_those_pixels_of_the_photos_that_differ(data):
     clean = None
     counts = []
-    for batch in SyntheticDefects(copies=3).batches(data, other_corruptions(()), torch.device("cpu")):
+    for _, batch in SyntheticDefects(copies=3).batches(data, other_corruptions(()), torch.device("cpu")):
         assert [place.target for place in batch.placement] == [(8, 0, 16, 32)] * len(batch.image)
         if not batch.label.any():
             clean = batch.image
@@ -85,6 +88,20 @@ def test_the_masks_are_those_pixels_of_the_photos_that_differ(data):
     assert counts == [3, 3, 3, 1, 1, 1]
 
 
+def test_every_score_is_written_and_small_changes_enter_no_metric(data, tmp_path):
+    plain = judge(data, Difference(), SyntheticDefects(copies=4))
+    assert judge(data, Difference(), SyntheticDefects(copies=4, variations=True)) == plain
+    rows = read_csv(tmp_path / "synthetic.csv")
+    assert Counter((row["change"], row["label"]) for row in rows) == {
+        **{(change, "0"): 4 for change in ("none", "shift", "light", "noise")},
+        **{(kind, "1"): 4 for kind in ("perlin", "patch", "scar", "blob")},
+    }
+    assert {row["photo"] for row in rows} == {str(tmp_path / f"{i}.png") for i in range(4)}
+    score = {change: [float(row["score"]) for row in rows if row["change"] == change] for change in ("none", "light")}
+    assert score["none"] == [0] * 4
+    assert 1 / 255 < max(score["light"]) < 10.1 / 255  # 100 +- 10 gray levels
+
+
 def test_kinds_take_turns_and_those_of_the_training_are_left_out(data):
     class Trained(Difference):
         """Makes two kinds itself."""
@@ -94,7 +111,7 @@ def test_kinds_take_turns_and_those_of_the_training_are_left_out(data):
     assert [corruption.kinds for corruption in corruptions_for(Trained(), data)] == [{"scar"}, {"blob"}]
     data.corruption = Scar()
     (blob,) = corruptions_for(Trained(), data)
-    batches = list(SyntheticDefects(copies=2).batches(data, (Scar(), blob), torch.device("cpu")))
+    batches = [batch for _, batch in SyntheticDefects(copies=2).batches(data, (Scar(), blob), torch.device("cpu"))]
     for copy in (0, 1):
         clean, (first, second) = batches[0].image, [batch.image for batch in batches[1:3]]
         keys = row_keys(0, copy, torch.arange(3))

@@ -1,0 +1,63 @@
+"""AU-PRO from the counts of single images, against the metric of the run."""
+
+import numpy as np
+import pytest
+
+from anomaly_lab.evaluation.overlaps import amounts, arrays, codes_of, histogram
+from anomaly_lab.metrics.bootstrap import aupro
+from anomaly_lab.metrics.pixel_metrics import PixelMetrics
+
+
+def drawn(count, seed, scale=1.0, shift=0.0):
+    """Maps with blobs, and masks: the first half without a defect."""
+    random = np.random.default_rng(seed)
+    maps = random.normal(size=(count, 40, 50)).astype(np.float32)
+    masks = np.zeros(maps.shape, bool)
+    for i in range(count // 2, count):
+        for y, x in random.integers(0, 30, (2, 2)):
+            masks[i, y : y + 6, x : x + 9] = True
+        maps[i][masks[i]] += random.random() * 3
+    return maps * scale + shift, masks
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-6, 0.0), (1e4, -1e5), (0.02, 0.5)])
+def test_without_resampling_it_is_the_aupro_of_the_run(scale, shift):
+    maps, masks = drawn(12, 0, np.float32(scale), np.float32(shift))
+    exact = PixelMetrics(mode="exact")
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        exact.update([anomaly_map], [mask], one_image=True)
+    found = arrays([histogram(i, [maps[i]], [masks[i]]) for i in range(12)])
+    order = np.argsort(found["index"])
+    assert found["index"][order].tolist() == list(range(12))
+    assert found["regions"].sum() >= 6
+    rows = [found[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")]
+    for times in (1.0, 2.0):
+        (value,) = aupro(*rows, weights=np.full((1, 12), times))
+        assert value == pytest.approx(exact.compute()["aupro"], abs=2e-3)
+    twice = np.ones((1, 12))
+    twice[0, 9] = 2
+    again = PixelMetrics(mode="exact")
+    for i in (*range(12), 9):
+        again.update([maps[i]], [masks[i]], one_image=True)
+    assert aupro(*rows, weights=twice)[0] == pytest.approx(again.compute()["aupro"], abs=2e-3)
+
+
+def test_codes_keep_the_order_and_equal_scores_equal():
+    scores = np.array([-np.inf, -3.0, -2.9, -1e-30, -0.0, 0.0, 1e-30, 0.5, 0.501, 7.0, np.inf], np.float32)
+    codes = codes_of(scores)
+    assert (np.diff(codes) >= 0).all()
+    assert len(np.unique(codes)) == 10  # the zeros are equal
+    assert codes[4] == codes[5]
+
+
+def test_regions_of_an_image_count_the_same_whatever_their_size():
+    mask = np.zeros((10, 10), bool)
+    mask[0, :2] = mask[5:9, 5:9] = True
+    anomaly_map = np.zeros((10, 10), np.float32)
+    anomaly_map[0, :2], anomaly_map[5:7, 5:9] = 1, 2
+    image = histogram(0, [anomaly_map], [mask])
+    assert image.regions == 2
+    zero, one, two = codes_of(np.array([0, 1, 2], np.float32)).tolist()
+    assert dict(zip(*image.defect, strict=True)) == {zero: 0.5, one: 1.0, two: 0.5}
+    assert dict(zip(*image.normal, strict=True)) == {zero: 82}
+    assert amounts(np.zeros(0, np.int64))[0].size == 0
