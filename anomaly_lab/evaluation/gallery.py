@@ -33,7 +33,7 @@ class GalleryItem(NamedTuple):
 class Gallery(pl.Callback):
     """Write `gallery/`: `count` abnormal images with the lowest scores, `count` normal ones with the highest, `random`.
 
-    One WebP per image with tiles of `side` px: image, reconstruction if there is one, map, overlay, mask if known;
+    One WebP per image with tiles of `side` px: image, reconstruction if there is one, map, overlay, mask of a defect;
     `index.csv` describes the files. Memory does not grow with the test. Several processes keep the same images as one.
     """
 
@@ -110,7 +110,7 @@ def tiles_of(shown: Panel, low: float, high: float) -> dict[str, np.ndarray]:
     """The tiles of an image by name, as RGB; maps are coloured from `low` to `high`."""
     tiles = {"image": shown.image, "reconstruction": shown.reconstruction}
     tiles |= {"map": heat(shown.anomaly_map, low, high), "overlay": overlay(shown.image, shown.anomaly_map, low, high)}
-    if shown.mask is not None:
+    if shown.mask is not None and shown.mask.any():
         tiles["mask"] = np.repeat(shown.mask[..., None], 3, axis=2).astype(np.uint8) * 255
     return {name: tile for name, tile in tiles.items() if tile is not None}
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 KINDS = ("photos", "curves")
 CHOICES = ("first", "worst", "best", "random")
-GREEN, ORANGE = (0, 255, 0), (255, 140, 0)  # of the outlines in `pictures/`: mask, and what was found
+# Of the outlines in `pictures/`: mask, what was found, and the border around both.
+GREEN, ORANGE, BLACK = (0, 255, 0), (255, 140, 0), (0, 0, 0)
 DRAWN_GREEN = (0, 158, 115)  # Okabe and Ito
 CURVES = {
     "image_roc": ("ROC of images", "image_auroc", 1.0, ("false positive rate", "true positive rate")),
@@ -185,8 +186,8 @@ def tiles_of(path: Path) -> Tiles | None:
         if picture.shape[1] % count:
             continue
         photo, *_, heat, outlined = np.split(picture, count, axis=1)
-        green, orange = ((outlined == color).all(axis=2) for color in (GREEN, ORANGE))
-        if ((photo == outlined).all(axis=2) | green | orange).all():
+        green, orange, black = ((outlined == color).all(axis=2) for color in (GREEN, ORANGE, BLACK))
+        if ((photo == outlined).all(axis=2) | green | orange | black).all():
             return Tiles(photo, cv2.addWeighted(photo, 0.5, heat, 0.5, 0), green & (photo != outlined).any(axis=2))
     return None
 

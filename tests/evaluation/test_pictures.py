@@ -12,10 +12,10 @@ from anomaly_lab.evaluation.drawing import (
     ORANGE,
     Panel,
     color_range,
-    draw_outline,
     heat,
     panel,
     stack,
+    with_outlines,
     write_picture,
 )
 from anomaly_lab.metrics.thresholds import Threshold
@@ -91,6 +91,22 @@ def test_what_is_found_and_what_the_mask_marks_have_outlines_of_their_own():
 
 @pytest.mark.parametrize("value", [True, False])
 def test_an_outline_may_be_that_of_everything_or_nothing(value):
-    image = np.zeros((8, 8, 3), np.uint8)
-    draw_outline(image, np.full((8, 8), value), GREEN)
+    image = with_outlines(np.zeros((8, 8, 3), np.uint8), [(np.full((8, 8), value), GREEN)])
     assert (image == GREEN).all(axis=2).sum() == (28 if value else 0)
+
+
+def test_a_black_border_lies_outside_of_an_outline_and_covers_no_other():
+    red, ring, beside = (
+        np.full((12, 12, 3), (255, 120, 0), np.uint8),
+        np.zeros((12, 12), bool),
+        np.zeros((12, 12), bool),
+    )
+    ring[2:9, 2:7] = True
+    ring[5, 4] = False  # a hole, which has neither outline nor border
+    beside[2:9, 7:10] = True
+    picture = with_outlines(red, [(ring, ORANGE), (beside, GREEN)])
+    both = np.zeros((12, 12), bool)
+    both[1:10, 1:11] = True
+    both[2:9, 2:10] = False
+    np.testing.assert_array_equal((picture == 0).all(axis=2), both)
+    assert [(picture == color).all(axis=2).sum() for color in (ORANGE, GREEN)] == [20, 16]
