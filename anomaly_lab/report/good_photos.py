@@ -26,7 +26,7 @@ class PhotoCurve(NamedTuple):
 
     measure: str
     column: Column
-    lines: dict[Row, list[Point]]  # by rising number of photos; the row without that number
+    lines: list[tuple[Row, list[Point]]]  # the row without its number of photos; points by rising number
     control: list[tuple[int, float]]  # the strongest control of these runs, by rising number of photos
 
 
@@ -45,14 +45,15 @@ def photo_curves(groups: Groups, found: dict[str, Matrix]) -> list[PhotoCurve]:
                 photos = photos_of(run)
                 if at != column or photos is None or row.control:
                     continue
-                rest = {key: str(value) for key, value in settings_of(run).items() if key != GOOD_PHOTOS}
+                rest = {key: str(value) for key, value in settings_of(run).items() if value is not None}
+                rest.pop(GOOD_PHOTOS, None)
                 ends = min(cell.values.values()), max(cell.values.values())
                 point = Point(photos, cell.mean, *ends, len(cell.values))
                 lines[row.family, json.dumps(rest, sort_keys=True)].append(point)
                 if cell.control is not None:
                     controls[photos] = max(cell.control, controls.get(photos, 0.0))
-            several = {row: sorted(points) for (row, _), points in lines.items() if len(points) > 1}
-            there = {point.photos for points in several.values() for point in points}
+            several = [(row, sorted(points)) for (row, _), points in lines.items() if len(points) > 1]
+            there = {point.photos for _, points in several for point in points}
             if several:
                 control = sorted(pair for pair in controls.items() if pair[0] in there)
                 curves.append(PhotoCurve(matrix.measure.key, column, several, control))

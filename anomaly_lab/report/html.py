@@ -124,7 +124,7 @@ def data_of(
 
 
 def _photo_curve(curve: PhotoCurve, groups: Groups) -> dict[str, Any]:
-    lines = [{"name": row.label, "points": points} for row, points in curve.lines.items()]
+    lines = [{"name": row.label, "points": points} for row, points in curve.lines]
     return {**curve._asdict(), "column": groups.columns.index(curve.column), "lines": lines}
 
 

@@ -1,6 +1,7 @@
 """The curve of a measure against the number of good photos, from made-up runs."""
 
 import json
+import shutil
 
 import pytest
 
@@ -33,13 +34,13 @@ def test_a_line_is_the_mean_over_seeds_with_their_range_by_number_of_photos(tmp_
     assert [(curve.measure, curve.column.label) for curve in curves] == [
         ("image_auroc", "screw"), ("pixel_aupro", "screw"),
     ]  # fmt: skip
-    ((row, points),) = curves[0].lines.items()
+    ((row, points),) = curves[0].lines
     assert (row.label, [point.photos for point in points]) == ("cae", [10, 20, 100])
     for photos, mean, low, high, seeds in points:
         assert mean == pytest.approx(sum(reached[photos]) / 3)
         assert (low, high, seeds) == (min(reached[photos]), max(reached[photos]), 3)
     assert curves[0].control == [(10, 0.75), (20, 0.75), (100, 0.75)]
-    assert [point.mean for point in curves[1].lines[row]] == pytest.approx([0.52, 0.53, 0.61])
+    assert [point.mean for point in curves[1].lines[0][1]] == pytest.approx([0.52, 0.53, 0.61])
     labels = [label for label in (row.label for row in groups.rows) if label != "control"]
     assert labels == [f"cae, {photos} good photos" for photos in (10, 20, 100)]  # not 10, 100, 20
 
@@ -48,11 +49,17 @@ def test_runs_that_differ_in_anything_else_are_on_no_line(tmp_path):
     few(tmp_path, 10)
     few(tmp_path, 20, strength=2, data__held_out=0.2)
     assert read(tmp_path)[2] == []
+    for photos, held_out in ((10, 0.1), (100, 0.1), (20, 0.2), (50, 0.2)):
+        few(tmp_path / "pairs", photos, strength=photos / 20, data__held_out=held_out)
+    assert sorted([point.photos for point in points] for _, points in read(tmp_path / "pairs")[2][0].lines) == [
+        [10, 100], [20, 50],
+    ]  # fmt: skip
+    shutil.rmtree(tmp_path / "pairs")
     few(tmp_path, 20, method="ganomaly")
     few(tmp_path, 20, strength=2, name="other", method__latent=50)
     few(tmp_path, 50, strength=2, name="other", method__latent=50)
     (curve,) = read(tmp_path)[2]
-    ((row, points),) = curve.lines.items()
+    ((row, points),) = curve.lines
     assert "latent=50" in row.label
     assert "good photos" not in row.label
     assert [point.photos for point in points] == [20, 50]
@@ -65,7 +72,7 @@ def test_a_run_with_all_photos_is_the_last_point_where_its_folder_states_their_n
     assert read(tmp_path)[2] == []
     (folder / "photos.json").write_text(json.dumps({"trained": [], "good_photos": 209}))
     groups, _, (curve,) = read(tmp_path)
-    assert [point.photos for points in curve.lines.values() for point in points] == [10, 209]
+    assert [point.photos for _, points in curve.lines for point in points] == [10, 209]
     assert [row.label for row in groups.rows] == ["cae, 10 good photos", "cae, all good photos"]
     for damaged in ("[]", "{", '{"good_photos": "many"}'):
         (folder / "photos.json").write_text(damaged)
