@@ -1,0 +1,78 @@
+"""Published trainings, stopped when the time is over and continued by a later command: rows of `budgets.csv`."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from steps import Counts, configured, seconds_of_bare
+
+from anomaly_lab.config.files import CONF
+from anomaly_lab.core.types import Batch
+from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.runs.checkpoint import load_checkpoint
+
+METRICS = (
+    "precision", "image_auroc", "pixel_auroc", "pixel_auroc_smoothed", "pixel_aupro", "pixel_aupro_smoothed",
+    "fit_seconds", "train_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb",
+)  # fmt: skip
+LARGEST = 16 * 2**20  # bytes of a file that comes back from the machine
+GRACE = 20  # seconds for the end of a run that is stopped
+
+
+def estimate(words: Sequence[str], counts: Counts) -> tuple[float, int]:
+    """Seconds of a whole run, from a few bare steps on noise, and bytes of its checkpoint."""
+    resolved = configured(*words)
+    data, trainer = resolved["data"], resolved["trainer"]
+    device = torch.device("cuda" if torch.cuda.is_available() and trainer["accelerator"] != "cpu" else "cpu")
+    method = build_method(resolved).to(device)
+    batch = Batch.of(torch.rand(data["batch_size"], data["channels"], *[data["patch_size"]] * 2, device=device))
+    seconds = seconds_of_bare(method, batch, 0, device.type == "cuda" and method.autocast, counts)
+    number = data["patches"] // data["batch_size"] * trainer["max_epochs"]
+    return 1.2 * seconds * number, 12 * sum(weight.numel() for weight in method.parameters())
+
+
+def budget(words: Sequence[str], work: Path, out: Path, seconds: float) -> dict[str, Any]:
+    """A row of `budgets.csv`: a run, stopped after so many seconds; its folder then lies in `out` as one file."""
+    before = {path: path.stat().st_mtime_ns for path in work.glob("runs/**/job.json")}
+    command = [sys.executable, "-m", "anomaly_lab", *words, f"runs_dir={work / 'runs'}", "name=gpu"]
+    paths = f"{CONF.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    said = work / "said"
+    with said.open("w") as file, subprocess.Popen(
+        command, cwd=work, env=os.environ | {"PYTHONPATH": paths}, stdout=file, stderr=subprocess.STDOUT
+    ) as process:  # fmt: skip
+        try:
+            process.wait(max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it stops after its step, and its last checkpoint is whole
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    runs = [path for path in work.glob("runs/**/job.json") if path.stat().st_mtime_ns != before.get(path)]
+    if len(runs) != 1:
+        return {"state": "failed", "note": "; ".join(said.read_text().splitlines()[-2:])[:300]}
+    folder, job = runs[0].parent, json.loads(runs[0].read_text())
+    if job["state"] == "done":
+        metrics = json.loads((folder / "metrics.json").read_text())
+        return {name: metrics[name] for name in METRICS if name in metrics}
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if job["state"] == "failed" or not checkpoint.is_file():
+        return {"state": "failed", "note": job.get("error") or f"{job['state']} before its first checkpoint"}
+    epochs = load_checkpoint(checkpoint)["epoch"] + 1
+    return {"state": "unfinished", "note": f"epoch {epochs}; {packed(folder, work, out / 'unfinished.tar')}"}
+
+
+def packed(folder: Path, work: Path, target: Path) -> str:
+    """Put the folder of an unfinished run into one file, if it may come back; says which, or why not."""
+    with tarfile.open(target, "w") as archive:
+        archive.add(folder, folder.relative_to(work))
+    if (size := target.stat().st_size) <= LARGEST:
+        return target.name
+    target.unlink()
+    return f"{size / 2**20:.0f} MiB do not come back; it starts anew"
