@@ -164,9 +164,9 @@ def show(found: dict[str, Any]) -> None:
 
     measures = [name for name in found["measures"] if any(name in row["figures"] for row in found["ranking"])]
     table = Table("method", *(found["measures"][name] for name in measures), "s a photo", "minutes", "")
-    for row in found["ranking"]:
+    for place, row in enumerate(found["ranking"]):
         cells = [figure_text(row["figures"].get(name), number) for name in measures]
-        mark = "control" if row["control"] else "tied for first" if row["tied"] else ""
+        mark = "control" if row["control"] else "first" if not place else "tied with it" if row["tied"] else ""
         table.add_row(row["name"], *cells, f"{row['seconds']:.2g}", f"{row['minutes']:.1f}", mark,
                       style="dim" if row["control"] else None)  # fmt: skip
     for other in found["others"]:

@@ -137,13 +137,8 @@ def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
     good = f"{MORE} more good photos would let the threshold support 1 false alarm in {then} instead of 1 in {now}"
     if ranking.basis == "synthetic":
         return f"One labelled defect would show whether a real one scores above good photos at all; {good}."
-    figure = next(iter(first.figures.values()))
-    width = (figure.high - figure.low) / 2
-    narrower = width * (1 - math.sqrt(facts.defective / (facts.defective + 1)))
-    if not width:
-        least = min(facts.defective, facts.test_good)
-        narrower = 0.05 ** (1 / (least + 1)) - 0.05 ** (1 / least) if facts.defective <= facts.test_good else 0.0
-    return f"One more labelled defect would narrow the interval by about {number(narrower)}; {good}."
+    share = 1 - math.sqrt(facts.defective / (facts.defective + 1))  # of an interval that rests on so many
+    return f"One more labelled defect would narrow the interval by about {share:.0%}; {good}."
 
 
 def listed(names: Sequence[str]) -> str:
