@@ -22,6 +22,7 @@ from anomaly_lab.cli.train import run_directory
 from anomaly_lab.config.files import CONF
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.launch.hpo import check_values
+from anomaly_lab.launch.portfolio import portfolio
 from anomaly_lab.launch.space import SYNTHETIC, SearchRequest, Settings
 from anomaly_lab.launch.sweep import Composer, plan
 from tests.conftest import METHODS, ROOT
@@ -174,14 +175,18 @@ def test_the_matrix_has_means_and_spreads_and_the_best_control(tmp_path):
     assert (done.returncode, done.stderr) == (1, "expected finished runs with pixel_auroc in runs/x, found none\n")
 
 
-@pytest.fixture(scope="module")
-def arithmetic():
-    """The page of arithmetic as a module."""
-    path = EXPERIMENTS / "scale" / "arithmetic.py"
-    about = importlib.util.spec_from_file_location("arithmetic", path)
+def loaded(name):
+    """A script as a module."""
+    about = importlib.util.spec_from_file_location("script", EXPERIMENTS / name)
     module = importlib.util.module_from_spec(about)
     about.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def arithmetic():
+    """The page of arithmetic as a module."""
+    return loaded("scale/arithmetic.py")
 
 
 @pytest.mark.slow
@@ -204,3 +209,30 @@ def test_the_measured_checkpoint_is_the_size_that_is_computed_from_the_parameter
     assert arithmetic.OF_A_RUN["checkpoint_bytes"] == pytest.approx(computed, rel=0.01)
     rows = 120 / 10 + 2 * 3 + 6  # 3 epochs of 40 steps; losses, pictures, curves, gallery, metrics, tables
     assert arithmetic.OF_A_RUN["wandb_rows"] == rows
+
+
+@pytest.mark.parametrize("kind", ["object", "texture"])
+def test_the_portfolios_of_the_results_are_whole(kind):
+    found = portfolio(kind, EXPERIMENTS / "results")
+    methods = {word.partition("=")[2] for each in found.values() for word in each.words if word.startswith("method=")}
+    assert methods <= set(METHODS)
+    assert {"padim", "patchcore", "cae", "ganomaly", "control"} <= methods
+    untrained = {name.removesuffix("_untrained") for name in found if name.endswith("_untrained")}
+    assert untrained <= set(found)
+
+
+def test_agreement_is_what_the_pick_without_labels_loses():
+    script = loaded("results/results.py")
+    values = {"control_pca": 0.99, "padim_untrained": 0.98, "padim": 0.95, "cae": 0.90}
+    labelled = {"ranking": [
+        {"name": name, "control": "control" in name, "figures": {"image_auroc": {"value": value}}}
+        for name, value in values.items()
+    ]}  # fmt: skip
+    painted = {"ranking": [{"name": name} for name in ("control_pca", "padim_untrained", "cae", "padim")]}
+    assert script.agreement("wood", "0", labelled, painted) == {
+        "data": "wood", "seed": "0", "methods": 2, "best": "padim", "best_image_auroc": 0.95,
+        "pick": "cae", "pick_image_auroc": 0.9, "loss": 0.05, "agrees": False,
+    }  # fmt: skip
+    values["cae"] = 0.92
+    labelled["ranking"][3]["figures"]["image_auroc"]["value"] = 0.92
+    assert script.agreement("wood", "0", labelled, painted)["agrees"]
