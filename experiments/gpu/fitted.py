@@ -50,7 +50,10 @@ def fitted(words: Sequence[str], folder: Path, batches: int | None) -> dict[str,
         resolved["trainer"]["limit_train_batches"] = batches
     data, method, trainer = assembled(resolved, folder, clock)
     start = now()
-    trainer.fit(method, data)
+    try:
+        trainer.fit(method, data)
+    finally:
+        clock.waits.__exit__()
     device = trainer.strategy.root_device
     with evaluating(method.to(device)), torch.no_grad():
         method.calibrate(data.held_out_images(device))

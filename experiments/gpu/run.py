@@ -34,14 +34,14 @@ WIDE = "wide_resnet50_2.tv_in1k"
 FEATURES = {"padim": (), **{f"patchcore {ratio}": (f"method.ratio={ratio}",) for ratio in (0.01, 0.1, 0.25)}}
 TOY = ("data.batch_size=8", "data.workers=0")
 TOY_SIDE = {"cae": 128, "ssim_ae": 128, "anomaly_dino": 56}  # px; else 64
-TOY_WIDTHS = {
+TOY_SIZES = {
     "anogan": ("method.generator.width=8", "method.discriminator.width=8", "method.search_steps=2"),
     "f_anogan": (
         "method.generator.width=8", "method.critic.width=8", "method.encoder.width=8", "data.kind=texture",
         "data.patch_size=32",
     ),
     "ganomaly": ("method.width=8",), "skip_ganomaly": ("method.width=8",),
-    "cnn_dictionary": ("method.evaluation=dense",),
+    "cnn_dictionary": ("method.evaluation=dense",), "padim": ("method.features=50",),
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ class Parts:
         found += [f"data.cache_dir={self.work / 'cache'}"]
         if options.toy:
             backbone = "resnet18.tv_in1k" if backbone == WIDE else backbone
-            found += [*TOY, f"data.image_size={TOY_SIDE.get(name, 64)}", *TOY_WIDTHS.get(name, ())]
+            found += [*TOY, f"data.image_size={TOY_SIDE.get(name, 64)}", *TOY_SIZES.get(name, ())]
         if backbone:
             weights = self.code["steps"].random_weights(backbone, self.work)
             found += [f"method.backbone.name={backbone}", f"method.backbone.weights={weights}"]

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
 from anomaly_lab.core.types import Batch
-from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.datamodule import DataModule, data_of
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.methods.base.adversarial import AdversarialMethod
 from anomaly_lab.methods.base.build import build_method
@@ -136,8 +136,8 @@ def assembled(
 class StepClock(pl.Callback):
     """Times steps of one stage: through the data path, then with the last batch resident on the device."""
 
-    def __init__(self, data: list[DataModule], counts: Counts, stage: int) -> None:
-        self.data, self.counts, self.stage = data, counts, stage
+    def __init__(self, counts: Counts, stage: int) -> None:
+        self.counts, self.stage = counts, stage
         self.done, self.start = 0, 0.0
         self.fit = self.resident = 0.0  # seconds of a step
         self.waits = Synchronisations()
@@ -147,7 +147,7 @@ class StepClock(pl.Callback):
         if pl_module.stage != self.stage:
             return
         self.done += 1
-        (data,), (warm, timed, watched) = self.data, self.counts
+        warm, timed, watched = self.counts
         if self.done == warm or self.done == 2 * warm + timed + watched:
             self.start = now()
         elif self.done == warm + timed:
@@ -156,7 +156,9 @@ class StepClock(pl.Callback):
         elif self.done == warm + timed + watched:
             self.waits.__exit__()
             self.batch = batch
-            data.transfer_batch_to_device = lambda *_: batch
+            data_of(trainer).transfer_batch_to_device = lambda *_: batch
+        elif self.batch is not None and batch is not self.batch:
+            raise RuntimeError("expected the resident batch, found another")
         elif self.done == self.counts.total:
             self.resident = (now() - self.start) / timed
             trainer.should_stop = True
@@ -208,17 +210,18 @@ def steps(words: Sequence[str], folder: Path, counts: Counts, stage: int = 0) ->
     resolved = configured(*words, *QUIET, "trainer.max_epochs=2", f"run_folder={folder}")
     resolved["data"]["datamodule"]["patches"] = resolved["data"]["batch_size"] * counts.total
     forget_peak()
-    modules: list[DataModule] = []
-    clock = StepClock(modules, counts, stage)
+    clock = StepClock(counts, stage)
     data, method, trainer = assembled(resolved, folder, clock)
-    modules.append(data)
-    trainer.fit(method, data)
+    try:
+        trainer.fit(method, data)
+    finally:
+        clock.waits.__exit__()
     batch = clock.batch
     assert batch is not None, f"the training ended after {clock.done} of {counts.total} steps"
     found = {"peak_mib": peak_memory(batch.image.device) / 2**20, **clock.waits.columns(counts.watched)}
     method.cpu()
     bare = build_method(resolved)
-    bare.prepare_data()
+    bare.load_state_dict(method.state_dict())  # of frozen networks, and what the method has prepared
     bf16 = trainer.precision == "bf16-mixed"
     bare_seconds = seconds_of_bare(bare.to(batch.image.device), batch, stage, bf16, counts)
     return {
