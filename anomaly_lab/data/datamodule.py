@@ -30,7 +30,7 @@ from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, choose, hold_out
-from anomaly_lab.data.store import Cache, Store, open_store, stopped
+from anomaly_lab.data.store import Cache, Store, on_device, open_store, stopped
 
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
 
@@ -154,7 +154,10 @@ class DataModule(pl.LightningDataModule):
         Prints what the layout could not tell or left out, and whether the masks look inverted. Raises UserError naming
         a file that cannot be read, or a mask that is empty or of another size.
         """
-        if stage != "fit" or self.store is not None:
+        if stage != "fit":
+            return
+        if self.store is not None:  # the trainer, which is made after the images are decoded, asks again
+            self.store = self._placed(self.store)
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
@@ -166,9 +169,8 @@ class DataModule(pl.LightningDataModule):
                 f"{self.unreadable[0]}; remove what cannot be read, or set a larger data.held_out"
             )
         self.test_samples = self._readable(self.test_samples)
-        device = self.trainer.strategy.root_device if self.trainer else None
-        kept = self.cache, self.cache_dir, self.on_error, device, self.data_folder
-        self.store = open_store(self.train_samples, self.decoding, self.workers, *kept)
+        kept = self.cache, self.cache_dir, self.on_error, self.data_folder
+        self.store = self._placed(open_store(self.train_samples, self.decoding, self.workers, *kept))
         self.train_samples = self.store.samples
         self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
         self.unreadable += self.store.unreadable
@@ -179,6 +181,9 @@ class DataModule(pl.LightningDataModule):
         for remark in (unlike_the_others(self.sizes), unused_range()):
             if remark:
                 say(f"data: {printable(remark)}")
+
+    def _placed(self, store: Store) -> Store:
+        return store if self.trainer is None else on_device(store, self.trainer.strategy.root_device, self.cache)
 
     def _readable(self, samples: list[Sample]) -> list[Sample]:
         """The samples that can be read; others end the run, or are noted and left out (`on_error`)."""

@@ -99,15 +99,14 @@ def open_store(
     kept: Cache,
     folder: Path,
     on_error: Literal["stop", "skip"] = "stop",
-    device: torch.device | None = None,
     data_folder: Path | None = None,
 ) -> Store:
     """Decode the images of `samples`, or find them decoded by an earlier run; prints number, size and place.
 
-    `kept`: `none`; `memory`, of this process; `disk`, a memory-mapped file below `folder` that runs share; `device`,
-    the same on the accelerator; `auto`, on the accelerator if that takes less than half of its free memory, else on
-    disk. If `folder` cannot be written, the images stay in memory and one line says so. An entry on disk notes that
-    the data of `data_folder` use it, and `data cache clear` leaves it while its images are mapped.
+    `kept`: `none`; `memory`, of this process; `disk`, a memory-mapped file below `folder` that runs share; `device` and
+    `auto`, the same, from which `on_device` takes them to the accelerator. If `folder` cannot be written, the images
+    stay in memory and one line says so. An entry on disk notes that the data of `data_folder` use it, and `data cache
+    clear` leaves it while its images are mapped.
 
     Raises UserError naming the first file that cannot be read (`on_error=stop`) or that changes while it is read.
     """
@@ -122,15 +121,31 @@ def open_store(
             say(f"cache: {folder} cannot be used ({error}); continuing without it, images stay in memory")
             store = _in_memory(samples, decoding, workers, on_error)
     where = "in memory" if kept == "memory" else f"in {folder}"
-    if device is not None and device.type == "cuda" and kept in {"device", "auto"}:
-        if store.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-            store, where = store._replace(images=store.images.to(device)), f"on {device}"
-        elif kept == "device":
-            raise UserError(
-                f"data.cache: expected the images ({store.images.nbytes / 2**30:.1f} GB) to fit half of the free "
-                f"memory of {device}; set data.cache=disk"
-            )
     say(f"{len(store.samples)} decoded training images, {store.images.nbytes / 2**20:.0f} MB {where}")
+    return store
+
+
+def on_device(store: Store, device: torch.device, kept: Cache) -> Store:
+    """The images on a CUDA device: for `auto` if they take less than half of its free memory, for `device` always.
+
+    Raises UserError for `device` where they do not fit. Any other store, and one that is there, is returned as it is.
+    """
+    if (
+        device.type != "cuda"
+        or kept not in {"device", "auto"}
+        or not isinstance(store, Decoded)
+        or store.images.is_cuda
+    ):
+        return store
+    size = store.images.nbytes
+    if size < torch.cuda.mem_get_info(device)[0] / 2:
+        say(f"training images on {device}, {size / 2**20:.0f} MB")
+        return store._replace(images=store.images.to(device))
+    if kept == "device":
+        raise UserError(
+            f"data.cache: expected the images ({size / 2**30:.1f} GB) to fit half of the free memory of {device}; set "
+            "data.cache=disk"
+        )
     return store
 
 

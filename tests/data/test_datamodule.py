@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import Strategy
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data import datamodule as module
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.corruption import AnyOf, Blob, PerlinTexture
 from anomaly_lab.data.datamodule import DataModule, ImageLoader
@@ -55,6 +57,20 @@ def test_a_run_with_few_good_photos_knows_no_others_and_tests_the_same(parts, ca
     other.setup("fit")
     assert "data: 5 of 10 good photos are used, chosen by seed=2 (data.good_photos)\n" in capsys.readouterr().out
     assert len(other.store.images) == 4
+
+
+def test_the_trainer_that_comes_later_takes_the_images_to_its_device(parts, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "on_device", lambda store, *where: asked.append(where) or store)
+    data = datamodule(parts, cache="auto")
+    data.setup("fit")  # before there is a trainer
+    assert asked == []
+    store = data.store
+    device = torch.device("cuda", 3)
+    data.trainer = stand_in(pl.Trainer, strategy=stand_in(Strategy, root_device=device))
+    data.setup("fit")
+    assert asked == [(device, "auto")]
+    assert data.store is store
 
 
 @pytest.mark.parametrize(("which", "count"), [("held_out", 2), ("training", 8)])

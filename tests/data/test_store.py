@@ -17,7 +17,7 @@ from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data import cache, store
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
-from anomaly_lab.data.store import OnDemandStore, open_store
+from anomaly_lab.data.store import OnDemandStore, on_device, open_store
 
 DECODING = Decoding(64, 3)
 
@@ -64,6 +64,25 @@ def test_the_images_are_those_of_the_files_wherever_they_are_kept(samples, folde
     assert found.boxes == [(0, 0, 64, 64)] * 10
     assert "10 decoded training images, 0 MB" in capsys.readouterr().out
     assert (folder).exists() == (kept != "memory")
+
+
+def test_images_go_to_a_gpu_that_has_room_and_device_insists(samples, folder, monkeypatch, capsys):
+    store = opened(samples, folder, "memory")
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda images, device: moved.append(device) or images)
+    gpu, size = torch.device("cuda", 0), store.images.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * size + 2, 0))
+    for kept in ("auto", "device"):
+        assert torch.equal(on_device(store, gpu, kept).images, store.images)
+    assert moved == [gpu, gpu]
+    assert "training images on cuda:0" in capsys.readouterr().out
+    for kept, device in (("disk", gpu), ("memory", gpu), ("auto", torch.device("cpu"))):
+        assert on_device(store, device, kept) is store
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * size, 0))
+    assert on_device(store, gpu, "auto") is store
+    with pytest.raises(UserError, match="data.cache: expected the images"):
+        on_device(store, gpu, "device")
+    assert len(moved) == 2
 
 
 def test_the_second_run_decodes_nothing(samples, folder, counting):
