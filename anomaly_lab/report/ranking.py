@@ -232,4 +232,4 @@ def synthetic_of(run: Run) -> Synthetic | None:
 def common_kinds(contenders: Sequence[Contender]) -> tuple[str, ...]:
     """The kinds of painted defects that all runs have seen; each leaves out those that it was trained with."""
     seen = [set(rows.change) - set(GOOD) for each in contenders for run in each.runs if (rows := synthetic_of(run))]
-    return tuple(sorted(set.intersection(*seen))) if seen else ()
+    return tuple(sorted(map(str, set.intersection(*seen)))) if seen else ()

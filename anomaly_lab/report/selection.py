@@ -185,12 +185,14 @@ def _row(standing: Standing, ranking: Ranking) -> dict[str, Any]:
 
 def page(found: dict[str, Any], ranking: Ranking) -> str:
     """The page of `select`: the answer, all methods, quality against seconds, the worst misses of the best three."""
-    best = [standing.contender for standing in ranking.standings[:3]]
-    pictures = [(each.name, shot) for each in best for run in each.runs for shot in thumbnails(run, PICTURE_BYTES)]
     shots = [
-        {"method": name, "name": shot.name, "kind": shot.kind, "tiles": shot.tiles, "width": shot.width,
-         "height": shot.height, "source": f"data:image/{shot.type};base64,{shot.data}"}
-        for name, shot in pictures if shot.kind != "random"
+        {"method": standing.contender.name, "photo": run.images[shot.image].name if shot.image >= 0 else shot.name,
+         "kind": shot.kind, "tiles": shot.tiles, "width": shot.width, "height": shot.height,
+         "source": f"data:image/{shot.type};base64,{shot.data}"}
+        for standing in ranking.standings[:3]
+        for run in standing.contender.runs
+        for shot in thumbnails(run, PICTURE_BYTES)
+        if shot.kind in ("lowest_defective", "highest_good")
     ]  # fmt: skip
     about = {"written": f"{datetime.now():%Y-%m-%d %H:%M}", "version": __version__, "shots": shots}
     title = f"Which detector for {found['title']}"
