@@ -60,11 +60,11 @@ def test_the_page_asks_nothing_of_any_network(tmp_path):
     assert "url(" not in (PAGE / "style.css").read_text()
 
 
-OF_PREDICT = {"predictions.html", "predictions.js"}
+OTHER_PAGES = {"predictions.html", "predictions.js", "select.html", "select.js"}
 
 
 def test_every_file_of_the_page_is_in_it():
-    assert {path.name for path in PAGE.iterdir()} == {"head.html", "index.html", "style.css", *SCRIPTS} | OF_PREDICT
+    assert {path.name for path in PAGE.iterdir()} == {"head.html", "index.html", "style.css", *SCRIPTS} | OTHER_PAGES
 
 
 def test_numbers_on_the_page_are_those_of_the_run(tmp_path):
