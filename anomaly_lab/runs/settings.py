@@ -25,8 +25,8 @@ PLACE = re.compile(
 # Settings of the data, not of learning: they may differ between categories of one method.
 OF_THE_DATA = (
     "data.kind", "data.image_size", "data.patch_size", "data.stride", "data.channels", "data.resize",
-    "data.value_range", "data.region", "data.max_pixels", "data.on_error", "data.settings", "data.test_batch_size",
-    "augmentation", "input", "tiling", "tilings",
+    "data.value_range", "data.region", "data.max_pixels", "data.good", "data.on_error", "data.settings",
+    "data.test_batch_size", "augmentation", "input", "tiling", "tilings",
 )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ def test_what_a_method_never_reads_makes_no_row(tmp_path, changes):
 def test_the_size_of_images_may_differ_between_categories_and_not_within_one(tmp_path):
     write_run(tmp_path, category="screw")
     write_run(tmp_path, category="carpet", data__image_size=512)
+    write_run(tmp_path, dataset="folder", category="wood", data__good=[])  # a key that other data sets do not have
     assert [row.label for row in grouped(tmp_path).rows] == ["cae"]
     write_run(tmp_path, category="screw", digest="b", strength=2, data__image_size=128)
     assert {row.label for row in grouped(tmp_path).rows} == {

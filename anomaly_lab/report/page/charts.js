@@ -81,7 +81,7 @@ function photoCurve({ measure, lines, control }) {
   const series = lines.map((line, i) => ({ name: line.name, points: line.points.map(([n, mean]) => [beside(n, i), mean]) }));
   if (control.length) series.push({ name: "strongest control", points: control, color: "var(--quiet)", dash: "5 3" });
   const ticks = numbers.reduce((kept, n) => (kept.length && n < kept[kept.length - 1] * (most / least) ** .08 ? kept : [...kept, n]), []);
-  const { shown, plot } = curve({ title: `${name}.`, series, logX: true, xTicks: ticks, xName: "good photos", yName: name,
+  const { shown, plot } = curve({ title: `${name}.`, series, logX: true, xTicks: ticks, left: 54, xName: "good photos", yName: name,
     x: [least / 1.1, most * 1.1], y: [low - margin, high + margin],
     label: `${name} against the number of good photos: ${[...lines, ...series.slice(lines.length)].map((line) =>
       `${line.name} ${line.points.map(([n, value]) => `${digits(value)} with ${n}`).join(", ")}`).join("; ")}` });
