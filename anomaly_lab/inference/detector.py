@@ -94,12 +94,12 @@ class PhotoPrediction:
     size, padding included, before any threshold.
     """
 
-    anomaly_map: Float32[np.ndarray, "height width"]
+    anomaly_map: Float32[np.ndarray, "height width"] = field(repr=False)  # print() shows the numbers that decide
     score: float
     decision_score: float
     threshold: float
     is_abnormal: bool
-    reconstruction: Float32[np.ndarray, "inner_height inner_width channel"] | None
+    reconstruction: Float32[np.ndarray, "inner_height inner_width channel"] | None = field(repr=False)
     remark: str
     path: Path | None = None
     panel: Panel | None = field(default=None, repr=False)  # the pictures of the photo, small

@@ -149,6 +149,12 @@ def test_a_detector_is_described_in_one_line():
     assert repr(known) == "Detector(cae on folder bolts, seed 0, 32 px, threshold 0.25 (false_alarms), runs/a)"
 
 
+def test_a_prediction_is_printed_by_its_numbers():
+    said = PhotoPrediction(np.zeros((9, 9), np.float32), 1.5, 1.5, 1.0, True, None, "", Path("a.png"))
+    about = f"score=1.5, decision_score=1.5, threshold=1.0, is_abnormal=True, remark='', path={Path('a.png')!r}"
+    assert repr(said) == f"PhotoPrediction({about})"
+
+
 def test_a_prediction_is_drawn_and_saved(tmp_path):
     said = detector("brightness", size=32, channels=3, threshold=0.1).predict(COLOURS)
     picture = said.picture()
