@@ -24,6 +24,7 @@ OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
 ROOT = CONF.parent
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "train.yaml")
 CHOICES = [(path.parent.as_posix(), path.stem) for path in FILES if not path.stem.startswith("_")]
+CHOICES = [choice for choice in CHOICES if choice[0] != "select"]  # no group of a run: tests/launch/test_portfolio.py
 NEEDED = {
     ("data", "folder"): ["data.root=x"],
     ("data", "csv"): ["data.root=x"],
