@@ -117,7 +117,7 @@ class DataModule(pl.LightningDataModule):
         passes: PositiveInt | None = None,
         augmented: bool = True,
         corruption: Corruption | None = None,
-        good_photos: int | None = None,
+        good_photos: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         chosen = choose(splits.train, good_photos, seed)
