@@ -3,9 +3,9 @@
 import math
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomaly_lab.core.console import printable
@@ -23,13 +23,14 @@ HELP = f"""\
 usage: {USAGE}
   KEY=VALUE: the data and any other key of a run, such as data=folder data.root=photos/ or data.category=screw,wood
   minutes: how long it may take (default: 20); it shortens the list of methods and ends no run in its middle
+  method: only these, separated by commas, beside the controls (default: all of the portfolio)
   portfolio: the methods, a file of conf/select/ or of select/ in --config-dir (default: default)
   labels: false ranks by painted defects alone, as without labelled photos
 Ranks the methods on your photos: with labelled test photos by image AUROC and AU-PRO, else by defects painted into good
 photos that were held out. The same command again goes on where it was. Writes select.html.
 """
 LEAST = 10  # good photos
-RESERVE = 12.0  # seconds for the ranking and its page
+RESERVE = 12.0  # seconds for ranking and page; the strongest control may have to run, too, for about as long
 OURS = ("minutes", "portfolio", "labels")
 RUN = ("name=select", "callbacks=select", "logger=none", "data.held_out=0.2")
 
@@ -111,7 +112,7 @@ def main(arguments: list[str]) -> None:
         labelled = bool(request.labels and photos.test_good and photos.defective)
         if labelled and (kind := strongest_control(contenders)):
             words = "method=control", f"method.kind={kind.removeprefix('control_')}"
-            control = {kind: Candidate(words=words, seconds=8, per_photo=0.02)}
+            control = {kind: Candidate(words=words, seconds=15, per_photo=0.02)}
             again = entries(control, lambda candidate: fitting.words(candidate, composed), composer, spread)
             contenders += contend(again, launcher, config, math.inf, photos.seen, began)
     ranking = rank(contenders, "labels" if labelled else "synthetic")
@@ -128,11 +129,11 @@ def main(arguments: list[str]) -> None:
 def strongest_control(contenders: Sequence["Contender"]) -> str | None:
     """The control with the highest mean image AUROC by the tables of the runs, if it is not a contender itself."""
     runs = next((each.runs for each in contenders if each.runs and not each.is_control), [])
-    sums = Counter[str]()
+    values: dict[str, list[float]] = {}
     for run in runs:
         for kind, figures in run.controls.items():
-            sums[f"control_{kind}"] += figures.get("image_auroc", 0)  # type: ignore[assignment]
-    best = max(sums, key=lambda name: (sums[name], name), default=None)
+            values.setdefault(f"control_{kind}", []).append(figures.get("image_auroc", 0.0))
+    best = max(values, key=lambda name: (fmean(values[name]), name), default=None)
     return None if best in {each.name for each in contenders if each.runs} else best
 
 

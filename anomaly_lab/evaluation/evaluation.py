@@ -15,7 +15,7 @@ from anomaly_lab.core.remarks import Remark, RemarkCounter
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample
-from anomaly_lab.evaluation.maps import PixelEvaluation, counted, inner_map, inner_valid, masked
+from anomaly_lab.evaluation.maps import PixelEvaluation, counted, inner_map, inner_valid, localises, masked
 from anomaly_lab.evaluation.plausibility import implausible, peak
 from anomaly_lab.metrics.image_metrics import by_defect, decision_metrics, ranking_metrics
 from anomaly_lab.metrics.pixel_decisions import PixelDecisions, without_small_regions
@@ -41,7 +41,8 @@ class Evaluation(pl.Callback):
     """The threshold from normal images (predict), then scores.csv, defects.csv and the metrics of the test.
 
     Image metrics: `image_*` of the score, and `image_auroc_mean` of the mean of the map. Pixel metrics: those of
-    `PixelEvaluation`, and `pixel_*` at the threshold. Several processes share the images and get the same metrics.
+    `PixelEvaluation`, and `pixel_*` at the threshold; none for a method with one number an image. Several processes
+    share the images and get the same metrics.
     """
 
     def __init__(self, rule: ThresholdRule) -> None:
@@ -97,6 +98,8 @@ class Evaluation(pl.Callback):
             mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
             self.rows.append(Row(index, score, float(mean), decision_score, peak(anomaly_map)))
         self._remarks += remarks_of(outputs, batch, samples)
+        if not localises(pl_module):
+            return
         self.localisation.update(outputs, batch, samples)
         for i in masked(batch, samples):
             anomaly_map, mask = outputs.anomaly_map[i, 0].cpu().numpy(), batch.mask[i][0].cpu().numpy()
@@ -123,7 +126,7 @@ class Evaluation(pl.Callback):
             self.metrics |= {f"image_{name}": value for name, value in ranking_metrics(score, label).items()}
             self.metrics["image_auroc_mean"] = rank(mean[label == 0], mean[label == 1]).auroc().value
         self.metrics |= {f"image_{name}": value for name, value in decision_metrics(abnormal, label).items()}
-        if localisation := self.localisation.compute(samples):
+        if localises(pl_module) and (localisation := self.localisation.compute(samples)):
             at_threshold = {f"pixel_{name}": value for name, value in self._decisions.compute().items()}
             self.metrics |= localisation | at_threshold
         if trainer.is_global_zero:

@@ -5,6 +5,7 @@ import warnings
 
 import cv2
 import numpy as np
+import pytorch_lightning as pl
 
 from anomaly_lab.core.types import Batch, Placement, Prediction
 from anomaly_lab.data.placement import content, to_photo
@@ -62,6 +63,11 @@ class PixelEvaluation:
             few = f"the highest {count * LOWER:.2g} to {count * UPPER:.2g} of {count} pixels of good images"
             self.wide.append(f"pixel_aupimo is uncertain: it depends on {few}")
         return metrics
+
+
+def localises(method: pl.LightningModule) -> bool:
+    """Whether the map of a method says more than one number for the whole image; pixel metrics are for such alone."""
+    return bool(getattr(method, "localises", True))
 
 
 def masked(batch: Batch, samples: list[Sample]) -> list[int]:

@@ -12,11 +12,11 @@ from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.files import write_whole
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
-from anomaly_lab.evaluation.maps import counted, masked
+from anomaly_lab.evaluation.maps import counted, localises, masked
+from anomaly_lab.metrics.bootstrap import LIMIT
 
 FILE = "overlaps.npz"
 LEVELS = 512  # thresholds at equal steps of the false positive rate, beside 64 at very low ones
-LIMIT = 0.3
 DROPPED = 12  # bits of a float32: the others tell scores apart that differ by more than a part in 2000
 Counts = tuple[Int[np.ndarray, " code"], Float[np.ndarray, " code"]]  # rising codes, and how much lies at each
 
@@ -24,7 +24,7 @@ Counts = tuple[Int[np.ndarray, " code"], Float[np.ndarray, " code"]]  # rising c
 class Histogram(NamedTuple):
     """The scores of an image: of normal pixels, and of its regions, each of which counts as one."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index
+    place: int  # of the image in the test
     normal: Counts
     defect: Counts
     regions: int
@@ -33,8 +33,9 @@ class Histogram(NamedTuple):
 class Overlaps(pl.Callback):
     """Write `overlaps.npz`: `aupro` of metrics.bootstrap takes its arrays, a row per image that pixel metrics count.
 
-    `index` is the row of scores.csv. Nothing is written where no defect is marked. Raw maps at the size of the photos,
-    as for `pixel_aupro`; scores are rounded to a part in 2000, and the curve has 576 thresholds.
+    `index` is the row of scores.csv. Nothing is written where no defect is marked, or for a method with one number an
+    image. Raw maps at the size of the photos, as for `pixel_aupro`; scores are rounded to a part in 2000, and the curve
+    has 576 thresholds.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,8 @@ class Overlaps(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
         """Count the images of a batch."""
+        if not localises(pl_module):
+            return
         for i in masked(batch, data_of(trainer).test_samples):
             anomaly_map, mask = outputs.anomaly_map[i, 0].float().cpu().numpy(), batch.mask[i][0].cpu().numpy()
             parts = counted(anomaly_map, mask, batch.placement[i])
@@ -51,7 +54,7 @@ class Overlaps(pl.Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather the images of all processes, choose the thresholds and write."""
-        images = sorted(of_all_processes(self._images), key=lambda image: image.index)
+        images = sorted(of_all_processes(self._images), key=lambda image: image.place)
         self._images = []
         if trainer.is_global_zero and any(image.regions for image in images):
             write_whole(Path(trainer.default_root_dir) / FILE, lambda part: _save(part, arrays(images)))
@@ -62,7 +65,7 @@ def _save(path: Path, found: dict[str, np.ndarray]) -> None:
         np.savez_compressed(file, allow_pickle=False, **found)
 
 
-def histogram(index: int, maps: list[np.ndarray], masks: list[np.ndarray]) -> Histogram:
+def histogram(place: int, maps: list[np.ndarray], masks: list[np.ndarray]) -> Histogram:
     """Count the parts of one image."""
     normal, defect, weights, regions = [], [], [], 0
     for scores, mask in zip(maps, masks, strict=True):
@@ -72,7 +75,7 @@ def histogram(index: int, maps: list[np.ndarray], masks: list[np.ndarray]) -> Hi
         defect.append(codes[mask])
         weights.append(1 / np.bincount(number[mask], minlength=count)[number[mask]])
         regions += count - 1
-    return Histogram(index, amounts(np.concatenate(normal)), amounts(np.concatenate(defect), weights), regions)
+    return Histogram(place, amounts(np.concatenate(normal)), amounts(np.concatenate(defect), weights), regions)
 
 
 def amounts(codes: Int[np.ndarray, " pixel"], weights: list[np.ndarray] | None = None) -> Counts:
@@ -99,7 +102,7 @@ def arrays(images: list[Histogram]) -> dict[str, np.ndarray]:
     places = np.unique(np.minimum(np.searchsorted(above, wanted), len(values) - 1))
     levels = np.concatenate([[values[-1] + 1], values[::-1][places]])  # the first: above all normal pixels
     return {
-        "index": np.array([image.index for image in images]),
+        "index": np.array([image.place for image in images]),
         "false_positives": np.stack([reaching(image.normal, levels) for image in images]),
         "overlaps": np.stack([reaching(image.defect, levels) for image in images]),
         "normal_pixels": np.array([image.normal[1].sum() for image in images]),

@@ -17,7 +17,7 @@ from anomaly_lab.data.datamodule import DataModule, ImageLoader, data_of
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.variation import VARIATIONS, varied
-from anomaly_lab.evaluation.maps import counted
+from anomaly_lab.evaluation.maps import counted, localises
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
@@ -32,8 +32,9 @@ class SyntheticDefects(pl.Callback):
     """After training, predict the held-out normal images, and `copies` copies of each with one synthetic defect.
 
     `metrics`: `synthetic_image_auroc` of the scores; `synthetic_pixel_auroc` and `synthetic_pixel_aupro` of the raw
-    maps at the working size. Kinds of defects (`data.corruption`) alternate from image to image, without those that the
-    method is trained with. The defects depend on `defect_seed` and the number of the image, not on the seed of the run:
+    maps at the working size, if the method has maps. Kinds of defects (`data.corruption`) alternate from image to
+    image, without those that the method is trained with. The defects depend on `defect_seed` and the number of the
+    image, not on the seed of the run:
     all trials of a search see the same ones. No other image is read and no other metric changes. Every process predicts
     all images.
 
@@ -79,11 +80,9 @@ class SyntheticDefects(pl.Callback):
             "defect": np.array([score for *_, label, score in rows if label]),
         }
         values = pixels.compute()
-        self.metrics = {
-            "synthetic_image_auroc": rank(scores[GOOD], scores["defect"]).auroc().value,
-            "synthetic_pixel_auroc": values["auroc"],
-            "synthetic_pixel_aupro": values["aupro"],
-        }
+        self.metrics = {"synthetic_image_auroc": rank(scores[GOOD], scores["defect"]).auroc().value}
+        if localises(pl_module):
+            self.metrics |= {f"synthetic_pixel_{name}": values[name] for name in ("auroc", "aupro")}
 
     def batches(
         self, data: DataModule, corruptions: Sequence[Corruption], device: torch.device

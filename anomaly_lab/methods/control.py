@@ -48,6 +48,7 @@ class Control(FittedMethod):
     def __init__(self, tiling: Tiling, image_size: PositiveInt, channels: Literal[1, 3], kind: Kind) -> None:
         super().__init__(tiling)
         self.kind: Kind = kind
+        self.localises = kind not in IMAGE_LEVEL_CONTROLS
         self.register_buffer("mean_image", torch.zeros(channels, image_size, image_size))
         self.register_buffer("background", torch.zeros(()))
         self.register_buffer("center", torch.zeros(THUMBNAIL**2))

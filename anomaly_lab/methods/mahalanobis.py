@@ -32,7 +32,8 @@ class Mahalanobis(FittedMethod):
     Raises UserError, at the end of the training, for a level whose means are the same in all images.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2  # 1 had pixel metrics, of the number of the image at every pixel
+    localises = False
 
     mean: Tensor
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 RESAMPLES = 2000
+LIMIT = 0.3  # false positive rate up to which AU-PRO is taken
 Weights = Float[np.ndarray, "resample image"]
 
 
@@ -43,7 +44,7 @@ def aupro(
     normal_pixels: Float[np.ndarray, " image"],
     regions: Float[np.ndarray, " image"],
     weights: Weights,
-    limit: float = 0.3,
+    limit: float = LIMIT,
 ) -> Float[np.ndarray, " resample"]:
     """The area under the PRO curve up to a false positive rate, of every resample, divided by that rate.
 

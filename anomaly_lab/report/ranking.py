@@ -74,7 +74,8 @@ class Standing(NamedTuple):
     figures: dict[str, Figure]
     behind: dict[str, Figure]  # the leader of the measure less this one; 0 for the leader itself
     above_control: dict[str, Figure]  # this one less the strongest control
-    tied: bool  # with the first one
+    tied: bool = False  # with the first one
+    unsure: bool = False  # not worse than the highest, and not above the control, as others are
 
     @property
     def beats_control(self) -> bool:
@@ -122,7 +123,7 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
                   for name, values in mine.items() if name in leaders}  # fmt: skip
         above = {name: Figure.of(values - resampled[name][strongest[name]])
                  for name, values in mine.items() if name in strongest}  # fmt: skip
-        return Standing(contender, {name: Figure.of(values) for name, values in mine.items()}, behind, above, False)
+        return Standing(contender, {name: Figure.of(values) for name, values in mine.items()}, behind, above)
 
     every = [standing(contender) for contender in there]
     standings = [each for each in every if not each.contender.is_control]
@@ -138,20 +139,24 @@ def _ordered(
     Those are tied whose first measure is not worse than the highest one; of them, those that beat the control, if any
     do; of them, those whose second measure is not worse than the highest one among them; and so on.
     """
-    tied = standings
+    tied, unsure = standings, list[str]()
     for name in measures:
         having = [each for each in tied if name in each.figures]
         if having:
             best = max(having, key=lambda each: each.figures[name].value)
             values = resampled[name]
             differences = [Figure.of(values[best.contender.name] - values[each.contender.name]) for each in having]
-            tied = [each for each, difference in zip(having, differences, strict=True) if difference.low <= 0]
+            without = [each for each in tied if each not in having and name != measures[0]]  # a method without maps
+            tied = [each for each, difference in zip(having, differences, strict=True) if difference.low <= 0] + without
         if name == measures[0]:
-            tied = [each for each in tied if each.beats_control] or tied
+            above = [each for each in tied if each.beats_control]
+            unsure = [each.contender.name for each in tied if above and not each.beats_control]
+            tied = above or tied
     tied = sorted(tied, key=lambda each: each.contender.seconds)
     names = {each.contender.name for each in tied}
     others = [each for each in standings if each.contender.name not in names]
     others.sort(key=lambda each: [-_value(each, name) for name in measures])
+    others = [each._replace(unsure=each.contender.name in unsure) for each in others]
     return [*(each._replace(tied=True) for each in tied), *others]
 
 
@@ -182,7 +187,7 @@ def image_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resamp
 def pixel_aupro(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
     """AU-PRO of the raw maps; None without marked defects, or for a method without a map."""
     path = run.folder / "overlaps.npz"
-    if run.key.method in IMAGE_LEVEL or "pixel_aupro" not in run.metrics or not path.is_file():
+    if not path.is_file():
         return None
     with np.load(path) as arrays:
         parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}

@@ -16,6 +16,7 @@ NAMES = {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO", "synthetic_auroc
 SCRIPTS = ("base.js", "charts.js", "select.js")
 HELD_OUT = 0.1  # the share that a run holds out unless `data.held_out` is typed
 MORE = 50  # good photos
+BEST = "it is better than every other method that was tried"
 PICTURE_BYTES = 1_500_000  # of one method, in base64
 
 
@@ -83,12 +84,10 @@ def which(ranking: Ranking) -> str:
         )
     if len(ranking.standings) == 1:
         return f"Take {first.contender.name}, the only method with a result: {figures}."
-    if not tied:
-        return f"Take {first.contender.name}: {figures}; it is better than every other method that was tried."
-    return (
-        f"Take {first.contender.name}: {figures}; these photos cannot tell {listed(tied)} from it, and it is the "
-        "fastest of them."
-    )
+    unsure = [each.contender.name for each in ranking.standings if each.unsure]
+    clauses = [f"these photos cannot tell {listed(tied)} from it, and it is the fastest of them"] * bool(tied)
+    clauses += [f"{listed(unsure)} may be as good, but no figure shows it above the control"] * bool(unsure)
+    return f"Take {first.contender.name}: {figures}; {'; '.join(clauses or [BEST])}."
 
 
 def how_sure(ranking: Ranking, facts: Facts) -> str:

@@ -33,7 +33,7 @@ def sample(i, label, mask=True):
     return Sample(Path(f"{defect}/{i}.png"), Path("m.png") if label == 1 and mask else None, label, defect, str(i))
 
 
-def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=None, strategy=None):
+def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=None, strategy=None, localises=True):
     """Run the callback over two batches and return the metrics."""
     trainer = stand_in(
         pl.Trainer,
@@ -41,7 +41,7 @@ def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=
         is_global_zero=True,
         default_root_dir=str(tmp_path),
     )
-    module = stand_in(pl.LightningModule)
+    module = stand_in(pl.LightningModule, localises=localises)
     evaluation = Evaluation(strategy or FalseAlarms(0.001, 0.01))
     count = len(held_out)
     normals = EMPTY._replace(placement=tuple([place(8, 8, 8, "stretch")] * count))
@@ -69,6 +69,14 @@ def set_of(count=6, side=32):
         mask[4:12, 6:20] = True
     maps = RANDOM.normal(size=(count, 1, side, side)).astype(np.float32) + np.stack(masks)[:, None]
     return samples, maps, masks, [0.1, 0.6, 0.3, 0.55, 0.9, 0.4][:count]
+
+
+def test_one_number_an_image_is_scored_as_an_image_alone(tmp_path):
+    samples, maps, masks, scores = set_of()
+    with_map = evaluate(samples, maps, masks, scores, tmp_path)
+    without = evaluate(samples, maps, masks, scores, tmp_path, localises=False)
+    assert {name for name in with_map if name.startswith("pixel_")} - {"pixel_threshold"} == with_map.keys() - without
+    assert without["image_auroc"] == with_map["image_auroc"]
 
 
 def test_metrics_equal_scikit_learn_raw_and_smoothed(tmp_path):

@@ -1,11 +1,19 @@
 """AU-PRO from the counts of single images, against the metric of the run."""
 
+import cv2
 import numpy as np
 import pytest
+import pytorch_lightning as pl
+import torch
 
-from anomaly_lab.evaluation.overlaps import amounts, arrays, codes_of, histogram
+from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.placement import place
+from anomaly_lab.data.samples import Sample
+from anomaly_lab.evaluation.overlaps import FILE, Overlaps, amounts, arrays, codes_of, histogram
 from anomaly_lab.metrics.bootstrap import aupro
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
+from tests.conftest import stand_in
 
 
 def drawn(count, seed, scale=1.0, shift=0.0):
@@ -40,6 +48,30 @@ def test_without_resampling_it_is_the_aupro_of_the_run(scale, shift):
     for i in (*range(12), 9):
         again.update([maps[i]], [masks[i]], one_image=True)
     assert aupro(*rows, weights=twice)[0] == pytest.approx(again.compute()["aupro"], abs=2e-3)
+
+
+def test_the_callback_writes_the_images_that_pixel_metrics_count(tmp_path):
+    maps, masks = drawn(4, 1)
+    marked = (None, None, tmp_path / "mask.png", None)  # an unmarked defect counts nowhere
+    samples = [Sample(tmp_path / f"{i}.png", mask, int(i > 1), "x", str(i)) for i, mask in enumerate(marked)]
+    places = tuple(place(40, 50, 50, "stretch") for _ in samples)
+    batch = Batch(
+        torch.zeros(4, 3, 50, 50), tuple(torch.from_numpy(mask)[None] for mask in masks), torch.tensor([0, 0, 1, 1]),
+        torch.arange(4), places,
+    )  # fmt: skip
+    squares = torch.stack([torch.from_numpy(cv2.resize(each, (50, 50))) for each in maps])[:, None]
+    module = stand_in(DataModule, test_samples=samples)
+    trainer = stand_in(pl.Trainer, datamodule=module, is_global_zero=True, default_root_dir=tmp_path)
+    for localises in (False, True):
+        callback, method = Overlaps(), stand_in(pl.LightningModule, localises=localises)
+        callback.on_test_batch_end(trainer, method, Prediction(squares, None, None), batch)
+        callback.on_test_epoch_end(trainer, method)
+        assert (tmp_path / FILE).is_file() == localises
+    with np.load(tmp_path / FILE) as found:
+        assert found["index"].tolist() == [0, 1, 2]
+        assert found["normal_pixels"].tolist() == [2000, 2000, 2000 - masks[2].sum()]
+        assert found["regions"].tolist() == [0, 0, cv2.connectedComponents(masks[2].view(np.uint8))[0] - 1]
+        assert (np.diff(found["false_positives"], axis=1) >= 0).all()
 
 
 def test_codes_keep_the_order_and_equal_scores_equal():

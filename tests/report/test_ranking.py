@@ -7,7 +7,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.report.ranking import Contender, Figure, rank
+from anomaly_lab.data.variation import VARIATIONS
+from anomaly_lab.evaluation.synthetic_defects import GOOD as GOOD_PHOTO
+from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
+from anomaly_lab.report.ranking import GOOD, IMAGE_LEVEL, Contender, Figure, rank
 from anomaly_lab.report.selection import Facts, listed, number, sentences, summary
 from anomaly_lab.runs.collect import Image, Key, Run
 
@@ -92,15 +95,42 @@ def test_a_tie_goes_to_the_fastest_and_a_worse_method_never_does(tmp_path):
     assert names(rank(there[::-1], "labels")) == names(ranking)  # whatever the order
 
 
+def marked(folder, overlap):
+    """An overlaps.npz: of every defect this share is found before the first false positive."""
+    folder.mkdir()
+    levels = np.linspace(0, 0.5, 20)
+    np.savez(
+        folder / "overlaps.npz", index=np.arange(PHOTOS), normal_pixels=np.full(PHOTOS, 100.0), regions=LABELS * 1.0,
+        false_positives=np.tile(100 * levels, (PHOTOS, 1)), overlaps=LABELS[:, None] * np.full(20, overlap),
+    )  # fmt: skip
+    return folder
+
+
+def test_maps_decide_where_scores_do_not_and_nobody_loses_for_having_none(tmp_path):
+    scores = NOISE + 2 * LABELS
+    sharp = contender("sharp", scores, 3, marked(tmp_path / "sharp", 0.9))
+    coarse = contender("coarse", scores, 2, marked(tmp_path / "coarse", 0.4))
+    mapless = contender("mapless", scores, 5, tmp_path)
+    ranking = rank([coarse, mapless, sharp], "labels")
+    assert [(each.contender.name, each.tied) for each in ranking.standings] == [
+        ("sharp", True), ("mapless", True), ("coarse", False),
+    ]  # fmt: skip
+    assert ranking.standings[0].figures["pixel_aupro"] == pytest.approx((0.9, 0.9, 0.9))
+    assert ranking.standings[2].behind["pixel_aupro"] == pytest.approx((0.5, 0.5, 0.5))
+
+
 def test_what_beats_the_control_comes_before_what_is_only_tied(tmp_path):
     control = contender("control_pca", NOISE + 1.0 * LABELS, folder=tmp_path)
-    better, unsure = NOISE + 1.6 * LABELS, np.roll(NOISE, 7) + 1.6 * LABELS
+    better, unsure = NOISE + 1.6 * LABELS, np.roll(NOISE, 3) + 1.8 * LABELS
     ranking = rank(
         [control, contender("sure", better, 5, tmp_path), contender("unsure", unsure, 1, tmp_path)], "labels"
     )
     by_name = {each.contender.name: each for each in ranking.standings}
-    assert by_name["sure"].beats_control
-    assert names(ranking)[0] == ("unsure" if by_name["unsure"].beats_control else "sure")
+    assert [by_name[name].beats_control for name in ("sure", "unsure")] == [True, False]
+    assert by_name["unsure"].behind["image_auroc"].low < 0  # not worse, and five times as fast
+    assert names(ranking) == ["sure", "unsure"]
+    assert [each.tied for each in ranking.standings] == [True, False]
+    assert sentences(ranking, FACTS)[0].endswith("; unsure may be as good, but no figure shows it above the control.")
     assert not ranking.nothing_beats_the_control
     assert [each.contender.name for each in ranking.controls] == ["control_pca"]
     assert not ranking.controls[0].tied
@@ -151,6 +181,11 @@ def test_the_mean_over_data_sets_and_a_method_that_lacks_one(tmp_path):
         rank([one_class], "labels")
     with pytest.raises(UserError, match="expected a method with a result"):
         rank([contender("control_pca", NOISE, folder=tmp_path)], "labels")
+
+
+def test_the_words_of_the_files_are_those_of_their_writers():
+    assert (GOOD_PHOTO, *VARIATIONS) == GOOD
+    assert {f"control_{kind}" for kind in IMAGE_LEVEL_CONTROLS} == set(IMAGE_LEVEL)
 
 
 def test_numbers_and_lists_as_people_write_them():

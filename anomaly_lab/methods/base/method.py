@@ -64,6 +64,7 @@ class Method(pl.LightningModule, ABC):
     rates: ClassVar[tuple[str, ...]] = ()
     own_line: ClassVar[float | None] = None
 
+    localises: bool = True  # False: one number an image; nothing scores its pixels
     search_steps: int = 0  # gradient steps that `predict` takes for every image
     stage: int = 0  # of a training in several stages, the one of the present epoch
 
