@@ -50,6 +50,9 @@ class Method(pl.LightningModule, ABC):
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
     - `rates`: the keys of its optimizers.
     - `own_line`: what its maps reach where the method itself calls a pixel defective (`threshold=own`); None: no line.
+
+    An attribute, which may depend on its arguments: `localises`; False: one number an image, of which no pixel metric
+    is made.
     """
 
     version: ClassVar[int] = 1
