@@ -82,6 +82,8 @@ def which(ranking: Ranking) -> str:
             f"Nothing beats the trivial control {reached}: these photos cannot show that any method sees defects; "
             f"{first.contender.name} comes first with {figures}."
         )
+    below = [NAMES[name] for name, above in first.above_control.items() if above.value <= 0]
+    figures += f"; a trivial control reaches as much in {listed(below)}" if below else ""
     if len(ranking.standings) == 1:
         return f"Take {first.contender.name}, the only method with a result: {figures}."
     unsure = [each.contender.name for each in ranking.standings if each.unsure]

@@ -136,6 +136,14 @@ def test_what_beats_the_control_comes_before_what_is_only_tied(tmp_path):
     assert not ranking.controls[0].tied
 
 
+def test_a_method_that_beats_the_control_in_its_maps_alone_says_so(tmp_path):
+    control = contender("control_pca", NOISE + 2 * LABELS, folder=marked(tmp_path / "pca", 0.3))
+    method = contender("padim", NOISE + LABELS, folder=marked(tmp_path / "padim", 0.9))
+    ranking = rank([control, method], "labels")
+    assert not ranking.nothing_beats_the_control
+    assert "; a trivial control reaches as much in image AUROC." in sentences(ranking, FACTS)[0]
+
+
 def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
     bright = contender("control_brightness", -(NOISE + 9 * LABELS), folder=tmp_path)  # darker is as easy as brighter
     ranking = rank([bright, contender("cae", NOISE + LABELS, folder=tmp_path)], "labels")
