@@ -48,9 +48,11 @@ TOY = {
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "padim": "features=10",
     "patchcore": "backbone.layers=[layer1,layer2] ratio=0.2 neighbours=3",
+    "reverse_distillation": "backbone.layers=[act1,layer1,layer2] blocks=[1,1,1] loss=per_place optimizer.lr=1e-3",
     "skip_ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "slides_cae": "normalisation=train optimizer.lr=1e-2",
     "ssim_ae": "optimizer.lr=1e-3",
+    "stfpm": "backbone.layers=[layer1,layer2]",
     "texture_inspection": "images=4 novelty_images=3 levels=2 components=2 vectors=500 projection=16",
 }
 NO_GRAPH = {
@@ -173,7 +175,8 @@ class Toy:
         method = self.built()
         for module in list(method.modules()):
             for name, layer in module.named_children():
-                if isinstance(layer, nn.BatchNorm2d) and self.name in DESCENDING:
+                trained = isinstance(layer, nn.BatchNorm2d) and layer.weight.requires_grad  # not those of a teacher
+                if trained and self.name in DESCENDING:
                     setattr(module, name, nn.GroupNorm(1, layer.num_features))
         descend(method, 1e-2)
         return method

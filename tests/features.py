@@ -14,6 +14,26 @@ class Pixels(Backbone):
         self.name, self.trainable, self.layers = "pixels", False, layers
         self.channels, self.reductions = (3,) * len(layers), (2, 4)[: len(layers)]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        images = images.expand(-1, 3, -1, -1)
-        return tuple(functional.avg_pool2d(images, size) for size in self.reductions)
+    def normalise(self, images: Tensor) -> Tensor:
+        return images.expand(-1, 3, -1, -1)
+
+    def extract(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        return tuple(functional.avg_pool2d(normalised, size) for size in self.reductions)
+
+
+class Given(Backbone):
+    """The same maps for every image."""
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        nn.Module.__init__(self)
+        self.name, self.trainable, self.layers = "given", False, tuple(f"layer{i + 1}" for i in range(len(maps)))
+        self.channels, self.reductions = (maps[0].shape[1],) * len(maps), (2, 4, 8)[: len(maps)]
+        self.maps = maps
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return images
+
+    def extract(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.maps)
+
+    forward = extract

@@ -254,7 +254,8 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "spade": {"backbone", "pyramid", "search"},  # the pyramid by stride, of the same layers
+    "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
+    "spade": {"backbone", "pyramid", "search"},  # the same
     "ssim_ae": {"constants", "window", "network"}, "variation_model": {"images", "alignment"},
 }  # fmt: skip
 
@@ -273,6 +274,8 @@ GOLDEN = {
     "skip_ganomaly": ["method.width=8"],
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
+    "reverse_distillation": ["data.image_size=64", "method.blocks=[1,1,1]"],
+    "stfpm": ["data.image_size=64"],
 }
 # Two networks against each other magnify rounding, which differs between processors, within a few steps.
 STEADY_STEPS = {"anogan": 3, "f_anogan": 3}
