@@ -46,6 +46,7 @@ TOY = {
     "control": "kind=pca",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
+    "mkd": "backbone.layers=[layer1,layer2] scoring=2 optimizer.lr=1e-2",
     "padim": "features=10",
     "patchcore": "backbone.layers=[layer1,layer2] ratio=0.2 neighbours=3",
     "reverse_distillation": "backbone.layers=[act1,layer1,layer2] blocks=[1,1,1] loss=per_place optimizer.lr=1e-3",
@@ -59,6 +60,7 @@ NO_GRAPH = {
     "anogan": "5 gradient steps",
     "cnn_dictionary": "one pass of the network a phase of the stride",
     "control": "what a method must beat",
+    "mkd": "its map is a gradient",
     "spade": "others of them",
     "texture_inspection": "8192 patches at a time",
 }

@@ -110,13 +110,15 @@ def export(run: Path, kind: str, out: Path, trust: list[str]) -> None:
             f"{size / 1e9:.1f} GB; format=pt2 has no such limit"
         )
     facts = json.dumps(describe(detector, name, commit(run)), indent=2)
-    print(f"export: {name} as {kind}, a minute or two", flush=True)
+    print(f"export: {name} as {kind}, a minute or two; 1 of 3: tracing", flush=True)
     trial = photos(run, decoding) or noise(decoding)
     expected = graph.answer_of(method, trial.images, trial.placement)  # before the method is traced
     valid = graph.valid_pixels(trial.images, trial.placement)
     program = graph.traced(method, decoding.channels, decoding.image_size)
     write, ask = (graph.to_onnx, graph.ask_onnx) if kind == "onnx" else (graph.to_pt2, graph.ask_pt2)
+    print("export: 2 of 3: writing", flush=True)
     content = write(program, facts)
+    print(f"export: 3 of 3: asking the file about {trial.source}", flush=True)
     differences = compare(expected, ask(content, trial.images, valid))
     try:
         write_whole(out, lambda part: part.write_bytes(content))

@@ -44,7 +44,8 @@ def wants_of(config: DictConfig) -> str:
     wants = defaults.method.pop("wants", None) or {}
     register()
     pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
-    changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    other = "input.texture." if config.data.kind == "object" else "input.object."  # of data that this run has not
+    changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not key.startswith(other)}
     granted = ", ".join(f"{key}={typed(value)} (default {typed(default)})" for key, (value, default) in changed.items())
     target = config.method._target_
     method = target.split(".")[-2] if is_ours(target) else config.method.name  # a stem of ours is a file's name

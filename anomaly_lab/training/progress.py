@@ -1,6 +1,7 @@
 """Progress of a run: the expected cost before training, then a bar with images per second and the time left."""
 
 import time
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -84,6 +85,12 @@ class Progress(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         """Epochs counted from 1, as in all other lines; Lightning counts from 0."""
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """The losses, without Lightning's number of the version, which the run folder replaces."""
+        metrics: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class ImagesPerSecond(ProgressColumn):

@@ -43,6 +43,11 @@ def test_a_wish_that_is_the_default_is_no_news():
     assert wants_of(composed("method=ssim_ae", "input.channels=1")) == ""
 
 
+def test_a_size_of_textures_is_no_news_to_objects():
+    assert wants_of(composed("method=padim", "data.category=screw")) == ""
+    assert "input.texture.image_size=256" in wants_of(composed("method=padim", "data.category=wood"))
+
+
 def test_what_is_typed_an_experiment_and_the_data_beat_a_wish():
     resolved = check(composed("method=ganomaly", "data.category=screw", "budget.epochs=3"))
     assert resolved["trainer"]["max_epochs"] == 3

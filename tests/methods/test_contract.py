@@ -254,6 +254,7 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
+    "mkd": {"backbone", "pooled", "normalise"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
     "ssim_ae": {"constants", "window", "network"}, "variation_model": {"images", "alignment"},
@@ -274,6 +275,7 @@ GOLDEN = {
     "skip_ganomaly": ["method.width=8"],
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
+    "mkd": ["data.image_size=64"],
     "reverse_distillation": ["data.image_size=64", "method.blocks=[1,1,1]"],
     "stfpm": ["data.image_size=64"],
 }

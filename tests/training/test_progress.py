@@ -41,6 +41,12 @@ def test_the_bar_counts_epochs_as_the_lines_do():
     assert [bar._get_train_description(epoch) for epoch in (0, 3)] == ["epoch 1/4", "epoch 4/4"]
 
 
+def test_the_bar_has_losses_and_no_number_of_a_version():
+    logger = stand_in(pl.loggers.CSVLogger, version=3)
+    trainer = stand_in(pl.Trainer, progress_bar_metrics={"train/loss": 0.5}, loggers=[logger])
+    assert progress.Progress().get_metrics(trainer, stand_in(pl.LightningModule)) == {"train/loss": 0.5}
+
+
 def test_the_cost_of_a_search_is_that_of_two_steps_times_what_was_cut(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
