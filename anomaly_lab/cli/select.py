@@ -32,6 +32,8 @@ photos that were held out. The same command again goes on where it was. Writes s
 LEAST = 10  # good photos
 RESERVE = 12.0  # seconds for ranking and page; the strongest control may have to run, too, for about as long
 OURS = ("minutes", "portfolio", "labels")
+SHORT = ("experiment=quick", "budget.", "data.batch_size=")  # words of a candidate that make its training shorter
+OF_SELECT = ("callbacks=", "callbacks.synthetic", "name=", "rerun=")  # what it sets itself
 RUN = ("name=select", "callbacks=select", "logger=none", "data.held_out=0.2")
 
 
@@ -144,8 +146,8 @@ def categories_of(jobs: Sequence["Job"]) -> list[str]:
 
 def next_steps(best: "Contender", candidates: Mapping[str, "Candidate"], request: Request) -> list[tuple[str, str]]:
     """The commands that follow: train with all that a run has, predict, export."""
-    quick = "experiment=quick" in candidates[best.name].words
-    words = [word for word in candidates[best.name].words if word != "experiment=quick"]
+    words = [word for word in candidates[best.name].words if not word.startswith(SHORT)]
+    quick = len(words) < len(candidates[best.name].words)
     run = f"run={best.runs[0].folder}"
     steps = (
         ("train for as long as the method's file says" if quick else "train with its pictures and curves",
@@ -205,7 +207,7 @@ def parse(arguments: Sequence[str]) -> Request:
     if not 0 < minutes < math.inf:
         raise UserError(f"minutes: expected a number above 0, found {options['minutes']!r}")
     for word in rest:
-        if word.startswith(("callbacks=", "name=")) or "rerun" in word.partition("=")[0]:
+        if word.lstrip("+~").startswith(OF_SELECT):
             raise UserError(f"select: expected no {word.partition('=')[0]}=, because it compares runs of its own")
     labels = switch(options, "labels", True)
     return Request(minutes, options.get("portfolio", "default"), labels, methods, rest, folder)

@@ -45,9 +45,8 @@ class AnomalyDino(FittedMethod):
         super().__init__(tiling)
         self.backbone = backbone
         self.rotations = rotations
-        with torch.no_grad():
-            places = backbone.eval()(torch.zeros(1, 3, image_size, image_size))[0][0, 0].numel()
-        self.bank = MemoryBank(sum(backbone.channels), max_vectors, seed, places * rotations, ratio)
+        _, rows, columns = backbone.shapes(image_size)[0]
+        self.bank = MemoryBank(sum(backbone.channels), max_vectors, seed, rows * columns * rotations, ratio)
 
     def tokens(self, images: Images) -> Float[Tensor, "batch feature map_height map_width"]:
         """Patch tokens of length 1 (section 3.1)."""

@@ -66,8 +66,7 @@ class PaDiM(FittedMethod):
         drawn[np.random.default_rng(seed).choice(total, features, replace=False)] = True
         for i, layer in enumerate(drawn.split(backbone.channels)):
             self.register_buffer(f"channels_{i}", layer.nonzero()[:, 0])
-        with torch.no_grad():
-            self.side = backbone.eval()(torch.zeros(1, 3, image_size, image_size))[0].shape[-1]
+        self.side = backbone.shapes(image_size)[0][-1]
         self.gaussian = RunningGaussian(features, self.side**2, largest)
         self.register_buffer("mean", torch.zeros(1, features))
         self.register_buffer("whitener", torch.eye(features)[None])

@@ -6,7 +6,6 @@ a patch of a new image is its distance from the nearest one in memory, wherever 
 
 from typing import Annotated, ClassVar
 
-import torch
 from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
@@ -53,9 +52,8 @@ class PatchCore(FittedMethod):
         self.backbone = backbone
         self.neighbours = neighbours
         self.neighbourhood = neighbourhood
-        with torch.no_grad():
-            places = backbone.eval()(torch.zeros(1, 3, image_size, image_size))[0][0, 0].numel()
-        self.bank = MemoryBank(sum(backbone.channels), max_vectors, seed, places, ratio)
+        _, rows, columns = backbone.shapes(image_size)[0]
+        self.bank = MemoryBank(sum(backbone.channels), max_vectors, seed, rows * columns, ratio)
 
     def patches(self, images: Images) -> Float[Tensor, "batch feature map_height map_width"]:
         """Locally aware patch features (section 3.1)."""

@@ -56,9 +56,8 @@ class Spade(FittedMethod):
         self.layers = [known[layer] for layer in pyramid]
         self.images = images
         self.search = search
-        with torch.no_grad():
-            maps = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
-        self.shapes = [tuple(maps[layer].shape[1:]) for layer in self.layers]
+        shapes = backbone.shapes(image_size)
+        self.shapes = [shapes[layer] for layer in self.layers]
         self.vectors = MemoryBank(backbone.channels[-1], max_images, seed, rows=1)
         for layer, (channels, height, width) in zip(self.layers, self.shapes, strict=True):
             # One row an image, drawn as those of `vectors` are: the same images in the same order.

@@ -116,6 +116,17 @@ class Backbone(PretrainedNetwork):
         """
         return self.extract(self.normalise(images))
 
+    @torch.no_grad()
+    def shapes(self, image_size: int) -> list[tuple[int, int, int]]:
+        """Channels, rows and columns of the map of each layer, for square images of so many px.
+
+        Raises UserError for an image size that the model does not accept.
+        """
+        return [
+            (layer.shape[1], layer.shape[2], layer.shape[3])
+            for layer in self(torch.zeros(1, 3, image_size, image_size))
+        ]
+
     def normalise(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
         """Images in [0, 1] with the mean and deviation that the network was trained with, in three channels."""
         return (images.expand(-1, 3, -1, -1) - self.mean) / self.std

@@ -1,14 +1,19 @@
 """`select`: its arguments, what it refuses, and the whole on a tiny data set."""
 
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from anomaly_lab.cli import select as module
 from anomaly_lab.cli.select import (
     Photos,
     by_category,
     figure_text,
+    is_of_method,
+    looked_at,
     main,
     next_steps,
     parse,
@@ -16,11 +21,16 @@ from anomaly_lab.cli.select import (
     strongest_control,
 )
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.launch.portfolio import Candidate
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.samples import Sample
+from anomaly_lab.launch.jobs import Job
+from anomaly_lab.launch.portfolio import Candidate, Entry
 from anomaly_lab.report.ranking import Contender
 from anomaly_lab.report.selection import number
 from anomaly_lab.runs.collect import Key, Run
-from tests.conftest import write_image
+from tests.conftest import stand_in, write_image
+from tests.report.test_ranking import LABELS, NOISE, painted
+from tests.report.test_ranking import contender as scored
 
 
 def test_arguments_are_its_own_or_those_of_a_run(tmp_path):
@@ -40,6 +50,7 @@ def test_arguments_are_its_own_or_those_of_a_run(tmp_path):
         ("labels=maybe", "labels: expected true or false, found 'maybe'"),
         ("photos/", "found 'photos/'"),
         ("callbacks=default", "select: expected no callbacks=, because it compares runs of its own"),
+        ("callbacks.synthetic.copies=1", "select: expected no callbacks.synthetic.copies="),
         ("name=mine", "select: expected no name="),
         ("rerun=true", "select: expected no rerun="),
         ("portfolio=defualt", "portfolio: expected one of default, found 'defualt'; did you mean 'default'"),
@@ -55,7 +66,28 @@ def test_categories_are_ranked_together():
         ["a=b", "data.category=x", "c=d,e"], ["a=b", "data.category=y", "c=d,e"],
     ]  # fmt: skip
     assert by_category(["data.category=all"]) == [["data.category=all"]]
+    assert [is_of_method(word) for word in ("method.x=1", "+method.x=1", "method=cae", "data.x=1")] == [True] * 2 + [
+        False
+    ] * 2
     assert Photos(10, 2, 3, 4).seen == 10 + 16 + 7
+
+
+def test_photos_are_those_of_all_data_sets_and_held_out_ones_are_good(tmp_path, monkeypatch):
+    def samples(*labels):
+        return [Sample(tmp_path / f"{i}.png", None, label, "x", str(i)) for i, label in enumerate(labels)]
+
+    def examined(resolved):
+        held_out, test = samples(*[0] * resolved["held_out"]), samples(0, 0, 0, 1)
+        return stand_in(DataModule, train_samples=samples(*[0] * 8), held_out_samples=held_out, test_samples=test), ""
+
+    read = []
+    monkeypatch.setattr("anomaly_lab.cli.data_check.examined", examined)
+    monkeypatch.setattr("anomaly_lab.cli.data_check.refuse_unreadable", lambda data, resolved: read.append(data))
+    config = {"held_out": 2, "data": {"category": "bar"}}
+    assert looked_at([config, {**config, "held_out": 3}]) == Photos(good=16, held_out=5, test_good=6, defective=2)
+    assert len(read) == 2
+    with pytest.raises(UserError, match="expected at least 10 good photos of bar, found 9"):
+        looked_at([config, {**config, "held_out": 1}])
 
 
 def contender(name, controls, tmp_path):
@@ -69,21 +101,114 @@ def test_the_strongest_control_runs_too_unless_it_has(tmp_path):
     assert strongest_control(there) == "control_sharpness"
     assert strongest_control([*there, contender("control_sharpness", {}, tmp_path)]) is None
     assert strongest_control(there[:1]) is None
+    assert strongest_control([*there, Contender("control_sharpness", state="failed")]) == "control_sharpness"
+    two = contender("padim", {"brightness": {"image_auroc": 1.0}, "pca": {"image_auroc": 0.7}}, tmp_path)
+    two.runs += contender("padim", {"brightness": {"image_auroc": 0.0}, "pca": {"image_auroc": 0.7}}, tmp_path).runs
+    assert strongest_control([two]) == "control_pca"  # 0.7 on average, not 0.5
 
 
-def test_the_commands_that_follow(tmp_path):
+@pytest.mark.parametrize(
+    "short", [["experiment=quick"], ["budget.epochs=3", "budget.schedule=cosine", "data.batch_size=8"]]
+)
+def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short):
     best = contender("cae", {}, tmp_path)
-    candidates = {"cae": Candidate(words=("method=cae", "experiment=quick"), seconds=1, per_photo=1)}
+    candidates = {"cae": Candidate(words=("method=cae", *short), seconds=1, per_photo=1)}
     request = parse(["data=folder", "data.root=my photos", "minutes=3"])
-    (_, train), (_, predict), (_, export) = next_steps(best, candidates, request)
+    (what, train), (_, predict), (_, export) = next_steps(best, candidates, request)
+    assert what == "train for as long as the method's file says"
     assert train == "python -m anomaly_lab method=cae data=folder 'data.root=my photos'"
     assert predict == f"python -m anomaly_lab predict run={tmp_path / 'cae'} source=new_photos/"
     assert export.endswith("format=onnx")
+    whole = {"cae": Candidate(words=("method=cae",), seconds=1, per_photo=1)}
+    assert next_steps(best, whole, request)[0] == ("train with its pictures and curves", train)
+    best.runs += contender("other", {}, tmp_path).runs  # of another data set
+    assert next_steps(best, candidates, request)[1][1] == predict
+
+
+class Parts:
+    """What `main` calls, in place of runs: methods with scores, and what they were asked for."""
+
+    def __init__(self, folder, photos):
+        self.folder, self.photos = folder, photos
+        self.asked, self.words = [], []
+
+    def entries(self, candidates, words_of, compose, spread):
+        self.words += [spread(candidate.words) for candidate in candidates.values()]
+        configs = [
+            {"runs_dir": f"{self.folder}", "name": "select", "data": {"category": each}} for each in ("bar", "nut")
+        ]
+        return [Entry(name, candidate, [Job((), name, self.folder / name, config, 0, "key") for config in configs])
+                for name, candidate in candidates.items()]  # fmt: skip
+
+    def contend(self, found, launcher, config, seconds, photos, began):
+        self.asked.append(([entry.name for entry in found], seconds, photos))
+        strength = {"cae": 0.5, "padim": 3, "control_pca": 0}
+        contenders = [scored(entry.name, NOISE + strength[entry.name] * LABELS, 1, self.folder) for entry in found]
+        for each in contenders:
+            each.runs[0].controls["pca"] = {"image_auroc": 0.9}
+        return contenders
+
+
+@pytest.fixture
+def parts_of_main(tmp_path, monkeypatch):
+    """With a portfolio of two methods and 8 + 2 good photos, 5 good and 4 defective ones in the test; 90 s pass."""
+    double = Parts(tmp_path / "runs", Photos(8, 2, 5, 4))
+    painted(tmp_path / "runs", 3.0)
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", double.contend)
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.entries", double.entries)
+    monkeypatch.setattr(module, "looked_at", lambda configs: double.photos)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=iter([0.0, 90.0]).__next__))
+    (tmp_path / "select").mkdir()
+    (tmp_path / "select/tiny.yaml").write_text(
+        "cae: {words: [method=cae], seconds: 1, per_photo: 0.01}\n"
+        "padim: {words: [method=padim], seconds: 1, per_photo: 0.01}\n"
+    )
+    return double
+
+
+def selected(tmp_path, *words):
+    main([f"--config-dir={tmp_path}", "portfolio=tiny", "data=folder", "minutes=5", f"data.root={tmp_path}", *words])
+    return json.loads((tmp_path / "runs/select/bar+nut/select.json").read_text())
+
+
+def test_methods_have_the_time_less_a_reserve_and_the_strongest_control_has_all_it_needs(
+    tmp_path, parts_of_main, capsys
+):
+    found = selected(tmp_path, "data.category=bar,nut")
+    assert parts_of_main.asked == [(["cae", "padim"], 60 * 5 - 12, 33), (["control_pca"], math.inf, 33)]  # 8 + 16 + 9
+    assert [[words[-1] for words in spread] for spread in parts_of_main.words] == [
+        ["method=cae"], ["method=padim"], ["method.kind=pca"],
+    ]  # fmt: skip
+    assert {"name=select", "data.held_out=0.2", "callbacks=select"} <= set(parts_of_main.words[0][0])
+    photos = {"title": "bar, nut", "good": 10, "held_out": 2, "test_good": 5, "defective": 4, "minutes": 1.5}
+    assert found["photos"] == photos
+    assert found["basis"] == "labels"
+    assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca"]
+    assert "method=padim" in found["commands"][0]["command"]
+    assert (tmp_path / "runs/select/bar+nut/select.html").is_file()
+    assert "Take padim: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("photos", "words"), [((5, 0), []), ((0, 4), []), ((5, 4), ["labels=false"])], ids=["good", "defective", "typed"]
+)
+def test_painted_defects_rank_without_labels_of_both_kinds(tmp_path, parts_of_main, photos, words):
+    parts_of_main.photos = Photos(8, 2, *photos)
+    assert selected(tmp_path, *words)["basis"] == "synthetic"
+    assert len(parts_of_main.asked) == 1  # no control more
+
+
+def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys):
+    with pytest.raises(FileNotFoundError):
+        selected(tmp_path, "dry_run=true")
+    assert parts_of_main.asked == []
+    assert "  cae: 2 to start, about 2 s on two cores\n" in capsys.readouterr().out
 
 
 def test_the_table_shows_intervals_and_what_was_left_out(capsys):
     figure = {"value": 0.9, "low": 0.8, "high": 1.0}
     assert figure_text(figure, number) == ".900 (.800 to 1.000)"
+    assert figure_text(None, number) == "–"
     row = {"name": "padim", "figures": {"image_auroc": figure}, "seconds": 0.15, "minutes": 1.0, "control": False}
     row["tied"] = True
     show({
@@ -92,7 +217,7 @@ def test_the_table_shows_intervals_and_what_was_left_out(capsys):
         "commands": [{"what": "predict", "command": "python"}],
     })  # fmt: skip
     printed = capsys.readouterr().out
-    for part in (".900", "first", "failed: cae (out\\x1b of memory)", "Take padim.", "predict:\n  python"):
+    for part in (".900", "0.15", "first", "failed: cae (out\\x1b of memory)", "Take padim.", "predict:\n  python"):
         assert part in printed
     assert "AU-PRO" not in printed
 

@@ -273,6 +273,8 @@ def test_fewer_photos_are_among_more_and_every_seed_has_others():
         (500, "abc", "expected at most 3, found 500"),
         (2, "aaa", "expected photos of 2 groups, so that one can be held out for the threshold, found 2 of the group "
                    "'a' with seed=0; set a larger data.good_photos"),
+        (2, "bbbbbbaa", "expected photos of 2 groups, so that one can be held out for the threshold, found 2 of the "
+                        "group 'a' with seed=0; set a larger data.good_photos"),
     ],
 )  # fmt: skip
 def test_too_few_or_too_many_good_photos_are_refused(number, groups, told):

@@ -49,7 +49,26 @@ def test_a_shift_moves_by_up_to_two_percent_and_repeats_the_border(images, insid
     assert found == {(axis, step) for axis in "yx" for step in range(-2, 3)}
 
 
+def test_a_shift_is_a_share_of_either_side(images):
+    narrow = images[..., :50]
+    changed = varied("shift", narrow, row_keys(0, 0, torch.arange(len(images))), torch.ones_like(narrow[:, :1]) > 0)
+    steps = {x for image, moved in zip(narrow, changed, strict=True) for y in range(-2, 3) for x in range(-2, 3)
+             if torch.equal(image[:, 40 + y : 60 + y, 20 + x : 30 + x], moved[:, 40:60, 20:30])}  # fmt: skip
+    assert steps == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_changed_photos_stay_within_the_gray_levels_and_nothing_inside_is_no_change(images, inside, variation):
+    keys = row_keys(0, 0, torch.arange(len(images)))
+    for level in (0, 1):
+        changed = varied(variation, torch.full_like(images, level), keys, inside)
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+    assert torch.equal(varied(variation, images, keys, inside & False), images)
+
+
 def test_light_is_a_factor_and_noise_has_its_deviation(images, inside):
+    assert (LIGHT, NOISE) == (0.1, 2 / 255)
     keys = row_keys(3, 0, torch.arange(len(images)))
     at = inside.expand_as(images)
     factor = (varied("light", images, keys, inside) / images).where(at, torch.nan).flatten(1)
@@ -57,6 +76,8 @@ def test_light_is_a_factor_and_noise_has_its_deviation(images, inside):
     assert (middle - 1).abs().max() <= LIGHT
     assert middle.std() == pytest.approx(LIGHT / 3**0.5, rel=0.25)  # uniform
     assert (factor - middle[:, None]).abs().nan_to_num().max() < 0.5 / 60 + 1e-3  # rounding to a gray level
-    noise = (varied("noise", images, keys, inside) - images)[at]
+    noise = varied("noise", images, keys, inside) - images
+    assert (noise[:, 0] != noise[:, 1])[inside[:, 0]].float().mean() > 0.5  # each channel its own
+    noise = noise[at]
     assert noise.mean().abs() < 1e-4
     assert noise.std() == pytest.approx((NOISE**2 + (1 / 255) ** 2 / 12) ** 0.5, rel=0.01)

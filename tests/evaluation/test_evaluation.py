@@ -144,17 +144,39 @@ def test_maps_are_compared_at_the_size_of_each_mask(tmp_path):
     assert metrics["pixel_aupro"] > 0.99
 
 
+def test_an_image_with_a_region_is_one_image_however_many_defects_it_has():
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[0, 2:4, 2:4] = mask[0, 10:12, 10:12] = True
+    inspected = place(32, 32, 32, "stretch")._replace(region=(0, 0, 32, 32), white=np.ones((32, 32), bool))
+    batch = Batch(torch.zeros(1, 3, 32, 32), (mask,), torch.tensor([1]), torch.tensor([0]), (inspected,))
+    evaluated = PixelEvaluation()
+    sample = Sample(Path("0.png"), Path("mask.png"), 1, "hole", "0")
+    evaluated.update(Prediction(torch.rand(1, 1, 32, 32), None, None), batch, [sample])
+    assert (evaluated.raw.images.tolist(), int(evaluated.raw.regions)) == ([0, 1], 2)
+
+
+def test_without_good_images_there_is_no_aupimo():
+    def compute():
+        bounds = dict.fromkeys(PIXEL_NAMES, (0.5, 0.5))
+        return dict.fromkeys(PIXEL_NAMES, 0.5) | {"aupimo": float("nan"), "bounds": bounds, "good_pixels": 0}
+
+    evaluated = PixelEvaluation()
+    evaluated.raw.compute = evaluated.smoothed.compute = compute
+    assert not [name for name in evaluated.compute(set_of()[0]) if "aupimo" in name]
+    assert evaluated.wide == []
+
+
 def test_a_metric_with_wide_bounds_is_named_in_a_line_and_not_in_a_warning():
     def compute():
         warnings.warn("f1max lies between 0.1 and 0.7, wider than 0.0001: the scores crowd", stacklevel=2)
         bounds = dict.fromkeys(PIXEL_NAMES, (0.5, 0.5)) | {"f1max": (0.1, 0.7)}
-        return dict.fromkeys(PIXEL_NAMES, 0.5) | {"bounds": bounds, "good_pixels": 40_000}
+        return dict.fromkeys(PIXEL_NAMES, 0.5) | {"bounds": bounds, "good_pixels": 200_000}
 
     evaluated = PixelEvaluation()
     evaluated.raw.compute = evaluated.smoothed.compute = compute
     assert evaluated.compute(set_of()[0])["pixel_f1max_smoothed"] == 0.5
     certain = "is certain between 0.1000 and 0.7000 only: too many scores are nearly equal"
-    few = "pixel_aupimo is uncertain: it depends on the highest 0.4 to 4 of 40000 pixels of good images"
+    few = "pixel_aupimo is uncertain: it depends on the highest 2 to 20 of 200000 pixels of good images"
     assert evaluated.wide == [f"pixel_f1max {certain}", f"pixel_f1max_smoothed {certain}", few]
 
 

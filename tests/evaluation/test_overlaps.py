@@ -10,7 +10,7 @@ from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
-from anomaly_lab.evaluation.overlaps import FILE, Overlaps, amounts, arrays, codes_of, histogram
+from anomaly_lab.evaluation.overlaps import FILE, Overlaps, amounts, arrays, codes_of, histogram, reaching
 from anomaly_lab.metrics.bootstrap import aupro
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from tests.conftest import stand_in
@@ -74,6 +74,54 @@ def test_the_callback_writes_the_images_that_pixel_metrics_count(tmp_path):
         assert (np.diff(found["false_positives"], axis=1) >= 0).all()
 
 
+def test_images_of_several_batches_come_in_their_order_and_a_test_forgets_the_one_before(tmp_path):
+    shapes, samples = ((40, 50), (40, 50), (30, 60)), []
+    masks = [np.zeros(shape, bool) for shape in shapes]
+    masks[1][:5, :4] = True
+    for i, mask_path in enumerate((None, tmp_path / "mask.png", None)):
+        samples.append(Sample(tmp_path / f"{i}.png", mask_path, int(i == 1), "x", str(i)))
+    module = stand_in(DataModule, test_samples=samples)
+    callback, method = Overlaps(), stand_in(pl.LightningModule, localises=True)
+
+    def tested(*batches, first=True):
+        trainer = stand_in(pl.Trainer, datamodule=module, is_global_zero=first, default_root_dir=tmp_path)
+        for indices in batches:
+            batch = Batch(
+                torch.zeros(len(indices), 3, 50, 50), tuple(torch.from_numpy(masks[i])[None] for i in indices),
+                torch.tensor([int(i == 1) for i in indices]), torch.tensor(indices),
+                tuple(place(*shapes[i], 50, "stretch") for i in indices),
+            )  # fmt: skip
+            callback.on_test_batch_end(
+                trainer, method, Prediction(torch.rand(len(indices), 1, 50, 50), None, None), batch
+            )
+        callback.on_test_epoch_end(trainer, method)
+        if not (tmp_path / FILE).is_file():
+            return None
+        with np.load(tmp_path / FILE) as found:
+            return found["index"].tolist(), found["normal_pixels"].tolist()
+
+    assert tested([0, 2]) is None  # no defect
+    assert tested([0, 1], first=False) is None
+    assert tested([2, 1], [0]) == ([0, 1, 2], [2000, 1980, 1800])
+    assert tested([1]) == ([1], [1980])
+
+
+def test_thresholds_begin_above_all_normal_pixels_and_end_beyond_the_limit():
+    assert reaching((np.array([1, 3, 5]), np.array([1.0, 2.0, 4.0])), np.array([6, 5, 4, 3, 1])).tolist() == [
+        0,
+        4,
+        4,
+        6,
+        7,
+    ]
+    maps, masks = drawn(12, 0)
+    found = arrays([histogram(i, [maps[i]], [masks[i]]) for i in range(12)])
+    counts = found["false_positives"].sum(0)
+    assert counts[0] == 0 < counts[1] < 10
+    assert (counts < 1e-3 * found["normal_pixels"].sum()).sum() > 5
+    assert counts[-1] / found["normal_pixels"].sum() == pytest.approx(1.5 * 0.3, abs=0.01)  # for a resample
+
+
 def test_codes_keep_the_order_and_equal_scores_equal():
     scores = np.array([-np.inf, -3.0, -2.9, -1e-30, -0.0, 0.0, 1e-30, 0.5, 0.501, 7.0, np.inf], np.float32)
     codes = codes_of(scores)
@@ -93,3 +141,8 @@ def test_regions_of_an_image_count_the_same_whatever_their_size():
     assert dict(zip(*image.defect, strict=True)) == {zero: 0.5, one: 1.0, two: 0.5}
     assert dict(zip(*image.normal, strict=True)) == {zero: 82}
     assert amounts(np.zeros(0, np.int64))[0].size == 0
+    parts = histogram(0, [anomaly_map[:5], anomaly_map[5:]], [mask[:5], mask[5:]])
+    assert (parts.regions, *(dict(zip(*part, strict=True)) for part in parts[1:3])) == (
+        2, {zero: 82}, {zero: 0.5, one: 1.0, two: 0.5},
+    )  # fmt: skip
+    assert histogram(0, [np.zeros((3, 3), np.float32)], [np.eye(3, dtype=bool)]).regions == 1

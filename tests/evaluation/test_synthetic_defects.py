@@ -69,6 +69,21 @@ def test_a_method_that_knows_what_is_normal_finds_all_defects(data):
     assert judge(data, Difference(0.0), SyntheticDefects())["synthetic_image_auroc"] == 0.5
 
 
+def test_pixels_of_unchanged_photos_count_as_normal(data):
+    class Shy(Difference):
+        """Sees the defects, and more in photos without any."""
+
+        def predict(self, images):
+            found = super().predict(images)
+            clean = found.anomaly_map[:, :, 8:24].amax((1, 2, 3)) == 0
+            return found._replace(anomaly_map=found.anomaly_map + 2 * clean[:, None, None, None])
+
+    batches = SyntheticDefects().batches(data, other_corruptions(()), torch.device("cpu"))
+    below = 12 * 16 * 32 - sum(int(mask.sum()) for _, batch in batches for mask in batch.mask)
+    found = judge(data, Shy(), SyntheticDefects())["synthetic_pixel_auroc"]
+    assert found == pytest.approx(below / (below + 4 * 16 * 32))  # those of the four photos lie above the defects
+
+
 def test_the_masks_are_those_pixels_of_the_photos_that_differ(data):
     clean = None
     counts = []
@@ -100,6 +115,22 @@ def test_every_score_is_written_and_small_changes_enter_no_metric(data, tmp_path
     score = {change: [float(row["score"]) for row in rows if row["change"] == change] for change in ("none", "light")}
     assert score["none"] == [0] * 4
     assert 1 / 255 < max(score["light"]) < 10.1 / 255  # 100 +- 10 gray levels
+    assert len(set(score["light"])) > 1  # each photo in its own light
+    judge(data, Difference(), SyntheticDefects(copies=4, variations=True, defect_seed=1))
+    others = [float(row["score"]) for row in read_csv(tmp_path / "synthetic.csv") if row["change"] == "light"]
+    assert others != score["light"]
+    (tmp_path / "synthetic.csv").unlink()
+    second = stand_in(pl.Trainer, datamodule=data, is_global_zero=False, default_root_dir=tmp_path)
+    SyntheticDefects().on_predict_end(second, Difference())
+    assert not (tmp_path / "synthetic.csv").exists()
+
+
+def test_small_changes_leave_the_border_as_it_is(data):
+    found = list(SyntheticDefects(copies=1, variations=True).batches(data, other_corruptions(()), torch.device("cpu")))
+    clean, changed = found[0][1].image, [batch.image for _, batch in found[2:5]]
+    for image in changed:
+        assert torch.equal(image[:, :, :8], clean[:, :, :8])
+        assert torch.equal(image[:, :, 24:], clean[:, :, 24:])
 
 
 def test_one_number_an_image_has_no_pixels_to_score(data):

@@ -1,5 +1,6 @@
 """The portfolio of `select`: what fits the machine and the time. Nothing is trained."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,18 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.launch import portfolio as module
 from anomaly_lab.launch.jobs import Job, Outcome
 from anomaly_lab.launch.local import Local
-from anomaly_lab.launch.portfolio import Candidate, Entry, Fitting, announced, chosen, contend, entries, portfolio
+from anomaly_lab.launch.portfolio import (
+    Board,
+    Candidate,
+    Entry,
+    Fitting,
+    announced,
+    chosen,
+    contend,
+    entries,
+    minutes_of,
+    portfolio,
+)
 from anomaly_lab.launch.sweep import Composer
 from tests.conftest import METHODS, stand_in
 from tests.report.synthetic import write_run
@@ -33,6 +45,8 @@ def test_a_portfolio_of_ones_own_and_mistakes_in_it(tmp_path):
     assert portfolio("mine", tmp_path)["cae"] == Candidate(words=("method=cae",), seconds=3, per_photo=0.1)
     with pytest.raises(UserError, match="portfolio: expected one of default, mine, found 'min'; did you mean 'mine'"):
         portfolio("min", tmp_path)
+    path.rename(path.with_name("default.yaml"))
+    assert list(portfolio("default", tmp_path)) == ["cae"]  # in place of the built-in one
     for text, message in (
         ("cae: {words: [], seconds: 3, per_photo: 1}", "cae.words"),
         ("cae: {words: [a=b], seconds: -1, per_photo: 1}", "cae.seconds"),
@@ -52,7 +66,8 @@ def test_method_names_choose_among_the_candidates():
     assert chosen(every, []) == every
     kept = chosen(every, ["padim", "ssim_ae", "of_mine"])
     assert list(kept) == ["control_brightness", "control_pca", "padim", "ssim_ae", "of_mine"]
-    assert kept["of_mine"].words == ("method=of_mine",)
+    assert kept["padim"] == every["padim"]
+    assert kept["of_mine"] == Candidate(words=("method=of_mine",), needs={"imagenet"}, seconds=60, per_photo=0.2)
 
 
 def composing(name="resnet18.tv_in1k", weights=None):
@@ -66,6 +81,7 @@ def test_words_by_what_a_candidate_needs(monkeypatch):
     assert fitting.words(every["variation_model"], composing()) == (["method=variation_model", "data=folder"], "")
     assert fitting.words(every["padim"], composing()) == (["method=padim", *typed], "")
     assert fitting.words(every["ganomaly"], composing()) == ([], "needs a GPU")
+    assert "out of reach" in fitting.words(every["anomaly_dino"], composing("dino"))[1]  # w.pt is of another network
     asked = []
     hub = Fitting(["data=folder"], gpu=True, weights_of=lambda name: asked.append(name) or "the hub")
     for name in ("padim", "patchcore", "anomaly_dino"):
@@ -102,6 +118,9 @@ def test_a_candidate_whose_words_make_no_run_is_left_out_with_the_reason(monkeyp
     assert found[0].jobs[0].label == "a"
     with pytest.raises(UserError, match="expected a candidate that can run, found none; needs a GPU"):
         entries({"c": candidates["c"]}, words_of, stand_in(Composer), lambda words: [tuple(words)])
+    monkeypatch.setattr(module, "plan", lambda compose, asked: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a mistake of the program
+        entries(candidates, words_of, stand_in(Composer), lambda words: [tuple(words)])
 
 
 class Clock:
@@ -121,11 +140,11 @@ def clock(monkeypatch):
     return clock
 
 
-def made(tmp_path, *names, seconds=10.0):
+def made(tmp_path, *names, seconds=10.0, categories=("screw",)):
     def entry(name):
-        folder = tmp_path / "select" / name / "mvtec_ad" / "screw" / "seed=0" / "0123456789"
+        places = [tmp_path / "select" / name / "mvtec_ad" / each / "seed=0" / "0123456789" for each in categories]
         candidate = Candidate(words=(f"method={name}",), seconds=seconds, per_photo=0.1)
-        return Entry(name, candidate, [Job((), name, folder, {}, 0, "key")])
+        return Entry(name, candidate, [Job((), name, folder, {}, 0, "key") for folder in places])
 
     return [entry(name) for name in names]
 
@@ -137,12 +156,12 @@ def launching(clock, tmp_path, took, failing=()):
         outcomes = {}
         for job in jobs:
             ran.append(job.label)
-            clock.now += took
+            clock.now += took[job.label] if isinstance(took, dict) else took
             if job.label in failing:
                 outcomes[job.folder] = Outcome("failed", "exit code 1", "one\nerror: out of memory\n")
             else:
                 (job.folder).rmdir()
-                write_run(tmp_path, job.label, name="select")
+                write_run(tmp_path, job.label, category=job.folder.parts[-3], name="select")
                 outcomes[job.folder] = Outcome("done")
         return outcomes
 
@@ -152,11 +171,62 @@ def launching(clock, tmp_path, took, failing=()):
 def test_no_candidate_starts_that_would_end_too_late_and_the_pace_is_learned(tmp_path, clock):
     found = made(tmp_path, "a", "b", "c", "d")  # 20 s each by the file: 10 + 0.1 x 100
     launcher, ran = launching(clock, tmp_path, took=40)  # a slow machine
-    contenders = contend(found, launcher, OmegaConf.create(), 100, 100, 0.0)
-    assert ran == ["a", "b"]  # 80 s are gone, and the next one would take 40
+    clock.now = 510.0
+    contenders = contend(found, launcher, OmegaConf.create(), 110, 100, 500.0)
+    assert ran == ["a", "b"]  # 90 s are gone, and the next one would take 40
     assert [each.state for each in contenders] == ["done", "done", "left out", "left out"]
     assert contenders[2].note == "would take about 40 s, and 20 s are left"
     assert contenders[0].runs[0].scores
+
+
+def test_the_pace_is_the_middle_one_of_those_that_ended_well(tmp_path, clock):
+    found = made(tmp_path, "a", "b", "c", "d")  # 20 s each by the file
+    launcher, ran = launching(clock, tmp_path, took={"a": 20, "b": 100, "c": 40})
+    contenders = contend(found, launcher, OmegaConf.create(), 190, 100, 0.0)
+    assert ran == ["a", "b", "c"]  # once, five times and twice as long
+    assert contenders[3].note == "would take about 40 s, and 30 s are left"
+    found, clock.now = made(tmp_path, "e", "f"), 0.0
+    launcher, ran = launching(clock, tmp_path, took=1, failing=("e",))
+    assert contend(found, launcher, OmegaConf.create(), 20.5, 100, 0.0)[1].state == "left out"
+    assert ran == ["e"]  # that it failed within a second says nothing of the others
+
+
+def test_a_candidate_goes_on_with_the_data_sets_that_are_missing(tmp_path, clock, monkeypatch):
+    (both,), (one,) = made(tmp_path, "both", categories=("screw", "wood")), made(tmp_path, "one")
+    done, missing = (job.folder for job in both.jobs)
+    write_run(tmp_path, "both", name="select")
+    monkeypatch.setattr(module, "state_of", lambda folder, key: "finished" if folder == done else "to start")
+    assert announced([both, Entry("c", one.candidate, [], "needs a GPU")], 100) == [
+        "  both: 1 finished, 1 to start, about 30 s on two cores", "  c: needs a GPU",  # 2 x 10 + 0.1 x 100
+    ]  # fmt: skip
+    launcher, ran = launching(clock, tmp_path, took=30)
+    told = []
+    monkeypatch.setattr(Board, "change", lambda board, folder, state, note="": told.append((folder, state)))
+    began = [
+        {"state": "done", "started": 100.0, "finished": 160.0},
+        {"state": "done", "started": 5.0, "finished": 35.0},
+    ]
+    monkeypatch.setattr(module, "read_job", lambda folder: began[folder == missing])
+    contenders = contend([both, one], launcher, OmegaConf.create(), 20, 100, 0.0)  # half of 30 s fits
+    assert ran == ["both"]
+    assert [run.folder for run in contenders[0].runs] == [done, missing]
+    assert contenders[0].minutes == 1.5
+    assert told == [(done, "done")]
+    assert contenders[1].note == "would take about 40 s, and 0 s are left"  # twice as long as by the file
+
+
+def test_a_candidate_that_fails_on_one_of_two_data_sets_has_failed(tmp_path, clock, monkeypatch):
+    found = made(tmp_path, "both", categories=("screw", "wood"))
+    write_run(tmp_path, "both", name="select")
+    monkeypatch.setattr(module, "state_of", lambda folder, key: "finished" if "screw" in folder.parts else "to start")
+    launcher, _ = launching(clock, tmp_path, took=1, failing=("both",))
+    (contender,) = contend(found, launcher, OmegaConf.create(), 100, 10, 0.0)
+    assert (contender.state, contender.runs) == ("failed", [])
+
+
+def test_minutes_of_a_run_are_known_once_it_has_ended():
+    assert minutes_of({"started": 60.0, "finished": 150.0}) == 1.5
+    assert math.isnan(minutes_of({"started": 60.0}))
 
 
 def test_a_short_candidate_runs_after_a_long_one_that_does_not_fit(tmp_path, clock):
@@ -188,3 +258,6 @@ def test_what_is_finished_costs_no_time(tmp_path, clock, monkeypatch):
     assert ran == ["b"]
     assert [each.state for each in contenders] == ["done", "done"]
     assert announced(found, 20) == ["  a: finished, about 12 s on two cores", "  b: to start, about 12 s on two cores"]
+    monkeypatch.setattr(module, "state_of", lambda folder, key: "finished")
+    again = contend(found, launcher, OmegaConf.create(), -5, 20, 0.0)  # even when the time is over
+    assert ([each.state for each in again], ran) == (["done", "done"], ["b"])

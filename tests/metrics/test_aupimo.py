@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_lab.metrics import PixelMetrics
+from anomaly_lab.metrics.aupimo import PerImageOverlap
+from anomaly_lab.metrics.ranking import share
 
 MODES = ("histogram", "exact")
 SIDE = 110  # ten good images of it have 121 000 pixels: 1.2 of them are a rate of 1e-5, 12 are 1e-4
@@ -68,6 +70,21 @@ def test_a_closed_form(mode):
         values = compute([good, image], [good < 0, mask], mode, pimo_limits=limits)
         assert values["aupimo"] == pytest.approx(expected, abs=1e-12)
         assert values["good_pixels"] == 10_000
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_defect_pixels_of_very_many_scores_all_count(mode):
+    good = np.linspace(0, 1, 1000, dtype=np.float32)[None]
+    good[0, :5] = 9  # a rate of 0.005, above all defects
+    image = np.linspace(2, 3, 20_000, dtype=np.float32)[None]
+    values = compute([good, image], [good < 0, image > 0], mode, pimo_limits=(1e-3, 1e-1))
+    assert values["aupimo"] == pytest.approx(math.log(0.1 / 0.005) / math.log(100), abs=1e-9)
+
+
+def test_of_scores_in_an_unknown_order_the_value_is_the_middle():
+    tenth, whole = share(np.array([10, 1]))
+    groups = PerImageOverlap(np.stack([tenth, 9 * tenth]), np.stack([whole, 0 * whole]), np.zeros(2, bool), (1, 1))
+    assert groups.aupimo(0.01, 1) == pytest.approx((0.75, 0.5, 1.0))  # the rate of the defect pixels: 0 to 0.1
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -45,6 +45,21 @@ def test_a_line_is_the_mean_over_seeds_with_their_range_by_number_of_photos(tmp_
     assert labels == [f"cae, {photos} good photos" for photos in (10, 20, 100)]  # not 10, 100, 20
 
 
+def test_every_category_has_a_curve_and_the_strongest_control_of_its_runs(tmp_path):
+    for category in ("screw", "wood"):
+        for photos, (of_cae, of_ganomaly) in ((10, (0.8, 0.7)), (20, (0.6, 0.9))):
+            for method, control in (("cae", of_cae), ("ganomaly", of_ganomaly), ("control", 0.99)):
+                folder = few(tmp_path, photos, method=method, category=category, strength=photos / 10)
+                changed = read_metrics(folder) | {"control_image_auroc": control}
+                (folder / "metrics.json").write_text(json.dumps(changed))
+    curves = read(tmp_path)[2]
+    assert [curve.column.label for curve in curves] == ["screw", "wood"]
+    for curve in curves:
+        assert [row.label for row, _ in curve.lines] == ["cae", "ganomaly"]
+        assert [[point.photos for point in points] for _, points in curve.lines] == [[10, 20], [10, 20]]
+        assert curve.control == [(10, 0.8), (20, 0.9)]
+
+
 def test_runs_that_differ_in_anything_else_are_on_no_line(tmp_path):
     few(tmp_path, 10)
     few(tmp_path, 20, strength=2, data__held_out=0.2)
@@ -74,7 +89,7 @@ def test_a_run_with_all_photos_is_the_last_point_where_its_folder_states_their_n
     groups, _, (curve,) = read(tmp_path)
     assert [point.photos for _, points in curve.lines for point in points] == [10, 209]
     assert [row.label for row in groups.rows] == ["cae, 10 good photos", "cae, all good photos"]
-    for damaged in ("[]", "{", '{"good_photos": "many"}'):
+    for damaged in ("[]", "{", '{"good_photos": "many"}', '{"good_photos": 0}'):
         (folder / "photos.json").write_text(damaged)
         assert photos_of(groups.cells[groups.rows[1], groups.columns[0]][0]) is None
     few(tmp_path, 20, method="ganomaly", strength=0.5)

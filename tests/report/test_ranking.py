@@ -10,8 +10,8 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.variation import VARIATIONS
 from anomaly_lab.evaluation.synthetic_defects import GOOD as GOOD_PHOTO
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
-from anomaly_lab.report.ranking import GOOD, IMAGE_LEVEL, Contender, Figure, rank
-from anomaly_lab.report.selection import Facts, listed, number, sentences, summary
+from anomaly_lab.report.ranking import GOOD, IMAGE_LEVEL, Contender, Figure, rank, synthetic_of
+from anomaly_lab.report.selection import Facts, listed, number, sentences, spoken, summary
 from anomaly_lab.runs.collect import Image, Key, Run
 
 PHOTOS = 60
@@ -42,6 +42,14 @@ def painted(folder, strength, light=0.0, kinds=("blob", "scar"), photos=12):
                 table.writerow((f"{photo}.png", change, 0, of_photo + light))
             for kind in kinds:
                 table.writerow((f"{photo}.png", kind, 1, of_photo + strength + random.normal() / 10))
+    return folder
+
+
+def written(folder, rows):
+    """A synthetic.csv of these rows: photo, change, score."""
+    folder.mkdir(parents=True)
+    lines = (f"{photo},{change},{int(change not in GOOD)},{score}\n" for photo, change, score in rows)
+    (folder / "synthetic.csv").write_text("photo,change,label,score\n" + "".join(lines))
     return folder
 
 
@@ -96,12 +104,12 @@ def test_a_tie_goes_to_the_fastest_and_a_worse_method_never_does(tmp_path):
 
 
 def marked(folder, overlap):
-    """An overlaps.npz: of every defect this share is found before the first false positive."""
+    """An overlaps.npz: of every defect this share (one for all, or one an image) is found without a false positive."""
     folder.mkdir()
     levels = np.linspace(0, 0.5, 20)
     np.savez(
         folder / "overlaps.npz", index=np.arange(PHOTOS), normal_pixels=np.full(PHOTOS, 100.0), regions=LABELS * 1.0,
-        false_positives=np.tile(100 * levels, (PHOTOS, 1)), overlaps=LABELS[:, None] * np.full(20, overlap),
+        false_positives=np.tile(100 * levels, (PHOTOS, 1)), overlaps=(LABELS * overlap)[:, None] * np.ones(20),
     )  # fmt: skip
     return folder
 
@@ -117,13 +125,62 @@ def test_maps_decide_where_scores_do_not_and_nobody_loses_for_having_none(tmp_pa
     ]  # fmt: skip
     assert ranking.standings[0].figures["pixel_aupro"] == pytest.approx((0.9, 0.9, 0.9))
     assert ranking.standings[2].behind["pixel_aupro"] == pytest.approx((0.5, 0.5, 0.5))
+    control = contender("control_pca", 9.0 * LABELS, folder=marked(tmp_path / "pca", 0.95))
+    ranking = rank([control, coarse, sharp], "labels")
+    assert names(ranking) == ["sharp", "coarse"]
+    assert not ranking.standings[1].unsure  # nobody is above the control
+
+
+def test_a_tie_is_one_with_the_highest_value_and_not_with_the_surest(tmp_path):
+    halves = np.where(np.arange(PHOTOS) < PHOTOS / 2, 1.0, 0.7)  # 0.85, give or take 0.05
+    overlaps = {"high": halves, "sure": 0.84, "third": 0.83}  # which is surely below `sure`, and maybe not below `high`
+    there = [contender(name, NOISE, 1, marked(tmp_path / name, share)) for name, share in overlaps.items()]
+    assert [each.tied for each in rank(there, "labels").standings] == [True] * 3
+
+
+def test_worse_methods_follow_by_their_first_figure_and_one_without_any_is_last(tmp_path):
+    there = [contender("blind", NOISE, 0.01, tmp_path)]
+    for name, strength in (("poor", 0.2), ("strong", 3.0), ("fair", 1.0)):
+        there.append(contender(name, NOISE, 1, painted(tmp_path / name, strength)))
+    ranking = rank(there, "synthetic")
+    assert [(each.contender.name, each.tied) for each in ranking.standings] == [
+        ("strong", True), ("fair", False), ("poor", False), ("blind", False),
+    ]  # fmt: skip
+    labelled = [contender("best", NOISE + 9 * LABELS, 1, tmp_path)]
+    for name, strength, overlap in (("poor", 0.2, 0.9), ("fair", 1.0, 0.1)):
+        labelled.append(contender(name, NOISE + strength * LABELS, 1, marked(tmp_path / f"maps_{name}", overlap)))
+    assert names(rank(labelled, "labels")) == ["best", "fair", "poor"]
+
+
+def test_images_with_and_without_a_defect_are_drawn_apart_for_maps_too(tmp_path):
+    levels = np.linspace(0, 0.5, 20)
+    np.savez(
+        tmp_path / "overlaps.npz", index=np.arange(PHOTOS), normal_pixels=np.full(PHOTOS, 100.0), regions=LABELS * 1.0,
+        false_positives=100 * levels * (1 + LABELS[:, None]), overlaps=2 * levels * LABELS[:, None],
+    )  # fmt: skip  # in every resample the curve is the line through 0 and (1.5, 2)
+    figure = rank([contender("a", NOISE, folder=tmp_path)], "labels").standings[0].figures["pixel_aupro"]
+    assert figure == pytest.approx((0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize("measure", ["image_auroc", "pixel_aupro", "synthetic_auroc"])
+def test_chance_of_two_data_sets_is_less_than_that_of_one(tmp_path, measure):
+    folder = marked(tmp_path / "a", np.random.default_rng(5).random(PHOTOS))
+    painted(tmp_path / "b", 1.0, photos=40)
+    (tmp_path / "b/synthetic.csv").rename(folder / "synthetic.csv")
+    widths = []
+    for several in (1, 2):
+        there = [contender("a", NOISE + LABELS, folder=folder, several=several)]
+        figure = rank(there, "synthetic" if measure == "synthetic_auroc" else "labels").standings[0].figures[measure]
+        widths.append(figure.high - figure.low)
+    assert widths[1] / widths[0] == pytest.approx(0.5**0.5, rel=0.1)  # independent halves
 
 
 def test_what_beats_the_control_comes_before_what_is_only_tied(tmp_path):
-    control = contender("control_pca", NOISE + 1.0 * LABELS, folder=tmp_path)
     better, unsure = NOISE + 1.6 * LABELS, np.roll(NOISE, 3) + 1.8 * LABELS
+    folders = [marked(tmp_path / f"{overlap}", overlap) for overlap in (0.95, 0.4, 0.9)]
+    control = contender("control_pca", NOISE + 1.0 * LABELS, folder=folders[0])
     ranking = rank(
-        [control, contender("sure", better, 5, tmp_path), contender("unsure", unsure, 1, tmp_path)], "labels"
+        [control, contender("sure", better, 5, folders[1]), contender("unsure", unsure, 1, folders[2])], "labels"
     )
     by_name = {each.contender.name: each for each in ranking.standings}
     assert [by_name[name].beats_control for name in ("sure", "unsure")] == [True, False]
@@ -142,6 +199,11 @@ def test_a_method_that_beats_the_control_in_its_maps_alone_says_so(tmp_path):
     ranking = rank([control, method], "labels")
     assert not ranking.nothing_beats_the_control
     assert "; a trivial control reaches as much in image AUROC." in sentences(ranking, FACTS)[0]
+    method = contender("padim", np.roll(NOISE, 3) + 3.2 * LABELS, folder=tmp_path / "padim")
+    ranking = rank([control, method], "labels")
+    above = ranking.standings[0].above_control["image_auroc"]
+    assert above.low < 0 < above.value
+    assert "reaches as much" not in sentences(ranking, FACTS)[0]
 
 
 def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
@@ -154,6 +216,77 @@ def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
     )
     found = summary(ranking, [], FACTS, [])
     assert [row["name"] for row in found["ranking"]] == ["cae", "control_brightness"]
+
+
+def test_the_strongest_control_is_the_one_to_beat_and_leads_no_method(tmp_path):
+    shares = {"control_pca": 0.2, "control_mean_image": 0.7, "weak": 0.1, "method": 0.5}
+    there = [contender(name, NOISE, 1, marked(tmp_path / name, share)) for name, share in shares.items()]
+    ranking = rank(there, "labels")
+    first, second = ranking.standings
+    assert first.above_control["pixel_aupro"] == pytest.approx((-0.2, -0.2, -0.2))
+    assert second.behind["pixel_aupro"] == pytest.approx((0.4, 0.4, 0.4))
+    assert first.behind["pixel_aupro"] == Figure(0, 0, 0)
+    scores = {"control_pca": 0.2, "control_mean_image": 2.0, "method": 1.0}
+    ranking = rank([contender(name, NOISE + up * LABELS, folder=tmp_path) for name, up in scores.items()], "labels")
+    assert [each.contender.name for each in ranking.controls] == ["control_mean_image", "control_pca"]
+    assert ranking.nothing_beats_the_control
+    assert sentences(ranking, FACTS)[0].startswith("Nothing beats the trivial control control_mean_image, ")
+
+
+def test_only_a_control_of_one_number_has_two_directions_and_it_keeps_the_one_it_has(tmp_path):
+    backwards = contender("cae", -LABELS, folder=tmp_path)
+    bright = contender("control_brightness", np.tile([0, 0, 1, 1], PHOTOS // 4), folder=tmp_path)  # at chance
+    ranking = rank([backwards, bright], "labels")
+    assert ranking.standings[0].figures["image_auroc"] == Figure(0, 0, 0)
+    figure = ranking.controls[0].figures["image_auroc"]
+    assert figure.value == 0.5
+    assert figure.low < 0.4 < 0.6 < figure.high
+
+
+def test_what_failed_or_was_left_out_is_named_and_not_ranked(tmp_path):
+    there = [
+        contender("padim", NOISE + LABELS, folder=tmp_path),
+        Contender("cae", state="failed", note="out of memory"),
+        Contender("ganomaly", state="left out", note="needs a GPU"),
+    ]
+    found = summary(rank(there, "labels"), there, FACTS, [])
+    assert [row["name"] for row in found["ranking"]] == ["padim"]
+    assert found["others"] == [
+        {"name": "cae", "state": "failed", "note": "out of memory"},
+        {"name": "ganomaly", "state": "left out", "note": "needs a GPU"},
+    ]
+
+
+def test_painted_photos_are_drawn_with_all_of_their_copies(tmp_path):
+    folder = painted(tmp_path / "a", 1.0, light=0.5, photos=30)
+    figure = rank([contender("a", NOISE, folder=folder)], "synthetic").standings[0].figures["synthetic_auroc"]
+    rows = synthetic_of(Run(folder, "a", Key("select", "a", "folder", "bar", "0"), "done"))
+    random, values = np.random.default_rng(0), []
+    places = [np.flatnonzero(rows.photo == photo) for photo in np.unique(rows.photo)]
+    for drawn in random.integers(0, 30, (1000, 30)):
+        at = np.concatenate([places[photo] for photo in drawn])
+        values.append(area(rows.score[at], (~np.isin(rows.change[at], GOOD)).astype(int)))  # as many of either kind
+    assert figure[1:] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.015)
+
+
+def test_kinds_weigh_alike_however_often_they_were_painted(tmp_path):
+    good = [(photo, change, 0.0) for photo in "ab" for change in GOOD]
+    found, missed = [("a", "blob", 1.0), ("b", "blob", 1.0), ("b", "blob", 1.0)], [("a", "scar", -1), ("b", "scar", -1)]
+    trained = [("a", "patch", 1.0), ("b", "patch", 1.0)]  # by y, which has not seen it
+    there = [
+        contender("x", NOISE, folder=written(tmp_path / "x", [*good, *found, *missed, *trained])),
+        contender("y", NOISE, folder=written(tmp_path / "y", [*good, *found, *missed])),
+    ]
+    ranking = rank(there, "synthetic")
+    assert ranking.kinds == ("blob", "scar")
+    assert [each.figures["synthetic_auroc"] for each in ranking.standings] == [Figure(0.5, 0.5, 0.5)] * 2
+
+
+@pytest.mark.parametrize("text", ["", "photo,score\na,1\n", "photo,change,label,score\na,none,0,high\n"])
+def test_a_damaged_table_of_painted_defects_counts_as_none(tmp_path, text):
+    (tmp_path / "synthetic.csv").write_text(text)
+    with pytest.raises(UserError, match="expected a method with a result"):
+        rank([contender("a", NOISE, folder=tmp_path)], "synthetic")
 
 
 def test_painted_defects_rank_and_an_unsteady_method_loses(tmp_path):
@@ -176,6 +309,9 @@ def test_kinds_that_one_method_was_trained_with_count_for_none(tmp_path):
     everything = contender("a", NOISE, 1, painted(tmp_path / "a", 3.0, kinds=("blob", "scar")))
     without = contender("b", NOISE, 1, painted(tmp_path / "b", 3.0, kinds=("scar",)))
     assert rank([everything, without], "synthetic").kinds == ("scar",)
+    both = contender("c", NOISE, 1, tmp_path / "a")
+    both.runs += without.runs  # of another data set
+    assert rank([everything, both], "synthetic").kinds == ("scar",)
 
 
 def test_the_mean_over_data_sets_and_a_method_that_lacks_one(tmp_path):
@@ -184,7 +320,14 @@ def test_the_mean_over_data_sets_and_a_method_that_lacks_one(tmp_path):
     both.runs = [both.runs[0], contender("both", high, folder=tmp_path).runs[0]]
     figure = rank([both], "labels").standings[0].figures["image_auroc"]
     assert figure.value == pytest.approx((roc_auc_score(LABELS, low) + roc_auc_score(LABELS, high)) / 2)
+    both.runs[1].metrics["predict_seconds_per_image"] = 2.0
+    assert both.seconds == 1.5
+    del both.runs[1].metrics["predict_seconds_per_image"]
+    assert np.isnan(both.seconds)
     one_class = contender("good_only", NOISE, folder=tmp_path, labels=np.zeros(PHOTOS))
+    half = contender("half", high, folder=tmp_path)
+    half.runs += one_class.runs
+    assert rank([both, half], "labels").standings[1].figures == {}
     with pytest.raises(UserError, match="expected a method with a result"):
         rank([one_class], "labels")
     with pytest.raises(UserError, match="expected a method with a result"):
@@ -198,4 +341,5 @@ def test_the_words_of_the_files_are_those_of_their_writers():
 
 def test_numbers_and_lists_as_people_write_them():
     assert [number(value) for value in (0.5, 1.0, -0.25, 0.9996)] == [".500", "1.000", "-.250", "1.000"]
+    assert spoken("pixel_aupro", Figure(0.5, 0.25, 0.75)) == "AU-PRO .500 (95 % interval .250 to .750)"
     assert [listed(each) for each in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

@@ -1,13 +1,16 @@
 """The answer of `select` and its page."""
 
 import json
+import math
 
 import pytest
 
 from anomaly_lab.core.files import read_csv
-from anomaly_lab.report.ranking import rank
-from anomaly_lab.report.selection import Facts, page, steadiness, summary, what_more
-from tests.report.test_ranking import FACTS, LABELS, NOISE, contender, painted
+from anomaly_lab.report.ranking import Contender, rank
+from anomaly_lab.report.selection import Facts, how_fast, how_sure, page, sentences, steadiness, summary, what_more
+from anomaly_lab.runs.collect import read as read_run
+from tests.report.synthetic import write_run
+from tests.report.test_ranking import FACTS, LABELS, NOISE, contender, marked, painted, written
 
 ODD = "<b>cae & co</b>"
 
@@ -32,10 +35,81 @@ def test_steadiness_counts_at_the_highest_unchanged_photo(ranking, tmp_path):
     assert steadiness(ranking.standings[1], ("blob",)) is None
 
 
+def test_small_changes_are_those_of_changed_photos_and_defects_those_of_the_kinds_compared(tmp_path):
+    good = [("a", "none", 0), ("a", "shift", 2), ("a", "light", 0), ("a", "noise", 0),
+            ("b", "none", 1), ("b", "shift", 2), ("b", "light", 1), ("b", "noise", 0)]  # fmt: skip
+    compared = [("a", "blob", 1), ("a", "scar", 3), ("b", "blob", 0.5), ("b", "scar", 0.5)]
+    folder = written(tmp_path / "a", [*good, *compared, ("a", "patch", 5), ("b", "patch", 5)])
+    there = [contender("a", NOISE, 1, folder), contender("b", NOISE, 2, written(tmp_path / "b", [*good, *compared]))]
+    ranking = rank(there, "synthetic")
+    first = ranking.standings[0]
+    assert steadiness(first, ranking.kinds) == pytest.approx((1 / 4, 2 / 6))  # above 1, that of b
+    sure = sentences(ranking, FACTS)[1]
+    assert "of which it finds 25% without a false alarm, and small" in sure
+    assert "raise one in 33% of the cases" in sure
+    other = written(tmp_path / "c", [("a", "none", 0), ("a", "shift", 0), ("a", "blob", 1), ("a", "scar", 1)])
+    first.contender.runs += contender("a", NOISE, 1, other).runs  # another data set
+    assert steadiness(first, ranking.kinds) == pytest.approx(((1 / 4 + 1) / 2, (2 / 6 + 0) / 2))
+
+
+def test_how_sure_follows_from_the_fewer_photos(tmp_path):
+    perfect = rank([contender("a", LABELS, folder=tmp_path)], "labels")
+    facts = FACTS._replace(defective=10, test_good=40)
+    assert how_sure(perfect, facts) == (
+        "It rests on 10 defective and 40 good test photos: all of them are in order, which also happens at a true "
+        "value of .741."  # 0.741 ** 10 = 0.05
+    )
+    ranking = rank([contender("a", NOISE + 2 * LABELS, folder=tmp_path)], "labels")
+    figure = ranking.standings[0].figures["image_auroc"]
+    off = f"{(figure.high - figure.low) / 2:.3f}".removeprefix("0")
+    assert how_sure(ranking, facts._replace(test_good=19, defective=20)) == (
+        "It rests on 20 defective and 19 good test photos, too few to decide much: the value may be off by "
+        f"{off} by chance."
+    )
+    assert "photos: the value" in how_sure(ranking, facts._replace(test_good=20, defective=20))
+
+
+def test_how_fast_says_no_minutes_that_it_does_not_know(ranking):
+    first = ranking.standings[0]
+    assert how_fast(first) == "It needs 0.4 s a photo here, and took 0.5 minutes with training and test."
+    first.contender.minutes = math.nan
+    assert how_fast(first) == "It needs 0.4 s a photo here."
+
+
 def test_what_more_photos_would_tell(ranking):
     text = what_more(ranking.standings[0], ranking, FACTS)
     assert text.startswith("One more labelled defect would narrow the interval by about 2%; 50 more good photos")
     assert text.endswith("support 1 false alarm in 11 instead of 1 in 6.")  # 10 of 100, 5 of 50 held out
+    few = what_more(ranking.standings[0], ranking, FACTS._replace(defective=3))
+    assert "by about 13%;" in few  # 1 - sqrt(3 / 4)
+
+
+def test_every_row_has_its_own_figures(tmp_path):
+    shares = {"padim": 0.9, "cae": 0.4, "control_pca": 0.6}
+    there = [contender(name, NOISE, 1, marked(tmp_path / name, share)) for name, share in shares.items()]
+    rows = summary(rank(there, "labels"), there, FACTS, [])["ranking"]
+    assert [row["name"] for row in rows] == list(shares)
+    assert [row["beats_control"] for row in rows] == [True, False, False]
+    assert {(row["seconds"], row["minutes"]) for row in rows} == {(1, 0.5)}
+    values = {"figures": [0.9, 0.4, 0.6], "behind": [0, 0.5, 0.3], "above_control": [0.3, -0.2, 0]}
+    for part, expected in values.items():
+        assert [row[part]["pixel_aupro"]["value"] for row in rows] == pytest.approx(expected)
+
+
+def test_the_page_shows_the_worst_misses_of_the_first_three(tmp_path):
+    there = []
+    for method, strength in (("cae", 6), ("padim", 5), ("spade", 4), ("ganomaly", 0)):
+        folder = write_run(tmp_path, method, strength=strength, pictures=2, images=4)  # all four are shown
+        there.append(Contender(method, [read_run(folder, folder)]))
+    ranking = rank(there, "labels")
+    data = page(summary(ranking, there, FACTS, []), ranking).partition('id="data">')[2].partition("</script>")[0]
+    shots = json.loads(data)["shots"]
+    assert {shot["method"] for shot in shots} == {"cae", "padim", "spade"}
+    assert [shot["kind"] for shot in shots[:4]] == ["lowest_defective", "highest_good"] * 2
+    for shot in shots:
+        run = there[[each.name for each in there].index(shot["method"])].runs[0]
+        label = int(shot["kind"] == "lowest_defective")
+        assert shot["photo"] in {image.name for image in run.images if image.label == label}
 
 
 def test_the_page_holds_the_answer_and_no_code_of_others(ranking):

@@ -16,7 +16,7 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.runs import naming
-from anomaly_lab.runs.naming import place_of, result_key, run_folder, weights_key
+from anomaly_lab.runs.naming import fingerprints_of, place_of, result_key, run_folder, weights_key
 
 PATCHWISE = {"data": "demo", "data.category": "weave"}
 ONCE = {"method": "variation_model", **PATCHWISE}
@@ -234,6 +234,7 @@ def test_good_photos_decide_weights_and_not_the_test_and_too_many_are_refused(tm
     assert len({place.folder for place in places}) == 3
     assert len({place.result_key for place in places}) == 1
     assert place_of(whole) == places[0]  # all of them: the same run
+    assert fingerprints_of(few).train != fingerprints_of(changed(few, "data.datamodule.seed", 1)).train  # other photos
     with pytest.raises(UserError, match="^data.good_photos: expected at most 6, found 7$"):
         place_of(too_many)
 

@@ -85,6 +85,7 @@ def test_a_run_fills_its_folder(toy_run):
     assert read_job(folder)["versions"] == {"method": GANomaly.version, "weights": 1}
     assert {"versions", "git", "device"} <= set(json.loads((folder / "environment.json").read_text()))
     torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert json.loads((folder / "photos.json").read_text())["good_photos"] == 10  # held-out ones among them
 
     assert [row["defect"] for row in rows] == ["good"] * 6 + ["hole"] * 5
     scores = np.array([float(row["score"]) for row in rows])
