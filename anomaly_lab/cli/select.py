@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from anomaly_lab.launch.jobs import Job
-    from anomaly_lab.launch.portfolio import Candidate
     from anomaly_lab.report.ranking import Contender
 
 USAGE = "python -m anomaly_lab select [minutes=20] [portfolio=NAME] [labels=false] [--config-dir FOLDER] KEY=VALUE ..."
@@ -103,11 +102,14 @@ def main(arguments: list[str]) -> None:
         found = entries(candidates, lambda candidate: fitting.words(candidate, composed), composer, spread)
         first = next(entry for entry in found if entry.jobs)
         photos = looked_at([job.config for job in first.jobs])
+        left = 60 * request.minutes - RESERVE
+        if line := unused(photos, request.labels):
+            print(line, flush=True)
         if "dry_run=true" in request.words:
-            print("\n".join(announced(found, photos.seen)))
+            print("\n".join(announced(found, photos.seen, left)))
             return
         try:
-            launcher, left = Local(jobs=1, threads=cores()), 60 * request.minutes - RESERVE
+            launcher = Local(jobs=1, threads=cores())
             contenders = contend(found, launcher, config, left, photos.seen, began)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
@@ -120,9 +122,13 @@ def main(arguments: list[str]) -> None:
     ranking = rank(contenders, "labels" if labelled else "synthetic")
     names, settings = categories_of(first.jobs), first.jobs[0].config
     facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
-    answer = summary(ranking, contenders, facts, next_steps(ranking.standings[0].contender, candidates, request))
+    best = ranking.standings[0].contender
+    steps = next_steps(best, next(entry.words for entry in found if entry.name == best.name))
+    answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
     out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)
+    if earlier := replaced(out / "select.json", arguments):
+        print(f"replaces the answer to: {printable(shlex.join(['select', *earlier]))}")
     write_json(out / "select.json", answer)
     write_whole(out / "select.html", lambda part: part.write_text(page(answer, ranking), encoding="utf-8"))
     print(f"page: {out / 'select.html'}")
@@ -144,18 +150,44 @@ def categories_of(jobs: Sequence["Job"]) -> list[str]:
     return list(dict.fromkeys(str(job.config["data"]["category"]) for job in jobs))
 
 
-def next_steps(best: "Contender", candidates: Mapping[str, "Candidate"], request: Request) -> list[tuple[str, str]]:
-    """The commands that follow: train with all that a run has, predict, export."""
-    words = [word for word in candidates[best.name].words if not word.startswith(SHORT)]
-    quick = len(words) < len(candidates[best.name].words)
-    run = f"run={best.runs[0].folder}"
-    steps = (
-        ("train for as long as the method's file says" if quick else "train with its pictures and curves",
-         [*words, *request.words]),
-        ("look at new photos", ["predict", run, "source=new_photos/"]),
-        ("make one file that needs no anomaly_lab", ["export", run, "format=onnx"]),
-    )  # fmt: skip
+def next_steps(best: "Contender", words: Sequence[str]) -> list[tuple[str, str]]:
+    """The commands that follow: train with all that a run has, and for each data set predict and export.
+
+    `words`: of the command of its runs, without what all of them share.
+    """
+    whole = [word for word in words if not word.startswith(SHORT)]
+    several = len(best.runs) > 1
+    longer = "for as long as the method's file says" if len(whole) < len(words) else "with its pictures and curves"
+    steps = [(f"train {longer}", ["-m"] * several + whole)]
+    for run in best.runs:
+        of = f" of {run.key.category}" if several else ""
+        steps += [
+            (f"look at new photos{of}", ["predict", f"run={run.folder}", "source=new_photos/"]),
+            (f"make one file{of} that needs no anomaly_lab", ["export", f"run={run.folder}", "format=onnx"]),
+        ]
     return [(what, shlex.join(["python", "-m", "anomaly_lab", *words])) for what, words in steps]
+
+
+def unused(photos: Photos, labels: bool) -> str:
+    """A line about test photos that the ranking does not use; empty if there are none."""
+    if photos.defective and photos.test_good:
+        both = f"{photos.defective} defective and {photos.test_good} good test photos"
+        return "" if labels else f"labels=false: {both} are not used for the ranking"
+    if photos.defective:
+        return f"{photos.defective} defective test photos are not used: put good ones beside them, such as test/good"
+    return f"{photos.test_good} good test photos are not used: there are no defective ones" * bool(photos.test_good)
+
+
+def replaced(answer: Path, arguments: Sequence[str]) -> list[str]:
+    """What an earlier answer was asked, if it was something else than more minutes."""
+    from anomaly_lab.runs.folder import read_object
+
+    if not answer.is_file():
+        return []
+    asked = read_object(answer).get("asked")
+    earlier = [str(word) for word in asked] if isinstance(asked, list) else []
+    one, other = ({word for word in words if not word.startswith("minutes=")} for words in (earlier, arguments))
+    return [] if one == other else earlier
 
 
 def show(found: dict[str, Any]) -> None:

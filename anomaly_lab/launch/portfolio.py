@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from anomaly_lab.config.files import CONF
-from anomaly_lab.core.console import duration, say
+from anomaly_lab.core.console import duration
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.launch.jobs import Job, Outcome, Words
@@ -49,6 +49,7 @@ class Entry(NamedTuple):
     candidate: Candidate
     jobs: list[Job]
     obstacle: str = ""  # why it is left out
+    words: tuple[str, ...] = ()  # of its command, those that were typed among them
 
 
 def portfolio(name: str, folder: Path | None) -> dict[str, Candidate]:
@@ -63,26 +64,26 @@ def portfolio(name: str, folder: Path | None) -> dict[str, Candidate]:
         return pydantic.TypeAdapter(dict[Name, Candidate]).validate_python(found, strict=False)
     except (yaml.YAMLError, pydantic.ValidationError, OSError, UnicodeDecodeError) as error:
         mistakes = error.errors() if isinstance(error, pydantic.ValidationError) else []
-        where = f"{'.'.join(map(str, mistakes[0]['loc']))}: {mistakes[0]['msg']}" if mistakes else str(error)
+        places = [".".join(map(str, mistake["loc"])) or "the file" for mistake in mistakes]
+        where = f"{places[0]}: {mistakes[0]['msg']}" if mistakes else " ".join(str(error).split())
         raise UserError(f"{path}: expected candidates with words, seconds and per_photo, found {where}") from error
 
 
 def chosen(candidates: Mapping[str, Candidate], methods: Sequence[str]) -> dict[str, Candidate]:
-    """The controls and the candidates of these methods (none: all); a method that is not there is added.
+    """The controls and the candidates of these names or methods (none: all).
 
-    Its time is guessed until others have shown how fast the machine is.
+    Raises UserError for one that the portfolio has not: nobody knows how long it takes.
     """
     if not methods:
         return dict(candidates)
-    wanted = {f"method={method}" for method in ("control", *methods)}
-    kept = {name: each for name, each in candidates.items() if wanted & set(each.words)}
-    there = {word for each in kept.values() for word in each.words}
-    needs: frozenset[Need] = frozenset({"imagenet"})
-    return kept | {
-        name: Candidate(words=(f"method={name}",), needs=needs, seconds=60, per_photo=0.2)
-        for name in methods
-        if f"method={name}" not in there
-    }
+    called = {name: {name, *(word.removeprefix("method=") for word in each.words)} for name, each in candidates.items()}
+    known = sorted({*candidates, *(word for name in called for word in called[name] if "=" not in word)} - {"control"})
+    if unknown := [method for method in methods if not any(method in names for names in called.values())]:
+        raise UserError(
+            f"method: expected some of {', '.join(known)}, found {unknown[0]!r}{nearest(unknown[0], known)}; a file "
+            "select/NAME.yaml in --config-dir adds others, with the seconds that they take (portfolio=NAME)"
+        )
+    return {name: each for name, each in candidates.items() if called[name] & {"control", *methods}}
 
 
 class Fitting:
@@ -143,7 +144,7 @@ def entries(
                 if not is_user_mistake(error):
                     raise
                 obstacle = str(explain(error)).partition(" (in the job")[0]
-        found.append(Entry(name, candidate, jobs, obstacle))
+        found.append(Entry(name, candidate, jobs, obstacle, tuple(words)))
     if not any(entry.jobs for entry in found):
         raise UserError(f"select: expected a candidate that can run, found none; {found[-1].obstacle}")
     return found
@@ -156,8 +157,13 @@ class Board(JobTable):
         """Set the state of a job; of a finished one the figures are read."""
         if state == "done":
             run = read(folder, folder)
-            note = ", ".join(f"{BY_KEY[key].name if key in BY_KEY else 'painted defects, image AUROC'} "
-                             f"{run.metrics[key]:.3f}" for key in SHOWN if key in run.metrics)  # fmt: skip
+            values = {key: run.metrics[key] for key in SHOWN if key in run.metrics}
+            if self.entries[folder].label.startswith("control"):  # in the direction that suits it, as in the ranking
+                values = {key: max(value, 1 - value) for key, value in values.items()}
+            names = {
+                key: BY_KEY[key].name if key in BY_KEY else "of painted against unchanged photos" for key in values
+            }
+            note = ", ".join(f"{names[key]} {value:.3f}" for key, value in values.items())
         super().change(folder, state, note)
 
     def table(self) -> Table:
@@ -176,14 +182,18 @@ def expected(entry: Entry, photos: int) -> float:
     return len(entry.jobs) * entry.candidate.seconds + entry.candidate.per_photo * photos
 
 
-def announced(found: Sequence[Entry], photos: int) -> list[str]:
-    """A line per candidate: what would run and about how long, or why it would not."""
+def announced(found: Sequence[Entry], photos: int, seconds: float) -> list[str]:
+    """A line per candidate: what would run within so many seconds and about how long, or why it would not."""
     lines = []
     for entry in found:
         states = Counter(state_of(job.folder, job.result_key) for job in entry.jobs)
         of_jobs = ", ".join(f"{count} {state}" if len(entry.jobs) > 1 else state for state, count in states.items())
+        to_do = sum(count for state, count in states.items() if state != "finished")
+        likely = expected(entry, photos) * to_do / max(1, len(entry.jobs))
+        fits = likely <= seconds
+        seconds -= likely if fits else 0
         about = f"{of_jobs}, about {duration(expected(entry, photos))} on two cores" if states else entry.obstacle
-        lines.append(f"  {entry.name}: {about}")
+        lines.append(f"  {entry.name}: {about}{'' if fits else ', which does not fit into what is left'}")
     return lines
 
 
@@ -207,7 +217,6 @@ def contend(
             likely = usual * (median(pace) if pace else 1.0) * len(to_do) / len(entry.jobs)
             if to_do and likely > left:
                 contender.note = f"would take about {duration(likely)}, and {duration(max(left, 0))} are left"
-                say(f"left out: {entry.name}, {contender.note}")
                 continue
             outcomes = {job.folder: Outcome("done") for job in entry.jobs}
             if to_do:

@@ -12,11 +12,12 @@ from anomaly_lab.report.html import PAGE, filled, head, in_script
 from anomaly_lab.report.ranking import GOOD, Contender, Figure, Ranking, Standing, synthetic_of
 from anomaly_lab.report.thumbnails import thumbnails
 
+KINDS = {"perlin": "a foreign texture", "patch": "a pasted patch", "scar": "a scar", "blob": "a stain"}  # as docs say
 NAMES = {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO", "synthetic_auroc": "AUROC on painted defects"}
 SCRIPTS = ("base.js", "charts.js", "select.js")
-HELD_OUT = 0.1  # the share that a run holds out unless `data.held_out` is typed
 MORE = 50  # good photos
 BEST = "it is better than every other method that was tried"
+FEW_HELD_OUT = 10  # fewer photos decide little, however many copies of them are painted
 PICTURE_BYTES = 1_500_000  # of one method, in base64
 
 
@@ -40,7 +41,7 @@ class Steadiness(NamedTuple):
 
 def number(value: float) -> str:
     """Three digits without the zero before the point."""
-    text = f"{value:.3f}".replace("-0.", "-.")
+    text = f"{value:.3f}".replace("-0.000", "0.000").replace("-0.", "-.")
     return text.removeprefix("0") if text.startswith("0.") else text
 
 
@@ -97,17 +98,20 @@ def how_sure(ranking: Ranking, facts: Facts) -> str:
     first, measure = ranking.standings[0], next(iter(ranking.standings[0].figures))
     figure = first.figures[measure]
     if ranking.basis == "synthetic":
-        kinds = listed([*ranking.kinds])
+        kinds = listed([KINDS.get(kind, kind) for kind in ranking.kinds])
+        few = ", too few to decide much" if facts.held_out < FEW_HELD_OUT else ""
         return (
-            f"This ranks and does not measure: no real defect was seen, {kinds} were painted into {facts.held_out} "
-            f"held-out good photos{_alarms(first, ranking)}; {guaranteed(facts.held_out)}."
+            f"This ranks and does not measure: no real defect was looked at, {kinds} were painted into copies of "
+            f"{facts.held_out} held-out good photos{few}{_alarms(first, ranking)}; "
+            f"{guaranteed(held_out_each(first, facts))}."
         )
     text = f"It rests on {facts.defective} defective and {facts.test_good} good test photos"
     least = min(facts.defective, facts.test_good)
     if figure.value == 1:
-        return f"{text}: all of them are in order, which also happens at a true value of {number(0.05 ** (1 / least))}."
+        return f"{text}: all of them are in order, and so few cannot exclude a true value of {number(excluded(least))}."
     few = ", too few to decide much" if least < 20 else ""
-    return f"{text}{few}: the value may be off by {number((figure.high - figure.low) / 2)} by chance."
+    off = max(figure.high - figure.value, figure.value - figure.low)
+    return f"{text}{few}: the value may be off by {number(off)} by chance."
 
 
 def _alarms(first: Standing, ranking: Ranking) -> str:
@@ -115,9 +119,24 @@ def _alarms(first: Standing, ranking: Ranking) -> str:
     if steady is None or math.isnan(steady.found):
         return ""
     return (
-        f", of which it finds {steady.found:.0%} without a false alarm, and small shifts, light changes and noise "
-        f"raise one in {steady.alarms:.0%} of the cases"
+        f"; it finds {percent(steady.found)} of these defects without a false alarm, and small shifts, light changes "
+        f"and noise raise one in {percent(steady.alarms)} of the cases"
     )
+
+
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.0f} %"
+
+
+def excluded(photos: int) -> float:
+    """Below this AUROC, so many photos would all be in order by chance in less than 5 % of the cases."""
+    return 0.05 ** (1 / photos)
+
+
+def held_out_each(first: Standing, facts: Facts) -> int:
+    """The held-out photos of a data set: each has a threshold of its own."""
+    return facts.held_out // max(1, len(first.contender.runs))
 
 
 def guaranteed(normals: int) -> str:
@@ -134,12 +153,22 @@ def how_fast(first: Standing) -> str:
 
 def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
     """What another labelled defect, and fifty more good photos, would tell."""
-    now, then = (max(1, round(HELD_OUT * count)) + 1 for count in (facts.good, facts.good + MORE))
-    good = f"{MORE} more good photos would let the threshold support 1 false alarm in {then} instead of 1 in {now}"
+    now, sets = held_out_each(first, facts), len(first.contender.runs)
+    then = now + round(MORE * facts.held_out / facts.good)
+    each = " of each data set" if sets > 1 else ""
+    good = (
+        f"{MORE} more good photos{each} would let the threshold support 1 false alarm in {then + 1} instead of 1 in "
+        f"{now + 1}"
+    )
+    if ranking.basis == "synthetic" and facts.defective:
+        return f"Labelled test photos, defective and good ones, would show whether real defects score higher; {good}."
     if ranking.basis == "synthetic":
         return f"One labelled defect would show whether a real one scores above good photos at all; {good}."
+    if next(iter(first.figures.values())).value == 1:
+        value = number(excluded(min(facts.defective + 1, facts.test_good)))
+        return f"One more labelled defect that is found would exclude values below {value}; {good}."
     share = 1 - math.sqrt(facts.defective / (facts.defective + 1))  # of an interval that rests on so many
-    return f"One more labelled defect would narrow the interval by about {share:.0%}; {good}."
+    return f"One more labelled defect would narrow the interval by about {percent(share)}; {good}."
 
 
 def listed(names: Sequence[str]) -> str:

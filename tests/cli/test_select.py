@@ -17,14 +17,16 @@ from anomaly_lab.cli.select import (
     main,
     next_steps,
     parse,
+    replaced,
     show,
     strongest_control,
+    unused,
 )
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.launch.jobs import Job
-from anomaly_lab.launch.portfolio import Candidate, Entry
+from anomaly_lab.launch.portfolio import Entry
 from anomaly_lab.report.ranking import Contender
 from anomaly_lab.report.selection import number
 from anomaly_lab.runs.collect import Key, Run
@@ -112,17 +114,40 @@ def test_the_strongest_control_runs_too_unless_it_has(tmp_path):
 )
 def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short):
     best = contender("cae", {}, tmp_path)
-    candidates = {"cae": Candidate(words=("method=cae", *short), seconds=1, per_photo=1)}
-    request = parse(["data=folder", "data.root=my photos", "minutes=3"])
-    (what, train), (_, predict), (_, export) = next_steps(best, candidates, request)
+    words = ["method=cae", *short, "data=folder", "data.root=my photos", "method.backbone=offline"]
+    (what, train), (_, predict), (_, export) = next_steps(best, words)
     assert what == "train for as long as the method's file says"
-    assert train == "python -m anomaly_lab method=cae data=folder 'data.root=my photos'"
+    assert train == "python -m anomaly_lab method=cae data=folder 'data.root=my photos' method.backbone=offline"
     assert predict == f"python -m anomaly_lab predict run={tmp_path / 'cae'} source=new_photos/"
     assert export.endswith("format=onnx")
-    whole = {"cae": Candidate(words=("method=cae",), seconds=1, per_photo=1)}
-    assert next_steps(best, whole, request)[0] == ("train with its pictures and curves", train)
+    whole = [word for word in words if word not in short]
+    assert next_steps(best, whole)[0] == ("train with its pictures and curves", train)
     best.runs += contender("other", {}, tmp_path).runs  # of another data set
-    assert next_steps(best, candidates, request)[1][1] == predict
+    steps = next_steps(best, words)
+    assert steps[0][1] == train.replace("anomaly_lab", "anomaly_lab -m", 1)
+    assert [what for what, _ in steps[1:]] == [
+        "look at new photos of bar", "make one file of bar that needs no anomaly_lab",
+    ] * 2  # fmt: skip
+    assert [command.split()[4] for _, command in steps[1::2]] == [f"run={tmp_path / name}" for name in ("cae", "other")]
+
+
+@pytest.mark.parametrize(
+    ("photos", "labels", "line"),
+    [((5, 4), True, ""), ((0, 0), True, ""),
+     ((5, 4), False, "labels=false: 4 defective and 5 good test photos are not used for the ranking"),
+     ((5, 0), True, "5 good test photos are not used: there are no defective ones"),
+     ((0, 4), True, "4 defective test photos are not used: put good ones beside them, such as test/good")],
+)  # fmt: skip
+def test_test_photos_that_do_not_count_are_named(photos, labels, line):
+    assert unused(Photos(8, 2, *photos), labels) == line
+
+
+def test_an_answer_to_another_question_is_not_replaced_silently(tmp_path):
+    path = tmp_path / "select.json"
+    assert replaced(path, ["data=folder"]) == []
+    path.write_text('{"asked": ["data=folder", "minutes=3", "labels=false"]}')
+    assert replaced(path, ["minutes=20", "data=folder", "labels=false"]) == []
+    assert replaced(path, ["minutes=3", "data=folder"]) == ["data=folder", "minutes=3", "labels=false"]
 
 
 class Parts:
@@ -137,8 +162,12 @@ class Parts:
         configs = [
             {"runs_dir": f"{self.folder}", "name": "select", "data": {"category": each}} for each in ("bar", "nut")
         ]
-        return [Entry(name, candidate, [Job((), name, self.folder / name, config, 0, "key") for config in configs])
-                for name, candidate in candidates.items()]  # fmt: skip
+        return [
+            Entry(
+                name, each, [Job((), name, self.folder / name, config, 0, "key") for config in configs], "", each.words
+            )
+            for name, each in candidates.items()
+        ]
 
     def contend(self, found, launcher, config, seconds, photos, began):
         self.asked.append(([entry.name for entry in found], seconds, photos))

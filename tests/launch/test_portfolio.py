@@ -64,10 +64,14 @@ def test_a_portfolio_of_ones_own_and_mistakes_in_it(tmp_path):
 def test_method_names_choose_among_the_candidates():
     every = portfolio("default", None)
     assert chosen(every, []) == every
-    kept = chosen(every, ["padim", "ssim_ae", "of_mine"])
-    assert list(kept) == ["control_brightness", "control_pca", "padim", "ssim_ae", "of_mine"]
+    kept = chosen(every, ["padim", "ssim_ae"])
+    assert list(kept) == ["control_brightness", "control_pca", "padim", "ssim_ae"]
     assert kept["padim"] == every["padim"]
-    assert kept["of_mine"] == Candidate(words=("method=of_mine",), needs={"imagenet"}, seconds=60, per_photo=0.2)
+    two = {name: Candidate(words=("method=padim", "seed=1"), seconds=1, per_photo=1) for name in ("one", "two")}
+    assert list(chosen(two, ["padim"])) == ["one", "two"]
+    assert list(chosen(two, ["two"])) == ["two"]
+    with pytest.raises(UserError, match="method: expected some of one, padim, two, found 'anogan'; a file select/"):
+        chosen(two, ["two", "anogan"])
 
 
 def composing(name="resnet18.tv_in1k", weights=None):
@@ -196,9 +200,15 @@ def test_a_candidate_goes_on_with_the_data_sets_that_are_missing(tmp_path, clock
     done, missing = (job.folder for job in both.jobs)
     write_run(tmp_path, "both", name="select")
     monkeypatch.setattr(module, "state_of", lambda folder, key: "finished" if folder == done else "to start")
-    assert announced([both, Entry("c", one.candidate, [], "needs a GPU")], 100) == [
+    assert announced([both, Entry("c", one.candidate, [], "needs a GPU")], 100, 15) == [
         "  both: 1 finished, 1 to start, about 30 s on two cores", "  c: needs a GPU",  # 2 x 10 + 0.1 x 100
     ]  # fmt: skip
+    lines = announced([both, one, both._replace(jobs=both.jobs[:1])], 100, 34)  # 15 of 34 s, then 20 of 19, then none
+    assert [line.endswith("on two cores, which does not fit into what is left") for line in lines] == [
+        False,
+        True,
+        False,
+    ]
     launcher, ran = launching(clock, tmp_path, took=30)
     told = []
     monkeypatch.setattr(Board, "change", lambda board, folder, state, note="": told.append((folder, state)))
@@ -257,7 +267,10 @@ def test_what_is_finished_costs_no_time(tmp_path, clock, monkeypatch):
     contenders = contend(found, launcher, OmegaConf.create(), 15, 20, 0.0)
     assert ran == ["b"]
     assert [each.state for each in contenders] == ["done", "done"]
-    assert announced(found, 20) == ["  a: finished, about 12 s on two cores", "  b: to start, about 12 s on two cores"]
+    assert announced(found, 20, 12) == [
+        "  a: finished, about 12 s on two cores",
+        "  b: to start, about 12 s on two cores",
+    ]
     monkeypatch.setattr(module, "state_of", lambda folder, key: "finished")
     again = contend(found, launcher, OmegaConf.create(), -5, 20, 0.0)  # even when the time is over
     assert ([each.state for each in again], ran) == (["done", "done"], ["b"])

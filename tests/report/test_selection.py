@@ -45,8 +45,10 @@ def test_small_changes_are_those_of_changed_photos_and_defects_those_of_the_kind
     first = ranking.standings[0]
     assert steadiness(first, ranking.kinds) == pytest.approx((1 / 4, 2 / 6))  # above 1, that of b
     sure = sentences(ranking, FACTS)[1]
-    assert "of which it finds 25% without a false alarm, and small" in sure
-    assert "raise one in 33% of the cases" in sure
+    assert "; it finds 25 % of these defects without a false alarm, and small" in sure
+    assert "raise one in 33 % of the cases" in sure
+    assert "a stain and a scar were painted into copies of 10 held-out good photos; it finds" in sure
+    assert "of 9 held-out good photos, too few to decide much; it" in sentences(ranking, FACTS._replace(held_out=9))[1]
     other = written(tmp_path / "c", [("a", "none", 0), ("a", "shift", 0), ("a", "blob", 1), ("a", "scar", 1)])
     first.contender.runs += contender("a", NOISE, 1, other).runs  # another data set
     assert steadiness(first, ranking.kinds) == pytest.approx(((1 / 4 + 1) / 2, (2 / 6 + 0) / 2))
@@ -56,12 +58,12 @@ def test_how_sure_follows_from_the_fewer_photos(tmp_path):
     perfect = rank([contender("a", LABELS, folder=tmp_path)], "labels")
     facts = FACTS._replace(defective=10, test_good=40)
     assert how_sure(perfect, facts) == (
-        "It rests on 10 defective and 40 good test photos: all of them are in order, which also happens at a true "
-        "value of .741."  # 0.741 ** 10 = 0.05
+        "It rests on 10 defective and 40 good test photos: all of them are in order, and so few cannot exclude a "
+        "true value of .741."  # 0.741 ** 10 = 0.05
     )
     ranking = rank([contender("a", NOISE + 2 * LABELS, folder=tmp_path)], "labels")
     figure = ranking.standings[0].figures["image_auroc"]
-    off = f"{(figure.high - figure.low) / 2:.3f}".removeprefix("0")
+    off = f"{max(figure.high - figure.value, figure.value - figure.low):.3f}".removeprefix("0")
     assert how_sure(ranking, facts._replace(test_good=19, defective=20)) == (
         "It rests on 20 defective and 19 good test photos, too few to decide much: the value may be off by "
         f"{off} by chance."
@@ -78,10 +80,14 @@ def test_how_fast_says_no_minutes_that_it_does_not_know(ranking):
 
 def test_what_more_photos_would_tell(ranking):
     text = what_more(ranking.standings[0], ranking, FACTS)
-    assert text.startswith("One more labelled defect would narrow the interval by about 2%; 50 more good photos")
-    assert text.endswith("support 1 false alarm in 11 instead of 1 in 6.")  # 10 of 100, 5 of 50 held out
+    assert text.startswith("One more labelled defect would narrow the interval by about 2 %; 50 more good photos")
+    assert text.endswith("support 1 false alarm in 21 instead of 1 in 11.")  # 20 of 100, 10 of 50 held out
+    ranking.standings[0].contender.runs *= 2  # two data sets
+    text = what_more(ranking.standings[0], ranking, FACTS)
+    assert "50 more good photos of each data set would" in text
+    assert text.endswith("support 1 false alarm in 16 instead of 1 in 6.")
     few = what_more(ranking.standings[0], ranking, FACTS._replace(defective=3))
-    assert "by about 13%;" in few  # 1 - sqrt(3 / 4)
+    assert "by about 13 %;" in few  # 1 - sqrt(3 / 4)
 
 
 def test_every_row_has_its_own_figures(tmp_path):
