@@ -106,6 +106,9 @@ def with_copies(splits: Splits) -> Splits:
         (good[same[sample.path]], sample) for sample in splits.test if sample.label and same.get(sample.path) in good
     ]
     both = {sample.path for _, sample in torn}
+    seen: dict[str, Path] = {}
+    twice = [(path, seen.setdefault(same[path], path)) for path in test if path in same and same[path] not in first]
+    twice = [pair for pair in twice if pair[0] != pair[1] and pair[0] not in both]
     leaked = [(path, first[same[path]]) for path in test if same.get(path) in first and path not in both]
     remarks = [
         f"contradictory labels, good and defective photos of the same bytes: {len(torn)}, such as {path} (good) and "
@@ -116,6 +119,7 @@ def with_copies(splits: Splits) -> Splits:
         for pairs, what in (
             (again, "among the training images, held out together"),
             (leaked, "of training images among the test images, whose scores say little"),
+            (twice, "among the test images, which count several times"),
         )
         if pairs
     ]

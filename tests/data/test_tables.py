@@ -91,6 +91,18 @@ def test_a_field_over_two_lines_is_one_field(tmp_path, write):
     assert csv(str(tmp_path / "table.csv")).test[0].defect == 'a "long"\ncrack'
 
 
+def test_a_test_photo_that_is_there_twice_is_named(tmp_path, write):
+    for name, value in (("0", 0), ("1", 1), ("2", 2), ("3", 2), ("4", 2)):
+        write(tmp_path / f"{name}.png", PIXELS + value)
+    rows = ["0.png,0,train", "1.png,0,test", "2.png,1,test", "3.png,1,test", "4.png,1,test"]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    (remark,) = csv(str(tmp_path / "table.csv")).remarks
+    assert remark == (
+        "byte copies among the test images, which count several times: 2, such as "
+        f"{tmp_path / '3.png'} of {tmp_path / '2.png'}"
+    )
+
+
 def test_a_copy_of_a_training_photo_among_the_test_photos_is_named(tmp_path, write):
     """The same file by another path, by a link, and by its bytes."""
     write(tmp_path / "0.png", PIXELS)
