@@ -193,12 +193,14 @@ def replaced(answer: Path, arguments: Sequence[str]) -> list[str]:
 def show(found: dict[str, Any]) -> None:
     """Print the table, the answer and the commands."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from anomaly_lab.report.selection import number
 
     measures = [name for name in found["measures"] if any(name in row["figures"] for row in found["ranking"])]
-    table = Table("method", *(found["measures"][name] for name in measures), "s a photo", "minutes", "")
+    table = Table(
+        Column("method", overflow="fold"), *(found["measures"][name] for name in measures), "s a photo", "minutes", ""
+    )
     for place, row in enumerate(found["ranking"]):
         cells = [figure_text(row["figures"].get(name), number) for name in measures]
         mark = "control" if row["control"] else "first" if not place else "tied with it" if row["tied"] else ""

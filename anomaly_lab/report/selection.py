@@ -165,8 +165,9 @@ def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
     if ranking.basis == "synthetic":
         return f"One labelled defect would show whether a real one scores above good photos at all; {good}."
     if next(iter(first.figures.values())).value == 1:
-        value = number(excluded(min(facts.defective + 1, facts.test_good)))
-        return f"One more labelled defect that is found would exclude values below {value}; {good}."
+        more = "defect" if facts.defective < facts.test_good else "defect and one more good test photo"
+        value = number(excluded(min(facts.defective, facts.test_good) + 1))
+        return f"One more labelled {more}, in order again, would exclude values below {value}; {good}."
     share = 1 - math.sqrt(facts.defective / (facts.defective + 1))  # of an interval that rests on so many
     return f"One more labelled defect would narrow the interval by about {percent(share)}; {good}."
 

@@ -90,6 +90,18 @@ def test_what_more_photos_would_tell(ranking):
     assert "by about 13 %;" in few  # 1 - sqrt(3 / 4)
 
 
+def test_photos_that_are_all_in_order_exclude_lower_values_one_by_one(tmp_path):
+    perfect = rank([contender("a", LABELS, folder=tmp_path)], "labels")
+    text = what_more(perfect.standings[0], perfect, FACTS._replace(defective=10, test_good=40))
+    assert text.startswith(
+        "One more labelled defect, in order again, would exclude values below .762; 50 more"
+    )  # of 11
+    text = what_more(perfect.standings[0], perfect, FACTS._replace(defective=10, test_good=10))
+    assert text.startswith(
+        "One more labelled defect and one more good test photo, in order again, would exclude values"
+    )
+
+
 def test_every_row_has_its_own_figures(tmp_path):
     shares = {"padim": 0.9, "cae": 0.4, "control_pca": 0.6}
     there = [contender(name, NOISE, 1, marked(tmp_path / name, share)) for name, share in shares.items()]
