@@ -22,7 +22,7 @@ from anomaly_lab.launch.local import Local
 from anomaly_lab.launch.sweep import Composer, plan
 from anomaly_lab.launch.table import JobTable
 from anomaly_lab.networks.offline import OFFLINE, is_installed
-from anomaly_lab.report.ranking import Contender
+from anomaly_lab.report.ranking import IMAGE_LEVEL, Contender
 from anomaly_lab.runs.collect import read
 from anomaly_lab.runs.folder import read_job, refuse_unwritable, state_of
 from anomaly_lab.runs.measures import BY_KEY
@@ -158,7 +158,7 @@ class Board(JobTable):
         if state == "done":
             run = read(folder, folder)
             values = {key: run.metrics[key] for key in SHOWN if key in run.metrics}
-            if self.entries[folder].label.startswith("control"):  # in the direction that suits it, as in the ranking
+            if self.entries[folder].label in IMAGE_LEVEL:  # in the direction that suits it, as in the ranking
                 values = {key: max(value, 1 - value) for key, value in values.items()}
             names = {
                 key: BY_KEY[key].name if key in BY_KEY else "of painted against unchanged photos" for key in values

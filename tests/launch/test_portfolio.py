@@ -234,6 +234,18 @@ def test_a_candidate_that_fails_on_one_of_two_data_sets_has_failed(tmp_path, clo
     assert (contender.state, contender.runs) == ("failed", [])
 
 
+def test_the_table_turns_the_figures_that_the_ranking_turns(tmp_path):
+    notes = []
+    for name in ("control_brightness", "control_pca"):
+        folder = write_run(tmp_path, name, name="select")
+        (folder / "metrics.json").write_text('{"image_auroc": 0.2, "synthetic_image_auroc": 0.9}')
+        board = Board({folder: name})
+        board.change(folder, "done")
+        notes.append(board.entries[folder].note)
+    ours = "of painted against unchanged photos 0.900"
+    assert notes == [f"image AUROC 0.800, {ours}", f"image AUROC 0.200, {ours}"]
+
+
 def test_minutes_of_a_run_are_known_once_it_has_ended():
     assert minutes_of({"started": 60.0, "finished": 150.0}) == 1.5
     assert math.isnan(minutes_of({"started": 60.0}))
