@@ -275,9 +275,13 @@ GOLDEN = {
     "skip_ganomaly": ["method.width=8"],
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
-    "mkd": ["data.image_size=64"],
-    "reverse_distillation": ["data.image_size=64", "method.blocks=[1,1,1]"],
-    "stfpm": ["data.image_size=64"],
+    "mkd": ["data.image_size=64", "method.backbone.layers=[layer1,layer2]", "method.scoring=2"],
+    "reverse_distillation": [
+        "data.image_size=64",
+        "method.backbone.layers=[act1,layer1,layer2]",
+        "method.blocks=[1,1,1]",
+    ],
+    "stfpm": ["data.image_size=64", "method.backbone.layers=[layer1,layer2]"],
 }
 # Two networks against each other magnify rounding, which differs between processors, within a few steps.
 STEADY_STEPS = {"anogan": 3, "f_anogan": 3}

@@ -300,7 +300,7 @@ def test_painted_defects_rank_and_an_unsteady_method_loses(tmp_path):
     assert rows["steady"]["alarms"] == 0 < rows["nervous"]["alarms"]
     sure = sentences(ranking, FACTS)[1]
     assert sure.startswith(
-        "This ranks and does not measure: no real defect was seen, blob and scar were painted into 10 "
+        "This ranks and does not measure: no real defect was looked at, a stain and a scar were painted into copies "
     )
     assert "1 in 11" in sure
 
