@@ -11,7 +11,7 @@ class Pixels(Backbone):
 
     def __init__(self, layers: tuple[str, ...] = ("fine", "coarse")) -> None:
         nn.Module.__init__(self)
-        self.name, self.trainable, self.layers = "pixels", False, layers
+        self.name, self.trainable, self.weights, self.layers = "pixels", False, None, layers
         self.channels, self.reductions = (3,) * len(layers), (2, 4)[: len(layers)]
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -26,7 +26,8 @@ class Given(Backbone):
 
     def __init__(self, maps: list[Tensor]) -> None:
         nn.Module.__init__(self)
-        self.name, self.trainable, self.layers = "given", False, tuple(f"layer{i + 1}" for i in range(len(maps)))
+        self.name, self.trainable, self.weights = "given", False, None
+        self.layers = tuple(f"layer{i + 1}" for i in range(len(maps)))
         self.channels, self.reductions = (maps[0].shape[1],) * len(maps), (2, 4, 8)[: len(maps)]
         self.maps = maps
 

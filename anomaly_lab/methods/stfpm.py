@@ -34,7 +34,7 @@ class STFPM(GradientMethod):
     The score is the maximum of the map, which is not smoothed. `student` may be any network whose maps have the
     channels and strides of the teacher's.
 
-    Raises UserError for a student whose maps have others.
+    Raises UserError for a student whose maps have others, and for one that has weights or is not trained.
     """
 
     version: ClassVar = 1
@@ -55,6 +55,9 @@ class STFPM(GradientMethod):
                 f"method.student: expected maps of {backbone.channels} channels at strides {backbone.reductions} px, as"
                 f" {backbone.name} has them, found {student.channels} at {student.reductions} of {student.name}"
             )
+        if not student.trainable or student.weights is not None:
+            found = f"weights={student.weights}" if student.trainable else "trainable=false"
+            raise UserError(f"method.student: expected a network that is trained from random weights, found {found}")
         self.backbone = backbone
         self.student = student
 

@@ -14,6 +14,7 @@ LAYERS = ("layer1", "layer2", "layer3")
 
 
 def stfpm(teacher, student):
+    student.trainable = True
     return STFPM(WholeImage(), teacher, student, torch.optim.SGD)
 
 
@@ -78,3 +79,12 @@ def test_a_student_whose_maps_do_not_fit_is_refused(layers, found):
     teacher = Backbone("resnet18", LAYERS)
     with pytest.raises(UserError, match=f"method.student: expected maps of .*64, 128, 256.*{found}"):
         stfpm(teacher, Backbone("resnet18", layers, trainable=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({"trainable": False}, "trainable=false"), ({"trainable": True, "weights": "w.pt"}, "weights=w.pt")],
+)
+def test_a_student_that_would_not_learn_from_the_beginning_is_refused(given, found):
+    with pytest.raises(UserError, match=f"method.student: expected a network that is trained .*, found {found}"):
+        STFPM(WholeImage(), Backbone("resnet18", LAYERS), Backbone("resnet18", LAYERS, **given), torch.optim.SGD)
