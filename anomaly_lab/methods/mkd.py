@@ -64,7 +64,7 @@ class Cloner(nn.Module):
 
 
 class MKD(GradientMethod):
-    """A ResNet-18 as source, and a cloner with a twentieth of its weights.
+    """A ResNet-18 as source, and a thin cloner of its first three stages.
 
     - `pooled`: the critical layers are those of the backbone after a max pooling, as the paper's are with VGG-16.
     - `normalise`: by the mean and deviation of ImageNet. The authors' code does not for MVTec AD.
