@@ -17,6 +17,7 @@ sweep() {
 failed=0
 sweep method=variation_model,texture_inspection "$@"
 sweep method=padim,patchcore,mahalanobis,spade "${weights[@]}" "$@"
+sweep method=stfpm,reverse_distillation,mkd "${weights[@]}" "$@"
 sweep method=anomaly_dino "${dino[@]}" "$@"
 sweep method=cnn_dictionary method.evaluation=dense "${weights[@]}" "$@"
 sweep method=cae,ssim_ae,slides_cae,ganomaly,skip_ganomaly,f_anogan,anogan "$@"

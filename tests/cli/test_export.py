@@ -86,7 +86,11 @@ def test_the_line_decides_as_predict_does(lab, toy, toy_run, tmp_path, write, ca
         export.main([f"run={folder}", f"format={suffix}", f"out={tmp_path}/model.{suffix}"])
     said = capsys.readouterr()
     assert said.err == ""
-    assert said.out.count("\n") == 4
+    lines = said.out.splitlines()
+    assert re.findall(r"\d of 3: (\w+)", said.out) == ["tracing", "writing", "asking"] * 2
+    assert [line.startswith(f"export: {tmp_path}/model.") for line in lines] == [False] * 3 + [True] + [False] * 3 + [
+        True
+    ]
     figures = re.findall(r"differs by at most (\S+)", said.out)
     assert len(figures) == 4
     assert max(map(float, figures)) <= 1e-5
