@@ -28,6 +28,9 @@ for method in padim patchcore; do
     row features method=$method method.backbone.weights=$weights $data
   done
 done
+for method in stfpm reverse_distillation mkd; do
+  row students method=$method budget.epochs=5 budget.schedule=cosine data.batch_size=8 method.backbone.weights=$weights $transistor
+done
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
 for method in cae ssim_ae; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# experiments/students/run.sh ROOT WEIGHTS [PART]: students of a frozen ResNet-18 on five sets, ten minutes of one CPU thread
-# each; results.csv. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/; WEIGHTS is a
+# experiments/students/run.sh ROOT WEIGHTS [PART]: students of a frozen ResNet-18 on five sets, a small budget on one CPU
+# thread; results.csv. ROOT holds mvtec_ad_small/, wood_boards_256/, concrete_crack_700/ and covid19_xray/; WEIGHTS is a
 # ResNet-18 trained on ImageNet, up to layer3 at least. PART runs only the rows whose text (ROW METHOD DATA SEED) contains
 # it; finished rows are skipped.
 set -euo pipefail
@@ -15,7 +15,7 @@ declare -A data=(
   [xray]="data=folder data.root=$root/covid19_xray data.category=xray"
 )
 declare -A images=([screw]=288 [transistor]=192 [wood]=63 [cracks]=225 [xray]=63)  # for training: 90 % of the good ones
-seen=2000  # images of 256 px in a training, repetitions counted: about ten quiet minutes; fixed before any result was seen
+seen=2000  # images of 256 px in a training, repetitions counted: meant for ten quiet minutes, not measured; fixed before any result was seen
 
 row() {  # ROW METHOD DATA SEED SEEN WORDS...
   case "$1 $2 $3 $4" in *"$part"*) ;; *) return 0 ;; esac
