@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.plugins import MixedPrecision
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,7 +24,8 @@ from anomaly_lab.core.types import Placement
 from anomaly_lab.data.placement import place
 from anomaly_lab.methods import ganomaly
 from anomaly_lab.methods.base.build import build_method
-from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.method import Method, evaluating
+from anomaly_lab.networks.patch_network import PatchNetwork
 from tests.adversarial import OUTSIDE, Losses, Patches, configured, fit, shared
 
 FILES = {
@@ -37,13 +39,14 @@ TRUST = sorted({node["_target_"].partition(".")[0] for node in FILES.values()})
 DESCENDING = [name for name, node in FILES.items() if class_fact(node["_target_"], "rates")]  # with optimizers
 FITTED = [name for name in METHODS if name not in DESCENDING]
 
-SIDE = {"cae": 128, "ssim_ae": 128, "slides_cae": 64}  # px, where it is not 32: the least of their network
+SIDE = {"cae": 128, "ssim_ae": 128, "slides_cae": 64, "efficient_ad": 48}  # px, of networks that need more than 32
 TOY = {
     "anomaly_dino": "backbone.name=resnet18.tv_in1k backbone.layers=[layer2] rotations=8 ratio=0.2",
     "anogan": "generator.width=2 generator.latent_size=8 discriminator.width=2 search_steps=5 optimizer.lr=1e-2",
     "cae": "optimizer.lr=3e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
+    "efficient_ad": "optimizer.lr=1e-3",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "mkd": "backbone.layers=[layer1,layer2] scoring=2 optimizer.lr=1e-2",
@@ -54,6 +57,7 @@ TOY = {
     "slides_cae": "normalisation=train optimizer.lr=1e-2",
     "ssim_ae": "optimizer.lr=1e-3",
     "stfpm": "backbone.layers=[layer1,layer2]",
+    "uninformed_students": "optimizer.lr=1e-3",
     "texture_inspection": "images=4 novelty_images=3 levels=2 components=2 vectors=500 projection=16",
 }
 NO_GRAPH = {
@@ -104,6 +108,19 @@ class Training(NamedTuple):
     steps: int  # of all optimizers
 
 
+def given(name: str, weights: Path, folder: Path) -> list[str]:
+    """The words for the weights that a method needs: those of a ResNet-18, or of a small patch network in `folder`."""
+    if "backbone" in FILES[name]:
+        return [f"method.backbone.weights={weights}"]
+    if (place := {"efficient_ad": "teacher", "uninformed_students": "patch65"}.get(name)) is None:
+        return []
+    torch.manual_seed(0)
+    network = PatchNetwork(FILES[name][place].name, 0.02)
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    save_file(state, file := folder / "teacher.safetensors")
+    return [f"method.{place}.weights={file}", f"method.{place}.width=0.02"]
+
+
 composed = cache(configured)  # whoever gets it does not change it
 
 
@@ -115,7 +132,7 @@ class Toy:
         node = FILES[name]
         self.words = [f"method={name}", "data=folder", "data.root=x", f"data.image_size={self.side}"]
         self.words += [f"method.{word}" for word in TOY.get(name, "").split()]
-        self.words += [f"method.backbone.weights={weights}"] * ("backbone" in node)
+        self.words += given(name, weights, folder)
         self.words += ["budget.schedule=cosine"] * (name in DESCENDING)
         if class_fact(node["_target_"], "clips_gradients"):
             self.words += ["+method.gradient_clip=0.1", "+method.log_gradient_norms=true"]
@@ -152,13 +169,15 @@ class Toy:
         """Train it for two epochs, or as often as it looks, alone or as one of two processes."""
         sides = {"side": self.side, "channels": self.channels}
         if resume is None:
-            method.prepare(Bars(2, batch_size, **sides))
+            with evaluating(method), torch.no_grad():
+                method.prepare(Bars(2, batch_size, **sides))
         patches = Bars(2, batch_size, place=(0, 1) if rank is None else (rank, 2), **sides)
         options |= {} if rank is None else shared()
         trainer = fit(
             method, self.folder, method.passes or 2, patches, Bars(1, **sides), resume, callbacks, **options
         )  # fmt: skip
-        method.calibrate(Bars(1, **sides))
+        with evaluating(method), torch.no_grad():
+            method.calibrate(Bars(1, **sides))
         return trainer
 
     @cached_property
@@ -171,8 +190,8 @@ class Toy:
     def divisible(self) -> Method:
         """The method as two processes can train it on halves of a batch and come to the same.
 
-        Without batch norm, whose statistics are those of the half, and descending plainly: Adam would make large steps
-        of the last digits of small gradients.
+        Without batch norm, whose statistics are those of the half, without dropout, which each draws for itself, and
+        descending plainly: Adam would make large steps of the last digits of small gradients.
         """
         method = self.built()
         for module in list(method.modules()):
@@ -180,6 +199,8 @@ class Toy:
                 trained = isinstance(layer, nn.BatchNorm2d) and layer.weight.requires_grad  # not those of a teacher
                 if trained and self.name in DESCENDING:
                     setattr(module, name, nn.GroupNorm(1, layer.num_features))
+                if isinstance(layer, nn.Dropout):
+                    layer.p = 0.0
         descend(method, 1e-2)
         return method
 

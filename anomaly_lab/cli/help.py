@@ -14,6 +14,7 @@ COMMANDS = (
     "methods",
     "metrics",
     "doctor",
+    "teacher",
     "sync",
     "dashboard",
     "completion",
@@ -33,6 +34,7 @@ Usage
   python -m anomaly_lab data cache [clear [ENTRY]]          show or clear the cache of decoded images
   python -m anomaly_lab methods | metrics                   every method, every figure of a result, in a line
   python -m anomaly_lab doctor                              what this machine has, and what is missing
+  python -m anomaly_lab teacher network=NAME images=FOLDER out=FILE   a small teacher, for methods that need one
   python -m anomaly_lab sync [FOLDER]                       upload W&B runs that were recorded offline
   python -m anomaly_lab dashboard entity=NAME project=NAME  save a W&B workspace that compares methods
   eval "$(anomaly-lab completion)"                          let the shell complete commands, options, key=value

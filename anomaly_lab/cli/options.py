@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from anomaly_lab.config.build import trusted
 from anomaly_lab.core.errors import UserError, nearest, without_dashes
 
+Number = TypeVar("Number", int, float)
 Options = dict[str, str]  # name -> description
 TRUST: Options = {"trust": "packages whose classes a run may name beside ours, separated by commas"}
 
@@ -46,6 +48,22 @@ def switch(options: dict[str, str], name: str, default: bool) -> bool:
     if value not in {"true", "false"}:
         raise UserError(f"{name}: expected true or false, found {options[name]!r}")
     return value == "true"
+
+
+def number(options: dict[str, str], name: str, default: Number, lowest: float) -> Number:
+    """The value of an option that is a number like its default.
+
+    Raises UserError for anything else, and below `lowest`.
+    """
+    kind = type(default)
+    try:
+        value = kind(options.get(name, default))
+    except ValueError:
+        value = kind(-1)
+    if not lowest <= value < float("inf"):
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"{name}: expected {what} from {lowest:g} on, found {options[name]!r}")
+    return value
 
 
 def packages(options: dict[str, str]) -> list[str]:

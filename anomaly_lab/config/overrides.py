@@ -25,7 +25,8 @@ from anomaly_lab.networks.offline import MODEL, OFFLINE
 Composed = TypeVar("Composed")
 FLAGS = {"-m", "--multirun"}
 NUMBERS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
-PATH = re.compile(r"(\+{0,2}(?:data\.(?:root|region|cache_dir|category)|runs_dir|[\w.]+\.weights))=(.+)", re.DOTALL)
+PATHS = r"data\.(?:root|region|cache_dir|category)|runs_dir|[\w.]+\.(?:weights|foreign_images)"
+PATH = re.compile(rf"(\+{{0,2}}(?:{PATHS}))=(.+)", re.DOTALL)
 SWEEP = r"(?:choice|range|interval|tag|glob|sort|shuffle|int|float)\(.*\)"
 OF_HYDRA = re.compile(rf"null|true|false|(['\"]).*\1|\[[\d., -]+\]|.*\$\{{.*|{SWEEP}", re.DOTALL)  # no path
 NEEDS_NO_QUOTES = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*", re.ASCII)

@@ -5,14 +5,13 @@ Similarity to Autoencoders, 2018; the baseline of MVTec AD (CVPR 2019). A networ
 through a few numbers learns to reproduce what it has seen, and leaves a residual where it has not.
 """
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.autoencoder import Autoencoder
 
@@ -28,7 +27,7 @@ class CAE(GradientMethod):
         network: Autoencoder,
         optimizer: OptimizerFactory,
         tiling: Tiling,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
         self.network = network

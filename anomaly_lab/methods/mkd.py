@@ -20,6 +20,7 @@ from anomaly_lab.functional.blur import gaussian_blur
 from anomaly_lab.functional.feature_distance import cosine_distance
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.backbone import Backbone
 
@@ -95,7 +96,7 @@ class MKD(GradientMethod):
         localisation: Literal["gradient", "none"],
         pooled: bool,
         normalise: bool,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
         strides = [stride * (2 if pooled else 1) for stride in backbone.reductions]

@@ -19,6 +19,7 @@ from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.feature_distance import cosine_distance
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling, enlarge
 from anomaly_lab.networks.backbone import Backbone
 
@@ -107,7 +108,7 @@ class ReverseDistillation(GradientMethod):
         block: Kind,
         blocks: Annotated[Sequence[PositiveInt], Field(min_length=3, max_length=3)],
         base_width: PositiveInt,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
         strides = backbone.reductions

@@ -18,6 +18,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of red, green, blue
@@ -73,7 +74,7 @@ class SlidesCAE(GradientMethod):
         optimizer: OptimizerFactory,
         tiling: Tiling,
         bottleneck: Literal["slides", "true_1x1"] = "slides",
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
         normalisation: Literal["none", "train", "imagenet"] = "none",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)

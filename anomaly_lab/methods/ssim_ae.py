@@ -15,6 +15,7 @@ from torch import Tensor
 from anomaly_lab.core.types import Images
 from anomaly_lab.functional.ssim import LIBRARY_CONSTANTS, PAPER_CONSTANTS, Window, ssim_map
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.methods.cae import CAE
 from anomaly_lab.networks.autoencoder import Autoencoder
@@ -36,7 +37,7 @@ class SSIMAE(CAE):
         network: Autoencoder,
         optimizer: OptimizerFactory,
         tiling: Tiling,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
         constants: Literal["library", "paper"] = "library",
         window: Window = "gaussian",
     ) -> None:

@@ -5,7 +5,7 @@ on all layers of the pyramid at once, there is something that it has never seen.
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.feature_distance import cosine_distance
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling, enlarge
 from anomaly_lab.networks.backbone import Backbone
 
@@ -47,7 +48,7 @@ class STFPM(GradientMethod):
         backbone: Backbone,
         student: Backbone,
         optimizer: OptimizerFactory,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
         if (student.channels, student.reductions) != (backbone.channels, backbone.reductions):

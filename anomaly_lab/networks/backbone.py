@@ -14,7 +14,6 @@ import torch
 from huggingface_hub import hf_hub_download, hf_hub_url
 from huggingface_hub.errors import LocalEntryNotFoundError
 from jaxtyping import Float
-from safetensors.torch import load_file
 from timm.models import Eva, SwinTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +21,7 @@ from torch.nn import functional
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.networks.hub import WEIGHTS, answer
 from anomaly_lab.networks.offline import MODEL, OFFLINE, STEM, TENSORFLOW, is_installed, offline_file, translated_lite
-from anomaly_lab.networks.pretrained import PretrainedNetwork
+from anomaly_lab.networks.pretrained import PretrainedNetwork, read
 
 NORM = "norm"  # the layer name of a transformer's last block behind its final layer norm
 TRANSFORMERS = VisionTransformer, Eva, SwinTransformer  # that have it, Eva for DINOv3
@@ -202,7 +201,7 @@ class Backbone(PretrainedNetwork):
             offline_file() if self.weights == OFFLINE
             else Path(self.weights).expanduser() if self.weights else from_hub(self.name)
         )  # fmt: skip
-        state = read(path)
+        state = read(path, "method.backbone.weights")
         refuse_twin(self.name, state, path)
         if any(self._misfit(state)):
             state = translated(state, outline(self.name))
@@ -302,33 +301,6 @@ def translated(state: dict[str, Tensor], whole: nn.Module) -> dict[str, Tensor]:
     with suppress(Exception):  # of a file that is of another model, about which the caller complains
         return translate(dict(state), whole) if translate else state
     return state
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by their names; nothing in it is executed.
-
-    A training checkpoint that keeps them under `state_dict` or `model`, or with `module.` before each name, will do.
-
-    Raises UserError where the file is missing, damaged or no table of tensors.
-    """
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise UserError(f"method.backbone.weights: expected a safetensors or PyTorch file, found {found} at {path}")
-    try:
-        with path.open("rb") as file:
-            is_pytorch = file.read(2) in (b"PK", b"\x80\x02")  # a ZIP archive, or the pickle of old
-        state = torch.load(path, "cpu", weights_only=True) if is_pytorch else load_file(path)
-    except Exception as error:  # bytes that are no weights can raise anything
-        raise UserError(
-            f"method.backbone.weights: expected a safetensors or PyTorch file of tensors and nothing else, found "
-            f"{path}: it is damaged, or holds Python objects, which are never loaded"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"method.backbone.weights: expected tensors by their names, found something else in {path}")
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def refuse_twin(name: str, state: dict[str, Tensor], path: Path) -> None:

@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.samples import digests
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.training.strategy import DDP
@@ -33,6 +35,20 @@ def check_memory(method: Method, images: int) -> None:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if isinstance(method, FittedMethod):
         method.check_memory(images, available)
+
+
+def check_foreign_photos(method: Method, data: DataModule) -> None:
+    """Refuse foreign photos that are photos of the run: good ones would be unlearnt, test images learnt from."""
+    samples = [*data.train_samples, *data.held_out_samples, *data.test_samples]
+    if not method.foreign_photos:
+        return
+    known = dict(zip(digests([sample.path for sample in samples]), samples, strict=True))
+    found = [known[digest] for digest in digests(list(method.foreign_photos)) if digest in known]
+    if found:
+        raise UserError(
+            f"method.foreign_images: expected photos of anything else, found {len(found)} of this data set, such as "
+            f"{found[0].path}; name another folder, or procedural"
+        )
 
 
 def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """Assembly of a run: configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics."""
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +32,7 @@ from anomaly_lab.runs.naming import decoding_key, fingerprints_of
 from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
 from anomaly_lab.training.checks import (
     check_batch_norm,
+    check_foreign_photos,
     check_manual_optimisation,
     check_memory,
     check_processes,
@@ -41,6 +40,7 @@ from anomaly_lab.training.checks import (
 )
 from anomaly_lab.training.environment import environment
 from anomaly_lab.training.losses import Losses
+from anomaly_lab.training.messages import quiet
 from anomaly_lab.training.precision import choose
 from anomaly_lab.training.throughput import Throughput
 
@@ -49,11 +49,7 @@ THRESHOLDS = ("threshold", "pixel_threshold")  # all that a run without labelled
 
 def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[str, Any]:
     """Train, or continue from a checkpoint, then set the threshold and test; returns the metrics."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of torch; told in every run
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # of short runs, which are meant to be
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # check_processes sees what is wrong there
-    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen networks: on purpose
+    quiet()
     settings = cast(DictConfig, OmegaConf.merge(config, {"run_folder": str(folder)}))
     resolved = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
     pl.seed_everything(resolved["seed"], verbose=False)
@@ -73,6 +69,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     check_memory(method, len(datamodule.train_samples))
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
+    check_foreign_photos(method, datamodule)
     if is_first_process():
         photos = datamodule.train_samples, datamodule.test_samples, datamodule.decoding, datamodule.workers
         good = len(datamodule.train_samples) + len(datamodule.held_out_samples)

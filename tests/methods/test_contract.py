@@ -37,6 +37,7 @@ from tests.contract import (
     descend,
     differing,
     divided,
+    given,
     scaled,
     state_of,
 )
@@ -257,7 +258,8 @@ OURS = {
     "mkd": {"backbone", "pooled", "normalise"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
-    "ssim_ae": {"constants", "window", "network"}, "variation_model": {"images", "alignment"},
+    "ssim_ae": {"constants", "window", "network"}, "uninformed_students": {"stride"},
+    "variation_model": {"images", "alignment"},
 }  # fmt: skip
 
 
@@ -275,6 +277,8 @@ GOLDEN = {
     "skip_ganomaly": ["method.width=8"],
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
+    "efficient_ad": ["data.image_size=48", "data.batch_size=4"],
+    "uninformed_students": ["data.image_size=48"],
     "mkd": ["data.image_size=64", "method.backbone.layers=[layer1,layer2]", "method.scoring=2"],
     "reverse_distillation": [
         "data.image_size=64",
@@ -304,12 +308,12 @@ class FiveLosses(Losses):
 def test_the_first_losses_are_those_of_yesterday(name, parts, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(ganomaly, "WON", 1e-5)
     torch.set_num_threads(1)
-    given = [f"method.backbone.weights={weights}"] if "backbone" in FILES[name] else []
     outside = OUTSIDE if not (CONF / f"method/{name}.yaml").is_file() else None
     resolved = configured(
         f"method={name}", "data=folder", f"data.root={parts}", "data.image_size=128", "data.patches=160",
         "data.batch_size=8", "data.workers=0", "data.settings.rotation=0", "data.settings.shift=0",
-        *["method.optimizer.lr=1e-3"] * ("optimizer" in FILES[name]), *GOLDEN.get(name, []), *given,
+        *["method.optimizer.lr=1e-3"] * ("optimizer" in FILES[name]), *GOLDEN.get(name, []),
+        *given(name, weights, tmp_path),
     )  # fmt: skip
     pl.seed_everything(0, verbose=False)
     data, method, losses = instantiate(resolved["data"]["datamodule"]), build_method(resolved, TRUST), FiveLosses()

@@ -12,7 +12,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.feeds import RowLoader
 from anomaly_lab.data.patches import PatchPlan
 from anomaly_lab.methods.base.method import Method
-from anomaly_lab.methods.base.schedule import cosine
+from anomaly_lab.methods.base.schedule import scheduled
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.training.checkpoint import LastCheckpoint
@@ -57,7 +57,7 @@ class Toy(Method):
         if not self.automatic_optimization:
             return [torch.optim.Adam(self.a.parameters(), 0.01), torch.optim.Adam(self.b.parameters(), 0.02)], []
         optimizer = torch.optim.Adam(self.parameters(), 0.01)
-        return [optimizer], [cosine(optimizer, self.trainer)]
+        return [optimizer], [scheduled(optimizer, "cosine", self.trainer)]
 
 
 class Data(pl.LightningDataModule):

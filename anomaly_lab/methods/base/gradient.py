@@ -2,27 +2,25 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.method import Method, OptimizerFactory, Scalar
-from anomaly_lab.methods.base.schedule import cosine
+from anomaly_lab.methods.base.schedule import Schedule, scheduled
 from anomaly_lab.methods.base.tiling import Tiling
 
 
 class GradientMethod(Method):
     """A network that learns by gradient descent; a method writes `losses` and `predict`, this class the rest.
 
-    `schedule`: "constant", or "cosine": the learning rate falls to zero over the run.
+    `schedule`: "constant"; "cosine": the learning rate falls to zero over the run; "drop": to a tenth near its end.
     """
 
     rates: ClassVar[tuple[str, ...]] = ("optimizer",)
 
-    def __init__(
-        self, tiling: Tiling, optimizer: OptimizerFactory, schedule: Literal["constant", "cosine"] = "constant"
-    ) -> None:
+    def __init__(self, tiling: Tiling, optimizer: OptimizerFactory, schedule: Schedule = "constant") -> None:
         super().__init__(tiling)
         self.optimizer = optimizer
         self.schedule = schedule
@@ -63,4 +61,6 @@ class GradientMethod(Method):
     def configure_optimizers(self) -> Any:
         """The optimizer of the configuration, with its schedule."""
         optimizer = self.optimizer(self.trained())
-        return optimizer if self.schedule == "constant" else ([optimizer], [cosine(optimizer, self.trainer)])
+        if self.schedule == "constant":
+            return optimizer
+        return [optimizer], [scheduled(optimizer, self.schedule, self.trainer)]

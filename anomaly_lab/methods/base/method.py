@@ -1,8 +1,9 @@
 """The base class of all methods: a LightningModule that learns from normal images and predicts anomaly maps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -109,9 +110,19 @@ class Method(pl.LightningModule, ABC):
 
     def _load_backbones(self) -> None:
         for backbone in self.modules():
-            if isinstance(backbone, PretrainedNetwork) and not backbone.trainable and (unused := backbone.load()):
+            if not isinstance(backbone, PretrainedNetwork) or backbone.trainable:
+                continue
+            if unused := backbone.load():
                 above = ", ".join(sorted({name.split(".")[0] for name in unused}))
                 self.say(f"{backbone.name}: weights above {backbone.layers[-1]} not used ({above})")
+            if backbone.origin:
+                self.say(f"{backbone.name}: {backbone.origin}")
+                backbone.origin = ""  # once
+
+    @property
+    def foreign_photos(self) -> Sequence[Path]:
+        """Photos of anything else that it learns from; none of them may be of the run's data."""
+        return ()
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"] | None:
         """A vector for each image or tile, for a map of the test images; None: there is none."""

@@ -1,25 +1,34 @@
 """How the learning rate falls over a run."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+Schedule = Literal["constant", "cosine", "drop"]
+CURVES: dict[Schedule, Callable[[float], float]] = {  # share of the run that is done -> factor of the learning rate
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "drop": lambda done: 1.0 if done < 0.95 else 0.1,
+}
 
-def cosine(optimizer: torch.optim.Optimizer, trainer: pl.Trainer) -> dict[str, Any]:
-    """Half a cosine, from the optimizer's learning rate down to zero at the last step, as Lightning takes schedules.
+
+def scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule, trainer: pl.Trainer) -> dict[str, Any]:
+    """A curve from the optimizer's learning rate at the first step on, as Lightning takes schedules.
+
+    `cosine`: half a cosine down to zero at the last step; `drop`: a tenth for the last twentieth of the steps.
 
     The number of steps is asked for when a step is made. Lightning would tell it before (`estimated_stepping_batches`),
     and would have to build the loader for that: a run that resumes inside its first epoch then saw that epoch's data
     from the beginning.
     """
 
-    def share(step: int) -> float:
+    def factor(step: int) -> float:
         if step == 0:
             return 1.0
         batches = math.ceil(int(trainer.num_training_batches) / trainer.accumulate_grad_batches)
-        return (1 + math.cos(math.pi * step / (batches * (trainer.max_epochs or 1)))) / 2
+        return CURVES[schedule](step / (batches * (trainer.max_epochs or 1)))
 
-    return {"scheduler": LambdaLR(optimizer, share), "interval": "step"}
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}

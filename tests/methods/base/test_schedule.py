@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from anomaly_lab.methods.base.schedule import cosine
+from anomaly_lab.methods.base.schedule import scheduled
 
 
 class Toy(pl.LightningModule):
@@ -22,7 +22,7 @@ class Toy(pl.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), 0.1)
-        return [optimizer], [cosine(optimizer, self.trainer)]
+        return [optimizer], [scheduled(optimizer, "cosine", self.trainer)]
 
 
 @pytest.mark.parametrize(("accumulated", "steps"), [(1, 10), (2, 6)])
