@@ -117,7 +117,7 @@ def given(name: str, weights: Path, folder: Path) -> list[str]:
     torch.manual_seed(0)
     network = PatchNetwork(FILES[name][place].name, 0.02)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    save_file(state, file := folder / "teacher.safetensors")
+    save_file(state, file := folder / f"{name}.safetensors")
     return [f"method.{place}.weights={file}", f"method.{place}.width=0.02"]
 
 
@@ -201,7 +201,7 @@ class Toy:
                     setattr(module, name, nn.GroupNorm(1, layer.num_features))
                 if isinstance(layer, nn.Dropout):
                     layer.p = 0.0
-        descend(method, 1e-2)
+        descend(method, 1e-4 if self.name == "uninformed_students" else 1e-2)  # its loss is a sum over the channels
         return method
 
     def divided(self, rank: int | None = None) -> dict[str, torch.Tensor]:

@@ -205,14 +205,15 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "skip_ganomaly": (32, 32, 64, 45_000, 15), "cnn_dictionary": (256,), "variation_model": (1024,),
     "texture_inspection": (400,), "padim": (224,), "patchcore": (224,), "spade": (224,), "mahalanobis": (380,),
     "anomaly_dino": (672,), "stfpm": (256, 256, 32, 100_000, 100), "reverse_distillation": (256, 256, 16, 100_000, 200),
-    "mkd": (128, 128, 64, 100_000, 600),
+    "mkd": (128, 128, 64, 100_000, 600), "efficient_ad": (256, 256, 1, 100_000, 350),
+    "uninformed_students": (256, 256, 1, 100_000, 100),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
     "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "anogan": (512, 128, 128), "f_anogan": (512, 64, 32),
     "ganomaly": (32, 32, 32), "skip_ganomaly": (32, 32, 32),
 }  # fmt: skip
 NO_THRESHOLD = "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
-NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd"  # is published
+NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"  # is published
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():

@@ -168,7 +168,7 @@ class PatchTeacher(PretrainedNetwork):
             width = "" if self.width == 1 else f" of width {self.width:g}"
             raise UserError(
                 f"weights of {self.name}: expected the {len(self.network.state_dict())} tensors of {self.name}{width}, "
-                f"found {path}{of_another(state)}; {command}"
+                f"found {path} of {len(state)} tensors{of_another(state)}; {command}"
             )
         if broken := next((name for name, value in state.items() if not value.isfinite().all()), None):
             raise UserError(f"weights of {self.name}: expected finite numbers, found others in {broken} of {path}")
@@ -192,17 +192,11 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def of_another(state: dict[str, Tensor]) -> str:
     """Of which architecture and width the tensors are, in words; "" for none."""
-    first = state.get("0.weight")
-    if first is None or first.ndim != 4:
-        return ""
+    numbered = {name: value for name, value in state.items() if name.partition(".")[0].isdecimal() and value.ndim == 4}
+    weights = [numbered[name] for name in sorted(numbered, key=lambda name: int(name.partition(".")[0]))]
     for name, architecture in ARCHITECTURES.items():
-        width = len(first) / architecture.layers[0][1]
-        if shapes(state) == shapes(outline(name, width)):
+        convolutions = [layer for layer in architecture.layers if layer != POOL]
+        if [weight.shape[-1] for weight in weights] == [side for side, _ in convolutions]:
+            width = round(len(weights[0]) / convolutions[0][1], 2)
             return f", of {name}" + ("" if width == 1 else f" of width {width:g}")
     return ""
-
-
-def outline(name: Name, width: float) -> dict[str, Tensor]:
-    """The tensors of a network, without memory for them."""
-    with torch.device("meta"):
-        return PatchNetwork(name, width).state_dict()

@@ -1,0 +1,186 @@
+"""EfficientAD: sizes, hard features, quantiles, what the student sees of anything else."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch
+from anomaly_lab.data.noise import row_keys
+from anomaly_lab.functional.colour import luminance
+from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.efficient_ad import Autoencoder, EfficientAD, hardest, jittered
+from anomaly_lab.networks.patch_network import PatchTeacher, normalise
+
+
+def method(foreign_images=None, image_size=48):
+    torch.manual_seed(0)
+    teacher = PatchTeacher("pdn_small", None, 0.02)
+    return EfficientAD(WholeImage(), teacher, foreign_images, torch.optim.Adam, image_size).eval()
+
+
+def saying(built, *, teacher=0.0, imitation=0.0, second=0.0, autoencoder=0.0):
+    """The method whose networks say these numbers, or these maps, everywhere."""
+
+    def said(*values):
+        planes = [torch.as_tensor(value).expand(384, 2, 2) for value in values]
+        return lambda images, *_: torch.cat(planes)[None].expand(len(images), -1, -1, -1)
+
+    built.teacher.network.forward = said(teacher)
+    built.student.forward = said(imitation, second)
+    built.autoencoder.forward = said(autoencoder)
+    return built
+
+
+def test_the_autoencoder_is_as_large_as_the_authors_and_has_the_teachers_grid():
+    autoencoder = Autoencoder(384)
+    assert sum(weight.numel() for weight in autoencoder.parameters()) == 1_096_320
+    sides = []
+    for layers in autoencoder.decoder:
+        layers.register_forward_pre_hook(lambda _, given: sides.append(given[0].shape[-1]))
+    autoencoder.code.register_forward_hook(lambda *given: sides.append(given[2].shape[-1]))
+    assert autoencoder(torch.rand(1, 3, 256, 256), torch.Size((56, 56))).shape == (1, 384, 56, 56)
+    assert sides == [1, 3, 8, 15, 32, 63, 127]
+    assert autoencoder(torch.rand(1, 3, 48, 96), torch.Size((4, 16))).shape == (1, 384, 4, 16)
+
+
+@pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 2001, 12_345])
+def test_the_hardest_values_are_those_that_reach_their_quantile(count):
+    values = torch.rand(count, dtype=torch.float64)
+    line = torch.quantile(values, 0.999)
+    assert hardest(values.view(1, 1, 1, -1)).item() == pytest.approx(values[values >= line].mean().item())
+
+
+def test_of_a_thousand_values_the_largest_is_hard():
+    assert hardest(torch.arange(1000.0).view(1, 10, 10, 10)) == 999
+
+
+def test_the_losses_by_hand(tmp_path):
+    imitation = torch.zeros(384, 2, 2)
+    imitation[0, 0, 0], imitation[1] = 3, 1  # of 1536 values two reach the quantile
+    built = saying(method("procedural"), teacher=0.5, imitation=imitation, second=2.0, autoencoder=-1.0)
+    losses = built.losses(Batch.of(torch.rand(2, 3, 48, 48)))
+    hard = [2.5**2] * 2 + [0.25] * 2  # of two images; the next largest ones are all equal
+    assert losses["hard"].item() == pytest.approx(sum(hard) / 4)
+    assert losses["autoencoder"].item() == pytest.approx(1.5**2)
+    assert losses["student_of_autoencoder"].item() == pytest.approx(9)
+    assert losses["penalty"].item() == pytest.approx((9 + 4) / 1536)
+    assert losses["loss"].item() == pytest.approx(sum(value.item() for name, value in losses.items() if name != "loss"))
+    assert set(method(None).losses(Batch.of(torch.rand(1, 3, 48, 48)))) == set(losses) - {"penalty"}
+
+
+def test_student_and_autoencoder_learn_and_the_teacher_does_not():
+    built = method("procedural").train()
+    built.losses(Batch.of(torch.rand(2, 3, 48, 48)))["loss"].backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in built.student.parameters())
+    assert all(weight.grad is not None for weight in built.autoencoder.parameters())
+    assert all(weight.grad is None for weight in built.teacher.parameters())
+    assert {id(weight) for weight in built.trained()}.isdisjoint(map(id, built.teacher.parameters()))
+
+
+def test_the_teachers_channels_are_normalised_over_the_training_images():
+    built, images = method(), torch.rand(5, 3, 48, 48)
+    built.prepare([Batch.of(images[:2]), Batch.of(images[2:])])
+    said = built.taught(normalise(images))
+    torch.testing.assert_close(said.mean(dim=(0, 2, 3)), torch.zeros(384), atol=1e-4, rtol=0)
+    torch.testing.assert_close(said.std(dim=(0, 2, 3), correction=0), torch.ones(384), atol=1e-3, rtol=0)
+
+
+def test_quantiles_of_good_images_become_0_and_a_tenth_on_either_map():
+    built, normals = method(), [Batch.of(torch.rand(3, 3, 48, 48)), Batch.of(torch.rand(2, 3, 48, 48))]
+    images = torch.cat([batch.image for batch in normals])
+    with torch.no_grad():
+        one, other = (layer.numpy().ravel() for layer in built.maps(images))
+        built.calibrate(normals)
+        answer = built.predict(images)
+    assert answer.anomaly_map.shape == (5, 1, 12, 12)  # four places around 4 x 4: a place for each 4 px
+    scaled = [
+        0.1 * (layer - np.quantile(layer, 0.9)) / (np.quantile(layer, 0.995) - np.quantile(layer, 0.9))
+        for layer in (one, other)
+    ]
+    expected = (sum(scaled) / 2).reshape(5, 1, 4, 4)
+    assert answer.anomaly_map[..., 4:-4, 4:-4].numpy() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    outside = answer.anomaly_map.clone()
+    outside[..., 4:-4, 4:-4] = 0
+    assert not outside.any()
+    assert answer.score.numpy() == pytest.approx(expected.max(axis=(1, 2, 3)), rel=1e-3, abs=1e-4)
+
+
+def test_maps_of_one_value_are_shifted_only():
+    built = saying(method(), teacher=1.0, second=2.0)  # maps of 1 and of 4
+    assert built.predict(torch.rand(1, 3, 48, 48)).score == 2.5  # not calibrated: as they are
+    built.calibrate([Batch.of(torch.rand(2, 3, 48, 48))])
+    saying(built, teacher=2.0, second=2.0)
+    assert built.predict(torch.rand(1, 3, 48, 48)).score == 1.5  # (4 - 1 + 4 - 4) / 2
+
+
+def test_one_of_brightness_contrast_and_saturation_changes_by_up_to_a_fifth():
+    torch.manual_seed(0)
+    images = (0.3 + 0.3 * torch.rand(1, 3, 4, 4)).expand(300, -1, -1, -1)
+    changed = jittered(images, row_keys(0, 0, torch.arange(300)))
+    gray = luminance(images)
+    counts = []
+    for middle in (torch.zeros_like(gray), gray.mean(dim=(2, 3), keepdim=True).expand_as(gray), gray):
+        away = (images - middle).flatten(1)
+        factor = ((changed - middle).flatten(1) * away).sum(1) / away.square().sum(1)
+        fits = ((changed - middle).flatten(1) - factor[:, None] * away).abs().amax(1) < 1e-5
+        assert 0.8 <= factor[fits].min() < 0.85
+        assert 1.15 < factor[fits].max() <= 1.2
+        counts.append(int(fits.sum()))
+    assert sum(counts) == pytest.approx(300, abs=5)  # a factor of 1 fits all three
+    assert min(counts) > 70
+    assert jittered(torch.full((50, 3, 2, 2), 0.9), row_keys(0, 0, torch.arange(50))).max() == 1
+
+
+def test_foreign_images_change_from_step_to_step_and_three_in_ten_are_gray():
+    built = method("procedural")
+    images = torch.rand(1, 3, 48, 48).expand(200, -1, -1, -1)
+    first, second = (built.drawn(row_keys(0, epoch, torch.arange(200)), images) for epoch in (0, 1))
+    assert first.shape == images.shape
+    assert not torch.isclose(first, second).flatten(1).all(dim=1).any()
+    is_gray = (first - first[:, :1]).abs().flatten(1).amax(dim=1) < 1e-6
+    assert 40 <= is_gray.sum() <= 80
+
+
+def test_a_folder_is_shown_at_twice_the_size(tmp_path, write):
+    random = np.random.default_rng(0)
+    photo = random.integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    write(tmp_path / "a.png", photo)
+    built = method(str(tmp_path))
+    assert list(built.foreign_photos) == [tmp_path / "a.png"]
+    shown = built.drawn(row_keys(0, 0, torch.arange(20)), torch.rand(20, 3, 48, 48))
+    middle = torch.from_numpy(photo[24:72, 24:72, ::-1].copy()).movedim(2, 0) / 255
+    same = [torch.allclose(image, middle, atol=1e-6) for image in shown]
+    gray = [torch.allclose(image, luminance(middle[None])[0].expand(3, -1, -1), atol=1e-6) for image in shown]
+    assert all(one or other for one, other in zip(same, gray, strict=True))
+    assert 0 < sum(gray) < 15
+    assert list(method("procedural").foreign_photos) == list(method(None).foreign_photos) == []
+
+
+def test_a_teacher_without_weights_and_a_folder_without_photos_stop_before_training(tmp_path):
+    with pytest.raises(UserError, match="expected the weights of the teacher pdn_small as a file, found none"):
+        method().prepare_data()
+    built = method(str(tmp_path))
+    built.teacher.sha256.fill_(1)  # as if it were loaded
+    with pytest.raises(UserError, match="method.foreign_images: expected photos, found none in"):
+        built.prepare_data()
+
+
+def test_what_stands_in_for_imagenet_is_said(tmp_path, write, capsys):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
+    for foreign, words in ((None, "none"), ("procedural", "procedural textures"), (str(tmp_path), "2 of 2 photos in")):
+        built = method(foreign)
+        built.teacher.sha256.fill_(1)
+        built.prepare_data()
+        assert f"foreign images: {words}" in capsys.readouterr().out
+
+
+def test_an_image_of_another_size_has_a_map_in_proportion():
+    built = method(image_size=64)
+    answer = built.predict(torch.rand(1, 1, 64, 64))
+    assert answer.anomaly_map.shape == (1, 1, 16, 16)
+    enlarged = interpolate(answer.anomaly_map, (64, 64), mode="bilinear")
+    assert enlarged.isfinite().all()
+    assert built.embed(torch.rand(2, 3, 64, 64)).shape == (2, 384)

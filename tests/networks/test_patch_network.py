@@ -1,0 +1,122 @@
+"""Patch networks: their sizes, one pass against patch by patch, and the files of teachers."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import pad
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.networks.patch_network import PatchNetwork, PatchTeacher, normalise
+from anomaly_lab.networks.pretrained import ORIGIN
+
+PARAMETERS = {  # of the papers and the authors' code
+    ("patch17", None): 2_996_480, ("patch33", None): 1_616_000, ("patch65", None): 2_320_640,
+    ("pdn_small", None): 2_694_144, ("pdn_medium", None): 8_026_624,
+    ("pdn_small", 768): 4_267_392, ("pdn_medium", 768): 11_615_488,
+}  # fmt: skip
+
+
+def saved(path, name="pdn_small", width=0.05, about=None, **changes):
+    """A teacher's file."""
+    torch.manual_seed(0)
+    state = {key: value.contiguous() for key, value in PatchNetwork(name, width).state_dict().items()} | changes
+    save_file(state, path, about)
+    return state
+
+
+@pytest.mark.parametrize(("name", "channels"), PARAMETERS)
+def test_a_network_is_as_large_as_that_of_its_authors(name, channels):
+    with torch.device("meta"):
+        network = PatchNetwork(name, channels=channels)
+    assert sum(weight.numel() for weight in network.parameters()) == PARAMETERS[name, channels]
+
+
+def test_tensors_have_the_names_of_the_authors_files():
+    with torch.device("meta"):
+        for name, layers in (("pdn_small", (0, 3, 6, 8)), ("pdn_medium", (0, 3, 6, 8, 10, 12))):
+            expected = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
+            assert set(PatchNetwork(name).state_dict()) == expected
+
+
+@pytest.mark.parametrize("name", ["pdn_small", "pdn_medium"])
+def test_a_pdn_sees_33_px_and_has_the_published_grids(name):
+    network, images = PatchNetwork(name, 0.02).double(), torch.rand(1, 3, 256, 256).double()
+    dense = network(images)
+    assert dense.shape == (1, 384, 56, 56)
+    assert network.padded(images).shape == (1, 384, 64, 64)
+    for row, column in ((0, 0), (3, 17), (55, 55)):
+        patch = images[..., 4 * row : 4 * row + 33, 4 * column : 4 * column + 33]
+        torch.testing.assert_close(network(patch)[..., 0, 0], dense[..., row, column])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["patch17", "patch33", "patch65"])
+def test_one_pass_says_of_every_patch_what_the_network_says_of_it_alone(name, stride):
+    torch.manual_seed(0)
+    network, images = PatchNetwork(name, 0.05).double(), torch.rand(2, 3, 30, 37).double()
+    dense = network.dense(images, stride)
+    assert dense.shape == (2, 128, -(-30 // stride), -(-37 // stride))
+    half, offset = network.patch // 2, (stride - 1) // 2
+    around = pad(images, [half + 8] * 4, mode="replicate")
+    for row in (0, 1, dense.shape[2] - 1):
+        for column in (0, 2, dense.shape[3] - 1):
+            top, left = (stride * place + offset + 8 for place in (row, column))
+            patch = around[..., top : top + network.patch, left : left + network.patch]
+            torch.testing.assert_close(network(patch)[..., 0, 0], dense[..., row, column], rtol=0, atol=1e-12)
+
+
+def test_gray_images_are_shown_in_three_channels_normalised():
+    shown = normalise(torch.full((1, 1, 2, 2), 0.485))
+    expected = [0, (0.485 - 0.456) / 0.224, (0.485 - 0.406) / 0.225]
+    torch.testing.assert_close(shown[0, :, 0, 0], torch.tensor(expected))
+
+
+def test_a_teacher_reads_its_file_once_stays_frozen_and_says_where_it_comes_from(tmp_path):
+    state = saved(file := tmp_path / "teacher.safetensors", about={ORIGIN: "distilled on\nscrews"})
+    teacher = PatchTeacher("pdn_small", str(file), 0.05)
+    assert teacher.load() == []
+    assert teacher.origin == "distilled on\\nscrews"
+    assert all(value.equal(state[name]) for name, value in teacher.network.state_dict().items())
+    assert not any(weight.requires_grad for weight in teacher.parameters())
+    file.unlink()
+    teacher.load()  # the weights are there
+
+    restored = PatchTeacher("pdn_small", "elsewhere.safetensors", 0.05)
+    restored.load_state_dict(teacher.state_dict())
+    restored.load()
+    assert all(value.equal(state[name]) for name, value in restored.network.state_dict().items())
+
+
+def test_a_file_of_pytorch_with_the_authors_names_will_do(tmp_path):
+    state = PatchNetwork("pdn_small", 0.05).state_dict()
+    torch.save(state, file := tmp_path / "teacher_small.pth")
+    teacher = PatchTeacher("pdn_small", str(file), 0.05)
+    teacher.load()
+    assert teacher.origin == "teacher_small.pth, which does not say what it was distilled on"
+    assert all(value.equal(state[name]) for name, value in teacher.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "pdn_medium"}, "of pdn_small of width 0.05, found .*, of pdn_medium of width 0.05; python -m"),
+        ({"name": "patch33"}, "found .*, of patch33 of width 0.05; python -m anomaly_lab teacher network=pdn_small"),
+        ({"width": 0.1}, "the 8 tensors of pdn_small of width 0.05, found .*, of pdn_small of width 0.1;"),
+        ({"extra": torch.zeros(1)}, "found .*wrong.safetensors of 9 tensors, of pdn_small of width 0.05; python -m"),
+        ({"0.bias": torch.full((6,), torch.nan)}, "finite numbers, found others in 0.bias of"),
+        ({"8.weight": torch.full((384, 13, 4, 4), torch.inf)}, "finite numbers, found others in 8.weight of"),
+    ],
+)
+def test_a_file_of_another_network_is_refused_by_its_name(tmp_path, wrong, message):
+    saved(file := tmp_path / "wrong.safetensors", **wrong)
+    with pytest.raises(UserError, match=f"weights of pdn_small: expected .*{message}"):
+        PatchTeacher("pdn_small", str(file), 0.05).load()
+
+
+def test_no_file_a_folder_and_a_damaged_file_are_one_line_each(tmp_path):
+    with pytest.raises(UserError, match="expected the weights of the teacher pdn_small as a file, found none; python"):
+        PatchTeacher("pdn_small").load()
+    (broken := tmp_path / "x.safetensors").write_bytes(b"PK\3\4 and so on")
+    for path, message in ((tmp_path, "found a folder at"), (tmp_path / "a", "found nothing at"), (broken, "damaged")):
+        with pytest.raises(UserError, match=f"weights of pdn_small: expected .*{message}"):
+            PatchTeacher("pdn_small", str(path)).load()

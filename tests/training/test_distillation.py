@@ -1,0 +1,243 @@
+"""Teachers: what is learnt by hand, which images are seen, a distillation that breaks off."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.functional.moments import Moments
+from anomaly_lab.networks.patch_network import PatchNetwork, PatchTeacher
+from anomaly_lab.training import distillation
+from anomaly_lab.training.distillation import (
+    Batches,
+    DenseDistillation,
+    PatchDistillation,
+    Plan,
+    Source,
+    correlation,
+    cut,
+    distil,
+    triplet,
+)
+from tests.features import Given, Pixels
+
+
+@pytest.fixture
+def photos(tmp_path, write):
+    """Five photos whose gray says which they are."""
+    for number in range(5):
+        write(tmp_path / f"photos/{number}.png", np.full((40, 60, 3), 50 * number, np.uint8))
+    return sorted((tmp_path / "photos").iterdir())
+
+
+class Loaded(Pixels):
+    """Pretrained, as it stands."""
+
+    def load(self):
+        return []
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Images of a few pixels: nothing here depends on their number."""
+    monkeypatch.setattr(distillation, "WHOLE", 64)
+    monkeypatch.setattr(distillation, "ENLARGED", 16)
+
+
+def plan(paths=(), steps=4, batch_size=2, rate=1e-3):
+    return Plan(list(paths), "5 photos of photos", steps, batch_size, rate, seed=0)
+
+
+# Images.
+
+
+def test_every_photo_comes_once_before_any_comes_again_and_a_number_is_always_the_same_image(photos):
+    source = Source(photos, 8, None, seed=3)
+    passes = [[int(source.photo(5 * epoch + i)[0, 0, 0]) // 50 for i in range(5)] for epoch in range(3)]
+    assert [sorted(one) for one in passes] == [[0, 1, 2, 3, 4]] * 3
+    assert len({tuple(one) for one in passes}) > 1
+    assert (source.photo(7) == Source(photos, 8, None, seed=3).photo(7)).all()
+    other = [int(Source(photos, 8, None, seed=4).photo(i)[0, 0, 0]) // 50 for i in range(5)]
+    assert other != passes[0]
+
+
+def test_batches_go_on_where_they_were_told_to(photos):
+    source = Source(photos, 8, None, seed=0)
+    whole = list(Batches(source, 0, 4, 2))
+    rest = list(Batches(source, 2, 2, 2))
+    assert [part[0].tolist() for part in whole] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert all(one.equal(other) for two in zip(whole[2:], rest, strict=True) for one, other in zip(*two, strict=True))
+    images = source.batch(*whole[0][:1], whole[0][1:])
+    assert images.shape == (2, 3, 8, 8)
+    assert 0 <= images.min() <= images.max() <= 200 / 255
+
+
+def test_a_patch_is_a_random_part_of_a_photo_that_has_4_to_16_of_them_a_side(tmp_path, write):
+    """A ramp shows which part: its slope the size, its middle the place."""
+    ramp = np.linspace(0, 255, 640).astype(np.uint8)[None, :, None].repeat(640, 0).repeat(3, 2)
+    source = Source([write(tmp_path / "ramp.png", ramp)], 10, 10, seed=0)
+    parts = [source.photo(i)[0].astype(float) for i in range(150)]
+    shares = np.array([(part[:, -1] - part[:, 0]).mean() / 255 * 10 / 9 for part in parts])
+    assert 1 / 16 - 0.015 <= shares.min() < 0.08
+    assert 0.2 < shares.max() <= 1 / 4 + 0.015
+    middles = np.array([part.mean() / 255 for part in parts])
+    assert middles.min() < 0.2
+    assert middles.max() > 0.8
+
+
+def test_without_photos_there_are_textures_that_follow_from_their_numbers():
+    source = Source([], 16, None, seed=0)
+    numbers, *images = next(iter(Batches(source, 3, 1, 4)))
+    assert images == []
+    shown = source.batch(numbers, [])
+    assert shown.shape == (4, 3, 16, 16)
+    assert shown[2:3].equal(source.batch(numbers[2:3], []))
+    assert shown.std() > 0.02
+
+
+def test_a_photo_that_cannot_be_read_is_replaced_and_named(photos, tmp_path):
+    photos[2].write_bytes(b"no photo")
+    source = Source(photos, 8, None, seed=0)
+    with pytest.warns(UserWarning, match="left out: .*2.png"):
+        seen = {int(source.photo(i)[0, 0, 0]) // 50 for i in range(5)}
+    assert seen == {0, 1, 3, 4}
+    (broken := tmp_path / "broken.png").write_bytes(b"no photo")
+    with (
+        pytest.raises(UserError, match="images: expected photos, found none of 1 that can be read"),
+        pytest.warns(UserWarning, match="left out"),
+    ):
+        Source([broken], 8, None, seed=0).photo(0)
+
+
+def test_a_square_of_each_image_from_its_corner():
+    images = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
+    squares = cut(images, torch.tensor([[0, 1], [2, 3]]), 2)
+    assert squares[0].equal(images[0, :, 0:2, 1:3])
+    assert squares[1].equal(images[1, :, 2:4, 3:5])
+
+
+# Losses.
+
+
+def test_triplets_by_hand():
+    anchor, near = torch.tensor([[0.0, 0], [0, 0]]), torch.tensor([[1.0, 0], [0, 0]])
+    far = torch.tensor([[1.0, 1], [3, 0]])  # the first is nearer to the copy (1) than to the anchor (2)
+    assert triplet(anchor, near, far).item() == pytest.approx(((1 + 1 - 1) + 0) / 2)
+
+
+def test_correlations_by_hand():
+    one = torch.tensor([1.0, -1, 1, -1])
+    assert correlation(torch.stack([one, 3 * one + 5], dim=1)).item() == pytest.approx(1)
+    assert correlation(torch.stack([one, -one], dim=1)).item() == pytest.approx(1)
+    assert correlation(torch.stack([one, torch.tensor([1.0, 1, -1, -1])], dim=1)).item() == pytest.approx(0)
+    three = torch.stack([one, -2 * one, torch.tensor([1.0, 1, -1, -1])], dim=1)
+    assert correlation(three).item() == pytest.approx(2 / 6)
+
+
+def test_a_pdn_learns_the_normalised_maps_of_all_layers_pooled_to_its_channels(photos, small):
+    module = DenseDistillation(Pixels(), PatchNetwork("pdn_small", 0.05, channels=3), plan(photos, steps=40))
+    images = torch.rand(2, 3, 64, 64)
+    fine, coarse = (torch.nn.functional.avg_pool2d(layer, 3, 1, 1) for layer in Pixels()(images))
+    joined = torch.cat([fine, torch.nn.functional.interpolate(coarse, fine.shape[2:], mode="bilinear")], dim=1)
+    pooled = module.pooled(images)
+    torch.testing.assert_close(pooled, torch.stack([joined[:, 2 * i : 2 * i + 2].mean(dim=1) for i in range(3)], dim=1))
+
+    module.measure()
+    moments = Moments()
+    for batch in Batches(module.source, 0, 4, 2):  # a tenth of the images
+        moments.add(module.pooled(module.source.batch(batch[0], batch[1:])))
+    torch.testing.assert_close(module.mean.flatten().double(), moments.mean, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(module.std.flatten().double(), moments.deviation, rtol=1e-5, atol=1e-7)
+
+    target = torch.nn.functional.interpolate((pooled - module.mean) / module.std, (8, 8), mode="bilinear")
+    module.network.padded = lambda shown: torch.full((2, 3, 8, 8), 0.5) if shown.shape[2:] == (32, 32) else None
+    assert module.losses(images)["distance"].item() == pytest.approx((0.5 - target).square().mean().item(), rel=1e-5)
+
+
+def test_a_patch_network_learns_the_mean_of_the_deepest_layer_of_its_patch_enlarged(small):
+    network = PatchNetwork("patch17", 0.02)
+    deepest = torch.tensor([1.0, 2, 3, 6]).view(1, 1, 2, 2).expand(3, 3, 2, 2)
+    backbone = Given([torch.zeros(3, 3, 4, 4), deepest])
+    backbone.forward = lambda images: (deepest,) if images.shape[2:] == (16, 16) else None
+    module = PatchDistillation(backbone, network, plan())
+    assert module.source.side == 17 + 2 * 2
+    torch.nn.init.zeros_(module.decoder.weight)
+    torch.nn.init.ones_(module.decoder.bias)
+    losses = module.losses(torch.rand(3, 3, 21, 21))
+    assert losses["distance"].item() == pytest.approx(3 * (1 - 3) ** 2)
+    assert set(losses) == {"distance", "triplet", "correlation"}
+
+
+@pytest.mark.parametrize("name", ["pdn_small", "patch17"])
+def test_a_distillation_that_broke_off_ends_as_one_that_did_not(name, photos, small, tmp_path, monkeypatch, capsys):
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    distil(name, 0.02, Loaded(), plan(photos), whole)
+    assert not whole.with_suffix(".ckpt").exists()
+    untrained = [weight.clone() for weight in start(name).values()]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            distillation.Progress, "on_train_epoch_end", stopping(distillation.Progress.on_train_epoch_end, 2)
+        )
+        with pytest.raises(UserError, match="the power went out"):
+            distil(name, 0.02, Loaded(), plan(photos), broken)
+    assert broken.with_suffix(".ckpt").is_file()
+    assert not broken.exists()
+    capsys.readouterr()
+    distil(name, 0.02, Loaded(), plan(photos), broken)
+    said = capsys.readouterr().out
+    assert "going on at step 2 of 4" in said
+    assert "step 4/4: loss " in said
+    state, again = load_file(whole), load_file(broken)
+    assert all(value.equal(again[key]) for key, value in state.items())
+    assert not any(one.equal(other) for one, other in zip(state.values(), untrained, strict=True))
+
+    teacher = PatchTeacher(name, str(whole), 0.02)
+    teacher.load()
+    assert teacher.origin == (
+        "distilled from pixels (fine, coarse) on 5 photos of photos, 4 steps of 2 images; published: on ImageNet"
+    )
+
+
+def start(name):
+    torch.manual_seed(0)
+    return PatchNetwork(name, 0.02).state_dict()
+
+
+def stopping(work, after):
+    """The end of a part, until the power goes out behind the last one."""
+
+    def end(self, trainer, module):
+        work(self, trainer, module)
+        if trainer.global_step == after:
+            raise UserError("the power went out")
+
+    return end
+
+
+def test_a_file_that_is_done_stays_and_one_of_another_command_is_not_replaced(photos, small, tmp_path, capsys):
+    file = tmp_path / "teacher.safetensors"
+    distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
+    content = file.read_bytes()
+    distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
+    assert "done already, distilled from pixels" in capsys.readouterr().out
+    for changed in (plan(photos, steps=2), plan(photos, steps=1, rate=1e-2)):
+        with pytest.raises(UserError, match="out: expected a new file, found .* of another command"):
+            distil("patch17", 0.02, Loaded(), changed, file)
+    assert file.read_bytes() == content
+    file.unlink()
+    file.with_suffix(".ckpt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="expected a whole checkpoint"):
+        distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
+    torch.save({"teacher": {"network": "patch33"}}, file.with_suffix(".ckpt"))
+    with pytest.raises(UserError, match="out: expected a checkpoint of this command, found .* of another one"):
+        distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
+
+
+def test_a_loss_that_is_no_number_stops_it_before_anything_is_written(photos, small, tmp_path):
+    with pytest.raises(UserError, match="the loss is .* lower learning_rate"):
+        distil("patch17", 0.02, Loaded(), plan(photos, steps=60, rate=1e30), tmp_path / "teacher.safetensors")
+    assert not list(Path(tmp_path).glob("teacher*"))
