@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 COLUMNS = ("pixel_auroc", "pixel_auroc_smoothed", "pixel_aupro", "pixel_aupro_smoothed")
+PAINTED = "synthetic_image_auroc"  # of runs with callbacks=synthetic
 DEFECTS = ("covid", "viral_pneumonia")  # the two kinds of abnormal X-rays are told apart
 COSTS = ("fit_seconds", "test_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb")
 KEY = ("row", "method", "data", "seed")
@@ -23,6 +24,7 @@ def row(path: Path, prefix: str) -> dict[str, object]:
     name, method, _, data, seed, _ = path.parent.relative_to("runs").parts
     found = {line["defect"]: line["auroc"] for line in csv.DictReader((path.parent / "defects.csv").open())}
     values = {column: metrics.get(column) for column in METRICS}
+    values[PAINTED] = metrics.get(PAINTED)
     values |= {f"image_auroc_{defect}": found.get(defect) for defect in DEFECTS}
     rounded = {key: "" if value in ("", None) else round(float(value), 4) for key, value in values.items()}
     return {
@@ -40,6 +42,8 @@ if not paths:
 earlier = [line for table in before for line in csv.DictReader(Path(table).read_text().splitlines())]
 rows = earlier + [row(path, prefix) for path in paths]
 last = {tuple(str(line[key]) for key in KEY): line for line in rows}
-writer = csv.DictWriter(sys.stdout, [*KEY, *METRICS, *APART, *COSTS, "commit"], lineterminator="\n")
+painted = [PAINTED] if any(line.get(PAINTED) for line in rows) else []
+header = [*KEY, *METRICS, *APART, *painted, *COSTS, "commit"]
+writer = csv.DictWriter(sys.stdout, header, lineterminator="\n", extrasaction="ignore")
 writer.writeheader()
 writer.writerows(last[key] for key in sorted(last))

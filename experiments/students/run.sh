@@ -17,12 +17,17 @@ declare -A data=(
 declare -A images=([screw]=288 [transistor]=192 [wood]=63 [cracks]=225 [xray]=63)  # for training: 90 % of the good ones
 seen=2000  # images of 256 px in a training, repetitions counted: meant for ten quiet minutes, not measured; fixed before any result was seen
 
-row() {  # ROW METHOD DATA SEED SEEN WORDS...
-  case "$1 $2 $3 $4" in *"$part"*) ;; *) return 0 ;; esac
+wanted() { case "$*" in *"$part"*) ;; *) return 1 ;; esac }
+
+run() {  # ROW METHOD DATA SEED SEEN WORDS...
   epochs=$(($5 / ${images[$3]}))
   .venv/bin/python -m anomaly_lab trainer=cpu logger=none callbacks.anomaly_maps=null name="students_$1" method="$2" \
-    method.backbone.weights="$weights" ${data[$3]} data.image_size=256 data.batch_size=8 seed="$4" \
-    budget.schedule=cosine budget.epochs=$((epochs > 0 ? epochs : 1)) "${@:6}"
+    ${data[$3]} data.image_size=256 data.batch_size=8 seed="$4" budget.epochs=$((epochs > 0 ? epochs : 1)) "${@:6}"
+}
+
+row() {  # the same, of a backbone
+  wanted "$1" "$2" "$3" "$4" || return 0
+  run "${@:1:5}" method.backbone.weights="$weights" budget.schedule=cosine "${@:6}"
 }
 
 for seed in 0 1 2; do
@@ -39,6 +44,22 @@ for set in transistor wood; do  # quality against minutes
   for method in stfpm reverse_distillation; do
     for share in 2 4 8 16; do row part$share $method $set 0 $((seen / share)); done
   done
+done
+
+# Teachers of a quarter of the channels, distilled on the good photos themselves: not the paper's, whose are of ImageNet.
+declare -A good=([transistor]=$root/mvtec_ad_small/transistor/train [wood]=$root/wood_boards_256/train)
+taught() {  # METHOD NETWORK KEY LAYERS DATA WORDS...
+  wanted "small $1 $5 0" || wanted "small_untrained $1 $5 0" || return 0
+  teacher=runs/students_$2_$5.safetensors
+  .venv/bin/python -m anomaly_lab teacher network="$2" images="${good[$5]}" out="$teacher" width=0.25 "${@:6}" \
+    backbone.weights="$weights" backbone.layers="$4"
+  words=(method.$3.weights="$teacher" method.$3.width=0.25 callbacks=synthetic)
+  if wanted "small $1 $5 0"; then run small "$1" "$5" 0 $seen "${words[@]}" data.batch_size=2; fi
+  if wanted "small_untrained $1 $5 0"; then run small_untrained "$1" "$5" 0 1 "${words[@]}" method.optimizer.lr=1e-12; fi
+}
+for set in transistor wood; do
+  taught efficient_ad pdn_small teacher "[layer2,layer3]" $set steps=300 batch_size=4
+  taught uninformed_students patch33 patch33 "[layer3]" $set steps=300 batch_size=16
 done
 
 .venv/bin/python experiments/table.py students_ > experiments/students/results.csv
