@@ -22,7 +22,7 @@ from anomaly_lab.data.noise import Keys, blend, derive, procedural_texture, row_
 from anomaly_lab.data.photo_folder import PhotoFolder
 from anomaly_lab.functional.colour import luminance
 from anomaly_lab.functional.moments import Moments
-from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
@@ -154,7 +154,7 @@ class EfficientAD(GradientMethod):
         }
         if self.foreign is not None:
             parts["penalty"] = imitation[2 * count :].float().square().mean()
-        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+        return summed(parts)
 
     def drawn(self, keys: Keys, images: Images) -> Images:
         """A foreign image for each, three in ten of them gray."""

@@ -18,7 +18,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.blur import gaussian_blur
 from anomaly_lab.functional.feature_distance import cosine_distance
-from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
@@ -131,7 +131,7 @@ class MKD(GradientMethod):
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """The mean over the images of each layer, and their sum (section 3.2, equations 1 to 3)."""
         each = [layer.mean() for layer in self.distances(batch.image)]
-        return {"loss": torch.stack(each).sum(), **dict(zip(self.backbone.layers, each, strict=True))}
+        return summed(dict(zip(self.backbone.layers, each, strict=True)))
 
     def score(self, images: Images) -> Float[Tensor, " batch"]:
         """The sum over the layers that score."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.feature_distance import cosine_distance
-from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling, enlarge
@@ -137,7 +137,7 @@ class ReverseDistillation(GradientMethod):
         for name, (teacher, restored) in zip(self.backbone.layers, self.pairs(batch.image), strict=True):
             maps = (teacher, restored) if self.per_place else (teacher.flatten(1), restored.flatten(1))
             layers[name] = cosine_distance(*maps).mean()
-        return {"loss": torch.stack(list(layers.values())).sum(), **layers}
+        return summed(layers)
 
     def predict(self, images: Images) -> Prediction:
         """The sum of the layers' distances, each enlarged to the images (section 3.4)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.feature_distance import cosine_distance
-from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling, enlarge
@@ -76,7 +76,7 @@ class STFPM(GradientMethod):
             name: distance.mean()
             for name, distance in zip(self.backbone.layers, self.distances(batch.image), strict=True)
         }
-        return {"loss": torch.stack(list(layers.values())).sum(), **layers}
+        return summed(layers)
 
     def predict(self, images: Images) -> Prediction:
         """The product of the distances (section 3.3)."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.moments import Moments
-from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
@@ -148,9 +148,7 @@ class UninformedStudents(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """The loss of each receptive field, and their sum (equation 4)."""
-        images = batch.image
-        fields = {name: ensemble.loss(images) for name, ensemble in self._named()}
-        return {"loss": torch.stack(list(fields.values())).sum(), **fields}
+        return summed({name: ensemble.loss(batch.image) for name, ensemble in self._named()})
 
     def calibrate(self, normals: Iterable[Batch]) -> None:
         """Mean and deviation of error and variance on held-out images (section 3.3)."""

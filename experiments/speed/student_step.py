@@ -1,7 +1,7 @@
 """A training step of STFPM and Reverse Distillation beside the bare step, and what a cache of the teacher would win.
 
-`python experiments/speed/student_step.py WEIGHTS [STEPS] > experiments/speed/student_step.csv`: ResNet-18, 256 px, batches
-of 8 on resident tensors, one thread, CPU seconds in turns in one process, medians of five. STEPS: the number in a turn.
+`python experiments/speed/student_step.py WEIGHTS [STEPS] > experiments/speed/student_step.csv`: ResNet-18, 256 px,
+batches of 8 on resident tensors, one thread, CPU seconds in turns in one process, medians of five. STEPS: in a turn.
 
 - `bare`: teacher forward without gradient, student forward and backward, a step of the optimizer, and nothing else.
 - `ours`: the same batches through Lightning's trainer, with the callbacks of a run that work in a step.

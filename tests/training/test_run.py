@@ -27,15 +27,24 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.samples import Sample
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.efficient_ad import EfficientAD
 from anomaly_lab.methods.ganomaly import GANomaly
 from anomaly_lab.methods.patchcore import PatchCore
 from anomaly_lab.metrics.ranking import rank
 from anomaly_lab.runs.folder import read_job, write_job
 from anomaly_lab.runs.naming import folder_of as folder_for
 from anomaly_lab.training import lifecycle
-from anomaly_lab.training.checks import check_batch_norm, check_memory, check_processes, check_strategy
+from anomaly_lab.training.checks import (
+    check_batch_norm,
+    check_foreign_photos,
+    check_memory,
+    check_processes,
+    check_strategy,
+)
 from anomaly_lab.training.strategy import DDP
 from tests.conftest import QUIET, stand_in, variables
 from tests.features import Pixels
@@ -489,3 +498,29 @@ def test_batch_norm_over_processes_needs_gpus():
     check_batch_norm(stand_in(pl.Trainer, strategy=devices["cpu"]), {"sync_batchnorm": False})
     with pytest.raises(UserError, match="trainer.sync_batchnorm: expected false, .* found true on cpu"):
         check_batch_norm(stand_in(pl.Trainer, strategy=devices["cpu"]), {"sync_batchnorm": True})
+
+
+@pytest.mark.parametrize("split", ["train_samples", "held_out_samples", "test_samples"])
+@pytest.mark.parametrize("how", ["itself", "a link", "a copy", "something else"])
+def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how):
+    photos = {
+        name: write(tmp_path / f"{name}.png", np.full((8, 8, 3), 9 * i, np.uint8)) for i, name in enumerate("abc")
+    }
+    samples = dict(zip(("train_samples", "held_out_samples", "test_samples"), photos.values(), strict=True))
+    foreign, own = write(tmp_path / "foreign/x.png", np.full((8, 8, 3), 200, np.uint8)), samples[split]
+    there = {
+        "itself": lambda path: own,
+        "a link": lambda path: path.symlink_to(own) or path,
+        "a copy": lambda path: shutil.copy(own, path),
+        "something else": lambda path: foreign,
+    }[how](tmp_path / "foreign/y.png")
+    data = stand_in(DataModule, **{name: [Sample(path, None, 0, "good", "")] for name, path in samples.items()})
+    method = stand_in(EfficientAD, foreign_photos=[foreign, Path(there)])
+    if how == "something else":
+        check_foreign_photos(method, data)
+        check_foreign_photos(stand_in(PatchCore, foreign_photos=()), data)
+        return
+    with pytest.raises(
+        UserError, match=rf"found 1 of this data set, such as {own}; name another folder, or procedural"
+    ):
+        check_foreign_photos(method, data)

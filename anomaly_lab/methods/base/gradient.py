@@ -4,12 +4,18 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import torch
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.method import Method, OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule, scheduled
 from anomaly_lab.methods.base.tiling import Tiling
+
+
+def summed(parts: dict[str, Scalar]) -> dict[str, Scalar]:
+    """Several losses, and their sum as the `loss` that is descended."""
+    return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
 
 class GradientMethod(Method):

@@ -11,8 +11,9 @@ from anomaly_lab.methods.base.schedule import scheduled
 class Toy(pl.LightningModule):
     """Notes its learning rate at every step."""
 
-    def __init__(self):
+    def __init__(self, schedule="cosine"):
         super().__init__()
+        self.schedule = schedule
         self.layer = torch.nn.Linear(1, 1)
         self.rates = []
 
@@ -22,7 +23,7 @@ class Toy(pl.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), 0.1)
-        return [optimizer], [scheduled(optimizer, "cosine", self.trainer)]
+        return [optimizer], [scheduled(optimizer, self.schedule, self.trainer)]
 
 
 @pytest.mark.parametrize(("accumulated", "steps"), [(1, 10), (2, 6)])
@@ -44,3 +45,14 @@ def test_half_a_cosine_that_ends_at_zero(tmp_path, accumulated, steps):
     rates = sorted(set(toy.rates), reverse=True)
     assert rates == pytest.approx(expected)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_tenth_for_the_last_twentieth_of_the_steps(tmp_path):
+    toy = Toy("drop")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(20, 1)), 1)
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(toy, loader)
+    assert toy.rates == pytest.approx([0.1] * 38 + [0.01] * 2)
