@@ -1,7 +1,7 @@
 """Which learning rate does STFPM need in few epochs? The loss of held-out good images after four, for six settings.
 
-`python experiments/students/rates.py PHOTOS WEIGHTS > experiments/students/rates.csv`: PHOTOS is a folder of good photos, of
-which every tenth is held out; 128 px, cosine to zero, one thread. No defective photo is read.
+`python experiments/students/rates.py PHOTOS WEIGHTS > experiments/students/rates.csv`: every tenth of the photos in the
+folder PHOTOS is held out; 128 px, cosine to zero, one thread. No defective photo is read.
 """
 
 import os
