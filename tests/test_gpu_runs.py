@@ -211,12 +211,12 @@ def test_toy_rows_on_a_cpu_without_wandb(warm_program, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    methods = ("--methods", "slides_cae", "ganomaly", "variation_model")
+    methods = ("--methods", "slides_cae", "ganomaly", "variation_model", "efficient_ad", "stfpm")
     said = run("steps", "evaluation", *methods)
     assert "failed" not in said, said
     (fitted,), steps, evaluation = (read(out / f"{name}.csv") for name in ("fitted", "steps", "evaluation"))
     assert [(row["method"], row["batch"], row["side"]) for row in steps] == [
-        ("ganomaly", "8", "64"), ("slides_cae", "8", "64"),
+        ("efficient_ad", "9", "64"), ("ganomaly", "8", "64"), ("slides_cae", "8", "64"), ("stfpm", "9", "64"),
     ]  # fmt: skip
     for row in steps:
         fit, resident, bare = (float(row[f"{way}_ms"]) for way in ("fit", "resident", "bare"))
@@ -234,7 +234,7 @@ def test_toy_rows_on_a_cpu_without_wandb(warm_program, tmp_path):
     assert 0 < float(parts["method"]) < float(test["test_ms"])
     assert {"Evaluation", "Pictures", "AnomalyMaps"} <= set(parts)
 
-    assert run("steps", "evaluation", *methods).count("known: ") == 5
+    assert run("steps", "evaluation", *methods).count("known: ") == 7
     run("budgets", "--methods", "ganomaly")
     (budget,) = read(out / "budgets.csv")
     assert (budget["method"], budget["state"], budget["precision"]) == ("ganomaly", "done", "32-true")

@@ -32,6 +32,7 @@ SETS = {  # name -> its folder below one of --data, and the words of a run
 BUDGETS = ("cae", "ssim_ae", "ganomaly", "f_anogan")  # experiment=<name>_paper
 WIDE = "wide_resnet50_2.tv_in1k"
 FEATURES = {"padim": (), **{f"patchcore {ratio}": (f"method.ratio={ratio}",) for ratio in (0.01, 0.1, 0.25)}}
+TEACHERS = {"efficient_ad": ("teacher", "pdn_small"), "uninformed_students": ("patch65", "patch65")}  # their keys
 TOY = ("data.batch_size=8", "data.workers=0")
 TOY_SIDE = {"cae": 128, "ssim_ae": 128, "anomaly_dino": 56}  # px; else 64
 TOY_SIZES = {
@@ -79,6 +80,11 @@ class Parts:
         if backbone:
             weights = self.code["steps"].random_weights(backbone, self.work)
             found += [f"method.backbone.name={backbone}", f"method.backbone.weights={weights}"]
+        if name in TEACHERS:
+            key, network = TEACHERS[name]
+            width = 0.05 if options.toy else 1.0
+            weights = self.code["steps"].random_teacher(network, width, self.work)
+            found += [f"method.{key}.weights={weights}", f"method.{key}.width={width}"]
         return found
 
     def in_folder(self, work: Callable, name: str, words: list[str], backbone: str | None, *rest: Any) -> dict:

@@ -27,6 +27,7 @@ from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.methods.base.adversarial import AdversarialMethod
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method, evaluating
+from anomaly_lab.networks.patch_network import Name, PatchNetwork
 from anomaly_lab.training.cost import peak_memory
 from anomaly_lab.training.precision import choose
 from anomaly_lab.training.throughput import Throughput
@@ -108,6 +109,16 @@ def random_weights(name: str, work: Path) -> Path:
     if not path.is_file():
         torch.manual_seed(0)
         save_file(timm.create_model(name.partition(".")[0], pretrained=False).state_dict(), path)
+    return path
+
+
+def random_teacher(name: Name, width: float, work: Path) -> Path:
+    """The same of a patch network."""
+    path = work / f"{name}_{width:g}.safetensors"
+    if not path.is_file():
+        torch.manual_seed(0)
+        state = PatchNetwork(name, width).state_dict()
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
     return path
 
 
@@ -208,6 +219,8 @@ def seconds_of_bare(method: Method, batch: Batch, stage: int, bf16: bool, counts
 def steps(words: Sequence[str], folder: Path, counts: Counts, stage: int = 0) -> dict[str, Any]:
     """A row of `steps.csv`: milliseconds of a step in a run, with a resident batch, and bare."""
     resolved = configured(*words, *QUIET, "trainer.max_epochs=2", f"run_folder={folder}")
+    if resolved["data"]["datamodule"]["sees"] == "images":  # an epoch is one pass over them, however short
+        resolved["trainer"]["max_epochs"] = counts.total
     resolved["data"]["datamodule"]["patches"] = resolved["data"]["batch_size"] * counts.total
     forget_peak()
     clock = StepClock(counts, stage)
