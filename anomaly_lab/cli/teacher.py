@@ -25,6 +25,7 @@ NETWORKS = ("pdn_small", "pdn_medium", "patch17", "patch33", "patch65")
 PROCEDURAL = "procedural"
 PUBLISHED = {"pdn": (60_000, 16, 1e-4, ["stride8", "stride16"]), "pat": (50_000, 64, 2e-4, ["stride32"])}
 LEAST = 1e-9  # of a width or a learning rate
+WIDEST = 8
 
 
 def main(arguments: list[str]) -> None:
@@ -38,10 +39,13 @@ def main(arguments: list[str]) -> None:
     if out.suffix != ".safetensors":
         raise UserError(f"out: expected a file name that ends in .safetensors, found {out}")
     check_target(out)
+    check_target(out.with_suffix(".ckpt"))
     steps, batch_size, rate, layers = PUBLISHED[name[:3]]
     steps, batch_size = number(options, "steps", steps, 1), number(options, "batch_size", batch_size, 1)
     rate, width = number(options, "learning_rate", rate, LEAST), number(options, "width", 1.0, LEAST)
     seed = number(options, "seed", 0, 0)
+    if width > WIDEST:
+        raise UserError(f"width: expected at most {WIDEST}, found {width:g}")
     if name.startswith("patch") and batch_size < 2:
         raise UserError("batch_size: expected at least 2, because patches are compared with one another, found 1")
     paths = photos(options["images"])
@@ -51,10 +55,13 @@ def main(arguments: list[str]) -> None:
 
     keys = backbone_of(options)
     layers = listed(keys["layers"]) if "layers" in keys else layers
-    backbone = Backbone(keys.get("name", "resnet18.tv_in1k"), layers, keys.get("weights"))
-    folder = Path(options["images"]).expanduser().resolve().name
-    where = f"{len(paths)} photos of {folder}" if paths else "procedural textures"
-    distil(name, width, backbone, Plan(paths, where, steps, batch_size, rate, seed), out)
+    folder = Path(options["images"]).expanduser().resolve()
+    where = f"{len(paths)} photos of {folder.parent.name}/{folder.name}" if paths else "procedural textures"
+    try:
+        backbone = Backbone(keys.get("name", "resnet18.tv_in1k"), layers, keys.get("weights"))
+        distil(name, width, backbone, Plan(paths, where, steps, batch_size, rate, seed), out)
+    except UserError as error:  # of the backbone, whose keys are those of a method elsewhere
+        raise UserError(str(error).replace("method.backbone", "backbone")) from error
 
 
 def photos(images: str) -> list[Path]:

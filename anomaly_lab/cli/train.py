@@ -114,7 +114,7 @@ def dry_run(resolved: dict[str, Any]) -> None:
     """Print what a run would do: its state and folder, what `data check` finds in its data, and what it would cost.
 
     Writes nothing but the decoded photos in the cache. Raises UserError, in the end, where the run would stop at photos
-    that cannot be read.
+    that cannot be read, at a file of weights, or at foreign photos that are photos of the data.
     """
     place = place_of(resolved)
     state = state_of(*place, resolved["rerun"])
@@ -127,6 +127,13 @@ def dry_run(resolved: dict[str, Any]) -> None:
     datamodule, _ = examined(resolved)
     print(f"estimate (computed): {cost_of([resolved])[1]}", flush=True)
     refuse_unreadable(datamodule, resolved)
+
+    from anomaly_lab.methods.base.build import build_method
+    from anomaly_lab.training.checks import check_foreign_photos
+
+    method = build_method(resolved, resolved["trust"])
+    method.load_local_weights()
+    check_foreign_photos(method, datamodule)
 
 
 def job(config: DictConfig) -> None:

@@ -94,12 +94,15 @@ def _rewritten(word: str, is_sweep: bool) -> list[str]:
     if path is None or OF_HYDRA.fullmatch(path[2]):
         return [word]
     values = _parts(path[2]) if is_sweep and not Path(path[2]).exists() else [path[2]]
-    return [f"{path[1]}={','.join(_quoted(str(Path(value).expanduser())) for value in values)}"]
+    return [f"{path[1]}={','.join(_quoted(value) for value in values)}"]
 
 
 def _quoted(path: str) -> str:
-    plain = NEEDS_NO_QUOTES.fullmatch(path) and path not in {"null", "true", "false"}
-    return path if plain or path[:1] in "'\"" else QuotedString(path, Quote.single).with_quotes()
+    """A path of the home or of elsewhere, in quotes where it needs them; what is no path stays as it is."""
+    if OF_HYDRA.fullmatch(path):
+        return path
+    path = str(Path(path).expanduser())
+    return path if NEEDS_NO_QUOTES.fullmatch(path) else QuotedString(path, Quote.single).with_quotes()
 
 
 def _parts(value: str) -> list[str]:

@@ -123,6 +123,7 @@ class DataModule(pl.LightningDataModule):
         chosen = choose(splits.train, good_photos, seed)
         self.train_samples, self.held_out_samples = hold_out(chosen, held_out, split_seed)
         self.test_samples = splits.test
+        self.all_samples = (*splits.train, *splits.test)  # with those that `good_photos` leaves out
         few = f"{len(chosen)} of {len(splits.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
         self.remarks = (*splits.remarks, few) if len(chosen) < len(splits.train) else splits.remarks
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}

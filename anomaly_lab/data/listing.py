@@ -1,12 +1,15 @@
 """The photos below a folder, and what is left out there. No image is decoded."""
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.names import SIGNATURES, SUFFIXES, UNREADABLE, is_masks, is_system
 
+SAMPLE = 1000  # photos of a folder that are kept where not all are needed: 200 MB at 256 px
 LeftOut = Callable[[str, Path], None]  # receives a reason and a path
 NOWHERE = "left out, because the link leads nowhere (data that have not been fetched?)"
 TWICE = "left out, because the link leads to a folder that is read already"
@@ -40,6 +43,20 @@ def mask_folders(path: Path) -> list[Path]:
 def images_in(path: Path, left_out: LeftOut | None = None) -> list[Path]:
     """All image files below a folder, sorted; without folders of masks and those of a system."""
     return sorted(walk(path, left_out=left_out))
+
+
+def sample_of(folder: str, key: str, most: int) -> tuple[list[Path], int]:
+    """Some photos of a folder that was typed for `key`, always the same ones, and the number of all of them.
+
+    Raises UserError for a folder that is missing or without photos.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{key}: expected a folder of photos, found none at {path}")
+    found = images_in(path)
+    if not found:
+        raise UserError(f"{key}: expected photos, found none in {path}")
+    return (found if len(found) <= most else sorted(random.Random(0).sample(found, most))), len(found)
 
 
 def walk(

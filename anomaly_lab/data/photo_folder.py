@@ -1,6 +1,5 @@
 """Photos of anything else than the parts: a sample of a folder, decoded once."""
 
-import random
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,9 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Images
 from anomaly_lab.data.images import Decoding
-from anomaly_lab.data.listing import images_in
+from anomaly_lab.data.listing import SAMPLE, sample_of
 from anomaly_lab.data.noise import Keys, uniform
 
-MOST = 1000  # photos that are kept: 200 MB at 256 px
 THREADS = 4
 
 
@@ -35,26 +33,25 @@ class PhotoFolder:
     """
 
     def __init__(
-        self, folder: str, key: str, side: PositiveInt = 256, zoom: PositiveFloat = 1.0, most: PositiveInt = MOST
+        self, folder: str, key: str, side: PositiveInt = 256, zoom: PositiveFloat = 1.0, most: PositiveInt = SAMPLE
     ) -> None:
-        self.folder, self.key = Path(folder).expanduser(), key  # `key`: what people typed the folder for
+        self.folder, self.key = folder, key  # `key`: what people typed the folder for
         self.side, self.zoom, self.most = side, zoom, most
         self._on_device: UInt8[Tensor, "photo 3 side side"] | None = None
 
     @cached_property
-    def all_paths(self) -> list[Path]:
-        """The photos of the folder."""
-        if not self.folder.is_dir():
-            raise UserError(f"{self.key}: expected a folder of photos, found none at {self.folder}")
-        if found := images_in(self.folder):
-            return found
-        raise UserError(f"{self.key}: expected photos, found none in {self.folder}")
+    def _found(self) -> tuple[list[Path], int]:
+        return sample_of(self.folder, self.key, self.most)
 
-    @cached_property
+    @property
     def paths(self) -> list[Path]:
         """The photos of the sample."""
-        every = self.all_paths
-        return every if len(every) <= self.most else sorted(random.Random(0).sample(every, self.most))
+        return self._found[0]
+
+    @property
+    def in_words(self) -> str:
+        """How many of them, and where."""
+        return f"{len(self.paths)} of {self._found[1]} photos in {self.folder}"
 
     @cached_property
     def images(self) -> UInt8[Tensor, "photo 3 side side"]:

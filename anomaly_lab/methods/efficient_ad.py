@@ -8,15 +8,16 @@ repeats the autoencoder: where these two differ, single parts are good and their
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.noise import Keys, blend, derive, procedural_texture, row_keys, scalars
 from anomaly_lab.data.photo_folder import PhotoFolder
@@ -75,7 +76,8 @@ class EfficientAD(GradientMethod):
 
     The score is the maximum of the map on its own grid; the authors' code takes it after enlarging.
 
-    Raises UserError for a teacher without weights or with those of another network, and for a folder without photos.
+    Raises UserError for images smaller than the teacher's patch, for a teacher without weights or with those of another
+    network, and for a folder without photos.
     """
 
     version: ClassVar = 1
@@ -90,13 +92,19 @@ class EfficientAD(GradientMethod):
         self,
         tiling: Tiling,
         teacher: PatchTeacher,
-        foreign_images: str | None,
+        foreign_images: Annotated[str, Field(min_length=1)] | None,
         optimizer: OptimizerFactory,
         image_size: PositiveInt,
         schedule: Schedule = "constant",
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
+        if image_size < teacher.network.patch:
+            raise UserError(
+                f"data.image_size: expected at least {teacher.network.patch} px, the patch that the teacher describes, "
+                f"found {image_size}"
+            )
+        teacher.key = "method.teacher"
         self.teacher = teacher
         self.channels = teacher.network.channels
         self.student = PatchNetwork(teacher.network.name, teacher.width, 2 * self.channels)
@@ -114,13 +122,12 @@ class EfficientAD(GradientMethod):
         """The photos of the folder that it learns from."""
         return self.foreign.paths if isinstance(self.foreign, PhotoFolder) else []
 
-    def prepare_data(self) -> None:
-        """Say what stands in for ImageNet."""
-        super().prepare_data()
+    @property
+    def substitutes(self) -> Sequence[str]:
+        """What stands in for ImageNet."""
         what = "procedural textures" if self.foreign else "none"
-        if isinstance(self.foreign, PhotoFolder):
-            what = f"{len(self.foreign.paths)} of {len(self.foreign.all_paths)} photos in {self.foreign.folder}"
-        self.say(f"foreign images: {what}; published: those of ImageNet")
+        what = self.foreign.in_words if isinstance(self.foreign, PhotoFolder) else what
+        return [f"foreign images: {what}; published: those of ImageNet"]
 
     def prepare(self, images: Iterable[Batch]) -> None:
         """Mean and deviation of each channel of the teacher (section 3.1)."""

@@ -4,7 +4,7 @@ Several students learn to give the vector that a teacher gives of the patch arou
 Where a defect is, they err, and they err in different ways: mistake and disagreement together are the map.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -125,13 +125,15 @@ class UninformedStudents(GradientMethod):
                 "python -m anomaly_lab teacher network=patch65 images=FOLDER out=FILE distils one from a pretrained "
                 "network, on a folder of varied photos"
             )
+        for key, teacher in used.items():
+            teacher.key = f"method.{key}"
         self.ensembles = nn.ModuleDict({key: Ensemble(teacher, students, stride) for key, teacher in used.items()})
 
-    def prepare_data(self) -> None:
-        """Say which receptive fields there are."""
-        super().prepare_data()
+    @property
+    def substitutes(self) -> Sequence[str]:
+        """Which receptive fields there are."""
         sides = ", ".join(name.removeprefix("patch") for name in self.ensembles)
-        self.say(f"receptive fields: {sides} px; published: 17, 33 and 65 px together")
+        return [f"receptive fields: {sides} px; published: 17, 33 and 65 px together"]
 
     def _named(self) -> list[tuple[str, Ensemble]]:
         return [(name, part) for name, part in self.ensembles.items() if isinstance(part, Ensemble)]

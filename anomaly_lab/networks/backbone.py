@@ -187,6 +187,11 @@ class Backbone(PretrainedNetwork):
             shifted = base[..., row * shift :, column * shift :]
             yield row, column, upper(shifted.contiguous(memory_format=torch.channels_last))
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights come from a file on this machine."""
+        return self.weights is not None
+
     def load(self) -> list[str]:
         """Read the weights, unless they are there already, and name the tensors of the file that are not used.
 

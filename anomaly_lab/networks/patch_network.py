@@ -6,11 +6,11 @@ supplement. `pdn_small`, `pdn_medium`: Batzner, Heckler and Koenig, WACV 2024 (a
 
 import hashlib
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +21,7 @@ from anomaly_lab.networks.pretrained import PretrainedNetwork, origin_of, read
 Images = Float[Tensor, "batch channel height width"]
 Maps = Float[Tensor, "batch _ _ _"]
 Name = Literal["patch17", "patch33", "patch65", "pdn_small", "pdn_medium"]
+Width = Annotated[float, Field(gt=0, le=8)]
 POOL = (2, 0)  # a pooling of 2 x 2 at stride 2
 
 
@@ -59,7 +60,7 @@ class PatchNetwork(nn.Sequential):
 
     """
 
-    def __init__(self, name: Name, width: PositiveFloat = 1.0, channels: PositiveInt | None = None) -> None:
+    def __init__(self, name: Name, width: Width = 1.0, channels: PositiveInt | None = None) -> None:
         patch, layers, pool, slope = ARCHITECTURES[name]
         modules: list[nn.Module] = []
         before = 3
@@ -139,8 +140,9 @@ class PatchTeacher(PretrainedNetwork):
     """
 
     sha256: Tensor
+    key: str = "teacher"  # what people type for it
 
-    def __init__(self, name: Name, weights: str | None = None, width: PositiveFloat = 1.0) -> None:
+    def __init__(self, name: Name, weights: str | None = None, width: Width = 1.0) -> None:
         super().__init__()
         self.name, self.layers, self.trainable = name, (name,), False
         self.weights = weights
@@ -156,22 +158,27 @@ class PatchTeacher(PretrainedNetwork):
         """
         if self.sha256.any():
             return []
-        command = f"python -m anomaly_lab teacher network={self.name} images=FOLDER out=FILE"
+        width = "" if self.width == 1 else f" width={self.width:g}"
+        command = f"python -m anomaly_lab teacher network={self.name} images=FOLDER out=FILE{width}"
         if self.weights is None:
             raise UserError(
-                f"method: expected the weights of the teacher {self.name} as a file, found none; {command} distils one "
-                "from a pretrained network, on a folder of varied photos"
+                f"{self.key}.weights: expected a file of {self.name}, found none; {command} distils one from a "
+                "pretrained network, on a folder of varied photos"
             )
         path = Path(self.weights).expanduser()
-        state = read(path, f"weights of {self.name}")
-        if shapes(state) != shapes(self.network.state_dict()):
-            width = "" if self.width == 1 else f" of width {self.width:g}"
+        state = read(path, f"{self.key}.weights")
+        own = self.network.state_dict()
+        if shapes(state) != shapes(own):
+            found, found_width = architecture_of(state)
+            remedy = f"{self.key}.width={found_width:g}" if found == self.name else command
+            found = f", of {found} of width {found_width:g}" if found else ""
             raise UserError(
-                f"weights of {self.name}: expected the {len(self.network.state_dict())} tensors of {self.name}{width}, "
-                f"found {path} of {len(state)} tensors{of_another(state)}; {command}"
+                f"{self.key}.weights: expected the {len(own)} tensors of {self.name} of width {self.width:g}, found "
+                f"{path} of {len(state)} tensors{found}; {remedy}"
             )
-        if broken := next((name for name, value in state.items() if not value.isfinite().all()), None):
-            raise UserError(f"weights of {self.name}: expected finite numbers, found others in {broken} of {path}")
+        wrong = (name for name, value in state.items() if not value.is_floating_point() or not value.isfinite().all())
+        if broken := next(wrong, None):
+            raise UserError(f"{self.key}.weights: expected finite decimal numbers, found others in {broken} of {path}")
         self.network.load_state_dict(state)
         content = path.read_bytes()
         self.sha256.copy_(torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8))
@@ -190,13 +197,12 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def of_another(state: dict[str, Tensor]) -> str:
-    """Of which architecture and width the tensors are, in words; "" for none."""
+def architecture_of(state: dict[str, Tensor]) -> tuple[str, float]:
+    """Of which architecture and width the tensors are; "" for none."""
     numbered = {name: value for name, value in state.items() if name.partition(".")[0].isdecimal() and value.ndim == 4}
     weights = [numbered[name] for name in sorted(numbered, key=lambda name: int(name.partition(".")[0]))]
     for name, architecture in ARCHITECTURES.items():
         convolutions = [layer for layer in architecture.layers if layer != POOL]
         if [weight.shape[-1] for weight in weights] == [side for side, _ in convolutions]:
-            width = round(len(weights[0]) / convolutions[0][1], 2)
-            return f", of {name}" + ("" if width == 1 else f" of width {width:g}")
-    return ""
+            return name, round(len(weights[0]) / convolutions[0][1], 2)
+    return "", 0.0

@@ -23,6 +23,11 @@ class PretrainedNetwork(nn.Module):
     trainable: bool  # False: it stays as it is
     origin: str = ""  # where the weights come from, for people; set by `load` where the file says it
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights come from a file on this machine."""
+        return True
+
     @abstractmethod
     def load(self) -> list[str]:
         """Read the weights, unless they are there already, and name the tensors of the file that are not used."""

@@ -205,4 +205,4 @@ def _union(chosen: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return "default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

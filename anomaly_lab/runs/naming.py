@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from anomaly_lab.config.schema import class_fact, is_ours
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.listing import SAMPLE, sample_of
 from anomaly_lab.data.samples import choose, digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 
@@ -125,13 +126,16 @@ def region_key(region: Any) -> Any:
 
 
 def by_content(node: Any) -> Any:
-    """The configuration with the SHA-256 of each `weights` file instead of its path."""
+    """The configuration with SHA-256 sums of each `weights` file and of the `foreign_images` instead of their paths."""
     if not isinstance(node, dict):
         return node
     changed = {key: by_content(value) for key, value in node.items()}
     weights = node.get("weights")
     if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
         changed["weights"] = digests([path])[0]
+    foreign = node.get("foreign_images")
+    if isinstance(foreign, str) and Path(foreign).expanduser().is_dir():
+        changed["foreign_images"] = _hash(digests(sample_of(foreign, "method.foreign_images", SAMPLE)[0]))
     return changed
 
 

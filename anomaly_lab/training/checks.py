@@ -39,15 +39,15 @@ def check_memory(method: Method, images: int) -> None:
 
 def check_foreign_photos(method: Method, data: DataModule) -> None:
     """Refuse foreign photos that are photos of the run: good ones would be unlearnt, test images learnt from."""
-    samples = [*data.train_samples, *data.held_out_samples, *data.test_samples]
     if not method.foreign_photos:
         return
-    known = dict(zip(digests([sample.path for sample in samples]), samples, strict=True))
+    paths = [sample.path for sample in data.all_samples]
+    known = dict(zip(digests(paths), paths, strict=True))
     found = [known[digest] for digest in digests(list(method.foreign_photos)) if digest in known]
     if found:
         raise UserError(
             f"method.foreign_images: expected photos of anything else, found {len(found)} of this data set, such as "
-            f"{found[0].path}; name another folder, or procedural"
+            f"{found[0]}; name another folder, or procedural"
         )
 
 

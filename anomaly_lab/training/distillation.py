@@ -4,11 +4,14 @@
 it (Bergmann et al. 2020, section 3.1).
 """
 
+import hashlib
 import math
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,10 +29,10 @@ from torch.nn import functional
 from anomaly_lab.core.console import duration, say, tracked
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_whole
+from anomaly_lab.core.lock import lock
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data.formats import read_photo
 from anomaly_lab.data.noise import procedural_texture, row_keys
-from anomaly_lab.data.pixels import say_once
 from anomaly_lab.data.placement import fit, place
 from anomaly_lab.functional.colour import luminance
 from anomaly_lab.functional.moments import Moments
@@ -54,13 +57,15 @@ GRAY = 0.1  # share of the images that are shown gray
 THREADS = 4
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """The images of a distillation by their numbers: a number is the same image whenever it is asked for."""
 
     paths: list[Path]  # none: procedural textures
     side: int  # px
     patch: int | None  # px; a random part of the photo is shown, such that the whole would have 4 to 16 patches a side
     seed: int
+    left_out: set[Path] = field(default_factory=set)  # photos that could not be read
 
     def photo(self, number: int) -> UInt8[np.ndarray, "3 side side"]:
         """The image of a number. Each photo comes once, in random order, before any comes again.
@@ -75,7 +80,9 @@ class Source(NamedTuple):
             try:
                 photo = read_photo(path, 3)
             except UserError as error:
-                say_once(str(path), f"left out: {error}")
+                if path not in self.left_out:
+                    say(f"left out: {error}")
+                self.left_out.add(path)
                 continue
             height, width = photo.shape[:2]
             if self.patch is None:
@@ -312,43 +319,90 @@ class Progress(pl.Callback):
 def distil(name: Name, width: float, backbone: Backbone, plan: Plan, out: Path) -> None:
     """Write the weights of a patch network when all steps are done; a checkpoint lies beside the file until then.
 
-    Raises UserError where the file, or the checkpoint, is of another command.
+    A second process for the same file waits. Raises UserError where the file, or the checkpoint, is of another command,
+    and where it cannot be written.
     """
+    backbone.load()
     origin = (
         f"distilled from {backbone.name} ({', '.join(backbone.layers)}) on {plan.images}, {plan.steps} steps of "
         f"{plan.batch_size} images; published: on ImageNet"
     )
-    about = {ORIGIN: origin, "network": name, "width": f"{width:g}", "seed": str(plan.seed), "rate": f"{plan.rate:g}"}
-    if out.exists():
-        if header_of(out) == about:
+    about = {
+        ORIGIN: origin, "network": name, "width": f"{width:g}", "seed": str(plan.seed), "rate": f"{plan.rate:g}",
+        "photos": identity(plan.paths), "weights": backbone.sha256.numpy().tobytes().hex(),
+    }  # fmt: skip
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(
+                lock(out.with_suffix(".lock"), lambda _: say(f"{out}: another process makes it; waiting"))
+            )
+        except OSError as error:
+            raise UserError(f"out: expected a file that can be written, found {out} ({error.strerror})") from error
+        if not out.exists():
+            write_weights(out, name, width, backbone, plan, about)
+        elif header_of(out) == about:
             say(f"{out}: done already, {origin}")
-            return
-        raise UserError(f"out: expected a new file, found {out}, of another command; remove it or choose another name")
-    backbone.load()
+        else:
+            raise UserError(
+                f"out: expected a new file, found {out}, of another command; remove it or choose another name"
+            )
+
+
+def identity(paths: list[Path]) -> str:
+    """A hash of names and sizes: the content of a million photos would take hours to read."""
+    return hashlib.sha256(repr([(path.name, path.stat().st_size) for path in paths]).encode()).hexdigest()
+
+
+def write_weights(
+    out: Path, name: Name, width: float, backbone: Backbone, plan: Plan, about: dict[str, str]
+) -> None:  # fmt: skip
+    """Train, or go on, and write the file."""
     torch.manual_seed(plan.seed)
     kind = DenseDistillation if name.startswith("pdn") else PatchDistillation
     module = kind(backbone, PatchNetwork(name, width), plan)
+    module.about = about
     checkpoint = out.with_suffix(".ckpt")
-    resume = checkpoint if checkpoint.is_file() else None
-    if resume and load_checkpoint(resume).get("teacher") != about:
-        raise UserError(f"out: expected a checkpoint of this command, found {resume} of another one; remove it")
+    resume = resumable(checkpoint, about)
     quiet()
     trainer = pl.Trainer(
         max_epochs=-(-plan.steps // plan.part), precision=cast(Any, choose("auto", "auto")), devices=1, logger=False,
         callbacks=[RichProgressBar(), SeedEveryStep(plan.seed), Progress(checkpoint)], enable_checkpointing=False,
         enable_model_summary=False, reload_dataloaders_every_n_epochs=1, plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
-    module.about = about
-    say(f"{name}: {origin}; on {trainer.strategy.root_device.type}")
+    say(f"{name}: {about[ORIGIN]}; on {trainer.strategy.root_device.type}")
     if resume is None:
         module.to(trainer.strategy.root_device).measure()
     try:
         trainer.fit(module, ckpt_path=resume, weights_only=True)
     except BaseException as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes a SystemExit of it
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt("interrupted; the same command continues from the last checkpoint") from error
+        if isinstance(error, SystemExit) and not error.code:  # SIGTERM, as Lightning tells it
+            say("stopped by SIGTERM; the same command continues from the last checkpoint")
+            raise SystemExit(128 + signal.SIGTERM) from error
         raise
     state = {key: value.detach().cpu().contiguous() for key, value in module.network.state_dict().items()}
     write_whole(out, lambda part: part.write_bytes(save(state, about)))
     checkpoint.unlink(missing_ok=True)
-    say(f"teacher: {out}; its loss was {float(trainer.callback_metrics['loss_epoch']):.4g} over the last steps")
+    loss = trainer.callback_metrics.get("loss_epoch")  # none: all steps were done before
+    left_out = f"; photos left out that cannot be read: {len(module.source.left_out)}" if module.source.left_out else ""
+    say(
+        f"teacher: {out}"
+        + (f"; its loss was {float(loss):.4g} over the last steps" if loss is not None else "")
+        + left_out
+    )
+
+
+def resumable(checkpoint: Path, about: dict[str, str]) -> Path | None:
+    """The checkpoint, if there is one. Raises UserError where it is damaged or of another command."""
+    if not checkpoint.exists():
+        return None
+    try:
+        found = load_checkpoint(checkpoint)
+    except UserError as error:
+        raise UserError(
+            f"out: expected a checkpoint of this command, found {checkpoint}: damaged; remove it"
+        ) from error
+    if not isinstance(found, dict) or found.get("teacher") != about:
+        raise UserError(f"out: expected a checkpoint of this command, found {checkpoint} of another one; remove it")
+    return checkpoint

@@ -69,7 +69,10 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     check_memory(method, len(datamodule.train_samples))
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
-    check_foreign_photos(method, datamodule)
+    if resume is None:
+        check_foreign_photos(method, datamodule)
+        for line in method.substitutes:
+            method.say(line)
     if is_first_process():
         photos = datamodule.train_samples, datamodule.test_samples, datamodule.decoding, datamodule.workers
         good = len(datamodule.train_samples) + len(datamodule.held_out_samples)

@@ -36,7 +36,7 @@ def test_defaults_are_as_published(asked, photos, tmp_path):
         assert (backbone.name, backbone.layers) == ("resnet18.tv_in1k", layers)
         assert plan[2:] == expected
         assert len(plan.paths) == 3
-        assert plan.images == "3 photos of varied"
+        assert plan.images == f"3 photos of {tmp_path.name}/varied"
 
 
 def test_options_reach_the_distillation(asked, tmp_path):
@@ -59,6 +59,7 @@ def test_options_reach_the_distillation(asked, tmp_path):
         ("images=nowhere", "images: expected a folder of photos, or procedural, found no folder at nowhere"),
         ("steps=0", "steps: expected a whole number from 1 on, found '0'"),
         ("steps=1.5", "steps: expected a whole number from 1 on, found '1.5'"),
+        ("width=9", "width: expected at most 8, found 9"),
         ("width=-1", "width: expected a number from 1e-09 on, found '-1'"),
         ("learning_rate=nan", "learning_rate: expected a number from 1e-09 on, found 'nan'"),
         ("learning_rate=inf", "learning_rate: expected a number from 1e-09 on, found 'inf'"),
@@ -66,7 +67,7 @@ def test_options_reach_the_distillation(asked, tmp_path):
         ("batch_size=1", "batch_size: expected at least 2, because patches are compared with one another, found 1"),
         ("backbone=resnet18", "backbone: expected offline, or backbone.name=NAME, found 'resnet18'"),
         ("backbone.nam=resnet18", "backbone.nam: expected backbone.name, backbone.layers or backbone.weights"),
-        ("backbone.name=resnet19", "method.backbone.name: expected a model of timm, found 'resnet19'"),
+        ("backbone.name=resnet19", "^backbone.name: expected a model of timm, found 'resnet19'"),
         ("stepps=3", "teacher: expected .* found 'stepps'; did you mean 'steps'"),
     ],
 )
@@ -100,7 +101,10 @@ def test_the_file_is_that_of_a_small_distillation(photos, weights, tmp_path, mon
     words = f"steps=2 batch_size=2 width=0.02 backbone.weights={weights} backbone.layers=[layer2]"
     teacher.main(["network=patch17", f"images={photos}", f"out={tmp_path}/t.safetensors", *words.split()])
     said = capsys.readouterr().out
-    assert "patch17: distilled from resnet18.tv_in1k (layer2) on 3 photos of varied, 2 steps of 2 images;" in said
+    assert (
+        f"patch17: distilled from resnet18.tv_in1k (layer2) on 3 photos of {tmp_path.name}/varied, 2 steps of 2 images;"
+        in said
+    )
     assert f"teacher: {tmp_path}/t.safetensors; its loss was " in said
     from safetensors.torch import load_file
 

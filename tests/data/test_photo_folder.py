@@ -46,7 +46,7 @@ def test_the_middle_of_a_larger_image_is_shown(tmp_path, write):
 
 def test_of_many_photos_always_the_same_sample_is_read(folder):
     first, second = (PhotoFolder(str(folder), "key", side=8, most=4) for _ in range(2))
-    assert len(first.all_paths) == 6
+    assert first.in_words == f"4 of 6 photos in {folder}"
     assert len(first.paths) == len(first.images) == 4
     assert first.paths == second.paths
 

@@ -159,22 +159,22 @@ def test_a_folder_is_shown_at_twice_the_size(tmp_path, write):
 
 
 def test_a_teacher_without_weights_and_a_folder_without_photos_stop_before_training(tmp_path):
-    with pytest.raises(UserError, match="expected the weights of the teacher pdn_small as a file, found none"):
+    with pytest.raises(UserError, match="method.teacher.weights: expected a file of pdn_small, found none; python"):
         method().prepare_data()
-    built = method(str(tmp_path))
-    built.teacher.sha256.fill_(1)  # as if it were loaded
-    with pytest.raises(UserError, match="method.foreign_images: expected photos, found none in"):
-        built.prepare_data()
+    for ask in (lambda built: built.foreign_photos, lambda built: built.substitutes):
+        with pytest.raises(UserError, match="method.foreign_images: expected photos, found none in"):
+            ask(method(str(tmp_path)))
+    with pytest.raises(UserError, match="data.image_size: expected at least 33 px, .* found 32"):
+        method(image_size=32)
 
 
-def test_what_stands_in_for_imagenet_is_said(tmp_path, write, capsys):
+def test_what_stands_in_for_imagenet_is_said(tmp_path, write):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
     for foreign, words in ((None, "none"), ("procedural", "procedural textures"), (str(tmp_path), "2 of 2 photos in")):
-        built = method(foreign)
-        built.teacher.sha256.fill_(1)
-        built.prepare_data()
-        assert f"foreign images: {words}" in capsys.readouterr().out
+        (line,) = method(foreign).substitutes
+        assert line.startswith(f"foreign images: {words}")
+        assert line.endswith("; published: those of ImageNet")
 
 
 def test_an_image_of_another_size_has_a_map_in_proportion():

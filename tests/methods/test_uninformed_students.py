@@ -107,6 +107,8 @@ def test_the_teacher_stays_and_the_students_learn():
 def test_the_students_are_asked_at_the_stride(stride):
     built = method(given=("patch17", "patch33"), stride=stride)
     assert set(built.ensembles) == {"patch17", "patch33"}
+    assert list(built.substitutes) == ["receptive fields: 17, 33 px; published: 17, 33 and 65 px together"]
+    assert built.ensembles["patch33"].teacher.key == "method.patch33"
     assert built.predict(torch.rand(1, 1, 32, 24)).anomaly_map.shape == (1, 1, 32 // stride, 24 // stride)
     ensemble, images = built.ensembles["patch33"], torch.rand(1, 3, 32, 32)
     expected = ensemble.students[1].dense(normalise(images), stride)

@@ -100,23 +100,33 @@ def test_a_file_of_pytorch_with_the_authors_names_will_do(tmp_path):
     ("wrong", "message"),
     [
         ({"name": "pdn_medium"}, "of pdn_small of width 0.05, found .*, of pdn_medium of width 0.05; python -m"),
-        ({"name": "patch33"}, "found .*, of patch33 of width 0.05; python -m anomaly_lab teacher network=pdn_small"),
-        ({"width": 0.1}, "the 8 tensors of pdn_small of width 0.05, found .*, of pdn_small of width 0.1;"),
-        ({"extra": torch.zeros(1)}, "found .*wrong.safetensors of 9 tensors, of pdn_small of width 0.05; python -m"),
-        ({"0.bias": torch.full((6,), torch.nan)}, "finite numbers, found others in 0.bias of"),
-        ({"8.weight": torch.full((384, 13, 4, 4), torch.inf)}, "finite numbers, found others in 8.weight of"),
+        (
+            {"name": "patch33"},
+            "found .*, of patch33 of width 0.05; python -m .* network=pdn_small .* width=0.05",
+        ),
+        (
+            {"width": 0.1},
+            "the 8 tensors of .* of width 0.05, found .*, of pdn_small of width 0.1; teacher.width=0.1",
+        ),
+        (
+            {"extra": torch.zeros(1)},
+            "found .*wrong.safetensors of 9 tensors, of pdn_small of width 0.05; teacher",
+        ),
+        ({"0.bias": torch.full((6,), torch.nan)}, "finite decimal numbers, found others in 0.bias of"),
+        ({"0.bias": torch.ones(6, dtype=torch.int32)}, "finite decimal numbers, found others in 0.bias of"),
+        ({"8.weight": torch.full((384, 13, 4, 4), torch.inf)}, "finite decimal numbers, found others in 8.weight of"),
     ],
 )
 def test_a_file_of_another_network_is_refused_by_its_name(tmp_path, wrong, message):
     saved(file := tmp_path / "wrong.safetensors", **wrong)
-    with pytest.raises(UserError, match=f"weights of pdn_small: expected .*{message}"):
+    with pytest.raises(UserError, match=f"teacher.weights: expected .*{message}"):
         PatchTeacher("pdn_small", str(file), 0.05).load()
 
 
 def test_no_file_a_folder_and_a_damaged_file_are_one_line_each(tmp_path):
-    with pytest.raises(UserError, match="expected the weights of the teacher pdn_small as a file, found none; python"):
+    with pytest.raises(UserError, match="teacher.weights: expected a file of pdn_small, found none; python"):
         PatchTeacher("pdn_small").load()
     (broken := tmp_path / "x.safetensors").write_bytes(b"PK\3\4 and so on")
     for path, message in ((tmp_path, "found a folder at"), (tmp_path / "a", "found nothing at"), (broken, "damaged")):
-        with pytest.raises(UserError, match=f"weights of pdn_small: expected .*{message}"):
+        with pytest.raises(UserError, match=f"teacher.weights: expected .*{message}"):
             PatchTeacher("pdn_small", str(path)).load()

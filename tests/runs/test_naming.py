@@ -16,7 +16,7 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.runs import naming
-from anomaly_lab.runs.naming import fingerprints_of, place_of, result_key, run_folder, weights_key
+from anomaly_lab.runs.naming import by_content, fingerprints_of, place_of, result_key, run_folder, weights_key
 
 PATCHWISE = {"data": "demo", "data.category": "weave"}
 ONCE = {"method": "variation_model", **PATCHWISE}
@@ -267,3 +267,18 @@ def test_the_folder_says_what_was_run(config):
     folder = run_folder(config, "f")
     assert folder.is_absolute()
     assert folder.parts[-7:-1] == ("runs", "default", "cae", "demo", "weave", "seed=0")
+
+
+def test_foreign_images_enter_the_key_by_their_content(tmp_path, write):
+    for name in ("one/a.png", "one/deep/b.png", "two/a.png", "two/deep/b.png"):
+        write(tmp_path / name, np.full((4, 4, 3), len(name), np.uint8))
+    write(tmp_path / "two/a.png", np.full((4, 4, 3), len("one/a.png"), np.uint8))
+    node = {"method": {"foreign_images": str(tmp_path / "one"), "weights": "nowhere"}}
+    other = {"method": {"foreign_images": str(tmp_path / "two"), "weights": "nowhere"}}
+    assert by_content(node) == by_content(other)
+    assert by_content(node)["method"]["weights"] == "nowhere"
+    before = by_content(node)
+    write(tmp_path / "one/c.png", np.zeros((4, 4, 3), np.uint8))
+    assert by_content(node) != before
+    for plain in ("procedural", None, str(tmp_path / "gone")):
+        assert by_content({"foreign_images": plain}) == {"foreign_images": plain}

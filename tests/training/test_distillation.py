@@ -1,13 +1,16 @@
 """Teachers: what is learnt by hand, which images are seen, a distillation that breaks off."""
 
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.lock import lock
 from anomaly_lab.functional.moments import Moments
 from anomaly_lab.networks.patch_network import PatchNetwork, PatchTeacher
 from anomaly_lab.training import distillation
@@ -35,6 +38,10 @@ def photos(tmp_path, write):
 
 class Loaded(Pixels):
     """Pretrained, as it stands."""
+
+    def __init__(self, digest=0):
+        super().__init__()
+        self.sha256 = torch.full((32,), digest, dtype=torch.uint8)
 
     def load(self):
         return []
@@ -98,17 +105,15 @@ def test_without_photos_there_are_textures_that_follow_from_their_numbers():
     assert shown.std() > 0.02
 
 
-def test_a_photo_that_cannot_be_read_is_replaced_and_named(photos, tmp_path):
+def test_a_photo_that_cannot_be_read_is_replaced_and_named_once(photos, tmp_path, capsys):
     photos[2].write_bytes(b"no photo")
     source = Source(photos, 8, None, seed=0)
-    with pytest.warns(UserWarning, match="left out: .*2.png"):
-        seen = {int(source.photo(i)[0, 0, 0]) // 50 for i in range(5)}
+    seen = {int(source.photo(i)[0, 0, 0]) // 50 for i in range(10)}
     assert seen == {0, 1, 3, 4}
+    said = capsys.readouterr().out
+    assert said.count("left out: ") == said.count("2.png") == 1
     (broken := tmp_path / "broken.png").write_bytes(b"no photo")
-    with (
-        pytest.raises(UserError, match="images: expected photos, found none of 1 that can be read"),
-        pytest.warns(UserWarning, match="left out"),
-    ):
+    with pytest.raises(UserError, match="images: expected photos, found none of 1 that can be read"):
         Source([broken], 8, None, seed=0).photo(0)
 
 
@@ -224,17 +229,62 @@ def test_a_file_that_is_done_stays_and_one_of_another_command_is_not_replaced(ph
     content = file.read_bytes()
     distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
     assert "done already, distilled from pixels" in capsys.readouterr().out
-    for changed in (plan(photos, steps=2), plan(photos, steps=1, rate=1e-2)):
+    one, others = plan(photos, steps=1), plan(photos, steps=1)._replace(paths=photos[1:])
+    for digest, changed in ((0, plan(photos, steps=2)), (0, one._replace(rate=1e-2)), (0, others), (1, one)):
         with pytest.raises(UserError, match="out: expected a new file, found .* of another command"):
-            distil("patch17", 0.02, Loaded(), changed, file)
+            distil("patch17", 0.02, Loaded(digest), changed, file)
     assert file.read_bytes() == content
     file.unlink()
     file.with_suffix(".ckpt").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="expected a whole checkpoint"):
-        distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
-    torch.save({"teacher": {"network": "patch33"}}, file.with_suffix(".ckpt"))
-    with pytest.raises(UserError, match="out: expected a checkpoint of this command, found .* of another one"):
-        distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
+    with pytest.raises(UserError, match="out: expected a checkpoint of this command, found .*: damaged; remove it"):
+        distil("patch17", 0.02, Loaded(), one, file)
+    for other in ({"teacher": {"network": "patch33"}}, [1, 2]):
+        torch.save(other, file.with_suffix(".ckpt"))
+        with pytest.raises(UserError, match="out: expected a checkpoint of this command, found .* of another one"):
+            distil("patch17", 0.02, Loaded(), one, file)
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_process_that_was_killed_before_it_wrote_the_file_writes_it_next_time(photos, small, tmp_path, monkeypatch):
+    file = tmp_path / "teacher.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "write_whole", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            distil("patch17", 0.02, Loaded(), plan(photos), file)
+    assert file.with_suffix(".ckpt").is_file()
+    distil("patch17", 0.02, Loaded(), plan(photos), file)
+    assert load_file(file)
+    assert not file.with_suffix(".ckpt").exists()
+
+
+@pytest.mark.parametrize(("ended", "code"), [(SystemExit(), 143), (KeyboardInterrupt(), None), (SystemExit(1), 1)])
+def test_how_it_was_stopped_is_its_exit_code(photos, small, tmp_path, monkeypatch, ended, code):
+    def fit(*_, **__):
+        raise ended
+
+    monkeypatch.setattr(pl.Trainer, "fit", fit)
+    with pytest.raises(type(ended)) as stopped:
+        distil("patch17", 0.02, Loaded(), plan(photos), tmp_path / "teacher.safetensors")
+    assert getattr(stopped.value, "code", None) == code
+
+
+def test_a_second_process_waits_for_the_first_and_finds_it_done(photos, small, tmp_path, capsys):
+    file = tmp_path / "teacher.safetensors"
+    with lock(file.with_suffix(".lock"), None):
+        thread = Thread(target=distil, args=("patch17", 0.02, Loaded(), plan(photos), file))
+        thread.start()
+        thread.join(2)
+        assert thread.is_alive()
+        assert "another process makes it; waiting" in capsys.readouterr().out
+        assert not file.exists()
+    thread.join(60)
+    assert load_file(file)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_any_work(photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="out: expected a file that can be written, found .* \\(File exists\\)"):
+        distil("patch17", 0.02, Loaded(), plan(photos), tmp_path / "file/teacher.safetensors")
 
 
 def test_a_loss_that_is_no_number_stops_it_before_anything_is_written(photos, small, tmp_path):

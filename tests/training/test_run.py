@@ -500,13 +500,13 @@ def test_batch_norm_over_processes_needs_gpus():
         check_batch_norm(stand_in(pl.Trainer, strategy=devices["cpu"]), {"sync_batchnorm": True})
 
 
-@pytest.mark.parametrize("split", ["train_samples", "held_out_samples", "test_samples"])
+@pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("how", ["itself", "a link", "a copy", "something else"])
 def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how):
-    photos = {
-        name: write(tmp_path / f"{name}.png", np.full((8, 8, 3), 9 * i, np.uint8)) for i, name in enumerate("abc")
+    samples = {
+        name: write(tmp_path / f"{name}.png", np.full((8, 8, 3), 9 * i, np.uint8))
+        for i, name in enumerate(("train", "test"))
     }
-    samples = dict(zip(("train_samples", "held_out_samples", "test_samples"), photos.values(), strict=True))
     foreign, own = write(tmp_path / "foreign/x.png", np.full((8, 8, 3), 200, np.uint8)), samples[split]
     there = {
         "itself": lambda path: own,
@@ -514,7 +514,7 @@ def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how):
         "a copy": lambda path: shutil.copy(own, path),
         "something else": lambda path: foreign,
     }[how](tmp_path / "foreign/y.png")
-    data = stand_in(DataModule, **{name: [Sample(path, None, 0, "good", "")] for name, path in samples.items()})
+    data = stand_in(DataModule, all_samples=[Sample(path, None, 0, "good", "") for path in samples.values()])
     method = stand_in(EfficientAD, foreign_photos=[foreign, Path(there)])
     if how == "something else":
         check_foreign_photos(method, data)

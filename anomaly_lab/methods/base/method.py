@@ -108,6 +108,12 @@ class Method(pl.LightningModule, ABC):
         if stage == "fit":
             self._load_backbones()
 
+    def load_local_weights(self) -> None:
+        """Read the weights that need no hub, to see whether they fit."""
+        for network in self.modules():
+            if isinstance(network, PretrainedNetwork) and not network.trainable and network.is_local:
+                network.load()
+
     def _load_backbones(self) -> None:
         for backbone in self.modules():
             if not isinstance(backbone, PretrainedNetwork) or backbone.trainable:
@@ -118,6 +124,11 @@ class Method(pl.LightningModule, ABC):
             if backbone.origin:
                 self.say(f"{backbone.name}: {backbone.origin}")
                 backbone.origin = ""  # once
+
+    @property
+    def substitutes(self) -> Sequence[str]:
+        """What stands in for something that the paper has, a line each, for people at the start of a training."""
+        return ()
 
     @property
     def foreign_photos(self) -> Sequence[Path]:
