@@ -17,6 +17,7 @@ from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain
 from anomaly_lab.launch import cost
+from anomaly_lab.networks.patch_network import PatchTeacher
 from tests.conftest import METHODS, ROOT
 
 
@@ -112,6 +113,37 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
     )
     assert done.stderr == "error: method.optimizer: Invalid epsilon value: -1\n"
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("method=efficient_ad", "method.teacher.weights: expected a file of pdn_small, found none"),
+        (
+            "method=efficient_ad method.teacher.weights=gone.pth",
+            "method.teacher.weights: expected a .* nothing at gone",
+        ),
+        ("method=patchcore method.backbone.weights=gone.pth", "method.backbone.weights: expected a .* nothing at gone"),
+        (
+            "method=efficient_ad method.foreign_images={parts}/train",
+            "method.foreign_images: expected photos of anything",
+        ),
+    ],
+)
+def test_a_dry_run_ends_where_the_run_would(parts, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(cost, "rate_of", lambda config: cost.Rate(0.5, None, "one step"))
+    if "foreign" in words:
+        monkeypatch.setattr(PatchTeacher, "load", lambda self: [])
+    given = [
+        "data=folder",
+        f"data.root={parts}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        f"runs_dir={tmp_path / 'runs'}",
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*given, *words.format(parts=parts).split()])
+    with pytest.raises(UserError, match=message):
+        train.dry_run(train.check(config))
 
 
 def test_a_dry_run_says_state_data_and_cost_and_leaves_nothing_even_with_a_flag_of_hydra(
