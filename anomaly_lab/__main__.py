@@ -43,7 +43,8 @@ def start(first: str, is_job: bool) -> None:
             print_help(sys.argv[1:])
         return
     if not is_job and first not in COMMANDS:
-        near = get_close_matches(first, (*COMMANDS, "data check", "data cache"), n=1)
+        of_two = [command for command in ("data check", "data cache") if first in command.split()]
+        near = of_two or get_close_matches(first, (*COMMANDS, "data check", "data cache"), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         sys.exit(f"error: expected a command ({', '.join(COMMANDS)}) or key=value, found {first!r}{hint}")
     if first in OF_RUNS and any(word.startswith("--config-dir") for word in sys.argv):
