@@ -75,6 +75,7 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
 UNTAUGHT = {"ssim_ae"}  # an SSIM loss hardly moves in the first hundred steps
+GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3}  # rates for two processes, of losses with steep gradients
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
 
 
@@ -201,7 +202,7 @@ class Toy:
                     setattr(module, name, nn.GroupNorm(1, layer.num_features))
                 if isinstance(layer, nn.Dropout):
                     layer.p = 0.0
-        descend(method, 1e-4 if self.name == "uninformed_students" else 1e-2)  # its loss is a sum over the channels
+        descend(method, GENTLE.get(self.name, 1e-2))
         return method
 
     def divided(self, rank: int | None = None) -> dict[str, torch.Tensor]:

@@ -52,17 +52,21 @@ def test_the_hardest_values_are_those_that_reach_their_quantile(count):
     assert hardest(values.view(1, 1, 1, -1)).item() == pytest.approx(values[values >= line].mean().item())
 
 
+def test_each_image_has_its_own_hardest_values():
+    values = torch.cat([torch.arange(1000.0), 5000 + torch.arange(1000.0)]).view(2, 1, 20, 50)
+    assert hardest(values) == (999 + 5999) / 2
+
+
 def test_of_a_thousand_values_the_largest_is_hard():
     assert hardest(torch.arange(1000.0).view(1, 10, 10, 10)) == 999
 
 
 def test_the_losses_by_hand(tmp_path):
     imitation = torch.zeros(384, 2, 2)
-    imitation[0, 0, 0], imitation[1] = 3, 1  # of 1536 values two reach the quantile
+    imitation[0, 0, 0], imitation[1] = 3, 1  # of the 1536 values of an image two reach the quantile
     built = saying(method("procedural"), teacher=0.5, imitation=imitation, second=2.0, autoencoder=-1.0)
     losses = built.losses(Batch.of(torch.rand(2, 3, 48, 48)))
-    hard = [2.5**2] * 2 + [0.25] * 2  # of two images; the next largest ones are all equal
-    assert losses["hard"].item() == pytest.approx(sum(hard) / 4)
+    assert losses["hard"].item() == pytest.approx((2.5**2 + 0.25) / 2)  # the next largest ones are all equal
     assert losses["autoencoder"].item() == pytest.approx(1.5**2)
     assert losses["student_of_autoencoder"].item() == pytest.approx(9)
     assert losses["penalty"].item() == pytest.approx((9 + 4) / 1536)
