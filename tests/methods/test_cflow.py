@@ -1,0 +1,127 @@
+"""CFLOW: the code of a place, likelihoods and losses by hand, the groups of fibres, the ceiling."""
+
+import math
+
+import pytest
+import torch
+
+from anomaly_lab.core.types import Batch
+from anomaly_lab.data.noise import row_keys
+from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.cflow import CFlow, log_likelihood, position_code
+from anomaly_lab.networks.backbone import Backbone
+from tests.features import Pixels
+
+
+def cflow(backbone=None, *, steps=2, fibres=8, loss="log_sigmoid", map="probability", schedule="constant"):
+    torch.manual_seed(0)
+    return CFlow(
+        WholeImage(), backbone or Pixels(), torch.optim.SGD, steps, 1.9, fibres, loss, map, schedule, seed=3
+    ).eval()  # fmt: skip
+
+
+def test_the_flows_of_resnet_18_are_as_large_as_those_of_the_paper():
+    method = cflow(Backbone("resnet18", ("layer2", "layer3")), steps=8)
+    first, second = (sum(weight.numel() for weight in flow.parameters()) for flow in method.flows)
+    assert first == pytest.approx(0.98e6, abs=0.01e6)
+    assert second == pytest.approx(2.11e6, abs=0.01e6)
+
+
+def test_the_code_of_a_place():
+    code = position_code(torch.zeros(2, 5, 6, 7))
+    assert code.shape == (2, 128, 6, 7)
+    torch.testing.assert_close(code[0, :, 0, 0], torch.tensor([0.0, 1]).repeat(64))
+    torch.testing.assert_close(code.square().sum(dim=1), torch.full((2, 6, 7), 64.0))
+    assert code[0, :64, 1, 3].equal(code[0, :64, 4, 3])  # the column
+    assert code[0, 64:, 4, 1].equal(code[0, 64:, 4, 5])  # the row
+    assert not code[0, 64:, 4, 1].equal(code[0, 64:, 5, 1])
+    frequency = 10_000 ** (-2 * 3 / 64)
+    assert code[0, 6, 0, 5].item() == pytest.approx(math.sin(5 * frequency), abs=1e-6)
+    assert code[0, 64 + 7, 4, 0].item() == pytest.approx(math.cos(4 * frequency), abs=1e-6)
+
+
+def test_the_log_likelihood_of_unit_normal_vectors_through_a_flow_that_only_turns():
+    torch.manual_seed(0)
+    method = cflow(Backbone("resnet18", ("layer1",)))
+    for step in method.flows[0].steps:
+        torch.nn.init.zeros_(step.subnet[-1].weight)
+        torch.nn.init.zeros_(step.subnet[-1].bias)
+    vectors = torch.randn(5000, 64)
+    found = log_likelihood(method.flows[0], vectors, torch.zeros(5000, 128))
+    expected = torch.distributions.Normal(0, 1).log_prob(vectors).mean(dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert found.mean().item() == pytest.approx(-(math.log(2 * math.pi) + 1) / 2, abs=0.01)
+
+
+def test_both_losses_by_hand():
+    likely = torch.tensor([0.0, math.log(3)])
+    assert cflow(loss="likelihood").loss_of(likely).item() == pytest.approx(-math.log(3) / 2)
+    expected = -(math.log(1 / 2) + math.log(3 / 4)) / 2
+    assert cflow().loss_of(likely).item() == pytest.approx(expected)
+    zero = torch.zeros(1, requires_grad=True)
+    cflow().loss_of(zero).backward()
+    assert zero.grad.item() == -0.5
+
+
+@pytest.mark.parametrize(
+    ("images", "fibres", "sizes"), [(2, 8, [8, 8, 8, 8]), (2, 10, [10, 10, 10, 2]), (3, 2, [3] * 16)]
+)
+def test_a_group_has_equally_many_places_of_every_image_and_all_places_come_once(images, fibres, sizes):
+    method = cflow(fibres=fibres)
+    maps = torch.arange(images * 16.0).view(images, 1, 4, 4).expand(-1, 3, -1, -1)
+    code = position_code(maps)[0].flatten(1)
+    seen = []
+    for vectors, places in method.groups(maps, row_keys(0, 0, torch.arange(images))):
+        assert vectors.shape == (sizes[len(seen)], 3)
+        numbers = vectors[:, 0].long()
+        assert (numbers // 16).bincount(minlength=images).unique().numel() == 1
+        assert places.equal(code[:, numbers % 16].T)  # the code of their own places
+        seen.append(numbers)
+    assert torch.cat(seen).sort().values.equal(torch.arange(images * 16))
+    again = [vectors[:, 0].long() for vectors, _ in method.groups(maps, row_keys(0, 1, torch.arange(images)))]
+    assert not torch.cat(again).equal(torch.cat(seen))
+    alone = [vectors[:, 0].long() for vectors, _ in method.groups(maps[:1], row_keys(0, 0, torch.arange(1)))]
+    order = [part[part < 16] for part in seen]
+    assert torch.cat(alone).equal(torch.cat(order))  # an image's order does not depend on the others
+
+
+def test_the_losses_are_means_over_all_places():
+    method, images = cflow(), torch.rand(2, 3, 8, 8)
+    planes = method.log_likelihoods(images)
+    assert [plane.shape for plane in planes] == [(2, 1, 4, 4), (2, 1, 2, 2)]
+    losses = method.losses(Batch.of(images))
+    assert list(losses) == ["loss", "fine", "coarse"]
+    assert losses["coarse"].item() == pytest.approx(-torch.nn.functional.logsigmoid(planes[1]).mean().item())
+    assert losses["loss"].item() == pytest.approx((losses["fine"] + losses["coarse"]).item())
+
+
+def test_the_likelihood_depends_on_the_place():
+    method = cflow()
+    plane = method.log_likelihoods(torch.full((1, 3, 8, 8), 0.5))[0]
+    assert plane.flatten().unique().numel() == 16
+
+
+def test_the_map_against_the_ceiling_of_good_images(monkeypatch):
+    planes = [torch.tensor([[[[-1.0, -2], [-3, 0]]]]), torch.tensor([[[[-2.0]]]])]
+    images = torch.rand(1, 3, 2, 2)
+    method = cflow()
+    monkeypatch.setattr(
+        method, "log_likelihoods", lambda shown: planes if shown is images else [-2 + 0 * planes[0], 2 * planes[1]]
+    )
+    method.calibrate([Batch.of(images), Batch.of(torch.rand(1, 3, 2, 2))])
+    assert method.ceiling.tolist() == [0, -2]
+    answer = method.predict(images)
+    torch.testing.assert_close(answer.anomaly_map, 2 - planes[0].exp() - 1)
+    assert answer.score.item() == pytest.approx(1 - math.exp(-3))
+    method.map = "likelihood"
+    torch.testing.assert_close(method.predict(images).anomaly_map, -(planes[0] - 2))
+
+
+def test_an_answer_does_not_depend_on_the_images_beside_it_and_far_images_are_finite():
+    method = cflow(Backbone("resnet18", ("layer1", "layer2")), steps=8)
+    images = torch.cat([torch.rand(2, 3, 32, 32), torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)])
+    for kind in ("probability", "likelihood"):
+        method.map = kind
+        together, alone = method.predict(images), method.predict(images[:1])
+        torch.testing.assert_close(together.anomaly_map[:1], alone.anomaly_map)
+        assert together.score.isfinite().all()
