@@ -50,7 +50,6 @@ class FastFlow(GradientMethod):
         image_size: PositiveInt,
         steps: PositiveInt,
         kernels: Annotated[Sequence[Literal[1, 3, 5]], Field(min_length=1)],
-        hidden_ratio: PositiveFloat,
         clamp: PositiveFloat,
         affine: bool,
         map: Literal["probability", "energy", "density"],

@@ -28,6 +28,9 @@ for method in padim patchcore; do
     row features method=$method method.backbone.weights=$weights $data
   done
 done
+for method in fastflow cflow; do
+  row flows method=$method budget.epochs=3 data.batch_size=16 method.backbone.weights=$weights $transistor
+done
 for method in stfpm reverse_distillation mkd; do
   row students method=$method budget.epochs=5 budget.schedule=cosine data.batch_size=8 method.backbone.weights=$weights $transistor
 done

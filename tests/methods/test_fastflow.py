@@ -17,7 +17,7 @@ LAYERS = ("layer1", "layer2", "layer3")
 def fastflow(backbone=None, *, steps=2, affine=False, map="probability", image_size=8, kernels=(3,)):
     torch.manual_seed(0)
     return FastFlow(
-        WholeImage(), backbone or Pixels(), torch.optim.Adam, image_size, steps, kernels, 1.0, 2.0, affine, map
+        WholeImage(), backbone or Pixels(), torch.optim.Adam, image_size, steps, kernels, 2.0, affine, map
     ).eval()
 
 
