@@ -53,6 +53,7 @@ class FastFlow(GradientMethod):
         clamp: PositiveFloat,
         affine: bool,
         map: Literal["probability", "energy", "density"],
+        hidden_ratio: PositiveFloat = 1.0,
         schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
