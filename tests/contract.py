@@ -77,7 +77,8 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
 UNTAUGHT = {"ssim_ae"}  # an SSIM loss hardly moves in the first hundred steps
-GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3}  # rates for two processes, of losses with steep gradients
+# Rates for two processes, of losses with steep gradients.
+GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
 
 
