@@ -51,6 +51,28 @@ def test_options_reach_the_distillation(asked, tmp_path):
     assert (backbone.name, backbone.layers, backbone.weights) == ("resnet34", ("layer1", "layer3"), "a.pth")
 
 
+def test_words_as_people_type_them(asked, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(photos)
+    teacher.main(
+        [
+            "network=pdn_small",
+            "images=.",
+            "out=~/deep/t.safetensors",
+            "backbone.name=resnet18",
+            "backbone.layers=[layer1, layer2,]",
+        ]
+    )
+    _, _, backbone, plan, out = asked.pop()
+    assert (backbone.layers, out) == (("layer1", "layer2"), tmp_path / "deep/t.safetensors")
+    assert plan.images == f"3 photos of {tmp_path.name}/varied"
+    teacher.main(
+        ["network=patch17", "images=~/varied", "out=t.safetensors", "backbone=offline", "backbone.weights=a.pth"]
+    )
+    _, _, backbone, plan, _ = asked.pop()
+    assert (backbone.name, backbone.weights, len(plan.paths)) == ("tf_efficientnet_lite0.in1k", "a.pth", 3)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -63,6 +85,7 @@ def test_options_reach_the_distillation(asked, tmp_path):
         ("width=-1", "width: expected a number from 1e-09 on, found '-1'"),
         ("learning_rate=nan", "learning_rate: expected a number from 1e-09 on, found 'nan'"),
         ("learning_rate=inf", "learning_rate: expected a number from 1e-09 on, found 'inf'"),
+        ("batch_size=0", "batch_size: expected a whole number from 1 on, found '0'"),
         ("seed=-1", "seed: expected a whole number from 0 on, found '-1'"),
         ("batch_size=1", "batch_size: expected at least 2, because patches are compared with one another, found 1"),
         ("backbone=resnet18", "backbone: expected offline, or backbone.name=NAME, found 'resnet18'"),

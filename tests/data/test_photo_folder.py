@@ -65,3 +65,30 @@ def test_no_folder_and_no_photos_are_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no photo")
     with pytest.raises(UserError, match="expected photos, found none in .* that can be read"):
         _ = PhotoFolder(str(tmp_path), "method.foreign_images").images
+
+
+def test_a_sample_is_drawn_from_all_of_them(tmp_path, write):
+    for number in range(30):
+        write(tmp_path / f"{number:02}.png", np.full((4, 4, 3), number, np.uint8))
+    chosen = PhotoFolder(str(tmp_path), "key", side=4, most=8).paths
+    assert chosen == PhotoFolder(str(tmp_path), "key", side=4, most=8).paths == sorted(chosen)
+    assert chosen != sorted(tmp_path.iterdir())[:8]
+    assert len(set(chosen)) == 8
+
+
+def test_colours_sizes_and_a_small_zoom(tmp_path, write, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "photos/a.png", np.full((6, 6, 3), (30, 60, 90), np.uint8))
+    photos = PhotoFolder("~/photos", "key", side=8, zoom=0.5)
+    assert photos.images.shape == (1, 3, 8, 8)
+    keys = row_keys(0, 0, torch.arange(2))
+    assert photos(keys, 3, 4, 6).shape == (2, 3, 4, 6)
+    torch.testing.assert_close(photos(keys, 3, 4, 6)[0, :, 0, 0], torch.tensor([90, 60, 30]) / 255)
+    torch.testing.assert_close(photos(keys, 1, 8, 8), torch.full((2, 1, 8, 8), 60 / 255))
+
+
+def test_a_fine_pattern_becomes_gray_when_it_is_made_smaller(tmp_path, write):
+    board = (255 * (np.indices((16, 16)).sum(0) % 2)).astype(np.uint8)
+    write(tmp_path / "a.png", np.repeat(board[:, :, None], 3, 2))
+    shown = drawn(PhotoFolder(str(tmp_path), "key", side=16), 1, size=4)
+    assert (shown - 0.5).abs().max() < 0.1

@@ -24,3 +24,9 @@ def test_a_channel_of_equal_values_deviates_by_one():
     moments.add(torch.tensor([0.1, 7.3, 1e-3]).view(1, 3, 1, 1))
     assert moments.deviation[:2].tolist() == [1, 1]
     assert 0 < moments.deviation[2] < 1e-4
+
+
+def test_a_small_deviation_about_a_large_mean_is_found():
+    moments = Moments()
+    moments.add(100 + 0.01 * torch.tensor([-1.0, 1]).repeat(200).view(4, 1, 10, 10))
+    assert abs(moments.deviation.item() - 0.01) < 1e-5

@@ -9,6 +9,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.functional.colour import luminance
+from anomaly_lab.methods import efficient_ad
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.efficient_ad import Autoencoder, EfficientAD, hardest, jittered
 from anomaly_lab.networks.patch_network import PatchTeacher, normalise
@@ -188,3 +189,66 @@ def test_an_image_of_another_size_has_a_map_in_proportion():
     enlarged = interpolate(answer.anomaly_map, (64, 64), mode="bilinear")
     assert enlarged.isfinite().all()
     assert built.embed(torch.rand(2, 3, 64, 64)).shape == (2, 384)
+
+
+def test_each_loss_sees_its_own_images(monkeypatch):
+    """Networks that answer with the mean of what they see: the photos, their altered copies, the foreign images."""
+    built = method("procedural")
+    photos = torch.tensor([0.2, 0.6]).view(2, 1, 1, 1).expand(2, 1, 48, 48)
+    monkeypatch.setattr(efficient_ad, "normalise", lambda images: images)
+    monkeypatch.setattr(efficient_ad, "jittered", lambda images, keys: images + 0.1)
+    monkeypatch.setattr(built, "drawn", lambda keys, images: torch.full_like(images, 0.9))
+
+    def mean(factor):
+        return lambda images, *_: factor * images.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 384, 2, 2)
+
+    built.teacher.network.forward = mean(2)
+    built.student.forward = lambda images: torch.cat([mean(3)(images), mean(5)(images)], dim=1)
+    built.autoencoder.forward = mean(7)
+    losses = built.losses(Batch.of(photos))
+    assert losses["hard"].item() == pytest.approx((0.2**2 + 0.6**2) / 2)
+    assert losses["autoencoder"].item() == pytest.approx(25 * (0.3**2 + 0.7**2) / 2)
+    assert losses["student_of_autoencoder"].item() == pytest.approx(4 * (0.3**2 + 0.7**2) / 2)
+    assert losses["penalty"].item() == pytest.approx(9 * 0.9**2)
+
+
+def test_random_numbers_follow_from_seed_epoch_and_row(monkeypatch):
+    built, asked = method("procedural"), []
+    built.seed = 5
+    monkeypatch.setattr(type(built), "current_epoch", 3)
+    monkeypatch.setattr(efficient_ad, "row_keys", lambda *given: asked.append(given) or row_keys(*given))
+    batch = Batch.of(torch.rand(2, 3, 48, 48))
+    built.losses(batch._replace(row=torch.tensor([7, 9])))
+    built.losses(batch._replace(row=None, index=torch.tensor([4, 6])))
+    assert [(seed, epoch, rows.tolist()) for seed, epoch, rows in asked] == [(5, 3, [7, 9]), (5, 3, [4, 6])]
+
+
+def test_a_score_may_be_below_zero_and_no_held_out_images_change_nothing():
+    built = saying(method(), teacher=2.0, second=3.0)
+    built.calibrate([])
+    assert built.quantiles.flatten().tolist() == pytest.approx([0, 0.1, 0, 0.1])
+    built.calibrate([Batch.of(torch.rand(1, 3, 48, 48))])
+    saying(built, teacher=1.0, second=2.0)
+    assert built.predict(torch.rand(1, 3, 48, 48)).score == (1 - 4 + 4 - 9) / 2
+
+
+def test_settings_reach_where_they_belong():
+    teacher = PatchTeacher("pdn_small", None, 0.05)
+    built = EfficientAD(WholeImage(), teacher, None, torch.optim.Adam, 48, schedule="drop", seed=2)
+    assert (built.schedule, built.seed, built.augmented) == ("drop", 2, False)
+    assert [layer.out_channels for layer in built.student if hasattr(layer, "out_channels")] == [6, 13, 13, 768]
+    assert {"mean", "std", "quantiles"} <= set(built.state_dict())
+    images = torch.rand(2, 3, 48, 48)
+    torch.testing.assert_close(built.embed(images), built.taught(normalise(images)).mean(dim=(2, 3)))
+    assert not built.taught(images.requires_grad_()).requires_grad
+    assert {layer.p for layer in built.autoencoder.modules() if isinstance(layer, torch.nn.Dropout)} == {0.2}
+
+
+def test_the_autoencoder_of_a_wide_image():
+    autoencoder, sides = Autoencoder(8), []
+    for layers in autoencoder.decoder:
+        layers.register_forward_pre_hook(lambda _, given: sides.append(tuple(given[0].shape[2:])))
+    autoencoder(torch.rand(1, 3, 128, 256), torch.Size((24, 56)))
+    assert sides == [(1, 3), (4, 8), (7, 15), (16, 32), (31, 63), (63, 127)]
+    maps = torch.rand(1, 2, 3, 3)
+    torch.testing.assert_close(efficient_ad.resized(maps, (5, 7)), interpolate(maps, (5, 7), mode="bilinear"))

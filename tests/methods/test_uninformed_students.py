@@ -123,3 +123,22 @@ def test_no_teacher_and_one_of_another_receptive_field_are_refused():
     teachers = {name: PatchTeacher("patch65", "file", 0.05) for name in ("patch17", "patch33", "patch65")}
     with pytest.raises(UserError, match="method.patch17.name: expected patch17, found patch65"):
         UninformedStudents(WholeImage(), **teachers, students=3, stride=4, optimizer=torch.optim.Adam)
+
+
+def test_losses_are_summed_over_components_and_fields_and_settings_reach_the_base():
+    ensemble = answering(Ensemble(PatchTeacher("patch65", None, 0.05), 2, 4), [1.0, 5], [[0.0, 1], [4.0, 3]])
+    assert ensemble.loss(torch.rand(1, 3, 8, 8)).item() == pytest.approx(((1 + 16) + (9 + 4)) / 2)
+    built, images = method(given=("patch33", "patch65")), torch.rand(1, 3, 32, 32)
+    losses = built.losses(Batch.of(images))
+    assert losses["loss"].item() == pytest.approx((losses["patch33"] + losses["patch65"]).item())
+    assert {name.rpartition(".")[2] for name in built.state_dict()} >= {"mean", "std", "scale"}
+    assert not built.ensembles["patch33"].said(images.requires_grad_()).requires_grad
+    assert not built.augmented
+    before = built.ensembles["patch65"].scale.clone()
+    built.calibrate([])
+    assert built.ensembles["patch65"].scale.equal(before)
+    teachers = {name: PatchTeacher(name, "file", 0.05) for name in ("patch17", "patch33", "patch65")}
+    made = UninformedStudents(
+        WholeImage(), **teachers, students=3, stride=4, optimizer=torch.optim.Adam, schedule="drop"
+    )  # fmt: skip
+    assert made.schedule == "drop"

@@ -1,9 +1,12 @@
 """Patch networks: their sizes, one pass against patch by patch, and the files of teachers."""
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.nn.functional import pad
+from torch import nn
+from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.networks.patch_network import PatchNetwork, PatchTeacher, normalise
@@ -130,3 +133,54 @@ def test_no_file_a_folder_and_a_damaged_file_are_one_line_each(tmp_path):
     for path, message in ((tmp_path, "found a folder at"), (tmp_path / "a", "found nothing at"), (broken, "damaged")):
         with pytest.raises(UserError, match=f"teacher.weights: expected .*{message}"):
             PatchTeacher("pdn_small", str(path)).load()
+
+
+def test_between_convolutions_are_the_units_of_the_papers():
+    with torch.device("meta"):
+        leaky = {module.negative_slope for module in PatchNetwork("patch17") if isinstance(module, nn.LeakyReLU)}
+        assert leaky == {5e-3}
+        kinds = [type(module).__name__ for module in PatchNetwork("pdn_small")]
+        assert kinds == ["Conv2d", "ReLU", "AvgPool2d", "Conv2d", "ReLU", "AvgPool2d", "Conv2d", "ReLU", "Conv2d"]
+        assert [type(module).__name__ for module in PatchNetwork("patch33")][2:6:3] == ["MaxPool2d", "MaxPool2d"]
+        assert [weight.shape[0] for weight in PatchNetwork("pdn_small", 1e-6).parameters()] == [1] * 6 + [384] * 2
+
+
+def test_a_padded_pdn_is_that_of_the_authors_code():
+    network, images = PatchNetwork("pdn_small", 0.02), torch.rand(1, 3, 64, 64)
+    layers = [module for module in network if isinstance(module, nn.Conv2d)]
+    maps = images
+    for layer, padding in zip(layers, (3, 3, 1, 0), strict=True):
+        maps = conv2d(maps, layer.weight, layer.bias, padding=padding)
+        if layer is not layers[-1]:
+            maps = maps.relu()
+        if padding == 3:
+            maps = avg_pool2d(maps, 2, 2, padding=1)
+    torch.testing.assert_close(network.padded(images), maps)
+
+
+def test_one_number_that_is_not_finite_is_enough(tmp_path):
+    bias = torch.zeros(384)
+    bias[7] = torch.nan
+    saved(file := tmp_path / "wrong.safetensors", **{"8.bias": bias})
+    with pytest.raises(UserError, match="found others in 8.bias of"):
+        PatchTeacher("pdn_small", str(file), 0.05).load()
+
+
+def test_the_digest_is_that_of_the_file_and_the_home_may_be_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(tmp_path / "teacher.safetensors", about={ORIGIN: "x" * 1000})
+    teacher = PatchTeacher("pdn_small", "~/teacher.safetensors", 0.05)
+    teacher.load()
+    assert teacher.sha256.numpy().tobytes() == hashlib.sha256((tmp_path / "teacher.safetensors").read_bytes()).digest()
+    assert teacher.origin == "x" * 300
+    assert not teacher.trainable
+    assert teacher.is_local
+
+
+def test_old_files_of_pytorch_are_read_and_tables_of_other_things_are_not(tmp_path):
+    state = PatchNetwork("pdn_small", 0.05).state_dict()
+    torch.save(state, file := tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    PatchTeacher("pdn_small", str(file), 0.05).load()
+    torch.save(state | {"epoch": 3}, file)
+    with pytest.raises(UserError, match="teacher.weights: expected tensors by their names, found something else in"):
+        PatchTeacher("pdn_small", str(file), 0.05).load()

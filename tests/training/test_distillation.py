@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.lock import lock
 from anomaly_lab.functional.moments import Moments
-from anomaly_lab.networks.patch_network import PatchNetwork, PatchTeacher
+from anomaly_lab.networks.patch_network import PatchNetwork, PatchTeacher, normalise
 from anomaly_lab.training import distillation
 from anomaly_lab.training.distillation import (
     Batches,
@@ -273,7 +273,7 @@ def test_a_second_process_waits_for_the_first_and_finds_it_done(photos, small, t
     with lock(file.with_suffix(".lock"), None):
         thread = Thread(target=distil, args=("patch17", 0.02, Loaded(), plan(photos), file))
         thread.start()
-        thread.join(2)
+        thread.join(0.7)
         assert thread.is_alive()
         assert "another process makes it; waiting" in capsys.readouterr().out
         assert not file.exists()
@@ -291,3 +291,137 @@ def test_a_loss_that_is_no_number_stops_it_before_anything_is_written(photos, sm
     with pytest.raises(UserError, match="the loss is .* lower learning_rate"):
         distil("patch17", 0.02, Loaded(), plan(photos, steps=60, rate=1e30), tmp_path / "teacher.safetensors")
     assert not list(Path(tmp_path).glob("teacher*"))
+
+
+def test_settings_are_the_published_ones():
+    assert (distillation.WHOLE, distillation.ENLARGED, distillation.MEASURED, distillation.GRAY) == (
+        512,
+        224,
+        10_000,
+        0.1,
+    )
+    module = PatchDistillation(Pixels(), PatchNetwork("patch17", 0.02), plan())
+    (optimizer,) = [module.configure_optimizers()]
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-3, 1e-5)
+    assert [plan(steps=steps).part for steps in (1, 40, 2000, 60_000)] == [1, 2, 100, 100]
+
+
+def test_the_last_part_is_as_long_as_what_is_left(photos, monkeypatch):
+    module = PatchDistillation(Pixels(), PatchNetwork("patch17", 0.02), plan(photos, steps=45))
+    lengths = []
+    for epoch in (0, 1, 22):
+        monkeypatch.setattr(type(module), "current_epoch", epoch)
+        loader = module.train_dataloader()
+        lengths.append((loader.start, len(loader)))
+    assert lengths == [(0, 2), (2, 2), (44, 1)]
+
+
+def test_a_distillation_ends_after_its_steps(photos, small, tmp_path, capsys):
+    distil("patch17", 0.02, Loaded(), plan(photos, steps=41), tmp_path / "teacher.safetensors")
+    said = capsys.readouterr().out
+    assert "step 41/41: loss " in said
+    assert "step 42" not in said
+
+
+def test_parts_differ_from_number_to_number_and_from_seed_to_seed_and_lie_within_long_photos(tmp_path, write):
+    """A photo of 200 x 600 px whose gray says which column it is."""
+    ramp = np.linspace(0, 255, 600).astype(np.uint8)[None, :, None].repeat(200, 0).repeat(3, 2)
+    path = write(tmp_path / "ramp.png", ramp)
+    shown = [np.array([Source([path], 10, 10, seed).photo(i)[0] for i in range(60)]) for seed in (0, 1)]
+    assert len({part.tobytes() for part in shown[0]}) > 50
+    assert not (shown[0] == shown[1]).all()
+    middles = shown[0].mean(axis=(1, 2)) / 255
+    assert middles.max() > 0.8  # anywhere along the long side
+    widths = (shown[0][:, :, -1] - shown[0][:, :, 0].astype(float)).mean(axis=1) / 255 * 10 / 9
+    assert widths.max() <= 1 / 12 + 0.02  # a quarter of the short side, which is a third of the long one
+    textures = [Source([], 8, None, seed).batch(torch.arange(2), []) for seed in (0, 1)]
+    assert not textures[0].equal(textures[1])
+
+
+def test_one_image_in_ten_is_gray_and_all_losses_are_added(photos, monkeypatch):
+    module, seen = PatchDistillation(Pixels(), PatchNetwork("patch17", 0.02), plan()), []
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    losses = {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}
+    monkeypatch.setattr(module, "losses", lambda images: seen.append(images) or losses)
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (300, 3, 2, 2), dtype=torch.uint8)
+    assert module.training_step([torch.arange(300), images], 0) == 3
+    is_gray = (seen[0] - seen[0][:, :1]).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert 12 <= is_gray.sum() <= 50
+    torch.testing.assert_close(seen[0][~is_gray], (images.float() / 255)[~is_gray])
+
+
+def test_what_networks_see_of_whole_images(small, monkeypatch):
+    module, seen = DenseDistillation(Pixels(), PatchNetwork("pdn_small", 0.05, channels=3), plan()), {}
+    images = torch.rand(2, 3, 64, 64)
+    monkeypatch.setattr(module, "pooled", lambda shown: seen.update(teacher=shown) or torch.zeros(2, 3, 8, 8))
+    monkeypatch.setattr(module.network, "padded", lambda shown: seen.update(network=shown) or torch.ones(2, 3, 8, 8))
+    assert module.losses(images)["distance"] == 1
+    assert seen["teacher"].equal(images)
+    smaller = torch.nn.functional.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen["network"], normalise(smaller))
+
+
+def test_what_networks_see_of_patches(small, monkeypatch):
+    """The middle, and a copy that is shifted by at most two pixels, in another light and with noise."""
+    module, seen = PatchDistillation(Pixels(), PatchNetwork("patch17", 0.02), plan()), {}
+    place = torch.arange(21.0) / 21
+    images = torch.stack([place[:, None].expand(21, 21), place.expand(21, 21), torch.full((21, 21), 0.5)])
+    images = images.expand(200, 3, 21, 21)
+
+    def network(shown):
+        seen["network"] = shown
+        return torch.randn(len(shown), 128, 1, 1, requires_grad=True)
+
+    def backbone(shown):
+        seen["backbone"] = shown
+        return torch.zeros(200, 3, 2, 2), torch.ones(200, 3, 2, 2)
+
+    monkeypatch.setattr(module.network, "forward", network)
+    monkeypatch.setattr(module.backbone, "forward", backbone)
+    monkeypatch.setattr(distillation, "normalise", lambda shown: shown)
+    monkeypatch.setattr(distillation, "triplet", lambda *given: seen.update(triplet=given) or torch.zeros(()))
+    torch.manual_seed(0)
+    torch.nn.init.zeros_(module.decoder.weight)
+    torch.nn.init.zeros_(module.decoder.bias)
+    assert module.losses(images)["distance"] == 3  # of the deepest map
+    anchor, near = seen["network"].chunk(2)
+    assert anchor.equal(images[..., 2:19, 2:19])
+    torch.testing.assert_close(
+        seen["backbone"], torch.nn.functional.interpolate(anchor, (16, 16), mode="bilinear")
+    )  # fmt: skip
+    light = near[:, 2].mean(dim=(1, 2)) / 0.5
+    assert 0.89 < light.min() < 0.93
+    assert 1.07 < light.max() < 1.11
+    assert near[:, 2].std(dim=(1, 2)).mean().item() == pytest.approx(0.05, abs=0.01)
+    for axis in (0, 1):
+        shift = (near[:, axis].mean(dim=(1, 2)) / light - anchor[:, axis].mean(dim=(1, 2))) * 21
+        assert set(shift.round().int().tolist()) == {-2, -1, 0, 1, 2}
+    vectors, shifted, others = seen["triplet"]
+    assert others.equal(vectors.roll(1, 0))
+    assert not shifted.equal(vectors)
+
+
+@pytest.mark.parametrize(("name", "width", "seed"), [("patch17", 0.02, 1), ("patch17", 0.03, 0), ("patch33", 0.02, 0)])
+def test_seed_width_and_network_make_another_file(photos, small, tmp_path, name, width, seed):
+    file = tmp_path / "teacher.safetensors"
+    distil("patch17", 0.02, Loaded(), plan(photos, steps=1), file)
+    changed = plan(photos, steps=1)._replace(seed=seed)
+    with pytest.raises(UserError, match="out: expected a new file"):
+        distil(name, width, Loaded(), changed, file)
+    distil(name, width, Loaded(), changed, other := tmp_path / "other.safetensors")
+    one, two = load_file(file), load_file(other)
+    assert any(
+        key not in two or value.shape != two[key].shape or not value.equal(two[key]) for key, value in one.items()
+    )
+
+
+def test_the_pretrained_network_is_loaded(photos, small, tmp_path):
+    class Waiting(Loaded):
+        def load(self):
+            raise UserError("its weights are elsewhere")
+
+    with pytest.raises(UserError, match="its weights are elsewhere"):
+        distil("patch17", 0.02, Waiting(), plan(photos, steps=1), tmp_path / "teacher.safetensors")
