@@ -67,9 +67,9 @@ class Autoencoder(nn.Module):
 class EfficientAD(GradientMethod):
     """The small network (PDN-S), whose teacher is a file: of the authors, or of `python -m anomaly_lab teacher`.
 
-    - `foreign_images`: the images that the student must not learn to imitate. The paper takes ImageNet's. A folder:
-      1000 of its photos, at twice the size of the images, of which the middle is shown. `procedural`: textures, drawn
-      anew at every step. null: this loss is left out.
+    - `foreign_images`: the images that the student must not learn to imitate. The paper takes ImageNet's. A folder: up
+      to 1000 of its photos, at twice the size of the images, of which the middle is shown. `procedural`: textures,
+      drawn anew at every step. null: this loss is left out.
     - One of brightness, contrast and saturation changes by up to a fifth in what the autoencoder sees.
     - Quantiles are those of the held-out good images, of which the threshold comes too. Where the two are equal, the
       map is only shifted.
