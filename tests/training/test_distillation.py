@@ -328,7 +328,7 @@ def test_parts_differ_from_number_to_number_and_from_seed_to_seed_and_lie_within
     """A photo of 200 x 600 px whose gray says which column it is."""
     ramp = np.linspace(0, 255, 600).astype(np.uint8)[None, :, None].repeat(200, 0).repeat(3, 2)
     path = write(tmp_path / "ramp.png", ramp)
-    shown = [np.array([Source([path], 10, 10, seed).photo(i)[0] for i in range(60)]) for seed in (0, 1)]
+    shown = [np.array([Source([path] * 60, 10, 10, seed).photo(i)[0] for i in range(60)]) for seed in (0, 1)]
     assert len({part.tobytes() for part in shown[0]}) > 50
     assert not (shown[0] == shown[1]).all()
     middles = shown[0].mean(axis=(1, 2)) / 255
@@ -402,6 +402,14 @@ def test_what_networks_see_of_patches(small, monkeypatch):
     vectors, shifted, others = seen["triplet"]
     assert others.equal(vectors.roll(1, 0))
     assert not shifted.equal(vectors)
+
+
+def test_patches_are_normalised_as_a_teacher_will_see_them(small, monkeypatch):
+    module, seen = PatchDistillation(Pixels(), PatchNetwork("patch17", 0.02), plan()), []
+    module.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = torch.rand(2, 3, 21, 21)
+    module.losses(images)
+    torch.testing.assert_close(seen[0][:2], normalise(images[..., 2:19, 2:19]))
 
 
 @pytest.mark.parametrize(("name", "width", "seed"), [("patch17", 0.02, 1), ("patch17", 0.03, 0), ("patch33", 0.02, 0)])
