@@ -26,7 +26,7 @@ class Row(NamedTuple):
         apart = dict(self.apart)
         photos = apart.pop(GOOD_PHOTOS, None)
         name = " · ".join([self.method, *(f"{key}={value}" for key, value in apart.items())])
-        return f"{name}, {'all' if photos == 'default' else photos} good photos" if photos else name
+        return f"{name}, {'all' if photos == 'null' else photos} good photos" if photos else name
 
     @property
     def family(self) -> "Row":
