@@ -44,7 +44,7 @@ TOY = {
     "anomaly_dino": "backbone.name=resnet18.tv_in1k backbone.layers=[layer2] rotations=8 ratio=0.2",
     "anogan": "generator.width=2 generator.latent_size=8 discriminator.width=2 search_steps=5 optimizer.lr=1e-2",
     "cae": "optimizer.lr=3e-3",
-    "cflow": "backbone.layers=[layer1,layer2] steps=2 fibres=64 optimizer.lr=5e-3",
+    "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
     "efficient_ad": "optimizer.lr=1e-3",
