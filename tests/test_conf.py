@@ -19,6 +19,7 @@ from anomaly_lab.data.layouts import POOLS
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.fitted import FittedMethod
 from tests.conftest import every
+from tests.contract import given
 
 OmegaConf.register_new_resolver("run_dir", run_directory, replace=True)
 ROOT = CONF.parent
@@ -228,16 +229,14 @@ def test_every_method_has_its_published_setting_with_the_source_of_every_number(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
-def test_a_published_setting_is_built_and_takes_a_step(name, weights):
-    has_backbone = "backbone" in OmegaConf.load(CONF / f"method/{name}.yaml")
-    given = [f"method.backbone.weights={weights}"] if has_backbone else []
-    config = check(composed(f"experiment={name}_paper", "data.category=screw", *given))
+def test_a_published_setting_is_built_and_takes_a_step(name, weights, tmp_path):
+    config = check(composed(f"experiment={name}_paper", "data.category=screw", *given(name, weights, tmp_path)))
     data, epochs = config["data"], config["trainer"]["max_epochs"]
     found = data["image_size"], data["patch_size"], data["batch_size"], data["patches"], epochs
     assert found[: len(OBJECT.get(name, ()))] == OBJECT.get(name, ())
     rule = {"texture_inspection": "Own", **dict.fromkeys(NO_THRESHOLD, "FalseAlarms")}
     assert config["threshold"]["_target_"].endswith(rule.get(name, "Area"))
-    assert config["budget"]["schedule"] == "constant"
+    assert config["budget"]["schedule"] == {"cflow": "cosine", "efficient_ad": "drop"}.get(name, "constant")
     method = build_method(config)
     if isinstance(method, FittedMethod):
         return

@@ -87,7 +87,9 @@ def count(jobs, *keys):
 @pytest.mark.slow
 def test_the_benchmark_is_every_method_on_every_category_with_three_seeds(commands, jobs, tmp_path):
     root = make_set(tmp_path / "data", "screw")
-    found, _ = commands("mvtec_benchmark/run.sh", f"data.root={root}", WEIGHTS="/some where/w.safetensors")
+    found, _ = commands(
+        "mvtec_benchmark/run.sh", f"data.root={root}", WEIGHTS="/some where/w.safetensors", TEACHERS="/some where"
+    )
     assert all("data.category=all" in words and "seed=0,1,2" in words for words in found)
     made = [job for words in found for job in jobs([word for word in words if word != "seed=0,1,2"])]
     assert count(made, "method.name", "data.category", "seed") == Counter(
