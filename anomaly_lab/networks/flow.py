@@ -117,11 +117,11 @@ class Flow(nn.Module):
 
 def random_rotation(channels: int) -> Float[Tensor, "channel channel"]:
     """A rotation drawn uniformly: of a matrix of Gaussian numbers the orthogonal factor, without its mirror."""
-    rotation, triangle = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))
+    rotation, triangle = torch.linalg.qr(torch.randn(channels, channels))
     rotation = rotation * triangle.diagonal().sign()
-    if torch.linalg.det(rotation) < 0:
+    if torch.linalg.slogdet(rotation).sign < 0:
         rotation[:, 0] = -rotation[:, 0]
-    return rotation.float()
+    return rotation
 
 
 def exact_rotation(rotation: Float[Tensor, "channel channel"], values: Tensor) -> Float[Tensor, "channel channel"]:
