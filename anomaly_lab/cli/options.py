@@ -50,19 +50,16 @@ def switch(options: dict[str, str], name: str, default: bool) -> bool:
     return value == "true"
 
 
-def number(options: dict[str, str], name: str, default: Number, lowest: float) -> Number:
-    """The value of an option that is a number like its default.
-
-    Raises UserError for anything else, and below `lowest`.
-    """
+def number(options: dict[str, str], name: str, default: Number, lowest: float, highest: float = 2**32 - 1) -> Number:
+    """The value of an option that is a number like its default. Raises UserError for another one, and out of range."""
     kind = type(default)
     try:
         value = kind(options.get(name, default))
     except ValueError:
         value = kind(-1)
-    if not lowest <= value < float("inf"):
+    if not lowest <= value <= highest:
         what = "a whole number" if kind is int else "a number"
-        raise UserError(f"{name}: expected {what} from {lowest:g} on, found {options[name]!r}")
+        raise UserError(f"{name}: expected {what} from {lowest:g} to {highest:.10g}, found {options[name]!r}")
     return value
 
 

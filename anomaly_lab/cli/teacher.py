@@ -14,7 +14,7 @@ OPTIONS: Options = {
     "out": "the safetensors file",
     "backbone": "offline, or .name, .layers, .weights: the pretrained network, as method.backbone of other methods;"
     " default: resnet18.tv_in1k, [stride8,stride16] for a pdn, [stride32] for a patch",
-    "steps": "default: 60000 for a pdn, 50000 for a patch, as published: days on a CPU, hours on a GPU",
+    "steps": "default: 60000 for a pdn, 50000 for a patch, as published; the first lines of progress say how long",
     "batch_size": "default: 16 for a pdn, 64 for a patch",
     "learning_rate": "default: 1e-4 for a pdn, 2e-4 for a patch",
     "width": "factor of the channels of the network; smaller is faster; default: 1",
@@ -42,10 +42,8 @@ def main(arguments: list[str]) -> None:
     check_target(out.with_suffix(".ckpt"))
     steps, batch_size, rate, layers = PUBLISHED[name[:3]]
     steps, batch_size = number(options, "steps", steps, 1), number(options, "batch_size", batch_size, 1)
-    rate, width = number(options, "learning_rate", rate, LEAST), number(options, "width", 1.0, LEAST)
+    rate, width = number(options, "learning_rate", rate, LEAST), number(options, "width", 1.0, LEAST, WIDEST)
     seed = number(options, "seed", 0, 0)
-    if width > WIDEST:
-        raise UserError(f"width: expected at most {WIDEST}, found {width:g}")
     if name.startswith("patch") and batch_size < 2:
         raise UserError("batch_size: expected at least 2, because patches are compared with one another, found 1")
     paths = photos(options["images"])
