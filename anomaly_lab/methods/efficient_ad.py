@@ -70,6 +70,7 @@ class EfficientAD(GradientMethod):
     - `foreign_images`: the images that the student must not learn to imitate. The paper takes ImageNet's. A folder: up
       to 1000 of its photos, at twice the size of the images, of which the middle is shown. `procedural`: textures,
       drawn anew at every step. null: this loss is left out.
+    - The hardest features are those of each image, not of the whole batch, which is one image as published.
     - One of brightness, contrast and saturation changes by up to a fifth in what the autoencoder sees.
     - Quantiles are those of the held-out good images, of which the threshold comes too. Where the two are equal, the
       map is only shifted.
@@ -176,10 +177,9 @@ class EfficientAD(GradientMethod):
         teacher = self.taught(normalised)
         imitation, second = self.student(normalised).split(self.channels, dim=1)
         restored = self.autoencoder(normalised, teacher.shape[-2:])
-        return tuple(
-            (one - other).float().square().mean(dim=1, keepdim=True)
-            for one, other in ((teacher, imitation), (restored, second))
-        )  # type: ignore[return-value]
+        differences = teacher - imitation, restored - second
+        first, last = (difference.float().square().mean(dim=1, keepdim=True) for difference in differences)
+        return first, last
 
     def calibrate(self, normals: Iterable[Batch]) -> None:
         """The quantiles of both maps over all pixels of the held-out images (section 3.4)."""

@@ -30,8 +30,8 @@ class FastFlow(GradientMethod):
     The paper leaves open how its maps enter a flow; the decisions here, as the code of others has them:
 
     - Each map is normalised over all of its numbers (`layer_norm`). `affine`: with learnt factors and offsets.
-    - `map`: `probability`, minus exp(-m / 2) of the mean square m of the latent vector, as in all code that reproduces
-      the paper's figures; `energy`, m / 2, which never underflows; `density`, the negative log-likelihood per channel.
+    - `map`: `probability`, minus exp(-m / 2) of the mean square m of the latent vector, as in the code of
+      others; `energy`, m / 2, which never underflows; `density`, the negative log-likelihood per channel.
     - The score is the maximum of the map.
 
     `kernels` alternate from step to step, `[3]` for ResNet-18 and `[3, 1]` for larger backbones. `hidden_ratio`: the

@@ -15,8 +15,8 @@ declare -A data=(
   [xray]="data=folder data.root=$root/covid19_xray data.category=xray"
 )
 declare -A images=([screw]=288 [transistor]=192 [wood]=63 [cracks]=225 [xray]=63)  # for training: 90 % of the good ones
-# Images of 256 px in a training, repetitions counted: about 5 minutes of cflow and 10 of fastflow at the speed that the
-# specification of both measured; fixed before any result was seen.
+# Images of 256 px in a training, repetitions counted: meant for 5 and 10 quiet minutes, not measured; fixed before any
+# result was seen.
 declare -A seen=([cflow]=1400 [fastflow]=3000)
 
 row() {  # ROW METHOD DATA SEED SEEN WORDS...
