@@ -5,6 +5,7 @@ exported. ANOMALY_LAB_METHODS=FOLDER adds the methods of FOLDER/method/*.yaml; t
 FOLDER/contract.yaml: `NAME: {side: 64, toy: "width=4", no_graph: REASON}`.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.plugins import MixedPrecision
 from safetensors.torch import save_file
@@ -20,7 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.schema import class_fact
-from anomaly_lab.core.types import Placement
+from anomaly_lab.core.types import Batch, Placement
+from anomaly_lab.data.corruption import Corruption
+from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import place
 from anomaly_lab.methods import ganomaly
 from anomaly_lab.methods.base.build import build_method
@@ -47,6 +51,8 @@ TOY = {
     "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
+    "cutpaste": "backbone.layers=[layer1] optimizer.lr=1e-2",
+    "draem": "width=2 segmentation_width=2 optimizer.lr=1e-2",
     "efficient_ad": "optimizer.lr=1e-3",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
@@ -76,7 +82,7 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-UNTAUGHT = {"ssim_ae"}  # an SSIM loss hardly moves in the first hundred steps
+UNTAUGHT = {"ssim_ae", "draem"}  # an SSIM loss hardly moves in the first hundred steps; draem is its maps of 4 steps
 # Rates for two processes, of losses with steep gradients.
 GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
@@ -96,11 +102,26 @@ def bars(count: int, seed: int, side: int, channels: int = 3, defective: bool = 
 
 
 class Bars(Patches):
-    """Batches of such images."""
+    """Batches of such images, with defects for a method that learns from them."""
+
+    def __init__(self, *arguments: Any, corruption: Corruption | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.corruption = corruption
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (painted(batch, self.corruption) for batch in super().__iter__())
 
     def images(self, number: int) -> torch.Tensor:
         """The images of a batch."""
         return bars(self.batch_size, number, self.side, self.channels)
+
+
+def painted(batch: Batch, corruption: Corruption | None) -> Batch:
+    """A batch with synthetic defects, if there is a corruption."""
+    if corruption is None:
+        return batch
+    image, defect = corruption(batch.image, row_keys(0, 0, batch.index))
+    return batch._replace(image=image, clean=batch.image, defect=defect)
 
 
 class Training(NamedTuple):
@@ -114,7 +135,7 @@ class Training(NamedTuple):
 
 def given(name: str, weights: Path, folder: Path) -> list[str]:
     """The words for the weights that a method needs: those of a ResNet-18, or of a small patch network in `folder`."""
-    if "backbone" in FILES[name]:
+    if "backbone" in FILES[name] and not FILES[name].backbone.get("trainable"):
         return [f"method.backbone.weights={weights}"]
     if (place := {"efficient_ad": "teacher", "uninformed_students": "patch65"}.get(name)) is None:
         return []
@@ -146,6 +167,12 @@ class Toy:
         """The checked configuration; composed once, travels to other processes with the toy."""
         return composed(*self.words)
 
+    @cached_property
+    def corruption(self) -> Corruption | None:
+        """What paints into the images that it learns from."""
+        node = self.config["data"]["corruption"]
+        return node and instantiate(node, _convert_="all")
+
     @property
     def channels(self) -> int:
         """Of the images that the method is for."""
@@ -171,7 +198,7 @@ class Toy:
         rank: int | None = None, **options: Any
     ) -> pl.Trainer:  # fmt: skip
         """Train it for two epochs, or as often as it looks, alone or as one of two processes."""
-        sides = {"side": self.side, "channels": self.channels}
+        sides = {"side": self.side, "channels": self.channels, "corruption": self.corruption}
         if resume is None:
             with evaluating(method), torch.no_grad():
                 method.prepare(Bars(2, batch_size, **sides))
@@ -181,6 +208,7 @@ class Toy:
             method, self.folder, method.passes or 2, patches, Bars(1, **sides), resume, callbacks, **options
         )  # fmt: skip
         with evaluating(method), torch.no_grad():
+            method.conclude(Bars(2, batch_size, **sides))
             method.calibrate(Bars(1, **sides))
         return trainer
 

@@ -208,7 +208,8 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "anomaly_dino": (672,), "stfpm": (256, 256, 32, 100_000, 100), "reverse_distillation": (256, 256, 16, 100_000, 200),
     "mkd": (128, 128, 64, 100_000, 600), "efficient_ad": (256, 256, 1, 100_000, 350),
     "uninformed_students": (256, 256, 1, 100_000, 100), "fastflow": (256, 256, 32, 100_000, 500),
-    "cflow": (256, 256, 32, 100_000, 200),
+    "cflow": (256, 256, 32, 100_000, 200), "draem": (256, 256, 8, 100_000, 700),
+    "cutpaste": (256, 256, 32, 8192, 256),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
     "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "anogan": (512, 128, 128), "f_anogan": (512, 64, 32),
@@ -216,7 +217,8 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 }  # fmt: skip
 NO_THRESHOLD = "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
-NO_THRESHOLD += "fastflow", "cflow"  # is published
+NO_THRESHOLD += "fastflow", "cflow", "draem", "cutpaste"  # is published
+SCHEDULE = {"cflow": "cosine", "cutpaste": "cosine", "draem": "two_drops", "efficient_ad": "drop"}
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():
@@ -236,12 +238,13 @@ def test_a_published_setting_is_built_and_takes_a_step(name, weights, tmp_path):
     assert found[: len(OBJECT.get(name, ()))] == OBJECT.get(name, ())
     rule = {"texture_inspection": "Own", **dict.fromkeys(NO_THRESHOLD, "FalseAlarms")}
     assert config["threshold"]["_target_"].endswith(rule.get(name, "Area"))
-    assert config["budget"]["schedule"] == {"cflow": "cosine", "efficient_ad": "drop"}.get(name, "constant")
+    assert config["budget"]["schedule"] == SCHEDULE.get(name, "constant")
     method = build_method(config)
     if isinstance(method, FittedMethod):
         return
     images = torch.rand(2, data["channels"], data["patch_size"], data["patch_size"])
-    assert method.rehearse(Batch.of(images)).isfinite()
+    batch = Batch.of(images)._replace(clean=images, defect=torch.zeros_like(images[:, :1], dtype=torch.bool))
+    assert method.rehearse(batch).isfinite()
     texture = check(composed(f"experiment={name}_paper", "data.category=carpet"))["data"]
     found = texture["image_size"], texture["patch_size"], texture["stride"]
     assert found == TEXTURE.get(name, found)

@@ -47,7 +47,7 @@ def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
 
     from anomaly_lab.data.samples import describe
 
-    datamodule: DataModule = instantiate(resolved["data"]["datamodule"])
+    datamodule: DataModule = instantiate(resolved["data"]["datamodule"], _convert_="all")
     splits = instantiate(resolved["data"]["layout"])
     about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)
     print("\n".join(describe(splits).lines(*about)), flush=True)

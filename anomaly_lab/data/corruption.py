@@ -5,8 +5,8 @@ for bit, in any batch and with any number of processes (`noise.py`). Nothing wai
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -26,15 +26,14 @@ from anomaly_lab.data.noise import (
     direction,
     offsets,
     perlin_noise,
-    procedural_texture,
     scalars,
     smooth_step,
     uniform,
 )
+from anomaly_lab.data.textures import ForeignTextures, Textures
 
 Masks = Bool[Tensor, "batch 1 height width"]
 Kind = Literal["perlin", "patch", "scar", "blob"]
-Textures = Callable[[Keys, int, int, int], Images]  # from keys, channels, height and width
 
 KINDS: tuple[Kind, ...] = ("perlin", "patch", "scar", "blob")
 VISIBLE = 0.5 / 255  # half a gray level: a smaller change is lost in 8 bits
@@ -76,7 +75,8 @@ class Region(NamedTuple):
     width: Scalars
 
 
-def _region(images: Images, inside: Masks | None) -> Region:
+def region_of(images: Images, inside: Masks | None) -> Region:
+    """The pixels that may change: all of them where nothing is said."""
     inside = torch.ones_like(images[:, :1], dtype=torch.bool) if inside is None else inside
     (top, height), (left, width) = _extent(inside.any(3)), _extent(inside.any(2))
     return Region(inside, top, left, height, width)
@@ -88,7 +88,7 @@ def _extent(occupied: Bool[Tensor, "batch 1 length"]) -> tuple[Scalars, Scalars]
     return start[..., None].float(), (end - start)[..., None].float()
 
 
-def _visible(images: Images, corrupted: Images, covered: Masks) -> Corrupted:
+def visible(images: Images, corrupted: Images, covered: Masks) -> Corrupted:
     """Change only covered pixels whose change is visible; overwrites `corrupted`."""
     corrupted = corrupted.clamp_(0, 1)
     defect = covered & ((corrupted - images).abs_().amax(1, keepdim=True) >= VISIBLE)
@@ -105,12 +105,12 @@ class PerlinTexture:
     data), and the mask leaves out pixels where texture and image agree within half a gray level.
     """
 
-    textures: Textures = procedural_texture
+    textures: Textures = field(default_factory=ForeignTextures)
     kinds: ClassVar[frozenset[Kind]] = frozenset({"perlin"})
 
     def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
         """Defects and their masks, as `Corruption` describes them."""
-        keys, region = derive(keys, KINDS.index("perlin")), _region(images, inside)
+        keys, region = derive(keys, KINDS.index("perlin")), region_of(images, inside)
         cells_y, cells_x, turns, opacity = scalars(keys, 4)
         middle = region.top + region.height / 2, region.left + region.width / 2
         down, right = offsets(images.shape[2], images.shape[3], *middle, turns / 2 - 0.25)
@@ -118,9 +118,9 @@ class PerlinTexture:
         within = (y >= 0) & (y <= 1) & (x >= 0) & (x <= 1)
         y, x = y.clamp(0, 1) * (1 << (6 * cells_y).long()), x.clamp(0, 1) * (1 << (6 * cells_x).long())
         covered = within & (perlin_noise(derive(keys, 0), y, x) > 0.5)
-        texture = self.textures(derive(keys, 1), images.shape[1], images.shape[2], images.shape[3])
+        texture = self.textures(derive(keys, 1), images)
         blended = blend(images, texture, 1 - 0.8 * opacity[:, None])
-        return _visible(images, blended, region.inside & covered[:, None])
+        return visible(images, blended, region.inside & covered[:, None])
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Patch:
 
     def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
         """Defects and their masks, as `Corruption` describes them."""
-        keys, region = derive(keys, KINDS.index("patch")), _region(images, inside)
+        keys, region = derive(keys, KINDS.index("patch")), region_of(images, inside)
         share, aspect, tall = scalars(keys, 3)
         area = (0.02 + 0.13 * share) * region.height * region.width
         aspect = torch.where(tall < 0.5, 0.3 + 0.7 * aspect, 1 + 2.3 * aspect)
@@ -156,7 +156,7 @@ class Scar:
 
     def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
         """Defects and their masks, as `Corruption` describes them."""
-        keys, region = derive(keys, KINDS.index("scar")), _region(images, inside)
+        keys, region = derive(keys, KINDS.index("scar")), region_of(images, inside)
         length, width, turns = scalars(keys, 3)
         scale = torch.maximum(region.height, region.width) / REFERENCE
         size = (10 + 15 * length) * scale, (2 + 14 * width) * scale
@@ -183,17 +183,15 @@ def _paste(
     from_x, to_x = (region.left + (place * (region.width - wide + 1)).floor() for place in (from_x, to_x))
     down, right = offsets(images.shape[2], images.shape[3], to_y + high / 2, to_x + wide / 2, turns)
     covered = (down.abs() < high / 2) & (right.abs() < wide / 2)
-    piece = _sample(images, from_y + high / 2 + down, from_x + wide / 2 + right, mode)
+    piece = sampled(images, from_y + high / 2 + down, from_x + wide / 2 + right, mode)
     eighths = (torch.arange(8, device=images.device) + 0.5) / 8
-    mean = _sample(images, from_y + eighths[:, None] * high, from_x + eighths * wide, "nearest").flatten(2)
+    mean = sampled(images, from_y + eighths[:, None] * high, from_x + eighths * wide, "nearest").flatten(2)
     while mean.shape[2] > 1:  # in a fixed order: torch does not promise that of a mean
         mean = (mean[..., ::2] + mean[..., 1::2]) / 2
-    return _visible(
-        images, _jittered(piece, mean[..., None], derive(keys, 1), jitter), region.inside & covered[:, None]
-    )
+    return visible(images, _jittered(piece, mean[..., None], derive(keys, 1), jitter), region.inside & covered[:, None])
 
 
-def _sample(
+def sampled(
     images: Images, y: Float[Tensor, "batch rows _"], x: Float[Tensor, "batch _ columns"], mode: str
 ) -> Float[Tensor, "batch channel rows columns"]:
     """Colours at points in pixels; pixel i covers i to i + 1."""
@@ -233,7 +231,7 @@ class Blob:
 
     def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
         """Defects and their masks, as `Corruption` describes them."""
-        keys, region = derive(keys, KINDS.index("blob")), _region(images, inside)
+        keys, region = derive(keys, KINDS.index("blob")), region_of(images, inside)
         share, aspect, turns, wobble, edge, opacity, where, tone, gray = scalars(keys, 9)
         order = region.inside.flatten(1).cumsum(1)
         count = order[:, -1:, None]
@@ -251,7 +249,7 @@ class Blob:
         shift = 0.25 + 0.5 * (shift + gray * (tone - shift))
         color = (images.flatten(2).gather(2, middle.expand(-1, images.shape[1], -1)) + shift) % 1
         alpha = (0.2 + 0.8 * opacity) * smooth_step(slope.clamp(0, 1))
-        return _visible(images, blend(images, color[..., None], alpha[:, None]), region.inside)
+        return visible(images, blend(images, color[..., None], alpha[:, None]), region.inside)
 
 
 @dataclass(frozen=True)
@@ -298,9 +296,9 @@ class AtLeast:
 
     def __call__(self, images: Images, keys: Keys, inside: Masks | None = None) -> Corrupted:
         """Defects and their masks, as `Corruption` describes them; only a region without pixels has an empty mask."""
-        inside = _region(images, inside).inside
+        inside = region_of(images, inside).inside
         least = (self.share * inside.sum((1, 2, 3), keepdim=True)).clamp(min=1)
-        image, defect = _visible(images, (images < 0.5).to(images.dtype), inside)
+        image, defect = visible(images, (images < 0.5).to(images.dtype), inside)
         (waiting,) = inside.flatten(1).any(1).nonzero(as_tuple=True)
         for attempt in range(2 * self.tries):
             if not len(waiting):
@@ -325,3 +323,11 @@ def other_corruptions(kinds: Collection[Kind]) -> tuple[Corruption, ...]:
             f"({', '.join(KINDS)}); train with fewer kinds or set callbacks=default"
         )
     return others  # type: ignore[return-value]  # kinds of a class stand for kinds of its objects
+
+
+def textures_of(corruption: Corruption | None) -> list[ForeignTextures]:
+    """The textures that a corruption paints with, for people and for a look at the files that they come from."""
+    parts = [*getattr(corruption, "corruptions", ()), getattr(corruption, "corruption", None)]
+    own = getattr(corruption, "textures", None)
+    found = [own] if isinstance(own, ForeignTextures) else []
+    return found + [textures for part in parts if part is not None for textures in textures_of(part)]

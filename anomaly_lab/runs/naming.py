@@ -78,7 +78,7 @@ def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
     return _hash(
         versions_of(config),
         train_fingerprint,
-        _only(names, data),
+        by_content(_only(names, data)),
         decoding_key(config),
         by_content(wired(config)),
         {name: value for name, value in config["trainer"].items() if name not in HARMLESS},
@@ -127,6 +127,8 @@ def region_key(region: Any) -> Any:
 
 def by_content(node: Any) -> Any:
     """The configuration with SHA-256 sums of each `weights` file and of the `foreign_images` instead of their paths."""
+    if isinstance(node, list):
+        return [by_content(value) for value in node]
     if not isinstance(node, dict):
         return node
     changed = {key: by_content(value) for key, value in node.items()}
@@ -135,7 +137,7 @@ def by_content(node: Any) -> Any:
         changed["weights"] = digests([path])[0]
     foreign = node.get("foreign_images")
     if isinstance(foreign, str) and Path(foreign).expanduser().is_dir():
-        changed["foreign_images"] = _hash(digests(sample_of(foreign, "method.foreign_images", SAMPLE)[0]))
+        changed["foreign_images"] = _hash(digests(sample_of(foreign, "foreign_images", SAMPLE)[0]))
     return changed
 
 

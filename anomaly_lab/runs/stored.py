@@ -29,7 +29,7 @@ RESOLVERS = {"want", "fact", "tiled_as", "textures", "category", "oc.select"}  #
 SIDE = Annotated[int, pydantic.Field(gt=0, le=2**14)]  # px
 READ: dict[str, Any] = {
     "seed": pydantic.NonNegativeInt,
-    "budget.schedule": Literal["constant", "cosine", "drop"],
+    "budget.schedule": Literal["constant", "cosine", "drop", "two_drops"],
     "data.image_size": SIDE,
     "data.patch_size": SIDE,
     "data.channels": Literal[1, 3],

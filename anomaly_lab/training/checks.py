@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.corruption import textures_of
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import digests
 from anomaly_lab.methods.base.fitted import FittedMethod
@@ -39,16 +40,18 @@ def check_memory(method: Method, images: int) -> None:
 
 def check_foreign_photos(method: Method, data: DataModule) -> None:
     """Refuse foreign photos that are photos of the run: good ones would be unlearnt, test images learnt from."""
-    if not method.foreign_photos:
+    painted = [photo for textures in textures_of(data.corruption) for photo in textures.photos]
+    foreign = {"method.foreign_images": method.foreign_photos, "data.foreign_images": painted}
+    if not any(foreign.values()):
         return
     paths = [sample.path for sample in data.all_samples]
     known = dict(zip(digests(paths), paths, strict=True))
-    found = [known[digest] for digest in digests(list(method.foreign_photos)) if digest in known]
-    if found:
-        raise UserError(
-            f"method.foreign_images: expected photos of anything else, found {len(found)} of this data set, such as "
-            f"{found[0]}; name another folder, or procedural"
-        )
+    for key, photos in foreign.items():
+        if found := [known[digest] for digest in digests(list(photos)) if digest in known]:
+            raise UserError(
+                f"{key}: expected photos of anything else, found {len(found)} of this data set, such as {found[0]}; "
+                "name another folder, or procedural"
+            )
 
 
 def check_manual_optimisation(method: Method, trainer: dict[str, Any]) -> None:

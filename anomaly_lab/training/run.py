@@ -17,6 +17,7 @@ from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.data.cache import entry
+from anomaly_lab.data.corruption import textures_of
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.seen import FILE, Seen
 from anomaly_lab.evaluation.controls import Controls
@@ -71,7 +72,8 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     if resume is None:
         check_foreign_photos(method, datamodule)
-        for line in method.substitutes:
+        painted = [f"painted defects: {textures.in_words}" for textures in textures_of(datamodule.corruption)]
+        for line in (*method.substitutes, *painted):
             method.say(line)
     if is_first_process():
         photos = datamodule.train_samples, datamodule.test_samples, datamodule.decoding, datamodule.workers
@@ -89,7 +91,6 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
-        _convert_="all",
     )
     check_strategy(method, trainer)
     check_batch_norm(trainer, resolved["trainer"])
@@ -111,9 +112,10 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     except MisconfigurationException as error:  # a callback or an option that cannot work with this method
         raise UserError(" ".join(str(error).split())) from error
     with evaluating(method.to(device)), torch.no_grad():  # fit has left it on the host
+        method.conclude(datamodule.whole_training_images(device=device))
         method.calibrate(datamodule.held_out_images(device))
-    calibrates = type(method).calibrate is not Method.calibrate
-    if resume is None or throughput.has_trained or calibrates:  # else the checkpoint is that of a whole training
+    looks = type(method).calibrate is not Method.calibrate or type(method).conclude is not Method.conclude
+    if resume is None or throughput.has_trained or looks:  # else the checkpoint is that of a whole training
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     if trainer.is_global_zero:
         remove_result(folder)  # of an earlier test of this run
@@ -143,7 +145,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
 
 def made(key: str, node: dict[str, Any], kind: type, **arguments: Any) -> Any:
     """The object that a node of the configuration describes. Raises UserError if it is of another kind."""
-    found = instantiate(node, **arguments)
+    found = instantiate(node, _convert_="all", **arguments)
     if not isinstance(found, kind):
         raise UserError(f"{key}: expected a {kind.__name__}, found {node.get('_target_')!r}")
     return found

@@ -16,7 +16,7 @@ from anomaly_lab.runs.checkpoint import load_checkpoint
 
 run = Path(sys.argv[1])
 config = resolve(OmegaConf.load(run / ".hydra" / "config.yaml"))
-data, method = instantiate(config["data"]["datamodule"]), build_method(config).eval()
+data, method = instantiate(config["data"]["datamodule"], _convert_="all"), build_method(config).eval()
 method.load_state_dict(load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"])
 data.setup("fit")
 steps, shares = method.search_steps, []

@@ -52,7 +52,7 @@ def average(states):
 
 for run in map(Path, sys.argv[1:]):
     config = resolve(OmegaConf.load(run / ".hydra" / "config.yaml"))
-    data, method = instantiate(config["data"]["datamodule"]), build_method(config).eval()
+    data, method = instantiate(config["data"]["datamodule"], _convert_="all"), build_method(config).eval()
     with contextlib.redirect_stdout(sys.stderr):  # what it says is no row
         data.setup("fit")
     kept = sorted((run / "checkpoints").glob("epoch=*.ckpt"), key=lambda path: int(path.name.split("=")[1][:-5]))

@@ -127,7 +127,7 @@ def assembled(
 ) -> tuple[DataModule, Method, pl.Trainer]:
     """Data, method and trainer in the order of a run: the images are decoded before there is a trainer."""
     pl.seed_everything(0, verbose=False)
-    data, method = instantiate(resolved["data"]["datamodule"]), build_method(resolved)
+    data, method = instantiate(resolved["data"]["datamodule"], _convert_="all"), build_method(resolved)
     method.prepare_data()
     data.setup("fit")
     first = [Throughput(), *([Evaluation(instantiate(resolved["threshold"]))] if evaluates else [])]

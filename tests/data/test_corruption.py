@@ -135,8 +135,8 @@ def test_sizes_and_places_are_relative_to_the_box_of_the_region(corruption):
     assert torch.allclose(in_frame.image[:, :, 12:44, 4:36], alone.image, atol=1e-5)
 
 
-def white(keys, channels, height, width):
-    return torch.ones(len(keys), channels, height, width)
+def white(keys, images):
+    return torch.ones_like(images)
 
 
 def test_perlin_masks_cover_what_those_of_draem_do():

@@ -233,6 +233,8 @@ def test_published_figures_are_of_methods_and_measures_that_are_here():
      ("image_auroc", "cflow", 0.9826, ""), ("pixel_auroc", "cflow", 0.9862, ""), ("pixel_aupro", "cflow", 0.946, ""),
      ("image_auroc", "fastflow", 0.994, "CaiT"), ("pixel_auroc", "fastflow", 0.985, "CaiT"),
      ("pixel_auroc", "fastflow", 0.956, "ResNet-18"),
+     ("image_auroc", "draem", 0.980, ""), ("pixel_auroc", "draem", 0.973, ""), ("pixel_aupr", "draem", 0.684, ""),
+     ("image_auroc", "cutpaste", 0.952, ""), ("pixel_auroc", "cutpaste", 0.960, ""),
      ("image_auroc", "efficient_ad", 0.991, "AD-M"), ("pixel_aupro", "efficient_ad", 0.937, "AD-M")],
 )  # fmt: skip
 def test_means_over_the_published_categories_are_the_printed_ones(measure, method, mean, source):

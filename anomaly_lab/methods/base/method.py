@@ -92,8 +92,15 @@ class Method(pl.LightningModule, ABC):
         The default looks at none.
         """
 
+    def conclude(self, images: Iterable[Batch]) -> None:
+        """Look once at all training images, as `prepare` does, after the last step.
+
+        As for `calibrate`, what it finds belongs into buffers and must follow from the weights and these images alone.
+        Every process looks at all of them. The default looks at none.
+        """
+
     def calibrate(self, normals: Iterable[Batch]) -> None:
-        """Look once at the held-out normal images, on the device, after the last step and before the threshold.
+        """Look once at the held-out normal images, on the device, after that and before the threshold.
 
         What it finds belongs into buffers, which the checkpoint keeps, and must follow from the weights and these
         images alone: a run that was broken off here calls it again. The default looks at none.

@@ -1,0 +1,105 @@
+"""CutPaste: Li, Sohn, Yoon and Pfister, CVPR 2021 (arXiv 2104.04015).
+
+A network learns to tell good images from copies in which a piece was cut out and pasted elsewhere. Its features of good
+images then get a Gaussian: what lies far from it is abnormal.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveInt
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.data.corruption import Patch, Scar
+from anomaly_lab.data.noise import row_keys
+from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
+from anomaly_lab.methods.base.tiling import SlidingWindow, Tiling
+from anomaly_lab.networks.backbone import Backbone
+
+PASTED = {"patch": (Patch(),), "scar": (Scar(),), "three_way": (Patch(), Scar())}
+
+
+class CutPaste(GradientMethod):
+    """A ResNet-18 from random weights, one hidden layer of `hidden` channels, and a Gaussian of its features.
+
+    `task`: good images against copies with a `patch` or a `scar`, or all three apart (`three_way`, section 2.3). Of a
+    whole image there is one number and no map. With windows (`experiment=cutpaste_patches`) each has its number, and
+    the map is their mean at every pixel (section 2.4); the paper weighs them by a Gaussian, and gives every place its
+    own Gaussian of features for parts that always lie alike.
+
+    Decisions, where the paper is silent: the head is what stands above; good images are varied as `augmentation` says;
+    a piece is pasted into the image that it was cut from; the covariance of the features of the training images, after
+    the last step, is shrunk by Ledoit and Wolf. The network sees all versions of an image in one batch, so that a batch
+    norm cannot tell them apart.
+
+    Raises UserError for a `backbone` that is not trained, and at the end for fewer than two training images.
+    """
+
+    version: ClassVar = 1
+    synthetic: ClassVar = frozenset({"patch", "scar"})
+
+    mean: Tensor
+    whitener: Tensor
+
+    def __init__(
+        self,
+        tiling: Tiling,
+        optimizer: OptimizerFactory,
+        backbone: Backbone,
+        task: Literal["patch", "scar", "three_way"],
+        hidden: PositiveInt,
+        schedule: Schedule = "constant",
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        super().__init__(tiling, optimizer, schedule)
+        if not backbone.trainable or backbone.weights is not None:
+            found = f"weights={backbone.weights}" if backbone.trainable else "trainable=false"
+            raise UserError(f"method.backbone: expected a network that is trained from random weights, found {found}")
+        self.backbone = backbone
+        self.pasted = PASTED[task]
+        features = backbone.channels[-1]
+        self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1 + len(self.pasted)))
+        self.localises = isinstance(tiling, SlidingWindow)
+        self.seed = seed
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("whitener", torch.eye(features))  # (component, feature): makes all variances one
+
+    def features(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The mean of the deepest map."""
+        return self.backbone(images)[-1].mean(dim=(2, 3)).float()
+
+    def losses(self, batch: Batch) -> dict[str, Scalar]:
+        """Cross-entropy of which version of an image it is (section 2.2, equation 1)."""
+        keys = row_keys(self.seed, self.current_epoch, batch.index if batch.row is None else batch.row)
+        shown = torch.cat([batch.image, *(paste(batch.image, keys).image for paste in self.pasted)])
+        version = torch.arange(1 + len(self.pasted), device=shown.device).repeat_interleave(len(batch.image))
+        logits = self.head(self.features(shown)).float()
+        return {"loss": functional.cross_entropy(logits, version)}
+
+    def conclude(self, images: Iterable[Batch]) -> None:
+        """The Gaussian of the features of the training images (section 2.1, equation 2)."""
+        rows = torch.cat([self.features(self.tiling.training_like(batch.image)).cpu() for batch in images])
+        if len(rows) < 2:
+            raise UserError(f"data: expected two training images at least, for a Gaussian, found {len(rows)}")
+        values = rows.double().numpy()
+        variances, vectors = np.linalg.eigh(ledoit_wolf(values)[0])
+        self.mean.copy_(torch.from_numpy(values.mean(axis=0)))
+        self.whitener.copy_(torch.from_numpy((vectors / np.sqrt(variances)).T))
+
+    def predict(self, images: Images) -> Prediction:
+        """Half the squared Mahalanobis distance of the features: the negative log-density, without its constant."""
+        score = ((self.features(images) - self.mean) @ self.whitener.T).square().sum(dim=1) / 2
+        return Prediction(score[:, None, None, None], score, None)
+
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The features."""
+        return self.features(images)
