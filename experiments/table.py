@@ -11,6 +11,7 @@ from pathlib import Path
 
 COLUMNS = ("pixel_auroc", "pixel_auroc_smoothed", "pixel_aupro", "pixel_aupro_smoothed")
 PAINTED = "synthetic_image_auroc"  # of runs with callbacks=synthetic
+LOSS = "validation/focal"  # of held-out good photos with painted defects, after the last epoch
 DEFECTS = ("covid", "viral_pneumonia")  # the two kinds of abnormal X-rays are told apart
 COSTS = ("fit_seconds", "test_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb")
 KEY = ("row", "method", "data", "seed")
@@ -25,6 +26,8 @@ def row(path: Path, prefix: str) -> dict[str, object]:
     found = {line["defect"]: line["auroc"] for line in csv.DictReader((path.parent / "defects.csv").open())}
     values = {column: metrics.get(column) for column in METRICS}
     values[PAINTED] = metrics.get(PAINTED)
+    losses = path.parent / "curves/losses.csv"
+    values[LOSS] = list(csv.DictReader(losses.open()))[-1].get(LOSS) if losses.is_file() else None
     values |= {f"image_auroc_{defect}": found.get(defect) for defect in DEFECTS}
     rounded = {key: "" if value in ("", None) else round(float(value), 4) for key, value in values.items()}
     return {
@@ -42,7 +45,7 @@ if not paths:
 earlier = [line for table in before for line in csv.DictReader(Path(table).read_text().splitlines())]
 rows = earlier + [row(path, prefix) for path in paths]
 last = {tuple(str(line[key]) for key in KEY): line for line in rows}
-painted = [PAINTED] if any(line.get(PAINTED) for line in rows) else []
+painted = [column for column in (PAINTED, LOSS) if any(line.get(column) for line in rows)]
 header = [*KEY, *METRICS, *APART, *painted, *COSTS, "commit"]
 writer = csv.DictWriter(sys.stdout, header, lineterminator="\n", extrasaction="ignore")
 writer.writeheader()
