@@ -58,6 +58,7 @@ TOY = {
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "mkd": "backbone.layers=[layer1,layer2] scoring=2 optimizer.lr=1e-2",
+    "nsa": "backbone.layers=[layer2] optimizer.lr=1e-3",
     "padim": "features=10",
     "patchcore": "backbone.layers=[layer1,layer2] ratio=0.2 neighbours=3",
     "reverse_distillation": "backbone.layers=[act1,layer1,layer2] blocks=[1,1,1] loss=per_place optimizer.lr=1e-3",
@@ -82,7 +83,7 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-UNTAUGHT = {"ssim_ae", "draem"}  # an SSIM loss hardly moves in the first hundred steps; draem is its maps of 4 steps
+UNTAUGHT = {"ssim_ae", "draem", "nsa"}  # their losses hardly move in the first hundred steps
 # Rates for two processes, of losses with steep gradients.
 GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one

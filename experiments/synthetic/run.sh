@@ -28,6 +28,11 @@ draem() {  # ROW DATA SEED SEEN WORDS...: a sixteenth of the channels
     budget.epochs=$((epochs > 0 ? epochs : 1)) "${@:5}"
 }
 
+nsa() {  # ROW DATA SEED SEEN WORDS...: pieces of a few px differ little, so all that differs counts
+  epochs=$(($4 / ${images[$2]}))
+  row "$1" nsa "$2" "$3" data.image_size=64 data.batch_size=16 method.labels=binary budget.epochs=$((epochs > 0 ? epochs : 1)) "${@:5}"
+}
+
 cutpaste() {  # ROW DATA SEED SEEN WORDS...: of whole images one number
   row "$1" cutpaste "$2" "$3" data.kind=object data.image_size=64 data.patches="$4" budget.epochs=1 "${@:5}"
 }
@@ -42,12 +47,14 @@ for seed in 0 1 2; do
     draem base $set $seed $seen
     cutpaste base $set $seed $seen
     patches patches $set $seed $seen
+    nsa base $set $seed $seen
   done
 done
 for set in transistor wood screw cracks xray; do
   draem untrained $set 0 1 method.optimizer.lr=1e-12
   cutpaste untrained $set 0 64 method.optimizer.lr=1e-12
   patches patches_untrained $set 0 64 method.optimizer.lr=1e-12
+  nsa untrained $set 0 1 method.optimizer.lr=1e-12
 done
 for set in transistor wood; do
   draem sspcab $set 0 $seen method.block=sspcab

@@ -288,6 +288,7 @@ GOLDEN = {
     "draem": ["data.image_size=48", "method.width=4", "method.segmentation_width=4"],
     "efficient_ad": ["data.image_size=48", "data.batch_size=4"],
     "uninformed_students": ["data.image_size=48"],
+    "nsa": ["data.image_size=48", "method.backbone.layers=[layer2]"],
     "mkd": ["data.image_size=64", "method.backbone.layers=[layer1,layer2]", "method.scoring=2"],
     "reverse_distillation": [
         "data.image_size=64",
