@@ -23,7 +23,7 @@ from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import SlidingWindow, Tiling
-from anomaly_lab.networks.backbone import Backbone
+from anomaly_lab.networks.backbone import Backbone, refuse_weights
 
 PASTED = {"patch": (Patch(),), "scar": (Scar(),), "three_way": (Patch(), Scar())}
 
@@ -61,9 +61,7 @@ class CutPaste(GradientMethod):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
-        if not backbone.trainable or backbone.weights is not None:
-            found = f"weights={backbone.weights}" if backbone.trainable else "trainable=false"
-            raise UserError(f"method.backbone: expected a network that is trained from random weights, found {found}")
+        refuse_weights(backbone, "method.backbone")
         self.backbone = backbone
         self.pasted = PASTED[task]
         features = backbone.channels[-1]

@@ -20,7 +20,7 @@ from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
-from anomaly_lab.networks.backbone import Backbone
+from anomaly_lab.networks.backbone import Backbone, refuse_weights
 from anomaly_lab.networks.unet import double
 
 LEVELS = 255  # gray levels of a difference of 1
@@ -34,9 +34,9 @@ class NSA(GradientMethod):
     """A ResNet-18 from random weights, a decoder, and a probability at every pixel.
 
     `data.corruption` paints every image (`NaturalPatch`, which says how it differs from the paper). `labels`:
-    `logistic`, the logistic function of the mean difference over the channels, `steepness` (1 / gray level) around `middle` (gray
-    levels); `binary`: whether there is one. The authors choose both numbers for every category of MVTec AD, as they
-    choose sizes and numbers of pieces; the defaults here are those of their function.
+    `logistic`, the logistic function of the mean difference over the channels, with `steepness` (1 / gray level) around
+    `middle` (gray levels); `binary`: whether there is one. The authors choose both numbers for every category of MVTec
+    AD, as they choose sizes and numbers of pieces; the defaults here are those of their function.
 
     Decisions: the decoder doubles the size and halves the channels four times, without connections to the encoder; the
     difference is smoothed by a median over a square of 5 px, the code's over a disk of radius 5; the score is the mean
@@ -59,9 +59,7 @@ class NSA(GradientMethod):
         schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
-        if not backbone.trainable or backbone.weights is not None:
-            found = f"weights={backbone.weights}" if backbone.trainable else "trainable=false"
-            raise UserError(f"method.backbone: expected a network that is trained from random weights, found {found}")
+        refuse_weights(backbone, "method.backbone")
         self.backbone = backbone
         widths = [backbone.channels[-1], *DECODED]
         self.decoder = nn.ModuleList(double(before, width, width) for before, width in pairwise(widths))

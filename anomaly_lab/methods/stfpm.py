@@ -18,7 +18,7 @@ from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling, enlarge
-from anomaly_lab.networks.backbone import Backbone
+from anomaly_lab.networks.backbone import Backbone, refuse_weights
 
 
 class STFPM(GradientMethod):
@@ -56,9 +56,7 @@ class STFPM(GradientMethod):
                 f"method.student: expected maps of {backbone.channels} channels at strides {backbone.reductions} px, as"
                 f" {backbone.name} has them, found {student.channels} at {student.reductions} of {student.name}"
             )
-        if not student.trainable or student.weights is not None:
-            found = f"weights={student.weights}" if student.trainable else "trainable=false"
-            raise UserError(f"method.student: expected a network that is trained from random weights, found {found}")
+        refuse_weights(student, "method.student")
         self.backbone = backbone
         self.student = student
 

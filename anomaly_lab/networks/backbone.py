@@ -244,6 +244,13 @@ class Backbone(PretrainedNetwork):
         return None
 
 
+def refuse_weights(network: Backbone, key: str) -> None:
+    """Raise UserError for a network that is not trained from random weights; `key`: what people typed for it."""
+    if not network.trainable or network.weights is not None:
+        found = f"weights={network.weights}" if network.trainable else "trainable=false"
+        raise UserError(f"{key}: expected a network that is trained from random weights, found {found}")
+
+
 def aligned(maps: Sequence[Maps], to: int = 0, mode: Literal["bilinear", "nearest"] = "bilinear") -> Maps:
     """Maps of several layers, resized to the grid of the map at position `to` and concatenated along the channels.
 

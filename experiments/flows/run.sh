@@ -6,15 +6,8 @@
 set -euo pipefail
 root=$1 weights=$2 part=${3:-}
 export OMP_NUM_THREADS=1
+. "$(dirname "$0")/../sets.sh"
 
-declare -A data=(
-  [screw]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=screw"
-  [transistor]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor"
-  [wood]="data=folder data.root=$root/wood_boards_256 data.category=wood data.kind=texture"
-  [cracks]="data=folder data.root=$root/concrete_crack_700 data.category=cracks data.kind=texture"
-  [xray]="data=folder data.root=$root/covid19_xray data.category=xray"
-)
-declare -A images=([screw]=288 [transistor]=192 [wood]=63 [cracks]=225 [xray]=63)  # for training: 90 % of the good ones
 # Images of 256 px in a training, repetitions counted: meant for 5 and 10 quiet minutes, not measured; fixed before any
 # result was seen.
 declare -A seen=([cflow]=1400 [fastflow]=3000)

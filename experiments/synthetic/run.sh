@@ -5,15 +5,8 @@
 set -euo pipefail
 root=$1 part=${2:-}
 export OMP_NUM_THREADS=1
+. "$(dirname "$0")/../sets.sh"
 
-declare -A data=(
-  [screw]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=screw"
-  [transistor]="data=mvtec_ad data.root=$root/mvtec_ad_small data.category=transistor"
-  [wood]="data=folder data.root=$root/wood_boards_256 data.category=wood data.kind=texture"
-  [cracks]="data=folder data.root=$root/concrete_crack_700 data.category=cracks data.kind=texture"
-  [xray]="data=folder data.root=$root/covid19_xray data.category=xray"
-)
-declare -A images=([screw]=288 [transistor]=192 [wood]=63 [cracks]=225 [xray]=63)  # for training: 90 % of the good ones
 seen=10000  # images in a training, repetitions counted; fixed before any result was seen
 
 row() {  # ROW METHOD DATA SEED WORDS...
