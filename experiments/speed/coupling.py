@@ -1,9 +1,10 @@
 """Eight coupling steps beside those of FrEIA, at FastFlow's sizes.
 
-`python experiments/speed/coupling.py FOLDER > experiments/speed/coupling.csv`. FOLDER holds the package: `pip install
---target FOLDER FrEIA`; it is no dependency of the project. Both flows have 3 x 3 convolutions, permutations and the same clamp; a step is forward, the loss of FastFlow and backward, on random maps of
-each stage of a ResNet-18 at 256 px, 4 images, one thread. In turns in one process, CPU seconds, medians of seven turns
-after a first one; `ratio` is the median of the ratios of turns, above 1 where ours is faster.
+`python experiments/speed/coupling.py FOLDER > experiments/speed/coupling.csv`. FOLDER holds the package, which is no
+dependency of the project: `pip install --target FOLDER FrEIA`. Both flows have 3 x 3 convolutions, permutations and the
+same clamp; a step is forward, the loss of FastFlow and backward, on random maps of each stage of a ResNet-18 at 256 px,
+4 images, one thread. In turns in one process, CPU seconds, medians of seven turns after a first one; `ratio` is the
+median of the ratios of turns, above 1 where ours is faster.
 """
 
 import os
