@@ -35,6 +35,10 @@ SIDE, BATCH, TURNS = 256, 8, 5
 LAYERS = ["layer1", "layer2", "layer3"]
 
 
+class Resident(list):
+    """Batches that the trainer takes for one loader; a plain list is several to it."""
+
+
 def methods(weights: str) -> dict[str, GradientMethod]:
     """Both, as configured."""
     teachers = [Backbone("resnet18", LAYERS, weights) for _ in range(2)]
@@ -73,7 +77,7 @@ def ours(method: GradientMethod, images: list[torch.Tensor]) -> None:
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[SeedEveryStep(0), FiniteLoss()],
     )  # fmt: skip
-    trainer.fit(method, [Batch.of(batch) for batch in images])
+    trainer.fit(method, Resident(Batch.of(batch) for batch in images))
 
 
 def seconds(work, *given) -> float:
