@@ -70,6 +70,7 @@ def test_words_that_need_no_plus_stay_as_they_are():
         ("method.foreign_images=null method.foreign_images=procedural", None),
         ("-m method.foreign_images=procedural,null method.teacher.weights=null,/a/b.c", None),
         ("method.foreign_images=a,b", "method.foreign_images='a,b'"),
+        ("data.foreign_images=~/dtd/it's", r"data.foreign_images='{home}/dtd/it\'s'"),
         ("-m data.root=a,b", None),
         ("-m data.root=ä,b", "-m data.root='ä',b"),
         ("logger=[wandb,csv]", "logger=wandb +logger@logger.csv=csv"),

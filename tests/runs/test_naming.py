@@ -277,6 +277,8 @@ def test_foreign_images_enter_the_key_by_their_content(tmp_path, write):
     other = {"method": {"foreign_images": str(tmp_path / "two"), "weights": "nowhere"}}
     assert by_content(node) == by_content(other)
     assert by_content(node)["method"]["weights"] == "nowhere"
+    painted = [{"corruption": {"corruptions": [{"textures": method["method"]}]}} for method in (node, other)]
+    assert by_content(painted[0]) == by_content(painted[1]) != painted[1]
     before = by_content(node)
     write(tmp_path / "one/c.png", np.zeros((4, 4, 3), np.uint8))
     assert by_content(node) != before

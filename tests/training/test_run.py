@@ -27,8 +27,10 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
+from anomaly_lab.data.corruption import AnyOf, Blob, PerlinTexture
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import Sample
+from anomaly_lab.data.textures import ForeignTextures
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.efficient_ad import EfficientAD
@@ -502,7 +504,8 @@ def test_batch_norm_over_processes_needs_gpus():
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("how", ["itself", "a link", "a copy", "something else"])
-def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how):
+@pytest.mark.parametrize("key", ["method", "data"])
+def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how, key):
     samples = {
         name: write(tmp_path / f"{name}.png", np.full((8, 8, 3), 9 * i, np.uint8))
         for i, name in enumerate(("train", "test"))
@@ -514,13 +517,20 @@ def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how):
         "a copy": lambda path: shutil.copy(own, path),
         "something else": lambda path: foreign,
     }[how](tmp_path / "foreign/y.png")
-    data = stand_in(DataModule, all_samples=[Sample(path, None, 0, "good", "") for path in samples.values()])
-    method = stand_in(EfficientAD, foreign_photos=[foreign, Path(there)])
+    textures = ForeignTextures(str(tmp_path / "foreign"))
+    textures.folder.__dict__["_found"] = [foreign, Path(there)], 2
+    data = stand_in(
+        DataModule,
+        all_samples=[Sample(path, None, 0, "good", "") for path in samples.values()],
+        corruption=AnyOf([Blob(), PerlinTexture(textures)]) if key == "data" else None,
+    )
+    method = stand_in(EfficientAD, foreign_photos=[foreign, Path(there)] if key == "method" else [])
     if how == "something else":
         check_foreign_photos(method, data)
         check_foreign_photos(stand_in(PatchCore, foreign_photos=()), data)
         return
     with pytest.raises(
-        UserError, match=rf"found 1 of this data set, such as {own}; name another folder, or procedural"
+        UserError,
+        match=rf"{key}.foreign_images: .*found 1 of this data set, such as {own}; name another folder, or procedural",
     ):
         check_foreign_photos(method, data)
