@@ -34,6 +34,11 @@ done
 for method in stfpm reverse_distillation mkd; do
   row students method=$method budget.epochs=5 budget.schedule=cosine data.batch_size=8 method.backbone.weights=$weights $transistor
 done
+small="data.image_size=64 data.batch_size=16 method.optimizer.lr=1e-3 budget.epochs=25"
+row painted method=draem $small method.width=16 method.segmentation_width=8 $transistor
+row painted method=nsa $small method.labels=binary $transistor
+row painted experiment=cutpaste_patches data.image_size=128 data.patch_size=32 data.stride=8 data.patches=5000 \
+  budget.epochs=1 $transistor
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
 for method in cae ssim_ae; do
