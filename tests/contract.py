@@ -47,6 +47,8 @@ TOY = {
     "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
+    "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=8 optimizer.lr=1e-2",
+    "differnet": "backbone.layers=[layer2] blocks=2 hidden=16 views=3 optimizer.lr=1e-3",
     "efficient_ad": "optimizer.lr=1e-3",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
@@ -76,7 +78,7 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-UNTAUGHT = {"ssim_ae"}  # an SSIM loss hardly moves in the first hundred steps
+UNTAUGHT = {"ssim_ae", "differnet"}  # an SSIM loss hardly moves in the first hundred steps; one number an image
 # Rates for two processes, of losses with steep gradients.
 GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
