@@ -17,7 +17,7 @@ declare -A data=(
 declare -A images=([screw]=288 [transistor]=192 [wood]=63 [cracks]=225 [xray]=63)  # for training: 90 % of the good ones
 # Images of 256 px in a training, repetitions counted: meant for 5 and 10 quiet minutes, not measured; fixed before any
 # result was seen.
-declare -A seen=([cflow]=1400 [fastflow]=3000)
+declare -A seen=([cflow]=1400 [fastflow]=3000 [differnet]=1000 [cs_flow]=1000)
 
 row() {  # ROW METHOD DATA SEED SEEN WORDS...
   case "$1 $2 $3 $4" in *"$part"*) ;; *) return 0 ;; esac
@@ -29,11 +29,13 @@ row() {  # ROW METHOD DATA SEED SEEN WORDS...
 
 for seed in 0 1 2; do
   for set in transistor wood screw cracks xray; do
-    for method in cflow fastflow; do row base $method $set $seed ${seen[$method]}; done
+    for method in cflow fastflow differnet cs_flow; do row base $method $set $seed ${seen[$method]}; done
   done
 done
-for method in cflow fastflow; do  # the same networks before training
+for method in cflow fastflow differnet cs_flow; do  # the same networks before training
   for set in transistor wood screw cracks xray; do row untrained $method $set 0 1 method.optimizer.lr=1e-12; done
+done
+for method in cflow fastflow; do
   for set in transistor wood; do  # quality against minutes
     for share in 2 4 8 16; do row part$share $method $set 0 $((${seen[$method]} / share)); done
   done

@@ -232,7 +232,8 @@ def test_published_figures_are_of_methods_and_measures_that_are_here():
      ("image_auroc", "efficient_ad", 0.990, "AD-S"), ("pixel_aupro", "efficient_ad", 0.933, "AD-S"),
      ("image_auroc", "cflow", 0.9826, ""), ("pixel_auroc", "cflow", 0.9862, ""), ("pixel_aupro", "cflow", 0.946, ""),
      ("image_auroc", "fastflow", 0.994, "CaiT"), ("pixel_auroc", "fastflow", 0.985, "CaiT"),
-     ("pixel_auroc", "fastflow", 0.956, "ResNet-18"),
+     ("pixel_auroc", "fastflow", 0.956, "ResNet-18"), ("image_auroc", "cs_flow", 0.972, "256 px"),
+     ("pixel_auroc", "cs_flow", 0.845, "256 px"), ("pixel_auroc", "cs_flow", 0.921, "768 px"),
      ("image_auroc", "efficient_ad", 0.991, "AD-M"), ("pixel_aupro", "efficient_ad", 0.937, "AD-M")],
 )  # fmt: skip
 def test_means_over_the_published_categories_are_the_printed_ones(measure, method, mean, source):
