@@ -51,6 +51,8 @@ TOY = {
     "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
+    "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=8 optimizer.lr=1e-2",
+    "differnet": "backbone.layers=[layer2] blocks=2 hidden=16 views=3 optimizer.lr=1e-3",
     "cutpaste": "backbone.layers=[layer1] optimizer.lr=1e-2",
     "draem": "width=2 segmentation_width=2 optimizer.lr=1e-2",
     "efficient_ad": "optimizer.lr=1e-3",
@@ -83,7 +85,8 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-UNTAUGHT = {"ssim_ae", "draem", "nsa"}  # their losses hardly move in the first hundred steps
+# Their losses hardly move in the first hundred steps; differnet has one number an image.
+UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet"}
 # Rates for two processes, of losses with steep gradients.
 GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one

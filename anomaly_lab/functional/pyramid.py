@@ -7,11 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from anomaly_lab.core.types import Images
+
 Gray = Float[Tensor, "batch 1 height width"]
-Levels = list[Tensor]  # batch 1 height width, the sides halved from level to level
+Levels = list[Tensor]  # batch channel height width, the sides halved from level to level
 
 
-def pyramid(images: Gray, levels: int) -> Levels:
+def pyramid(images: Images, levels: int) -> Levels:
     """The images, their means over 2 x 2 px, the means of those, and so on.
 
     Where a side is odd its last pixel counts twice, so that every pixel of the image is under one of each level.

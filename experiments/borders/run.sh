@@ -28,7 +28,7 @@ for method in padim patchcore; do
     row features method=$method method.backbone.weights=$weights $data
   done
 done
-for method in fastflow cflow; do
+for method in fastflow cflow cs_flow; do
   row flows method=$method budget.epochs=3 data.batch_size=16 method.backbone.weights=$weights $transistor
 done
 for method in stfpm reverse_distillation mkd; do

@@ -10,7 +10,7 @@ export OMP_NUM_THREADS=1
 
 # Images of 256 px in a training, repetitions counted: meant for 5 and 10 quiet minutes, not measured; fixed before any
 # result was seen.
-declare -A seen=([cflow]=1400 [fastflow]=3000)
+declare -A seen=([cflow]=1400 [fastflow]=3000 [differnet]=1000 [cs_flow]=1000)
 
 row() {  # ROW METHOD DATA SEED SEEN WORDS...
   case "$1 $2 $3 $4" in *"$part"*) ;; *) return 0 ;; esac
@@ -22,11 +22,13 @@ row() {  # ROW METHOD DATA SEED SEEN WORDS...
 
 for seed in 0 1 2; do
   for set in transistor wood screw cracks xray; do
-    for method in cflow fastflow; do row base $method $set $seed ${seen[$method]}; done
+    for method in cflow fastflow differnet cs_flow; do row base $method $set $seed ${seen[$method]}; done
   done
 done
-for method in cflow fastflow; do  # the same networks before training
+for method in cflow fastflow differnet cs_flow; do  # the same networks before training
   for set in transistor wood screw cracks xray; do row untrained $method $set 0 1 method.optimizer.lr=1e-12; done
+done
+for method in cflow fastflow; do
   for set in transistor wood; do  # quality against minutes
     for share in 2 4 8 16; do row part$share $method $set 0 $((${seen[$method]} / share)); done
   done

@@ -259,6 +259,7 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
     "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
+    "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
     "mkd": {"backbone", "pooled", "normalise"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
@@ -283,6 +284,14 @@ GOLDEN = {
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
+    "cs_flow": ["data.image_size=48", "method.backbone.layers=[layer1]", "method.kernels=[3,5]", "method.hidden=8"],
+    "differnet": [
+        "data.image_size=48",
+        "method.backbone.layers=[layer2]",
+        "method.blocks=2",
+        "method.hidden=16",
+        "method.rotation=20",
+    ],
     "fastflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "cutpaste": ["data.image_size=48", "data.patches=16", "method.backbone.layers=[layer1]"],
     "draem": ["data.image_size=48", "method.width=4", "method.segmentation_width=4"],
