@@ -208,7 +208,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "anomaly_dino": (672,), "stfpm": (256, 256, 32, 100_000, 100), "reverse_distillation": (256, 256, 16, 100_000, 200),
     "mkd": (128, 128, 64, 100_000, 600), "efficient_ad": (256, 256, 1, 100_000, 350),
     "uninformed_students": (256, 256, 1, 100_000, 100), "fastflow": (256, 256, 32, 100_000, 500),
-    "cflow": (256, 256, 32, 100_000, 200),
+    "cflow": (256, 256, 32, 100_000, 200), "pixel_flow": (32, 32, 32, 100_000, 101),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
     "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "anogan": (512, 128, 128), "f_anogan": (512, 64, 32),
@@ -216,7 +216,7 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 }  # fmt: skip
 NO_THRESHOLD = "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
-NO_THRESHOLD += "fastflow", "cflow"  # is published
+NO_THRESHOLD += "fastflow", "cflow", "pixel_flow"  # is published
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():

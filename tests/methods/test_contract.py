@@ -258,7 +258,7 @@ OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
     "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "mkd": {"backbone", "pooled", "normalise"},
+    "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
     "ssim_ae": {"constants", "window", "network"}, "uninformed_students": {"stride"},
@@ -282,6 +282,7 @@ GOLDEN = {
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "fastflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
+    "pixel_flow": ["data.image_size=32"],
     "efficient_ad": ["data.image_size=48", "data.batch_size=4"],
     "uninformed_students": ["data.image_size=48"],
     "mkd": ["data.image_size=64", "method.backbone.layers=[layer1,layer2]", "method.scoring=2"],
