@@ -125,8 +125,8 @@ class PixelFlow(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Bits per dimension of the images with noise. The noise of a held-out image is always the same."""
-        training = batch.row is not None
-        keys = row_keys(self.seed, self.current_epoch if training else 0, batch.row if training else batch.index)
+        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
+        keys = row_keys(self.seed, epoch, rows)
         noise = uniform(keys, batch.image[0].numel()).view_as(batch.image)
         return {"loss": self.bits(batch.image, noise.to(batch.image)).mean()}
 
