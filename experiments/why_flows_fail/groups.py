@@ -37,7 +37,7 @@ OTHERS = {  # other objects, good ones
     "screw": "mvtec_ad_small/screw/test/good", "wood": "wood_boards_256/test/good",
     "concrete": "concrete_crack_700/test/good", "x-ray": "covid19_xray/test/good",
 }  # fmt: skip
-LIKELIHOOD = "fastflow, likelihood"
+LIKELIHOOD = "fastflow_likelihood"
 CONTROLS: tuple[Kind, ...] = ("pca", "brightness", "sharpness")
 TITLES = {
     "pixel_flow": "flow on pixels: bits per dimension",
