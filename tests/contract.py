@@ -63,6 +63,7 @@ TOY = {
     "nsa": "backbone.layers=[layer2] optimizer.lr=1e-3",
     "padim": "features=10",
     "patchcore": "backbone.layers=[layer1,layer2] ratio=0.2 neighbours=3",
+    "pixel_flow": "steps=2 hidden_ratio=2 optimizer.lr=1e-2",
     "reverse_distillation": "backbone.layers=[act1,layer1,layer2] blocks=[1,1,1] loss=per_place optimizer.lr=1e-3",
     "skip_ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "slides_cae": "normalisation=train optimizer.lr=1e-2",

@@ -208,8 +208,8 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "anomaly_dino": (672,), "stfpm": (256, 256, 32, 100_000, 100), "reverse_distillation": (256, 256, 16, 100_000, 200),
     "mkd": (128, 128, 64, 100_000, 600), "efficient_ad": (256, 256, 1, 100_000, 350),
     "uninformed_students": (256, 256, 1, 100_000, 100), "fastflow": (256, 256, 32, 100_000, 500),
-    "cflow": (256, 256, 32, 100_000, 200), "differnet": (448, 448, 24, 100_000, 192),
-    "cs_flow": (768, 768, 16, 100_000, 240),
+    "cflow": (256, 256, 32, 100_000, 200), "pixel_flow": (32, 32, 32, 100_000, 101),
+    "differnet": (448, 448, 24, 100_000, 192), "cs_flow": (768, 768, 16, 100_000, 240),
     "draem": (256, 256, 8, 100_000, 700),
     "cutpaste": (256, 256, 32, 8192, 256), "nsa": (256, 256, 64, 100_000, 320),
 }  # fmt: skip
@@ -219,7 +219,7 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 }  # fmt: skip
 NO_THRESHOLD = "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
-NO_THRESHOLD += "fastflow", "cflow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"  # is published
+NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"  # is published
 SCHEDULE = {"cflow": "cosine", "cutpaste": "cosine", "nsa": "cosine", "draem": "two_drops", "efficient_ad": "drop"}
 
 

@@ -31,6 +31,7 @@ done
 for method in fastflow cflow cs_flow; do
   row flows method=$method budget.epochs=3 data.batch_size=16 method.backbone.weights=$weights $transistor
 done
+row flows method=pixel_flow budget.epochs=20 $transistor
 for method in stfpm reverse_distillation mkd; do
   row students method=$method budget.epochs=5 budget.schedule=cosine data.batch_size=8 method.backbone.weights=$weights $transistor
 done

@@ -261,7 +261,7 @@ OURS = {
     "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "mkd": {"backbone", "pooled", "normalise"},
+    "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
     "ssim_ae": {"constants", "window", "network"}, "uninformed_students": {"stride"},
@@ -293,6 +293,7 @@ GOLDEN = {
         "method.rotation=20",
     ],
     "fastflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
+    "pixel_flow": ["data.image_size=32"],
     "cutpaste": ["data.image_size=48", "data.patches=16", "method.backbone.layers=[layer1]"],
     "draem": ["data.image_size=48", "method.width=4", "method.segmentation_width=4"],
     "efficient_ad": ["data.image_size=48", "data.batch_size=4"],
