@@ -259,7 +259,7 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
     "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
-    "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
+    "mahalanobis": {"backbone"}, "memae": {"score"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
     "mkd": {"backbone", "pooled", "normalise"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
