@@ -259,8 +259,8 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
     "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
-    "mahalanobis": {"backbone"}, "memae": {"score"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "mkd": {"backbone", "pooled", "normalise"},
+    "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
+    "memae": {"score"}, "mkd": {"backbone", "pooled", "normalise"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
     "ssim_ae": {"constants", "window", "network"}, "uninformed_students": {"stride"},

@@ -1,4 +1,4 @@
-"""The memory: weights in closed form, what can come out, a query that nothing answers, thresholds that nothing passes."""
+"""The memory: weights in closed form, what can come out, queries and thresholds that nothing answers or passes."""
 
 import math
 import re
