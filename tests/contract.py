@@ -59,6 +59,7 @@ TOY = {
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
+    "memae": "slots=50 optimizer.lr=1e-2",
     "mkd": "backbone.layers=[layer1,layer2] scoring=2 optimizer.lr=1e-2",
     "nsa": "backbone.layers=[layer2] optimizer.lr=1e-3",
     "padim": "features=10",

@@ -211,7 +211,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "cflow": (256, 256, 32, 100_000, 200), "pixel_flow": (32, 32, 32, 100_000, 101),
     "differnet": (448, 448, 24, 100_000, 192), "cs_flow": (768, 768, 16, 100_000, 240),
     "draem": (256, 256, 8, 100_000, 700),
-    "cutpaste": (256, 256, 32, 8192, 256), "nsa": (256, 256, 64, 100_000, 320),
+    "cutpaste": (256, 256, 32, 8192, 256), "nsa": (256, 256, 64, 100_000, 320), "memae": (32, 32, 64, 5000, 200),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
     "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "anogan": (512, 128, 128), "f_anogan": (512, 64, 32),
@@ -219,7 +219,8 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 }  # fmt: skip
 NO_THRESHOLD = "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
-NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"  # is published
+NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
+NO_THRESHOLD += ("memae",)  # is published
 SCHEDULE = {"cflow": "cosine", "cutpaste": "cosine", "nsa": "cosine", "draem": "two_drops", "efficient_ad": "drop"}
 
 

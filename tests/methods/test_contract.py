@@ -261,6 +261,7 @@ OURS = {
     "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
+    "memae": {"score"},
     "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same

@@ -1,0 +1,100 @@
+"""A memory that an autoencoder must read from: Gong et al., ICCV 2019 (MemAE), section 3.2 and 3.3."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anomaly_lab.core.errors import UserError
+
+Maps = Float[Tensor, "batch channel height width"]
+Weights = Float[Tensor, "batch slot height width"]
+Similarity = Literal["dot", "cosine"]
+
+
+class Reading(NamedTuple):
+    """What was read for the places of a map."""
+
+    maps: Maps
+    weights: Weights  # that are left of every slot at every place; they sum to 1
+    empty: Float[Tensor, ""]  # share of the places where only the largest weight was left, below the threshold
+
+
+class Memory(nn.Module):
+    """Replace every place of a map by a mean of few of the `slots` vectors that were learnt.
+
+    The vector at a place is a query. Its weights are the softmax of its similarities to all slots; those of at most
+    `shrinkage` become 0, the others are divided by their sum. So what comes out lies between the slots, whatever comes
+    in. A slot starts uniform in +-1 / sqrt(channels), as in the authors' code.
+
+    Where this differs:
+
+    - The paper says cosine, the authors' code takes the plain product, the default here. A cosine is divided by
+      `temperature`: without one (a temperature of 1) all weights are below e^2 / slots, and nearly all below 1.3 /
+      slots, so that the published thresholds leave none.
+    - The largest weight of a query stays, also where it is at most `shrinkage`. The paper would divide 0 by the epsilon
+      of its sum: zeros come out, and no gradient goes in.
+    - Weights are compared with `shrinkage`. The paper writes max(w - s, 0) w / (|w - s| + epsilon), which is the same
+      number but for the epsilon; its gradient at a weight just above the threshold is that of a cliff.
+
+    Raises UserError where no cosine can have a weight above `shrinkage`.
+    """
+
+    def __init__(
+        self,
+        slots: PositiveInt,
+        channels: PositiveInt,
+        shrinkage: NonNegativeFloat,
+        similarity: Similarity = "dot",
+        temperature: PositiveFloat = 0.1,
+    ) -> None:
+        super().__init__()
+        if similarity == "cosine" and shrinkage >= (largest := largest_weight(slots, temperature)):
+            raise UserError(
+                f"method.shrinkage: expected a threshold that some weight can pass: below {largest * slots:.3g} times "
+                f"1 / {slots} for the cosine at a temperature of {temperature:g}, found {shrinkage * slots:.3g}; lower "
+                "method.temperature or method.shrinkage"
+            )
+        self.shrinkage = shrinkage
+        self.similarity: Similarity = similarity
+        self.temperature = temperature
+        self.slots = nn.Parameter(torch.empty(slots, channels).uniform_(-1, 1) / math.sqrt(channels))
+
+    def forward(self, queries: Maps) -> Reading:
+        """Read for every place."""
+        attention = self.attention(queries)
+        weights = self.shrunk(attention)
+        maps = functional.conv2d(weights, self.slots.T[:, :, None, None])
+        return Reading(maps, weights, (attention.amax(dim=1) <= self.shrinkage).float().mean())
+
+    def attention(self, queries: Maps) -> Weights:
+        """The softmax of the similarities, in full precision: it decides what passes the threshold."""
+        slots = self.slots
+        if self.similarity == "cosine":
+            queries, slots = functional.normalize(queries, dim=1), functional.normalize(slots, dim=1) / self.temperature
+        return functional.conv2d(queries, slots[:, :, None, None]).float().softmax(dim=1)
+
+    def shrunk(self, weights: Weights) -> Weights:
+        """The weights above the threshold, and the largest one, divided by their sum."""
+        stays = (weights > self.shrinkage) | (weights >= weights.amax(dim=1, keepdim=True))
+        left = weights * stays
+        return left / left.sum(dim=1, keepdim=True)
+
+
+def largest_weight(slots: int, temperature: float) -> float:
+    """The weight of a slot at cosine 1 when all others are at -1: 1 / (1 + (slots - 1) e^(-2 / temperature))."""
+    return 1 / (1 + (slots - 1) * math.exp(-2 / temperature))
+
+
+def entropy(weights: Weights) -> Float[Tensor, ""]:
+    """Entropy of the weights of a query in nats, 0 to log(slots), mean over all queries (equation 9)."""
+    return -(weights * (weights + 1e-12).log()).sum(dim=1).mean()
+
+
+def used(weights: Weights) -> Float[Tensor, ""]:
+    """The share of the slots that at least one query reads."""
+    return (weights > 0).any(dim=3).any(dim=2).any(dim=0).float().mean()
