@@ -43,7 +43,9 @@ TRUST = sorted({node["_target_"].partition(".")[0] for node in FILES.values()})
 DESCENDING = [name for name, node in FILES.items() if class_fact(node["_target_"], "rates")]  # with optimizers
 FITTED = [name for name in METHODS if name not in DESCENDING]
 
-SIDE = {"cae": 128, "ssim_ae": 128, "slides_cae": 64, "efficient_ad": 48}  # px, of networks that need more than 32
+SIDE = {  # px, of networks that need more than 32
+    "cae": 128, "ssim_ae": 128, "vae": 128, "slides_cae": 64, "efficient_ad": 48,
+}  # fmt: skip
 TOY = {
     "anomaly_dino": "backbone.name=resnet18.tv_in1k backbone.layers=[layer2] rotations=8 ratio=0.2",
     "anogan": "generator.width=2 generator.latent_size=8 discriminator.width=2 search_steps=5 optimizer.lr=1e-2",
@@ -71,6 +73,7 @@ TOY = {
     "ssim_ae": "optimizer.lr=1e-3",
     "stfpm": "backbone.layers=[layer1,layer2]",
     "uninformed_students": "optimizer.lr=1e-3",
+    "vae": "optimizer.lr=3e-3",
     "texture_inspection": "images=4 novelty_images=3 levels=2 components=2 vectors=500 projection=16",
 }
 NO_GRAPH = {

@@ -201,8 +201,8 @@ def test_all_categories_have_settings_of_their_kind(data, count, textures):
 
 PAPERS = {path.stem.removesuffix("_paper"): path for path in CONF.glob("experiment/*_paper.yaml")}
 OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on screw
-    "cae": (256, 256, 128, 10_000, 200), "ssim_ae": (256, 256, 128, 10_000, 200), "anogan": (128, 128, 64, 10_000, 50),
-    "f_anogan": (256, 64, 64, 10_000, 420), "ganomaly": (32, 32, 64, 45_000, 15),
+    "cae": (256, 256, 128, 10_000, 200), "ssim_ae": (256, 256, 128, 10_000, 200), "vae": (256, 256, 128, 10_000, 200),
+    "anogan": (128, 128, 64, 10_000, 50), "f_anogan": (256, 64, 64, 10_000, 420), "ganomaly": (32, 32, 64, 45_000, 15),
     "skip_ganomaly": (32, 32, 64, 45_000, 15), "cnn_dictionary": (256,), "variation_model": (1024,),
     "texture_inspection": (400,), "padim": (224,), "patchcore": (224,), "spade": (224,), "mahalanobis": (380,),
     "anomaly_dino": (672,), "stfpm": (256, 256, 32, 100_000, 100), "reverse_distillation": (256, 256, 16, 100_000, 200),
@@ -214,10 +214,10 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "cutpaste": (256, 256, 32, 8192, 256), "nsa": (256, 256, 64, 100_000, 320), "memae": (32, 32, 64, 5000, 200),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
-    "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "anogan": (512, 128, 128), "f_anogan": (512, 64, 32),
-    "ganomaly": (32, 32, 32), "skip_ganomaly": (32, 32, 32),
+    "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "vae": (512, 128, 30), "anogan": (512, 128, 128),
+    "f_anogan": (512, 64, 32), "ganomaly": (32, 32, 32), "skip_ganomaly": (32, 32, 32),
 }  # fmt: skip
-NO_THRESHOLD = "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
+NO_THRESHOLD = "vae", "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
 NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
 NO_THRESHOLD += ("memae",)  # is published

@@ -42,6 +42,11 @@ def uniform(keys: Keys, count: int) -> Float[Tensor, "batch {count}"]:
     return (_hash(keys[:, None] + counter) >> 40 & 0xFFFFFF).float() / 2**24
 
 
+def normal(keys: Keys, count: int) -> Float[Tensor, "batch {count}"]:
+    """Random numbers of a standard normal distribution, in (-5.5, 5.5)."""
+    return math.sqrt(2) * (2 * uniform(keys, count) - 1 + 2**-24).erfinv()  # never at -1 or 1, where it is infinite
+
+
 def _hash(number: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     """The last step of SplitMix64. Products wrap around; masks turn torch's shifts into those of unsigned numbers."""
     for shift, factor in SPLIT_MIX:

@@ -1,4 +1,4 @@
-"""The convolutional autoencoder of Bergmann et al. 2018, shared by the L2 and the SSIM variant."""
+"""The convolutional autoencoder of Bergmann et al. 2018, shared by the L2, the SSIM and the variational variant."""
 
 from typing import Literal
 
@@ -7,7 +7,10 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from anomaly_lab.networks.latent import GaussianHead
+
 Images = Float[Tensor, "batch channel height width"]
+Codes = Float[Tensor, "batch latent 1 1"]
 
 
 class Autoencoder(nn.Module):
@@ -40,7 +43,7 @@ class Autoencoder(nn.Module):
             *_conv(64, 128, 4, 2, 1),
             *_conv(128, 64, 3, 1, 1),
             *_conv(64, 32, 3, 1, 1),
-            nn.Conv2d(32, latent_size, 8),
+            self.head(32, latent_size),
         )
         self.decoder = nn.Sequential(
             *_transposed(latent_size, 32, 8, 1, 0),
@@ -59,9 +62,30 @@ class Autoencoder(nn.Module):
             self.apply(_he if initialisation == "he" else _xavier)
         self.to(memory_format=torch.channels_last)  # about twice as fast on a CPU, faster with bf16 on a GPU
 
+    def head(self, channels: int, latent_size: int) -> nn.Module:
+        """The last layer of the encoder: from 8 x 8 places to the code."""
+        return nn.Conv2d(channels, latent_size, 8)
+
     def forward(self, images: Images) -> Images:
         """Reconstruct the images."""
         return self.decoder(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+
+
+class GaussianAutoencoder(Autoencoder):
+    """The same, but its encoder gives a Gaussian of codes: mean and log variance, each of `latent_size` numbers."""
+
+    def head(self, channels: int, latent_size: int) -> nn.Module:
+        """As large as two of those without a Gaussian."""
+        return GaussianHead(channels, latent_size, 8)
+
+    def encode(self, images: Images) -> tuple[Codes, Codes]:
+        """Mean and log variance of the code of each image, in full precision."""
+        mean, log_variance = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        return mean.float(), log_variance.float()
+
+    def forward(self, images: Images) -> Images:
+        """Reconstruct the images from their mean codes."""
+        return self.decoder(self.encode(images)[0])
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> tuple[nn.Module, nn.Module]:

@@ -10,6 +10,7 @@ from anomaly_lab.data.noise import (
     blend,
     derive,
     direction,
+    normal,
     offsets,
     perlin_noise,
     procedural_texture,
@@ -66,6 +67,16 @@ def test_the_first_numbers_do_not_depend_on_how_many_are_taken():
     keys = row_keys(0, 0, ROWS)
     assert torch.equal(uniform(keys, 9)[:, :4], uniform(keys, 4))
     assert torch.equal(torch.stack(scalars(keys, 3), dim=1)[..., 0, 0], uniform(keys, 3))
+
+
+def test_normal_numbers_have_the_moments_of_a_normal_distribution_and_are_finite(monkeypatch):
+    numbers = normal(row_keys(0, 0, ROWS), 500)
+    moments = [(numbers**order).mean().item() for order in (1, 2, 3, 4)]
+    assert moments == pytest.approx([0, 1, 0, 3], abs=0.03)
+    assert (numbers.abs() > 1.959964).float().mean().item() == pytest.approx(0.05, abs=0.002)
+    ends = torch.tensor([[0, 1 - 2**-24]])
+    monkeypatch.setattr("anomaly_lab.data.noise.uniform", lambda keys, count: ends)
+    assert normal(torch.tensor([0]), 2)[0].tolist() == pytest.approx([-5.42, 5.42], abs=0.01)
 
 
 def test_directions_are_those_of_cosine_and_sine_to_a_4096th_turn():

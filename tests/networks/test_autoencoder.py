@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomaly_lab.networks.autoencoder import Autoencoder
+from anomaly_lab.networks.autoencoder import Autoencoder, GaussianAutoencoder
 
 COUNTS = {  # (image_size, channels, latent_size): parameters with biases, methods.md A1
     (128, 1, 100): 1_048_549, (256, 1, 100): 1_081_381, (128, 1, 500): 2_687_349, (256, 1, 500): 2_720_181,
@@ -49,3 +49,13 @@ def test_he_keeps_the_variance_through_all_layers():
         values = layer(values)
         if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             assert 0.4 < values.square().mean() < 2.5, layer
+
+
+def test_a_gaussian_stands_between_encoder_and_decoder():
+    network = GaussianAutoencoder(128, 3, 100)
+    assert sum(parameter.numel() for parameter in network.parameters()) == COUNTS[128, 3, 100] + 100 * (32 * 64 + 1)
+    images = torch.rand(2, 3, 128, 128)
+    mean, log_variance = network.encode(images)
+    assert mean.shape == log_variance.shape == (2, 100, 1, 1)
+    torch.testing.assert_close(network(images), network.decoder(mean))
+    assert not network.encoder[-1].layer.bias.any()  # the initialisation reaches it

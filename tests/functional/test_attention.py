@@ -1,0 +1,35 @@
+"""Grad-CAM of numbers whose gradient is known."""
+
+import pytest
+import torch
+
+from anomaly_lab.functional.attention import grad_cam
+
+WEIGHTS = torch.tensor([1.0, -2, 0.5])
+
+
+def numbers(features, factor=1.0):
+    """The weighted sum of the channels' means."""
+    return factor * features.mean(dim=(2, 3)) @ WEIGHTS
+
+
+@pytest.mark.parametrize("rectify", ["abs", "relu"])
+def test_a_linear_number_has_the_weighted_sum_of_the_channels(rectify):
+    features = torch.randn(2, 3, 4, 5, requires_grad=True)
+    found = grad_cam(features, numbers(features), rectify)
+    expected = torch.einsum("bkij,k->bij", features.detach(), WEIGHTS)[:, None] / 20
+    torch.testing.assert_close(found, expected.abs() if rectify == "abs" else expected.relu())
+    assert not found.requires_grad
+    torch.testing.assert_close(grad_cam(features, numbers(features, 3.0), rectify), 3 * found)
+
+
+def test_constant_channels_have_a_constant_map():
+    features = torch.tensor([2.0, 3, 4]).view(1, 3, 1, 1).expand(1, 3, 4, 4).clone().requires_grad_()
+    assert grad_cam(features, numbers(features)).flatten().tolist() == pytest.approx([abs(2 - 6 + 2) / 16] * 16)
+
+
+def test_a_batch_gives_what_single_images_give():
+    features = torch.randn(3, 3, 4, 4, requires_grad=True)
+    alone = [row.detach()[None].clone().requires_grad_() for row in features]
+    found = torch.cat([grad_cam(row, numbers(row).square()) for row in alone])
+    torch.testing.assert_close(grad_cam(features, numbers(features).square()), found)
