@@ -47,7 +47,7 @@ TOY = {
     "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
-    "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=8 optimizer.lr=1e-2",
+    "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=8 optimizer.lr=1e-1",
     "differnet": "backbone.layers=[layer2] blocks=2 hidden=16 views=3 optimizer.lr=1e-3",
     "efficient_ad": "optimizer.lr=1e-3",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
