@@ -53,7 +53,7 @@ TOY = {
     "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
     "control": "kind=pca",
-    "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=16 optimizer.lr=5e-2",
+    "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=8 optimizer.lr=1e-1",
     "differnet": "backbone.layers=[layer2] blocks=2 hidden=16 views=3 optimizer.lr=1e-3",
     "cutpaste": "backbone.layers=[layer1] optimizer.lr=1e-2",
     "draem": "width=2 segmentation_width=2 optimizer.lr=1e-2",
