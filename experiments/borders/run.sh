@@ -36,7 +36,7 @@ for method in stfpm reverse_distillation mkd; do
 done
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
-for method in cae ssim_ae; do
+for method in cae ssim_ae vae; do
   row quick method=$method experiment=quick data.image_size=128 $transistor
 done
 for method in ganomaly skip_ganomaly f_anogan anogan; do  # 500 steps: a border needs no more to show
