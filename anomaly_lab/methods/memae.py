@@ -50,12 +50,15 @@ def encoder(channels: int, plan: list[Stage]) -> nn.Sequential:
 
 
 def decoder(channels: int, plan: list[Stage], joined: bool, last: bool) -> nn.Sequential:
-    """The mirror, with transposed convolutions; the maps of two may be joined before it, nothing is behind the last."""
+    """The mirror of an encoder, with transposed convolutions.
+
+    `joined`: it sees what a deeper decoder made and, beside it, what was read. `last`: it ends with the image.
+    """
     layers: list[nn.Module] = []
     outputs = [channels, *(width for width, _, _ in plan)]
     for number, (width, kernel, stride) in reversed(list(enumerate(plan))):
         inputs = 2 * width if joined and not layers else width
-        odd = int(kernel == 3 and stride == 2)  # which halves an even side but comes back to one pixel less
+        odd = int(kernel == 3 and stride == 2)  # it halves an even side, and its mirror is one pixel short
         ends = last and number == 0
         layer = nn.ConvTranspose2d(inputs, outputs[number], kernel, stride, 1, odd, bias=ends)
         layers += [layer, *(() if ends else _normalised(outputs[number]))]
@@ -126,7 +129,10 @@ class MemAE(GradientMethod):
         self.slots, self.entropy_weight, self.score = slots, entropy_weight, score
 
     def prepare(self, images: Iterable[Batch]) -> None:
-        """Say where the memory is as large as the data: looks at no more images than it takes to know."""
+        """Say where the memory is as large as the data: looks at no more images than it takes to know.
+
+        An image of which patches are cut counts as one, and its variations do not count.
+        """
         seen = 0
         for batch in images:
             seen += len(batch.image)

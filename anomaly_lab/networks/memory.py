@@ -37,8 +37,8 @@ class Memory(nn.Module):
     Where this differs:
 
     - The paper says cosine, the authors' code takes the plain product, the default here. A cosine is divided by
-      `temperature`: without one (a temperature of 1) all weights are below e^2 / slots, and nearly all below 1.3 /
-      slots, so that the published thresholds leave none.
+      `temperature`: without one (a temperature of 1) all weights are below e^2 / slots, and those of unrelated
+      directions below 2 / slots, so that the published thresholds, 1 to 5 / slots, leave half of them or none.
     - The largest weight of a query stays, also where it is at most `shrinkage`. The paper would divide 0 by the epsilon
       of its sum: zeros come out, and no gradient goes in.
     - Weights are compared with `shrinkage`. The paper writes max(w - s, 0) w / (|w - s| + epsilon), which is the same
