@@ -5,6 +5,7 @@ a few vectors of a memory that was learnt from good images; what cannot be put t
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
@@ -32,6 +34,12 @@ def stages(image_size: ImageSize) -> list[Stage]:
     return [(32, 4, 2)] * halvings + [(32, 3, 1), (64, 4, 2), (64, 3, 1), (128, 4, 2)]
 
 
+def levels(plan: list[Stage], skips: int) -> list[list[Stage]]:
+    """The encoder, cut before its last `skips` halvings: what each part ends with is asked of a memory."""
+    halving = [number for number, (_, _, stride) in enumerate(plan) if stride == 2]
+    return [plan[start:end] for start, end in pairwise([0, *halving[len(halving) - skips :], len(plan)])]
+
+
 def encoder(channels: int, plan: list[Stage]) -> nn.Sequential:
     """Convolutions, behind each batch norm and a LeakyReLU."""
     layers: list[nn.Module] = []
@@ -41,14 +49,19 @@ def encoder(channels: int, plan: list[Stage]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def decoder(channels: int, plan: list[Stage]) -> nn.Sequential:
-    """The mirror, with transposed convolutions; behind the last one nothing."""
+def decoder(channels: int, plan: list[Stage], joined: bool, last: bool) -> nn.Sequential:
+    """The mirror of an encoder, with transposed convolutions.
+
+    `joined`: it sees what a deeper decoder made and, beside it, what was read. `last`: it ends with the image.
+    """
     layers: list[nn.Module] = []
     outputs = [channels, *(width for width, _, _ in plan)]
     for number, (width, kernel, stride) in reversed(list(enumerate(plan))):
-        odd = int(kernel == 3 and stride == 2)  # which halves an even side but comes back to one pixel less
-        layer = nn.ConvTranspose2d(width, outputs[number], kernel, stride, 1, odd, bias=number == 0)
-        layers += [layer, *(_normalised(outputs[number]) if number else ())]
+        inputs = 2 * width if joined and not layers else width
+        odd = int(kernel == 3 and stride == 2)  # it halves an even side, and its mirror is one pixel short
+        ends = last and number == 0
+        layer = nn.ConvTranspose2d(inputs, outputs[number], kernel, stride, 1, odd, bias=ends)
+        layers += [layer, *(() if ends else _normalised(outputs[number]))]
     return nn.Sequential(*layers)
 
 
@@ -74,6 +87,12 @@ class MemAE(GradientMethod):
       paper's: the size of a query decides how sharply it selects, and N(0, 0.02) is too small without.
     - The decoder is the mirror of the encoder, with transposed convolutions and a linear end.
     - `score=mean` is the paper's for images; the default is the maximum of the smoothed map.
+
+    `block` and `skips` are those of DAAD (Hou et al., ICCV 2021), without its discriminator: a query is a block of so
+    many places squared, and the maps of as many scales above the innermost reach the decoder too, each through a memory
+    of its own. Small blocks put everything together, large ones nothing. Entropy and state are means over the memories.
+
+    Raises UserError for blocks larger than the innermost map.
     """
 
     def __init__(
@@ -88,42 +107,65 @@ class MemAE(GradientMethod):
         temperature: PositiveFloat = 0.1,
         entropy_weight: NonNegativeFloat = 2e-4,
         score: Literal["map", "mean"] = "map",
+        block: Literal[1, 2, 4, 8] = 1,
+        skips: Literal[0, 1, 2] = 0,
         schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
-        plan = stages(image_size)
-        self.encoder, self.decoder = encoder(channels, plan), decoder(channels, plan)
+        side = 2 if image_size == 32 else 8  # of the innermost map
+        if block > side:
+            raise UserError(f"method.block: expected at most {side} for images of {image_size} px, found {block}")
+        self.places = (side // block) ** 2  # of an image, each of which asks the innermost memory
+        parts = levels(stages(image_size), skips)
+        widths = [channels, *(part[-1][0] for part in parts)]
+        self.encoder, self.decoder, self.memories = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for number, part in enumerate(parts):
+            self.encoder.append(encoder(widths[number], part))
+            self.decoder.append(decoder(widths[number], part, joined=number < skips, last=number == 0))
+            self.memories.append(Memory(slots, widths[number + 1], shrinkage / slots, similarity, temperature, block))
         for network in (self.encoder, self.decoder):
             initialise(network)
             network.to(memory_format=torch.channels_last)  # faster on a CPU, and in half precision on a GPU
-        self.bank = Memory(slots, plan[-1][0], shrinkage / slots, similarity, temperature)
-        self.places = 4 if image_size == 32 else 64  # of an image, each of which asks the memory
-        self.entropy_weight, self.score = entropy_weight, score
+        self.slots, self.entropy_weight, self.score = slots, entropy_weight, score
 
     def prepare(self, images: Iterable[Batch]) -> None:
-        """Say where the memory is as large as the data: looks at no more images than it takes to know."""
-        slots, seen = len(self.bank.slots), 0
+        """Say where the memory is as large as the data: looks at no more images than it takes to know.
+
+        An image of which patches are cut counts as one, and its variations do not count.
+        """
+        seen = 0
         for batch in images:
             seen += len(batch.image)
-            if seen * self.places > slots:
+            if seen * self.places > self.slots:
                 return
         self.say(
-            f"memae: {slots} slots, and {seen} training images of {self.places} places each: the memory can hold every "
-            "place of every image, and then selects nothing; lower method.slots"
+            f"memae: {self.slots} slots, and {seen} training images of {self.places} places each: the memory can hold "
+            "every place of every image, and then selects nothing; lower method.slots"
         )
 
-    def answer(self, images: Images) -> tuple[Images, Reading]:
-        """The reconstructions, not clipped, of images in [0, 1], and what was read for them."""
-        read = self.bank(self.encoder(signed(images)))
-        return (self.decoder(read.maps).float() + 1) / 2, read
+    def answer(self, images: Images) -> tuple[Images, list[Reading]]:
+        """The reconstructions, not clipped, of images in [0, 1], and what was read for them, the innermost last."""
+        readings = [memory(maps) for memory, maps in zip(self.memories, self.encoded(images), strict=True)]
+        maps = readings[-1].maps
+        for level, reading in zip(self.decoder[::-1], readings[::-1], strict=True):
+            maps = level(maps if reading is readings[-1] else torch.cat([maps, reading.maps], dim=1))
+        return (maps.float() + 1) / 2, readings
+
+    def encoded(self, images: Images) -> list[Float[Tensor, "batch _ _ _"]]:
+        """The maps that are asked of the memories, the innermost last."""
+        found = [(2 * images - 1).contiguous(memory_format=torch.channels_last)]
+        for level in self.encoder:
+            found.append(level(found[-1]))
+        return found[1:]
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Squared difference in [-1, 1] and entropy (equations 9 and 10), and the state of the memory."""
-        reconstructions, read = self.answer(batch.image)
-        squared, spread = 4 * (batch.image - reconstructions).square().mean(), entropy(read.weights)
-        loss = squared + self.entropy_weight * spread
-        state = {"entropy": spread, "empty_queries": read.empty, "used_slots": used(read.weights)}
-        return {"loss": loss, "squared": squared, **state}
+        reconstructions, readings = self.answer(batch.image)
+        squared = 4 * (batch.image - reconstructions).square().mean()
+        states = [(entropy(read.weights), read.empty, used(read.weights)) for read in readings]
+        spread, empty, slots = (torch.stack(values).mean() for values in zip(*states, strict=True))
+        state = {"squared": squared, "entropy": spread, "empty_queries": empty, "used_slots": slots}
+        return {"loss": squared + self.entropy_weight * spread, **state}
 
     def predict(self, images: Images) -> Prediction:
         """The squared difference at each pixel, averaged over the channels, and its mean where that is the score."""
@@ -134,9 +176,4 @@ class MemAE(GradientMethod):
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
         """What the encoder makes of each image, averaged over its places."""
-        return self.encoder(signed(images)).mean(dim=(2, 3))
-
-
-def signed(images: Images) -> Images:
-    """From [0, 1] to [-1, 1], in the memory format of the weights."""
-    return (2 * images - 1).contiguous(memory_format=torch.channels_last)
+        return self.encoded(images)[-1].mean(dim=(2, 3))

@@ -20,8 +20,8 @@ class Reading(NamedTuple):
     """What was read for the places of a map."""
 
     maps: Maps
-    weights: Weights  # that are left of every slot at every place; they sum to 1
-    empty: Float[Tensor, ""]  # share of the places where only the largest weight was left, below the threshold
+    weights: Float[Tensor, "batch slot row column"]  # that are left of every slot for every block; they sum to 1
+    empty: Float[Tensor, ""]  # share of the blocks where only the largest weight was left, below the threshold
 
 
 class Memory(nn.Module):
@@ -29,13 +29,16 @@ class Memory(nn.Module):
 
     The vector at a place is a query. Its weights are the softmax of its similarities to all slots; those of at most
     `shrinkage` become 0, the others are divided by their sum. So what comes out lies between the slots, whatever comes
-    in. A slot starts uniform in +-1 / sqrt(channels), as in the authors' code.
+    in. A slot of n numbers starts uniform in +-1 / sqrt(n), as in the authors' code.
+
+    `block`: a query is what lies in a square of so many places, all channels of it, and the maps are put together from
+    the blocks that were read (Hou et al., ICCV 2021). Both sides of the maps must be multiples of it.
 
     Where this differs:
 
     - The paper says cosine, the authors' code takes the plain product, the default here. A cosine is divided by
-      `temperature`: without one (a temperature of 1) all weights are below e^2 / slots, and nearly all below 1.3 /
-      slots, so that the published thresholds leave none.
+      `temperature`: without one (a temperature of 1) all weights are below e^2 / slots, and those of unrelated
+      directions below 2 / slots, so that the published thresholds, 1 to 5 / slots, leave half of them or none.
     - The largest weight of a query stays, also where it is at most `shrinkage`. The paper would divide 0 by the epsilon
       of its sum: zeros come out, and no gradient goes in.
     - Weights are compared with `shrinkage`. The paper writes max(w - s, 0) w / (|w - s| + epsilon), which is the same
@@ -51,6 +54,7 @@ class Memory(nn.Module):
         shrinkage: NonNegativeFloat,
         similarity: Similarity = "dot",
         temperature: PositiveFloat = 0.1,
+        block: PositiveInt = 1,
     ) -> None:
         super().__init__()
         if similarity == "cosine" and shrinkage >= (largest := largest_weight(slots, temperature)):
@@ -62,13 +66,16 @@ class Memory(nn.Module):
         self.shrinkage = shrinkage
         self.similarity: Similarity = similarity
         self.temperature = temperature
-        self.slots = nn.Parameter(torch.empty(slots, channels).uniform_(-1, 1) / math.sqrt(channels))
+        self.block = block
+        numbers = channels * block**2  # of a query
+        self.slots = nn.Parameter(torch.empty(slots, numbers).uniform_(-1, 1) / math.sqrt(numbers))
 
     def forward(self, queries: Maps) -> Reading:
-        """Read for every place."""
-        attention = self.attention(queries)
+        """Read for every block."""
+        attention = self.attention(functional.pixel_unshuffle(queries, self.block))
         weights = self.shrunk(attention)
-        maps = functional.conv2d(weights, self.slots.T[:, :, None, None])
+        blocks = functional.conv2d(weights, self.slots.T[:, :, None, None])
+        maps = functional.pixel_shuffle(blocks, self.block)
         return Reading(maps, weights, (attention.amax(dim=1) <= self.shrinkage).float().mean())
 
     def attention(self, queries: Maps) -> Weights:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.memae import MemAE, stages
@@ -28,16 +29,16 @@ def weights(network):
 
 def test_at_32_px_the_layers_are_those_of_the_paper():
     method = memae(slots=500)
-    down = [layer for layer in method.encoder if isinstance(layer, nn.Conv2d)]
-    up = [layer for layer in method.decoder if isinstance(layer, nn.ConvTranspose2d)]
+    down = [layer for layer in method.encoder[0] if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in method.decoder[0] if isinstance(layer, nn.ConvTranspose2d)]
     assert [(layer.out_channels, layer.kernel_size[0], layer.stride[0]) for layer in down] == stages(32)
     assert [layer.out_channels for layer in up] == [128, 128, 64, 3]
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in method.modules()) == 4 + 3
-    assert method.encoder(images()).shape == (4, 256, 2, 2)
+    assert method.encoded(images())[-1].shape == (4, 256, 2, 2)
     kernels = 9 * (3 * 64 + 64 * 128 + 128 * 128 + 128 * 256)
     assert weights(method.encoder) == kernels + 2 * (64 + 128 + 128 + 256)
     assert weights(method.decoder) == kernels + 2 * (128 + 128 + 64) + 3
-    assert weights(method.bank) == 500 * 256
+    assert weights(method.memories) == 500 * 256
 
 
 @pytest.mark.parametrize("image_size", [128, 256])
@@ -49,10 +50,10 @@ def test_above_it_has_the_trunk_of_cae(image_size):
 
     with torch.device("meta"):
         method, cae = memae(image_size), Autoencoder(image_size, 3, initialisation="default")
-    trunk = shapes(method.encoder, nn.Conv2d)
+    trunk = shapes(method.encoder[0], nn.Conv2d)
     assert trunk == shapes(cae.encoder, nn.Conv2d)[: len(trunk)]
     assert [shape[0] for shape in trunk][-1] == 128
-    mirror = shapes(method.decoder, nn.ConvTranspose2d)
+    mirror = shapes(method.decoder[0], nn.ConvTranspose2d)
     assert mirror == trunk[::-1]
 
 
@@ -60,7 +61,7 @@ def test_above_it_has_the_trunk_of_cae(image_size):
 def test_every_place_asks_the_memory_and_the_image_comes_back(image_size):
     method = memae(image_size, channels=1).eval()
     with torch.no_grad():
-        reconstructions, read = method.answer(images(2, image_size, 1))
+        reconstructions, (read,) = method.answer(images(2, image_size, 1))
     assert read.maps[0, 0].numel() == method.places
     assert reconstructions.shape == (2, 1, image_size, image_size)
 
@@ -68,7 +69,7 @@ def test_every_place_asks_the_memory_and_the_image_comes_back(image_size):
 def test_loss_is_the_squared_difference_in_the_published_range_and_the_entropy():
     method = memae(entropy_weight=0.5)
     parts = method.losses(Batch.of(images()))
-    reconstructions, read = memae().answer(images())
+    reconstructions, (read,) = memae().answer(images())
     squared = ((2 * images() - 1) - (2 * reconstructions - 1)).square().mean()
     torch.testing.assert_close(parts["squared"], squared)
     torch.testing.assert_close(parts["loss"], squared + 0.5 * entropy(read.weights))
@@ -86,17 +87,6 @@ def test_a_memory_of_one_slot_makes_the_same_of_every_image():
     torch.testing.assert_close(prediction.anomaly_map, expected)
 
 
-def test_where_the_memory_holds_what_comes_out_nothing_else_can():
-    """The decoder is shown the slots only: an image of any contrast is answered within what they allow."""
-    method = memae(slots=3, shrinkage=0.0).eval()
-    with torch.no_grad():
-        read = [method.answer(scale * images())[1].maps for scale in (1.0, 100.0)]
-        low, high = (bound.values.view(1, -1, 1, 1) for bound in (method.bank.slots.min(0), method.bank.slots.max(0)))
-    for maps in read:
-        assert (maps >= low - 1e-6).all()
-        assert (maps <= high + 1e-6).all()
-
-
 def test_an_empty_memory_still_learns():
     method = memae(shrinkage=19.0)  # a threshold of 0.95, which no weight passes
     parts = method.losses(Batch.of(images()))
@@ -104,7 +94,38 @@ def test_an_empty_memory_still_learns():
     assert parts["empty_queries"] == 1
     gradients = [weight.grad for weight in method.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
-    assert method.bank.slots.grad.any()
+    assert method.memories[0].slots.grad.any()
+
+
+def test_skips_reach_the_decoder_through_memories_of_their_own():
+    method = memae(64, block=4, skips=2).eval()
+    assert [memory.slots.shape[1] // 16 for memory in method.memories] == [32, 64, 128]
+    with torch.no_grad():
+        reconstructions, readings = method.answer(images(2, 64))
+    assert [tuple(read.maps.shape[1:]) for read in readings] == [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
+    assert [tuple(read.weights.shape[2:]) for read in readings] == [(8, 8), (4, 4), (2, 2)]
+    assert reconstructions.shape == (2, 3, 64, 64)
+
+
+def test_loss_and_state_are_means_over_the_memories():
+    method = memae(block=2, skips=1, shrinkage=3.0)
+    parts = method.losses(Batch.of(images()))
+    _, readings = memae(block=2, skips=1, shrinkage=3.0).answer(images())
+    assert len(readings) == 2
+    torch.testing.assert_close(parts["entropy"], sum(entropy(read.weights) for read in readings) / 2)
+    torch.testing.assert_close(parts["empty_queries"], (readings[0].empty + readings[1].empty) / 2)
+
+
+def test_large_blocks_of_one_slot_make_one_image_of_all_whatever_the_skips():
+    method = memae(slots=1, block=2, skips=2).eval()
+    with torch.no_grad():
+        reconstructions, _ = method.answer(images())
+    assert torch.equal(reconstructions, reconstructions[:1].expand_as(reconstructions))
+
+
+def test_a_block_larger_than_the_innermost_map_is_refused():
+    with pytest.raises(UserError, match="method.block: expected at most 2 for images of 32 px, found 4"):
+        memae(block=4)
 
 
 def test_the_score_is_the_default_or_the_mean_of_the_map():

@@ -102,6 +102,29 @@ def test_queries_that_are_answered_are_told_which_slots_to_read():
     assert not asked.grad[..., 1].any()  # every place reads for itself
 
 
+def test_blocks_of_a_place_are_places():
+    torch.testing.assert_close(memory(block=1)(queries()), memory()(queries()))
+
+
+def test_a_memory_that_holds_every_block_gives_the_map_back():
+    """Cut into blocks, found, and put together again in the same order."""
+    maps = torch.randn(1, 3, 4, 6, generator=torch.Generator().manual_seed(2))
+    bank = memory(6, 3, 0.5, similarity="cosine", temperature=0.01, block=2)
+    cut = [maps[0, :, y : y + 2, x : x + 2].flatten() for y in (0, 2) for x in (0, 2, 4)]
+    with torch.no_grad():
+        bank.slots.copy_(torch.stack(cut))
+    read = bank(maps)
+    torch.testing.assert_close(read.maps, maps)
+    assert read.weights.shape == (1, 6, 2, 3)
+    assert read.weights.argmax(dim=1).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_block_as_large_as_the_map_and_one_slot_are_one_image():
+    bank = memory(1, 4, 1.0, block=4)
+    maps = bank(torch.randn(3, 4, 4, 4)).maps
+    assert torch.equal(maps, bank.slots.view(1, 4, 4, 4).expand(3, 4, 4, 4))
+
+
 def test_entropy_is_that_of_a_query():
     assert entropy(torch.full((2, 4, 3, 3), 0.25)).item() == pytest.approx(1.386294)
     assert entropy(weights(0.0, 1.0, 0.0)).item() == pytest.approx(0, abs=1e-6)
