@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data import corruption as module
 from anomaly_lab.data.corruption import (
     KINDS,
     VISIBLE,
@@ -19,8 +20,10 @@ from anomaly_lab.data.corruption import (
     PerlinTexture,
     Scar,
     other_corruptions,
+    textures_of,
 )
-from anomaly_lab.data.noise import row_keys
+from anomaly_lab.data.noise import perlin_noise, row_keys
+from anomaly_lab.data.textures import ForeignTextures
 
 EVERY = (PerlinTexture(), Patch(), Scar(), Blob())
 MIXTURE = AnyOf(EVERY, 0.8)
@@ -146,6 +149,21 @@ def test_perlin_masks_cover_what_those_of_draem_do():
     assert shares.mean().item() == pytest.approx(0.049, abs=0.006)
     assert (shares == 0).float().mean().item() == pytest.approx(0.059, abs=0.03)
     assert 0.12 < shares.max() < 0.3
+
+
+def test_perlin_noise_has_1_to_32_cells_along_each_axis(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "perlin_noise", lambda keys, y, x: seen.append((y, x)) or perlin_noise(keys, y, x))
+    PerlinTexture(white)(torch.zeros(400, 1, 48, 48), keys(400))
+    sides = torch.stack([part.amax(dim=(1, 2)).ceil() for part in seen[0]])
+    for side in sides:
+        assert side.unique().tolist() == [1, 2, 4, 8, 16, 32]
+    assert (sides[0] == sides[1]).float().mean().item() == pytest.approx(1 / 6, abs=0.06)
+
+
+@pytest.mark.parametrize("shape", [(16, 48), (48, 16)])
+def test_perlin_masks_lie_all_over_a_region_of_any_shape(shape):
+    assert PerlinTexture(white)(torch.zeros(400, 1, *shape), keys(400)).defect.any(dim=0).float().mean() > 0.97
 
 
 def test_perlin_texture_is_blended_with_an_opacity_of_a_fifth_to_one():
@@ -372,3 +390,11 @@ def test_what_a_method_was_trained_with_is_left_out():
 def test_all_of_them_are_corruptions():
     for each in (*EVERY, MIXTURE, AtLeast(Blob()), flat):
         assert isinstance(each, Corruption)
+
+
+def test_the_textures_that_any_part_paints_with_are_found():
+    one, other = ForeignTextures("own"), ForeignTextures()
+    nested = AnyOf([Blob(), PerlinTexture(one), AtLeast(AnyOf([PerlinTexture(other), Patch()])), PerlinTexture(white)])
+    assert textures_of(nested) == [one, other]
+    assert textures_of(AtLeast(PerlinTexture(one))) == [one]
+    assert textures_of(Patch()) == textures_of(None) == []

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from anomaly_lab.data.corruption import Corruption, other_corruptions, region_of
+from anomaly_lab.data import natural_patch as module
+from anomaly_lab.data.corruption import Corruption, other_corruptions, region_of, sampled
 from anomaly_lab.data.natural_patch import NaturalPatch, piece, quantiles
 from anomaly_lab.data.noise import row_keys
 from tests.data.test_corruption import keys, noisy, threads  # noqa: F401  # a fixture
@@ -83,3 +84,33 @@ def test_half_of_the_images_have_a_second_piece_and_a_quarter_a_third():
     covers = [NaturalPatch(most)(images, keys(400)).defect.sum((1, 2, 3)) for most in (1, 2, 3)]
     assert (covers[1] != covers[0]).float().mean().item() == pytest.approx(0.5, abs=0.08)
     assert (covers[2] != covers[1]).float().mean().item() == pytest.approx(0.25, abs=0.07)
+
+
+def test_a_further_piece_is_pasted_on_what_those_before_it_made(monkeypatch):
+    everywhere = torch.ones(400, 1, 2, 2, dtype=torch.bool)
+    monkeypatch.setattr(module, "piece", lambda images, keys, region: (images + 0.1, everywhere))
+    levels = NaturalPatch()(torch.zeros(400, 1, 2, 2), keys(400)).image[:, 0, 0, 0].mul(10).round()
+    shares = [(levels == number).float().mean().item() for number in (1, 2, 3)]
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.07)
+
+
+def test_source_and_target_lie_anywhere_in_the_region_and_nowhere_else(monkeypatch):
+    """Where the middles of the corners of a piece are read."""
+    corners = []
+
+    def noted(images, y, x, mode):
+        if y.numel() == x.numel() == len(images):
+            corners.append(torch.stack([y.flatten(), x.flatten()]))
+        return sampled(images, y, x, mode)
+
+    monkeypatch.setattr(module, "sampled", noted)
+    inside = torch.zeros(500, 1, 40, 44, dtype=torch.bool)
+    inside[:, :, 10:22, 20:40] = True
+    region = region_of(noisy(500, 1, 40, 44), inside)
+    piece(noisy(500, 1, 40, 44), keys(500), region)
+    target, source = torch.stack(corners[::2]), torch.stack(corners[1::2])  # (corner, axis, image)
+    assert target.amin(dim=(0, 2)).tolist() == [10.5, 20.5]
+    assert target.amax(dim=(0, 2)).tolist() == [21.5, 39.5]
+    for axis, (start, end) in enumerate([(10, 22), (20, 40)]):
+        assert start < source[:, axis].min() < start + 1
+        assert end - 1 < source[:, axis].max() < end

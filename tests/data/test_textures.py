@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data import textures as module
 from anomaly_lab.data.noise import procedural_texture
 from anomaly_lab.data.textures import ForeignTextures, shifted, varied
 from tests.data.test_corruption import keys, noisy
@@ -61,6 +62,35 @@ def test_textures_are_mirrored_and_turned():
     images = (torch.arange(4.0).view(1, 1, 2, 2).expand(400, -1, -1, -1) + 2) / 10  # no brightness is cut off
     first = varied(keys(400), images).flatten(1).argsort(dim=1)
     assert len(first.unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "amounts", "expected"),
+    [
+        (3, (0.4, 0.25, 0, 0), [0.75 * v + 0.25 * v * v for v in (0.04, 0.36, 0.81)]),
+        (3, (0.6, 0.25, 0, 0), [0.75 * v + 0.25 * v**0.5 for v in (0.04, 0.36, 0.81)]),
+        (4, (0, 0, 1, 0.75), [1.2 * v + 15 / 255 for v in (0.04, 0.36)] + [1]),
+        (4, (0, 0, 0, 0), [0, *(0.8 * v - 30 / 255 for v in (0.36, 0.81))]),
+        (5, (0, 0, 0, 0), [0.81, 0.04, 0.36]),
+        (6, (0, 0, 0, 0), [0.96, 0.64, 0.19]),
+    ],
+)
+def test_each_change_of_colour_by_hand(change, amounts, expected, monkeypatch):
+    chances = torch.ones(1, 7)
+    chances[0, change] = 0.29
+    monkeypatch.setattr(module, "uniform", lambda keys, count: chances)
+    monkeypatch.setattr(module, "scalars", lambda keys, count: [torch.full((1, 1, 1), float(a)) for a in amounts])
+    found = varied(keys(1), torch.tensor([0.04, 0.36, 0.81]).view(1, 3, 1, 1))
+    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_drawn_for_a_texture_comes_from_streams_of_its_own(monkeypatch):
+    seen = []
+    for name in ("uniform", "scalars"):
+        drawn = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda keys, count, drawn=drawn: seen.append(int(keys)) or drawn(keys, count))
+    ForeignTextures("own")(keys(1), noisy(1))
+    assert len(set(seen)) == len(seen) == 3  # the shift, the chances, the amounts
 
 
 def test_photos_of_a_folder_are_painted_and_can_be_named(folder):

@@ -28,6 +28,14 @@ def test_constant_channels_have_a_constant_map():
     assert grad_cam(features, numbers(features)).flatten().tolist() == pytest.approx([abs(2 - 6 + 2) / 16] * 16)
 
 
+def test_a_channel_is_weighted_by_its_mean_gradient():
+    """The gradient of half the sum of the squares is the features."""
+    features = torch.randn(2, 3, 4, 5, requires_grad=True)
+    found = grad_cam(features, features.square().sum(dim=(1, 2, 3)) / 2)
+    values = features.detach()
+    torch.testing.assert_close(found, (values.mean(dim=(2, 3), keepdim=True) * values).sum(1, keepdim=True).abs())
+
+
 def test_a_batch_gives_what_single_images_give():
     features = torch.randn(3, 3, 4, 4, requires_grad=True)
     alone = [row.detach()[None].clone().requires_grad_() for row in features]

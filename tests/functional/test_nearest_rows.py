@@ -38,6 +38,19 @@ def test_the_nearest_of_prepared_rows_is_that_of_brute_force(kind, count, featur
         torch.testing.assert_close(distance, nearest_rows(queries, entries)[0][:, 0], rtol=1e-6, atol=0)
 
 
+def test_of_a_few_close_rows_far_from_zero_each_is_nearest_to_itself(monkeypatch):
+    """Products alone confuse them."""
+    monkeypatch.setattr(module, "SMALL", 64)
+    random = np.random.default_rng(1)
+    centres = (10 + random.normal(size=(80, 24))).repeat(4, axis=0)
+    entries = torch.from_numpy(
+        random.permutation(centres + 1e-3 * random.normal(size=centres.shape)).astype(np.float32)
+    )
+    distance, number = nearest_rows(entries, entries)
+    assert not distance.any()
+    assert number[:, 0].tolist() == list(range(320))
+
+
 def test_few_rows_are_visited(monkeypatch):
     """Correlated rows: the bounds leave out almost all."""
     random = np.random.default_rng(0)

@@ -31,8 +31,11 @@ def test_one_step_towards_black_is_known():
     assert project(images, torch.zeros_like, 1, 0.5, 0.0).item() == 0.375
     # the distance from the start has no gradient at 0, and draws back from then on
     expected = 0.375 - 0.5 * (2 * 0.375 - 0.1) * 0.375**2
-    assert project(images, torch.zeros_like, 2, 0.5, 0.1).item() == pytest.approx(expected)
+    for side in (1, 3):  # at every pixel
+        found = project(images.expand(1, 1, side, side), torch.zeros_like, 2, 0.5, 0.1)
+        assert found.flatten().tolist() == pytest.approx([expected] * side**2)
     assert images.item() == 0.5
+    assert not images.requires_grad
 
 
 def test_beside_a_subspace_only_what_leaves_it_falls():

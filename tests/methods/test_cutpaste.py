@@ -54,12 +54,21 @@ def test_all_versions_of_an_image_pass_together_and_each_is_what_it_is_called():
     assert loss == pytest.approx(-math.log(math.e / (math.e + 2)))
 
 
-def test_other_epochs_and_rows_have_other_pieces():
+def test_other_epochs_and_rows_have_other_pieces(monkeypatch):
     images = torch.rand(2, 3, 32, 32)[:1].expand(2, -1, -1, -1)
     method, seen = cutpaste(task="patch"), []
     telling(method, lambda shown: (seen.append(shown), torch.rand(4, 64))[1])
-    method.losses(Batch.of(images))
-    assert not torch.equal(seen[0][2], seen[0][3])
+
+    def pieces(**changes):
+        method.losses(Batch.of(images)._replace(**changes))
+        return seen.pop()[2:]
+
+    numbered = pieces()
+    assert not torch.equal(numbered[0], numbered[1])
+    assert torch.equal(pieces(row=torch.tensor([1, 0])), numbered.flip(0))
+    assert torch.equal(pieces(row=None, index=torch.tensor([1, 0])), numbered.flip(0))  # held out
+    monkeypatch.setattr(CutPaste, "current_epoch", 1)
+    assert not torch.equal(pieces()[0], numbered[0])
 
 
 def test_the_score_is_the_density_of_a_gaussian():

@@ -7,6 +7,7 @@ import torch
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
+from anomaly_lab.methods import differnet as module
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.differnet import DifferNet, regular, turned
 from anomaly_lab.networks.glow import Block, Glow, layers
@@ -129,6 +130,48 @@ def test_training_views_follow_from_seed_epoch_and_image(monkeypatch):
     validation = views(None)
     torch.testing.assert_close(validation[:, 0], turned(images[:2], regular(20, 2)[:1]))
     torch.testing.assert_close(validation[:, 1], images[:2], atol=1e-5, rtol=0)
+
+
+def test_training_views_are_turned_to_either_side_by_no_more_than_the_rotation(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "turned", lambda images, directions: seen.append(directions) or images)
+    differnet(rotation=20, training_views=200).losses(Batch.of(torch.rand(2, 3, 16, 16)))
+    degrees = torch.atan2(seen[0][:, 1], seen[0][:, 0]).rad2deg()
+    assert -20.1 < degrees.min() < -19  # a direction is one of 4096
+    assert 19 < degrees.max() < 20.1
+    assert degrees.mean().item() == pytest.approx(0, abs=2)
+
+
+def moved(method):
+    """The method whose flow does something, and not the same to all images."""
+    torch.manual_seed(2)
+    for weight in method.flow.parameters():
+        weight.data += 0.2 * torch.randn_like(weight)
+    return method
+
+
+def likelihood(method, images):
+    """Of each image for each number, without the constant, by hand."""
+    (latent,), log_determinant = method.flow([method.vectors(images)])
+    assert log_determinant.std() > 1e-3
+    return (log_determinant - latent.square().sum(dim=1) / 2) / 9
+
+
+def test_loss_and_map_are_of_the_likelihood_of_the_vectors():
+    method, images = moved(differnet(rotation=0, map="gradient")), torch.randn(3, 3, 16, 16).requires_grad_()
+    values = likelihood(method, images)
+    torch.testing.assert_close(method.losses(Batch.of(images.detach()))["loss"], -values.mean())
+    (gradient,) = torch.autograd.grad(values.sum(), images)
+    found = method.predict(images.detach()).anomaly_map
+    assert (gradient.amin(dim=1) * gradient.amax(dim=1)).min() < 0  # channels disagree
+    torch.testing.assert_close(found, gradient.abs().mean(dim=1, keepdim=True).square(), rtol=1e-3, atol=1e-9)
+
+
+def test_where_a_view_shows_nothing_its_map_is_black():
+    method = plain(differnet(map="gradient"))
+    method.angles = regular(180, 8)[5:6]  # a diagonal
+    anomaly_map = method.predict(torch.full((1, 3, 16, 16), 0.5)).anomaly_map[0, 0]
+    assert anomaly_map[0, 0] < 1e-3 * anomaly_map[8, 8]
 
 
 def test_the_map_is_the_gradient_turned_back_to_its_place():

@@ -106,12 +106,25 @@ def test_the_score_of_a_constant_map_is_the_constant():
     assert answer.score.item() == pytest.approx(0.3)
 
 
+def test_reconstructions_are_shown_within_their_range():
+    method, images = draem().eval(), torch.rand(1, 3, 64, 64)
+    method.reconstructive.forward = lambda images: (3 * images - 1, torch.zeros(()))
+    for shown in (method.samples(images), method.predict(images).reconstruction):
+        torch.testing.assert_close(shown, (3 * images - 1).clamp(0, 1))
+
+
 def test_with_a_block_there_is_one_loss_more():
     method = draem(block="sspcab")
     losses = method.losses(batch_of(torch.rand(2, 3, 64, 64)))
     parts = [losses[name] for name in ("squared", "ssim", "focal", "blocks")]
     torch.testing.assert_close(losses["loss"], torch.stack(parts).sum())
     assert losses["blocks"] > 0
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        reconstructions, first = method.eval().reconstructive(image)
+        second = method.discriminative(torch.cat([reconstructions, image], dim=1))[1]
+        blocks = method.losses(Batch.of(image)._replace(clean=image, defect=image[:, :1] > 1))["blocks"]
+    torch.testing.assert_close(blocks, 0.1 * (first + second))
     assert method.predict(torch.rand(1, 3, 64, 64)).anomaly_map.shape == (1, 1, 64, 64)
 
 

@@ -34,6 +34,22 @@ def test_labels_are_logistic_in_the_difference(levels, expected):
     assert not label[..., :18, :].any()
 
 
+def test_a_difference_is_the_mean_of_the_absolute_ones_and_single_pixels_do_not_count():
+    batch = changed_by(0)
+    batch.image[:, :, 20:40, 20:40] += torch.tensor([30.0, -30, 0]).view(3, 1, 1) / 255  # a mean of 20
+    batch.image[:, :, 30, 30] = 1
+    label = nsa().label(batch)[0, 0, 25:35, 25:35]
+    torch.testing.assert_close(label, torch.full((10, 10), 0.5), atol=1e-4, rtol=0)
+
+
+def test_logits_are_bilinear_in_the_map_of_the_decoder():
+    method, seen = nsa().eval(), []
+    method.output.register_forward_hook(lambda _, given, made: seen.append(made))
+    logits = method.logits(torch.rand(1, 3, 64, 64))
+    assert seen[0].shape[2] == 128  # each is the mean of 2 x 2
+    torch.testing.assert_close(logits, nn.functional.avg_pool2d(seen[0], 2))
+
+
 def test_what_changes_by_less_than_a_level_is_no_change():
     assert not nsa().label(changed_by(0.9)).any()
     assert not nsa(labels="binary").label(changed_by(0.9)).any()

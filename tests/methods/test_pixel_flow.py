@@ -151,6 +151,15 @@ def test_samples_of_a_flow_without_steps_are_gaussian_behind_their_logit():
     assert share == pytest.approx(math.erf(1 / math.sqrt(2)), abs=0.02)
 
 
+def test_a_sample_is_the_image_whose_values_were_drawn_and_the_seed_decides(monkeypatch):
+    images, method = grays(3), pixel_flow()
+    assert not method.samples(images).equal(pixel_flow(seed=1).samples(images))
+    assert method.samples(images).equal(method.samples(1 - images))
+    inner = ALPHA + (1 - 2 * ALPHA) * (255 * images + 0.5) / 256
+    monkeypatch.setattr(method, "inverse", lambda latents: inner.logit())
+    torch.testing.assert_close(method.samples(images), images, rtol=0, atol=1e-9)
+
+
 def test_black_and_white_images_have_finite_scores_under_large_weights():
     method = pixel_flow(32, 3, steps=6, moved=0.1).float()
     for step in (step for flow in method.flows for step in flow.steps):

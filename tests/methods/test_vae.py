@@ -10,7 +10,7 @@ from torch import nn
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.functional.projection import misfits
-from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.methods.cae import CAE
 from anomaly_lab.methods.vae import VAE
 from anomaly_lab.networks.autoencoder import GaussianAutoencoder
@@ -43,9 +43,9 @@ class Net(GaussianAutoencoder):
         return self.encoder(images)
 
 
-def vae(network=None, **changes):
+def vae(network=None, tiling=None, **changes):
     torch.manual_seed(0)
-    return VAE(network or Net(), ADAM, WholeImage(), **changes).eval()
+    return VAE(network or Net(), ADAM, tiling or WholeImage(), **changes).eval()
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,7 @@ def test_gamma_comes_back_from_below_its_least():
 def test_logits_have_their_cross_entropy():
     images = torch.rand(3, 1, 4, 4)
     method = vae(Net(gray=2.0), likelihood="bernoulli")
+    assert not method.exponent.requires_grad
     q = 1 / (1 + math.exp(-2))
     expected = -(images * math.log(q) + (1 - images) * math.log(1 - q)).mean().item()
     assert method.losses(Batch.of(images))["cost"].item() == pytest.approx(expected, rel=1e-5)
@@ -110,12 +111,16 @@ def test_without_a_divergence_and_without_noise_it_is_the_loss_of_cae(network, i
     assert loss.item() == pytest.approx(plain.item() / 0.2 + math.log(0.1) / 2, rel=1e-5)
 
 
-def test_noise_follows_from_the_row(network, images):
+def test_noise_follows_from_seed_epoch_and_row(network, images, monkeypatch):
     method, batch = vae(network), Batch.of(images)
     each = [method.losses(Batch.of(images[i : i + 1])._replace(row=torch.tensor([i])))["loss"] for i in range(3)]
     torch.testing.assert_close(method.losses(batch)["loss"], torch.stack(each).mean())
     assert method.losses(batch)["loss"] != method.losses(batch._replace(row=torch.tensor([3, 4, 5])))["loss"]
     assert method.losses(batch)["loss"] == method.losses(batch._replace(row=None))["loss"]
+    assert method.losses(batch)["loss"] != vae(network, seed=1).losses(batch)["loss"]
+    before = method.losses(batch)["loss"]
+    monkeypatch.setattr(VAE, "current_epoch", 1)
+    assert method.losses(batch)["loss"] != before
 
 
 def test_a_collapsed_code_uses_no_unit(network, images):
@@ -123,10 +128,19 @@ def test_a_collapsed_code_uses_no_unit(network, images):
     assert vae(network).losses(Batch.of(images))["kl"] > 0
 
 
+def test_a_unit_is_active_whose_mean_differs_from_image_to_image(images, monkeypatch):
+    method = vae()
+    codes = torch.tensor([[0.0, 1, 0.3, 5], [0, 2, 0.31, 5], [0, 3, 0.32, 5]]).view(3, 4, 1, 1)
+    monkeypatch.setattr(method.network, "encode", lambda images: (codes, torch.zeros_like(codes)))
+    monkeypatch.setattr(method, "decode", lambda codes: torch.zeros_like(images))
+    assert method.losses(Batch.of(images))["active_units"] == 1
+
+
 def test_scores_are_of_the_mean_code():
     images = torch.rand(3, 1, 4, 4)
     residual = (images - 0.5).square()
     assert vae().predict(images).score is None
+    assert vae(Net(gray=1.5)).predict(images).reconstruction.max() == 1
     torch.testing.assert_close(vae().predict(images).anomaly_map, residual)
     assert vae(Net(mean=2.0), score="kl", beta=5).predict(images).score.tolist() == pytest.approx([4 * 2.0] * 3)
     expected = residual.flatten(1).mean(dim=1) / 2 + 8 / 16
@@ -163,6 +177,14 @@ def test_a_projection_moves_towards_the_normal_and_stops_where_training_images_a
     assert "300 gradient steps" in method.export_obstacle
 
 
+def test_a_projection_of_windows_stops_where_training_windows_are():
+    method = vae(tiling=SlidingWindow(2, 1), map="projection")
+    training = torch.rand(3, 1, 4, 4)
+    method.conclude([Batch.of(training)])
+    windows = training.unfold(2, 2, 2).unfold(3, 2, 2)
+    assert method.least_misfit.item() == pytest.approx((windows - 0.5).square().sum(dim=(4, 5)).min().item())
+
+
 def test_maps_without_a_projection_look_at_no_training_image():
     vae().conclude([stand_in(Batch)])
     assert vae().search_steps == 0
@@ -193,4 +215,5 @@ def test_samples_are_decoded_from_the_prior(network, images):
     drawn = method.samples(images)
     assert torch.equal(drawn, method.samples(torch.zeros_like(images)))
     assert (drawn[0] - drawn[1]).abs().max() > 0.01
+    assert not torch.equal(drawn, vae(network, seed=1).samples(images))
     torch.testing.assert_close(method.embed(images), network.encode(images)[0].flatten(1))

@@ -1,11 +1,13 @@
 """Blocks that change both halves: determinants against autograd's, the way back, what reaches which scale."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.autograd.functional import jacobian
 
-from anomaly_lab.networks.glow import Block, Glow, cross_scale, layers
+from anomaly_lab.networks.glow import Block, CrossScale, Glow, cross_scale, layers
 
 SIDES = 4, 2, 1
 MAPS = pytest.mark.parametrize("kind", ["vectors", "maps"])
@@ -71,6 +73,32 @@ def test_both_halves_are_changed_within_the_clamp():
     log_factor = 3 * 0.636 * torch.pi / 2  # just below 3
     torch.testing.assert_close(found, value * torch.tensor(log_factor).exp() + 7, rtol=1e-6, atol=0)
     torch.testing.assert_close(log_determinant, torch.full((2,), 5 * log_factor, dtype=torch.float64))
+
+
+def test_a_small_logarithm_passes_the_clamp_with_a_factor_of_0_636():
+    block = Block(2, lambda seen, given: nn.Linear(seen, given), 3.0).double()
+    for subnet in (block.of_second, block.of_first):
+        nn.init.zeros_(subnet.weight)
+        subnet.bias.data = torch.tensor([0.3, 0.0], dtype=torch.float64)
+    log_determinant = block(data("vectors", 1, 2))[1].item()
+    assert log_determinant == pytest.approx(2 * 3 * 0.636 * math.atan(0.1))
+
+
+def test_what_two_scales_tell_each_other_by_hand():
+    network = CrossScale(2, 1, 1, 1, 1)
+    for name, weight in network.named_parameters():
+        weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
+    fine = torch.tensor([[1.0, 2, 3, 4], [-10, 0, 0, 0], [5, 0, 6, 0], [0, 0, 0, 0]]).view(1, 1, 4, 4)
+    coarse = torch.tensor([[4.0, -20], [8, 12]]).view(1, 1, 2, 2)
+    first, second = network(fine, coarse)
+    assert second.flatten().tolist() == [4 + 1, -2 + 3, 8 + 5, 12 + 6]  # and every second place of the finer map
+    assert first[0, 0, 0].tolist() == pytest.approx([1 + 4, 2 + 2.5, 3 - 0.5, 4 - 2])  # and the enlarged coarser map
+    assert first[0, 0, 1, 0].item() == pytest.approx(-1 + 5)
+
+
+def test_linear_layers_end_with_a_linear_one():
+    kinds = [type(layer) for layer in layers(7, 6)(2, 4)]
+    assert kinds == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
 
 
 def reached(built, scale):

@@ -63,3 +63,20 @@ def test_weights_are_drawn_as_the_authors_do():
     assert norm.weight.mean().item() == pytest.approx(1, abs=0.01)
     assert norm.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert not norm.bias.any()
+    for part in (network.enlarged, network.decoder, network.output):
+        for module in (each for each in part.modules() if isinstance(each, nn.Conv2d)):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+
+
+def test_maps_are_halved_by_their_maxima_and_doubled_from_corner_to_corner():
+    network, seen = reconstructive(1, 2), {}
+    for number, layers in enumerate(network.encoder):
+        layers.register_forward_hook(lambda _, given, made, number=number: seen.update({number: (given[0], made)}))
+    network.enlarged[0].register_forward_hook(lambda _, given, made: seen.update(large=given[0]))
+    network(torch.rand(1, 1, 32, 32))
+    made = seen[0][1]
+    assert torch.equal(seen[1][0], made.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax(dim=(3, 5)))
+    coarse, large = seen[4][1], seen["large"]
+    assert (coarse.shape[2], large.shape[2]) == (2, 4)
+    torch.testing.assert_close(large[..., ::3, ::3], coarse)
+    torch.testing.assert_close(large[..., 0, 1], (2 * coarse[..., 0, 0] + coarse[..., 0, 1]) / 3)

@@ -284,3 +284,19 @@ def test_foreign_images_enter_the_key_by_their_content(tmp_path, write):
     assert by_content(node) != before
     for plain in ("procedural", None, str(tmp_path / "gone")):
         assert by_content({"foreign_images": plain}) == {"foreign_images": plain}
+
+
+def test_what_is_painted_with_counts_by_its_content_and_a_home_is_found(config, tmp_path, write, monkeypatch):
+    for name, level in (("one", 1), ("two", 1), ("three", 3)):
+        write(tmp_path / name / "a.png", np.full((4, 4, 3), level, np.uint8))
+        write(tmp_path / f"{name}.png", np.full((4, 4, 3), level, np.uint8))  # any file does for weights
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def key(folder):
+        corruption = {"corruptions": [{"textures": {"foreign_images": folder}}]}
+        return keys(changed(config, "data.datamodule.corruption", corruption))[0]
+
+    one, two, three = (key(str(tmp_path / name)) for name in ("one", "two", "three"))
+    assert one == two == key("~/one")
+    assert one != three
+    assert by_content({"weights": "~/one.png"}) == by_content({"weights": str(tmp_path / "two.png")})

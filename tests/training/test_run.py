@@ -521,7 +521,7 @@ def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how, ke
     textures.folder.__dict__["_found"] = [foreign, Path(there)], 2
     data = stand_in(
         DataModule,
-        all_samples=[Sample(path, None, 0, "good", "") for path in samples.values()],
+        all_samples=[Sample(path, None, label, "", "") for label, path in enumerate(samples.values())],
         corruption=AnyOf([Blob(), PerlinTexture(textures)]) if key == "data" else None,
     )
     method = stand_in(EfficientAD, foreign_photos=[foreign, Path(there)] if key == "method" else [])

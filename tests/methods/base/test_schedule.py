@@ -47,12 +47,17 @@ def test_half_a_cosine_that_ends_at_zero(tmp_path, accumulated, steps):
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_tenth_for_the_last_twentieth_of_the_steps(tmp_path):
-    toy = Toy("drop")
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("drop", [0.1] * 38 + [0.01] * 2), ("two_drops", [0.1] * 32 + [0.02] * 4 + [0.004] * 4)],
+)
+def test_the_rate_drops_in_the_last_steps(tmp_path, schedule, expected):
+    """To a tenth in the last twentieth; to a fifth in the last fifth, and to a fifth of that in the last tenth."""
+    toy = Toy(schedule)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(20, 1)), 1)
     trainer = pl.Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(toy, loader)
-    assert toy.rates == pytest.approx([0.1] * 38 + [0.01] * 2)
+    assert toy.rates == pytest.approx(expected)
