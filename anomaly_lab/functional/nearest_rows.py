@@ -33,41 +33,51 @@ def nearest_rows(
     count = min(neighbours + SPARE, len(entries))
     if torch.compiler.is_exporting():
         return _nearest(queries, entries, neighbours, count)
+    centre = entries.mean(dim=0)  # products of rows that lie far from zero are large, and their differences rounded
     if neighbours == 1:
-        answers = [_nearest_one(chunk, entries) for chunk in queries.split(BLOCK // 2**12)]
+        answers = [_nearest_one(chunk, entries, centre) for chunk in queries.split(BLOCK // 2**12)]
     else:
         size = max(1, BLOCK // max(2**14, count * entries.shape[1]))
-        answers = [_nearest(chunk, entries, neighbours, count) for chunk in queries.split(size)]
+        answers = [_nearest(chunk, entries, neighbours, count, centre) for chunk in queries.split(size)]
     distances, numbers = zip(*answers, strict=True)
     return torch.cat(distances), torch.cat(numbers)
 
 
-def _nearest_one(queries: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest_one(queries: Tensor, entries: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """The same for a single neighbour, at the speed of the products: in blocks that stay in the cache.
 
     One candidate is enough where the products tell it from the others; near a query they cannot.
     """
     least = queries.new_full((len(queries),), torch.inf)
     number = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    centred = queries - centre
     for start, block in zip(range(0, len(entries), SMALL), entries.split(SMALL), strict=True):
-        squares, places = torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2).min(dim=1)
+        squares, places = _squares(centred, block - centre).min(dim=1)
         nearer = squares < least
         least, number = torch.where(nearer, squares, least), torch.where(nearer, places + start, number)
     distance = (queries - entries[number]).norm(dim=1)
-    (near,) = (distance < NEAR * queries.norm(dim=1)).nonzero(as_tuple=True)
+    (near,) = (distance < NEAR * centred.norm(dim=1)).nonzero(as_tuple=True)
     for part in near.split(max(1, BLOCK // 2**14)):
-        again, numbers = _nearest(queries[part], entries, 1, min(1 + SPARE, len(entries)))
+        again, numbers = _nearest(queries[part], entries, 1, min(1 + SPARE, len(entries)), centre)
         distance[part], number[part] = again[:, 0], numbers[:, 0]
     return distance[:, None], number[:, None]
 
 
-def _nearest(queries: Tensor, entries: Tensor, neighbours: int, count: int) -> tuple[Tensor, Tensor]:
+def _squares(queries: Tensor, block: Tensor) -> Tensor:
+    """Squared distances, less the square of the query, which is the same for all entries."""
+    return torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2)
+
+
+def _nearest(
+    queries: Tensor, entries: Tensor, neighbours: int, count: int, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    def around(rows: Tensor) -> Tensor:
+        return rows if centre is None else rows - centre
+
     values: list[Tensor] = []
     places: list[Tensor] = []
     for start, block in zip(range(0, len(entries), 2**14), entries.split(2**14), strict=True):
-        # Without the square of the query, which is the same for all entries.
-        squares = torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2)
-        least = squares.topk(min(count, len(block)), largest=False)
+        least = _squares(around(queries), around(block)).topk(min(count, len(block)), largest=False)
         values.append(least.values)
         places.append(least.indices + start)
         if len(values) > 1:

@@ -77,7 +77,8 @@ class CutPaste(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Cross-entropy of which version of an image it is (section 2.2, equation 1)."""
-        keys = row_keys(self.seed, self.current_epoch, batch.index if batch.row is None else batch.row)
+        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
+        keys = row_keys(self.seed, epoch, rows)
         shown = torch.cat([batch.image, *(paste(batch.image, keys).image for paste in self.pasted)])
         version = torch.arange(1 + len(self.pasted), device=shown.device).repeat_interleave(len(batch.image))
         logits = self.head(self.features(shown)).float()

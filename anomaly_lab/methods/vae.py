@@ -117,12 +117,13 @@ class VAE(GradientMethod):
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """What an image costs with its code and without, by value; the divergence by image; how many codes are used.
 
-        The noise of an image follows from its row in the epoch, so that the number of processes changes nothing.
+        The noise of an image follows from its row in the epoch, that of a held-out image from its number alone: neither
+        batches nor processes change anything.
         """
         images = batch.image
         mean, log_variance = self.network.encode(images)
-        rows = torch.arange(len(images), device=images.device) if batch.row is None else batch.row
-        noise = normal(row_keys(self.seed, self.current_epoch, rows), mean.shape[1])
+        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
+        noise = normal(row_keys(self.seed, epoch, rows), mean.shape[1])
         outputs = self.decode(sample(mean, log_variance, noise.view_as(mean)))
         cost, kl = self.cost(images, outputs).mean(), kl_to_standard_normal(mean, log_variance).mean()
         active = (mean.detach().var(dim=0, correction=0) > ACTIVE).float().sum()

@@ -84,3 +84,13 @@ def test_gradients_reach_the_queries():
     distance, number = prepared.nearest(query)
     distance.sum().backward()
     torch.testing.assert_close(query.grad, -entries[number] / entries[number].norm())
+
+
+@pytest.mark.parametrize("neighbours", [1, 3])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_rows_close_together_and_far_from_zero_are_told_apart(neighbours, offset):
+    """Their products are large numbers that differ in the last digits: without a common centre rounding decides."""
+    rows = torch.from_numpy(rows_of("clustered", 1000, 64, np.random.default_rng(0))).float() + offset
+    distance, number = nearest_rows(rows, rows, neighbours)
+    assert not distance[:, 0].any()
+    assert number[:, 0].tolist() == list(range(1000))
