@@ -93,7 +93,7 @@ GRAY_ONLY = {"texture_inspection"}
 # Their losses hardly move in the first hundred steps; differnet has one number an image.
 UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet"}
 # Rates for two processes, of losses with steep gradients.
-GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6}
+GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6, "nsa": 1e-3}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
 
 

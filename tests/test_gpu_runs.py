@@ -237,5 +237,6 @@ def test_toy_rows_on_a_cpu_without_wandb(warm_program, tmp_path):
     assert run("steps", "evaluation", *methods).count("known: ") == 7
     run("budgets", "--methods", "ganomaly")
     (budget,) = read(out / "budgets.csv")
-    assert (budget["method"], budget["state"], budget["precision"]) == ("ganomaly", "done", "32-true")
+    assert (budget["method"], budget["state"]) == ("ganomaly", "done")
+    assert budget["precision"] in {"32-true", "bf16-mixed"}  # as the processor has it
     assert 0 <= float(budget["image_auroc"]) <= 1

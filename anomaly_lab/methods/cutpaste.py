@@ -69,7 +69,7 @@ class CutPaste(GradientMethod):
         self.localises = isinstance(tiling, SlidingWindow)
         self.seed = seed
         self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("whitener", torch.eye(features))  # (component, feature): makes all variances one
+        self.register_buffer("whitener", torch.eye(features))  # makes all variances one
 
     def features(self, images: Images) -> Float[Tensor, "batch feature"]:
         """The mean of the deepest map."""
@@ -92,7 +92,8 @@ class CutPaste(GradientMethod):
         values = rows.double().numpy()
         variances, vectors = np.linalg.eigh(ledoit_wolf(values)[0])
         self.mean.copy_(torch.from_numpy(values.mean(axis=0)))
-        self.whitener.copy_(torch.from_numpy((vectors / np.sqrt(variances)).T))
+        # The symmetric one of all roots: it is unique, whatever the order and signs of the vectors.
+        self.whitener.copy_(torch.from_numpy(vectors / np.sqrt(variances) @ vectors.T))
 
     def predict(self, images: Images) -> Prediction:
         """Half the squared Mahalanobis distance of the features: the negative log-density, without its constant."""

@@ -249,7 +249,8 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
     assert not {name for name in FITTED if differing(first[name], alone[name])}
     for toy in toys:
         if (name := toy.name) in DESCENDING:
-            torch.testing.assert_close(first[name], dict(alone[name]), rtol=1e-5, atol=1e-7, msg=f"{name}: {{}}".format)
+            atol = 1e-5 if name == "cutpaste" else 1e-7  # the root of a covariance magnifies rounding
+            torch.testing.assert_close(first[name], dict(alone[name]), rtol=1e-5, atol=atol, msg=f"{name}: {{}}".format)
             moved = [(first[name][key] - weight).abs().max() for key, weight in toy.divisible().named_parameters()]
             assert max(moved) > 1e-5
 
