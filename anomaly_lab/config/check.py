@@ -44,6 +44,7 @@ READ = {
     "data.name": str,
     "data.category": str,
     "data.kind": KIND,
+    "data.foreign_images": typing.Annotated[str, pydantic.Field(min_length=1)],
     **dict.fromkeys(("data.layout", "data.decoding", "data.datamodule", "tiling", "threshold", "trainer"), OBJECT),
 }
 FOLDERS = {  # keys that name the folders of a run, and their letters; the folder of somebody's photos has any name
