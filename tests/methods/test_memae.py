@@ -78,12 +78,12 @@ def test_loss_is_the_squared_difference_in_the_published_range_and_the_entropy()
 
 
 def test_a_threshold_is_in_units_of_one_over_the_slots():
-    assert memae(slots=20, shrinkage=2.0).bank.shrinkage == 0.1
+    assert memae(slots=20, shrinkage=2.0).memories[0].shrinkage == 0.1
 
 
 def test_features_are_those_of_images_in_the_published_range():
     method = memae().eval()
-    torch.testing.assert_close(method.embed(images()), method.encoder(2 * images() - 1).mean(dim=(2, 3)))
+    torch.testing.assert_close(method.embed(images()), method.encoder[0](2 * images() - 1).mean(dim=(2, 3)))
 
 
 def test_a_memory_of_one_slot_makes_the_same_of_every_image():
