@@ -31,7 +31,7 @@ PASTED = {"patch": (Patch(),), "scar": (Scar(),), "three_way": (Patch(), Scar())
 class CutPaste(GradientMethod):
     """A ResNet-18 from random weights, one hidden layer of `hidden` channels, and a Gaussian of its features.
 
-    `task`: good images against copies with a `patch` or a `scar`, or all three apart (`three_way`, section 2.3). Of a
+    `task`: good images against copies with a `patch` or a `scar`, or all three apart (`three_way`, section 2.2). Of a
     whole image there is one number and no map. With windows (`experiment=cutpaste_patches`) each has its number, and
     the map is their mean at every pixel (section 2.4); the paper weighs them by a Gaussian, and gives every place its
     own Gaussian of features for parts that always lie alike.
@@ -76,7 +76,7 @@ class CutPaste(GradientMethod):
         return self.backbone(images)[-1].mean(dim=(2, 3)).float()
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
-        """Cross-entropy of which version of an image it is (section 2.2, equation 1)."""
+        """Cross-entropy of which version of an image it is (section 2.1)."""
         rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
         keys = row_keys(self.seed, epoch, rows)
         shown = torch.cat([batch.image, *(paste(batch.image, keys).image for paste in self.pasted)])
@@ -85,7 +85,7 @@ class CutPaste(GradientMethod):
         return {"loss": functional.cross_entropy(logits, version)}
 
     def conclude(self, images: Iterable[Batch]) -> None:
-        """The Gaussian of the features of the training images (section 2.1, equation 2)."""
+        """The Gaussian of the features of the training images (section 2.3)."""
         rows = torch.cat([self.features(self.tiling.training_like(batch.image)).cpu() for batch in images])
         if len(rows) < 2:
             raise UserError(f"data: expected two training images at least, for a Gaussian, found {len(rows)}")

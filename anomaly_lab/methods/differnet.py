@@ -38,8 +38,8 @@ class DifferNet(GradientMethod):
     - `training_views` are drawn anew in every epoch; an image's own number decides, not its batch. `views` in the test
       are regular, the image as it is among them. The authors' code draws those of the score, too.
     - `map`: `none`, one number an image, and the map is the score at every pixel. `gradient`, the absolute gradient of
-      the loss by the pixels of each view, turned back and smoothed, squared after the mean over views and channels
-     . The paper shows such maps and has no figure for them.
+      the loss by the pixels of each view, turned back and smoothed, squared after the mean over views and channels. The
+      paper shows such maps and has no figure for them.
 
     Raises UserError for images whose smallest size has not one place of the backbone's map.
     """

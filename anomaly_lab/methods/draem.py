@@ -68,7 +68,7 @@ class DRAEM(GradientMethod):
         self.window = odd(WINDOW * image_size)
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
-        """Mean squared difference, 1 - SSIM and focal loss, added (section 3.1 to 3.2, equations 1 to 4)."""
+        """Mean squared difference, 1 - SSIM and focal loss, added (sections 3.1 and 3.2)."""
         if batch.clean is None or batch.defect is None:
             raise UserError("data.corruption: expected painted defects, from which draem learns, found null")
         reconstructions, logits, of_blocks = self.answer(batch.image)
@@ -88,7 +88,7 @@ class DRAEM(GradientMethod):
         return reconstructions.float(), logits.float(), first + second
 
     def predict(self, images: Images) -> Prediction:
-        """The probability of a defect at every pixel (section 3.3), and its largest mean over a window (equation 5)."""
+        """The probability of a defect at every pixel and its largest mean over a window (section 3.4)."""
         reconstructions, logits, _ = self.answer(images)
         anomaly_map = logits.softmax(dim=1)[:, 1:]
         means = functional.avg_pool2d(anomaly_map, self.window, stride=1, padding=self.window // 2)

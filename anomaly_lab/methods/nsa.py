@@ -67,14 +67,14 @@ class NSA(GradientMethod):
         self.labels, self.steepness, self.middle = labels, steepness, middle
 
     def logits(self, images: Images) -> Plane:
-        """The logit of a change at every pixel (section 3.2)."""
+        """The logit of a change at every pixel."""
         values = self.backbone(images)[-1]
         for layers in self.decoder:
             values = layers(functional.interpolate(values, scale_factor=2, mode="bilinear"))
         return functional.interpolate(self.output(values).float(), images.shape[2:], mode="bilinear")
 
     def label(self, batch: Batch) -> Plane:
-        """By how much a pixel was changed, 0 to 1 (section 3.1)."""
+        """By how much a pixel was changed, 0 to 1."""
         if batch.clean is None:
             raise UserError("data.corruption: expected painted defects, from which nsa learns, found null")
         difference = LEVELS * (batch.image - batch.clean).abs().mean(dim=1, keepdim=True)

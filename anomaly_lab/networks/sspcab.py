@@ -12,7 +12,7 @@ class SSPCAB(nn.Module):
     """Self-supervised predictive convolutional attentive block, in place of a convolution.
 
     Each place is predicted from four windows of `kernel` px at the corners around it, `dilation` places away from the
-    middle, which stays hidden (section 3.1); then squeeze and excitation weighs the channels. The authors' code and the
+    middle, which stays hidden; then squeeze and excitation weighs the channels. The authors' code and the
     paper agree; there is a copy in use elsewhere that has no ReLU.
     """
 
@@ -24,7 +24,7 @@ class SSPCAB(nn.Module):
         self.excitation = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, maps: Maps) -> tuple[Maps, Float[Tensor, ""]]:
-        """The prediction, and the mean squared difference from the maps: the loss of the block (equation 3)."""
+        """The prediction, and the mean squared difference from the maps: the loss of the block."""
         predicted = self.predicted(maps)
         gate = self.excitation(predicted.mean(dim=(2, 3))).sigmoid()
         predicted = predicted * gate[:, :, None, None]
