@@ -15,7 +15,7 @@ row() {  # ROW METHOD DATA SEED WORDS...
     name="synthetic_$1" method="$2" ${data[$3]} seed="$4" "${@:5}"
 }
 
-draem() {  # ROW DATA SEED SEEN WORDS...: a sixteenth of the channels
+draem() {  # ROW DATA SEED SEEN WORDS...: an eighth of the channels
   epochs=$(($4 / ${images[$2]}))
   row "$1" draem "$2" "$3" data.image_size=64 method.width=16 method.segmentation_width=8 method.optimizer.lr=1e-3 \
     budget.epochs=$((epochs > 0 ? epochs : 1)) "${@:5}"
