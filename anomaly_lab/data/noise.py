@@ -43,7 +43,10 @@ def uniform(keys: Keys, count: int) -> Float[Tensor, "batch {count}"]:
 
 
 def normal(keys: Keys, count: int) -> Float[Tensor, "batch {count}"]:
-    """Random numbers of a standard normal distribution, in (-5.5, 5.5)."""
+    """Random numbers of a standard normal distribution, in (-5.5, 5.5).
+
+    Unlike the others they may differ in the last bits in a tensor of another shape: torch computes them.
+    """
     return math.sqrt(2) * (2 * uniform(keys, count) - 1 + 2**-24).erfinv()  # never at -1 or 1, where it is infinite
 
 

@@ -21,6 +21,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.noise import Keys, blend, derive, procedural_texture, row_keys, scalars
 from anomaly_lab.data.photo_folder import PhotoFolder
+from anomaly_lab.data.textures import PROCEDURAL
 from anomaly_lab.functional.colour import luminance
 from anomaly_lab.functional.moments import Moments
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
@@ -30,7 +31,6 @@ from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.patch_network import PatchNetwork, PatchTeacher, normalise
 
 Maps = Float[Tensor, "batch _ _ _"]
-PROCEDURAL = "procedural"
 EASY = 0.999  # share of the differences from which the student does not learn (section 3.2)
 USUAL, RARE = 0.9, 0.995  # quantiles of good pixels that become 0 and 0.1 (section 3.4)
 BORDER = 4  # places around the map that the networks, which do not pad, leave out

@@ -45,14 +45,6 @@ def boxes(masks):
         yield *(int(line[0]) for line in (rows, columns)), *(int(line[-1] - line[0]) + 1 for line in (rows, columns))
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of torch's threads, until the test ends."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("corruption", [*EVERY, MIXTURE, AtLeast(Scar())], ids=[*KINDS, "mixture", "at_least"])
 @pytest.mark.parametrize("shape", [(3, 37, 29), (1, 24, 24)])
 def test_a_row_gets_the_same_bits_in_any_batch_on_any_number_of_processes_and_threads(corruption, shape, threads):

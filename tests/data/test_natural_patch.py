@@ -7,9 +7,7 @@ from anomaly_lab.data import natural_patch as module
 from anomaly_lab.data.corruption import Corruption, other_corruptions, region_of, sampled
 from anomaly_lab.data.natural_patch import NaturalPatch, piece, quantiles
 from anomaly_lab.data.noise import row_keys
-from tests.data.test_corruption import keys, noisy, threads  # noqa: F401  # a fixture
-
-ONE = NaturalPatch(most=1)
+from tests.data.test_corruption import keys, noisy
 
 
 def ramp(count, height=48, width=40):
@@ -23,7 +21,7 @@ def test_it_is_a_corruption_of_pieces_of_the_image():
 
 
 @pytest.mark.parametrize("shape", [(3, 37, 29), (1, 24, 24)])
-def test_a_row_gets_the_same_bits_in_any_batch_on_any_number_of_threads(shape, threads):  # noqa: F811
+def test_a_row_gets_the_same_bits_in_any_batch_on_any_number_of_threads(shape, threads):
     images, rows, inside = noisy(6, *shape), torch.tensor([7, 10**6, 3, 0, 2**40, 1]), noisy(6, 1, *shape[1:]) < 0.8
     threads(2)
     whole = NaturalPatch()(images, row_keys(2, 5, rows), inside)

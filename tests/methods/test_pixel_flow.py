@@ -98,7 +98,10 @@ def test_the_score_is_the_mean_of_the_map_and_the_loss_without_noise(monkeypatch
     answer = method.predict(images)
     assert answer.anomaly_map.shape == (2, 1, 8, 8)
     torch.testing.assert_close(answer.score, answer.anomaly_map.mean(dim=(1, 2, 3)))
-    middle = lambda keys, count: torch.full((len(keys), count), 0.5)  # noqa: E731
+
+    def middle(keys, count):
+        return torch.full((len(keys), count), 0.5)
+
     monkeypatch.setattr("anomaly_lab.methods.pixel_flow.uniform", middle)
     assert method.losses(Batch.of(images))["loss"].item() == pytest.approx(answer.score.mean().item())
 
