@@ -14,29 +14,20 @@ os.environ |= {"OMP_NUM_THREADS": "1"}  # read when the libraries are loaded
 
 import statistics
 import sys
-import time
-import warnings
 from functools import partial
 
-import pytorch_lightning as pl
 import torch
+from resident import ours, seconds
 
-from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.reverse_distillation import ReverseDistillation
 from anomaly_lab.methods.stfpm import STFPM
 from anomaly_lab.networks.backbone import Backbone
-from anomaly_lab.training.finite_loss import FiniteLoss
 from anomaly_lab.training.messages import quiet
-from anomaly_lab.training.seed import SeedEveryStep
 
 SIDE, BATCH, TURNS = 256, 8, 5
 LAYERS = ["layer1", "layer2", "layer3"]
-
-
-class Resident(list):
-    """Batches that the trainer takes for one loader; a plain list is several to it."""
 
 
 def methods(weights: str) -> dict[str, GradientMethod]:
@@ -71,27 +62,10 @@ def bare(method: GradientMethod, images: list[torch.Tensor], teacher: bool) -> N
         optimizer.step()
 
 
-def ours(method: GradientMethod, images: list[torch.Tensor]) -> None:
-    """The same through Lightning."""
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[SeedEveryStep(0), FiniteLoss()],
-    )  # fmt: skip
-    trainer.fit(method, Resident(Batch.of(batch) for batch in images))
-
-
-def seconds(work, *given) -> float:
-    """CPU seconds."""
-    start = time.process_time()
-    work(*given)
-    return time.process_time() - start
-
-
 def main(weights: str, steps: str = "3") -> None:
     """Print a row a method."""
     torch.set_num_threads(1)
     quiet()
-    warnings.filterwarnings("ignore", ".*not.* have a.*validation.*|.*val_dataloader.*|.*many workers.*")
     torch.manual_seed(0)
     images = [torch.rand(BATCH, 3, SIDE, SIDE) for _ in range(int(steps))]
     print("method,ours_s_a_step,bare_s_a_step,ours_of_bare,cached_s_a_step,gain_of_a_cache")
