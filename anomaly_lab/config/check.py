@@ -111,6 +111,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     except UserError as error:
         raise _of_whole_objects(error, resolved["data"]) from None
     _check_passes(resolved)
+    _check_labelled(resolved)
     for key, letters in FOLDERS.items():
         name = _at(resolved, key)
         if not re.fullmatch(letters, name) or len(name.encode(errors="surrogateescape")) > LONGEST:
@@ -227,6 +228,23 @@ def _check_passes(resolved: dict[str, Any]) -> None:
         raise UserError(
             f"trainer.max_epochs: expected {passes}, because {target.rpartition('.')[2]} sees every training image "
             f"{times}, found {epochs}"
+        )
+
+
+def _check_labelled(resolved: dict[str, Any]) -> None:
+    """Refuse labelled abnormal images for a method that would take them as normal, and patches of them."""
+    amount, method = resolved["data"].get("labelled_abnormal"), resolved["method"]
+    if amount is None:
+        return
+    if not class_fact(method["_target_"], "labelled"):
+        raise UserError(
+            f"data.labelled_abnormal: expected none, because method={method['name']} learns from good photos alone, "
+            f"found {amount}"
+        )
+    if class_fact(method["_target_"], "sees") == "patches" and resolved["data"]["kind"] == "texture":
+        raise UserError(
+            "data.labelled_abnormal: expected photos that are shown whole, because a patch of a defective one may show "
+            "no defect, found data.kind=texture; type data.kind=object"
         )
 
 

@@ -4,6 +4,7 @@
 - `${want:key,default}`: the value that the method wants for a key (`wants` in its file), else the default. A value
   that is typed, or set by an experiment or a data set, replaces the whole expression and so takes precedence.
 - `${fact:name,default}`: a class attribute of the method, read from its source; the default if it is None.
+- `${given:value}`: whether a value is set.
 - `${textures:}`: the categories of `data.categories` that are textures.
 - `${tiled_as:kind}`: `object` if the method sees whole images, else the kind of the data.
 """
@@ -21,6 +22,7 @@ def register() -> None:
     """Register the resolvers, once."""
     if not OmegaConf.has_resolver("want"):
         OmegaConf.register_new_resolver("category", lambda path: category_of(str(path)))
+        OmegaConf.register_new_resolver("given", lambda value: value is not None)
         OmegaConf.register_new_resolver("want", _want)
         OmegaConf.register_new_resolver("fact", _fact)
         OmegaConf.register_new_resolver("tiled_as", _tiled_as)

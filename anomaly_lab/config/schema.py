@@ -222,8 +222,8 @@ def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
         return OBJECT
     if isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None":
         left = _type(annotation.left, tree)
-        if left is OBJECT:
-            return OBJECT | None
+        if left is not Any:
+            return left | None
     try:
         return eval(ast.unparse(annotation), {"__builtins__": {}}, NAMES)
     except (NameError, AttributeError, TypeError):

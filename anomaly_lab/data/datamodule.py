@@ -24,12 +24,13 @@ from anomaly_lab.data.cache import default_folder
 from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
 from anomaly_lab.data.images import Decoding, unlike_the_others
+from anomaly_lab.data.labelled import Amount, in_words, known
 from anomaly_lab.data.masks import mostly_marked, read_mask
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
-from anomaly_lab.data.samples import Sample, Splits, choose, hold_out
+from anomaly_lab.data.samples import Sample, Splits, hold_out
 from anomaly_lab.data.store import Cache, Store, on_device, open_store, stopped
 
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
@@ -87,7 +88,9 @@ class DataModule(pl.LightningDataModule):
 
     With `good_photos` the run knows only so many of the good training photos, held-out ones among them; `seed` chooses
     them. Held-out images are split off before any augmentation. Only they enter the validation loss and, unless the
-    threshold rule wants `threshold_images="training"`, the threshold.
+    threshold rule wants `threshold_images="training"`, the threshold. With `labelled_abnormal` the training batches
+    have defective images too, label 1, as often as any other; `split_seed` chooses them. Everything else that looks at
+    training images sees the good ones alone.
 
     `sees`, `passes` and `augmented` are class attributes of the method. Patches come in batches of `batch_size`. So do
     whole images, in a new order every epoch; with a fixed number of `passes` they come in order, in batches of
@@ -118,14 +121,18 @@ class DataModule(pl.LightningDataModule):
         augmented: bool = True,
         corruption: Corruption | None = None,
         good_photos: PositiveInt | None = None,
+        labelled_abnormal: Amount | None = None,
     ) -> None:
         super().__init__()
-        chosen = choose(splits.train, good_photos, seed)
+        seen = known(splits, good_photos, seed, labelled_abnormal, split_seed)
+        chosen = seen.train
         self.train_samples, self.held_out_samples = hold_out(chosen, held_out, split_seed)
-        self.test_samples = splits.test
+        self.train_samples += seen.labelled
+        self.test_samples = seen.test
         self.all_samples = (*splits.train, *splits.test)  # with those that `good_photos` leaves out
         few = f"{len(chosen)} of {len(splits.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
         self.remarks = (*splits.remarks, few) if len(chosen) < len(splits.train) else splits.remarks
+        self.remarks += (in_words(seen.labelled, len(seen.test)),) if seen.labelled else ()
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
         self.augmentation = augmentation if augmented else Augmentation()
@@ -212,6 +219,16 @@ class DataModule(pl.LightningDataModule):
             say(f"data: {remark}")
         return good
 
+    @property
+    def good(self) -> list[Sample]:
+        """The good training images, which come first."""
+        return [sample for sample in self.train_samples if sample.label != 1]
+
+    @property
+    def protocol(self) -> Literal["unsupervised", "weakly_supervised"]:
+        """What the method may know."""
+        return "unsupervised" if len(self.good) == len(self.train_samples) else "weakly_supervised"
+
     @cached_property
     def feed(self) -> Feed:
         """The training feed; available once the images are decoded."""
@@ -232,12 +249,12 @@ class DataModule(pl.LightningDataModule):
     def whole_training_images(
         self, rank: int = 0, world_size: int = 1, device: torch.device | None = None
     ) -> Iterator[Batch]:
-        """Batches of the training images, whole, unaugmented and in [0, 1]; the share of one process.
+        """Batches of the good training images, whole, unaugmented and in [0, 1]; the share of one process.
 
         They are on `device`, or on the host without one.
         """
         assert self.store is not None
-        for index in torch.arange(len(self.train_samples))[rank::world_size].split(self.test_batch_size):
+        for index in torch.arange(len(self.good))[rank::world_size].split(self.test_batch_size):
             images, rows = self.store.take(index)
             image, on_device = images[rows].to(device or "cpu").float() / 255, index.to(device or "cpu")
             yield Batch(image, (), torch.zeros_like(on_device), on_device, ())
@@ -253,7 +270,7 @@ class DataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> ImageLoader:
         """The normal images that set the threshold, whole and unaugmented: usually the held-out ones."""
-        return self._images(self.train_samples if self.threshold_images == "training" else self.held_out_samples)
+        return self._images(self.good if self.threshold_images == "training" else self.held_out_samples)
 
     def test_dataloader(self) -> ImageLoader:
         """The test images with their masks; processes take turns, batch by batch.
@@ -277,6 +294,8 @@ class DataModule(pl.LightningDataModule):
         """The training batch of some rows of the feed, on the device."""
         assert self.store is not None
         batch = self.feed.render(rows, self.store, device)
+        if self.protocol != "unsupervised":
+            batch = batch._replace(label=(batch.index >= len(self.good)).long())
         if self.corruption is None:
             return batch
         assert batch.row is not None

@@ -30,6 +30,7 @@ class Splits(NamedTuple):
     layout: str = ""  # the arrangement that was recognised, in words
     folders: tuple[tuple[str, str], ...] = ()  # a folder below the root, and as what it was read
     remarks: tuple[str, ...] = ()  # one line each: what is left out, cannot be told, or occurs twice
+    labelled: tuple[Sample, ...] = ()  # abnormal images that the method may learn from (data/labelled.py)
 
 
 class Description(NamedTuple):
@@ -68,7 +69,7 @@ def join_copies(samples: list[Sample]) -> list[Sample]:
 
     If all of them would be one group, they are returned as they are.
     """
-    same = _contents([sample.path for sample in samples])
+    same = same_content([sample.path for sample in samples])
     leader: dict[str, str] = {}
 
     for sample in samples:
@@ -94,7 +95,7 @@ def with_copies(splits: Splits) -> Splits:
     A copy of a good photo that counts as defective is a contradiction, and named as that.
     """
     train, test = ([sample.path for sample in samples] for samples in splits[:2])
-    same = _contents([*train, *test])
+    same = same_content([*train, *test])
     first: dict[str, Path] = {}
     again = [(path, first.setdefault(same[path], path)) for path in train if path in same]
     again = [pair for pair in again if pair[0] != pair[1]]
@@ -126,7 +127,7 @@ def with_copies(splits: Splits) -> Splits:
     return splits._replace(train=join_copies(splits.train), remarks=(*splits.remarks, *remarks))
 
 
-def _contents(paths: list[Path]) -> dict[Path, str]:
+def same_content(paths: list[Path]) -> dict[Path, str]:
     """The SHA-256 of every file that has the size of another one and is not empty."""
     try:
         sizes = {path: path.stat().st_size for path in paths}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
+from jaxtyping import Float
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import of_all_processes
@@ -126,6 +127,9 @@ class Evaluation(pl.Callback):
             self.metrics |= {f"image_{name}": value for name, value in ranking_metrics(score, label).items()}
             self.metrics["image_auroc_mean"] = rank(mean[label == 0], mean[label == 1]).auroc().value
         self.metrics |= {f"image_{name}": value for name, value in decision_metrics(abnormal, label).items()}
+        if (line := getattr(pl_module, "scaled_line", None)) is not None:
+            found = decision_metrics(scaled(score) > line, label)
+            self.metrics |= {f"oracle_{type(pl_module).__name__.lower()}_{name}": found[name] for name in found}
         if localises(pl_module) and (localisation := self.localisation.compute(samples)):
             at_threshold = {f"pixel_{name}": value for name, value in self._decisions.compute().items()}
             self.metrics |= localisation | at_threshold
@@ -157,15 +161,20 @@ def report_remarks(remarks: list[Remark], whose: str = "") -> None:
 
 def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshold: float) -> list[tuple]:
     """The rows of scores.csv. `scaled` maps the scores of the test to [0, 1]; it decides nothing."""
-    scores = [row.score for row in rows]
-    low, span = min(scores), (max(scores) - min(scores)) or 1.0
     return [
         (
-            sample.path, sample.defect, sample.label, row.score, row.mean, (row.score - low) / span,
+            sample.path, sample.defect, sample.label, row.score, row.mean, share,
             row.decision_score, threshold, "abnormal" if beyond else "normal",
         )
-        for row, sample, beyond in zip(rows, samples, abnormal, strict=True)
+        for row, sample, share, beyond in zip(
+            rows, samples, scaled(np.array([row.score for row in rows])).tolist(), abnormal, strict=True
+        )
     ]  # fmt: skip
+
+
+def scaled(scores: Float[np.ndarray, " image"]) -> Float[np.ndarray, " image"]:
+    """The scores of a test, mapped to [0, 1]; 0 where all are equal."""
+    return (scores - scores.min()) / (np.ptp(scores) or 1.0)
 
 
 def evaluation_of(trainer: pl.Trainer) -> Evaluation:

@@ -5,9 +5,12 @@ Similarity to Autoencoders, 2018; the baseline of MVTec AD (CVPR 2019). A networ
 through a few numbers learns to reproduce what it has seen, and leaves a residual where it has not.
 """
 
-from jaxtyping import Float
-from torch import Tensor
+from typing import Literal
 
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
@@ -15,11 +18,17 @@ from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.autoencoder import Autoencoder
 
+LEAST = 1e-7  # of a probability, as in Keras
+
 
 class CAE(GradientMethod):
     """Reconstruct, and call abnormal what was not reconstructed.
 
-    The paper descends with Adam, learning rate 2e-4, weight decay 1e-5, constant.
+    The paper descends with Adam, learning rate 2e-4, weight decay 1e-5, constant. `likelihood=bernoulli` descends the
+    cross entropy of a network that ends in a sigmoid instead, as tutorials do (`experiment=keras_cae`); the map is the
+    squared difference all the same.
+
+    Raises UserError for this likelihood and another output.
     """
 
     def __init__(
@@ -28,12 +37,25 @@ class CAE(GradientMethod):
         optimizer: OptimizerFactory,
         tiling: Tiling,
         schedule: Schedule = "constant",
+        likelihood: Literal["gaussian", "bernoulli"] = "gaussian",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
+        if likelihood == "bernoulli" and not isinstance(network.decoder[-1], nn.Sigmoid):
+            raise UserError(
+                "method.network.output: expected sigmoid, whose values method.likelihood=bernoulli takes as "
+                "probabilities, found linear"
+            )
         self.network = network
+        self.likelihood = likelihood
 
     def loss(self, images: Images, reconstructions: Images) -> Scalar:
-        """Mean squared difference. The paper sums over pixels, which under Adam only weighs the weight decay."""
+        """Mean squared difference, or cross entropy.
+
+        The paper sums over pixels, which under Adam only weighs the weight decay.
+        """
+        if self.likelihood == "bernoulli":
+            made = reconstructions.clamp(LEAST, 1 - LEAST)
+            return -(images * made.log() + (1 - images) * (1 - made).log()).mean()
         return (images - reconstructions).square().mean()
 
     def residual(self, images: Images, reconstructions: Images) -> Float[Tensor, "batch 1 height width"]:

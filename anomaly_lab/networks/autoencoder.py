@@ -1,10 +1,10 @@
 """The convolutional autoencoder of Bergmann et al. 2018, shared by the L2, the SSIM and the variational variant."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from anomaly_lab.networks.latent import GaussianHead
@@ -58,9 +58,7 @@ class Autoencoder(nn.Module):
             nn.ConvTranspose2d(32, channels, 4, 2, 1),
             nn.Sigmoid() if output == "sigmoid" else nn.Identity(),
         )
-        if initialisation != "default":
-            self.apply(_he if initialisation == "he" else _xavier)
-        self.to(memory_format=torch.channels_last)  # about twice as fast on a CPU, faster with bf16 on a GPU
+        initialise(self, initialisation)
 
     def head(self, channels: int, latent_size: int) -> nn.Module:
         """The last layer of the encoder: from 8 x 8 places to the code."""
@@ -86,6 +84,52 @@ class GaussianAutoencoder(Autoencoder):
     def forward(self, images: Images) -> Images:
         """Reconstruct the images from their mean codes."""
         return self.decoder(self.encode(images)[0])
+
+
+class PoolingAutoencoder(Autoencoder):
+    """The convolutional autoencoder of a much copied tutorial: Chollet, Building Autoencoders in Keras, 2016.
+
+    Three convolutions of 16, 8 and `latent_size` channels, each before a pooling; their mirror doubles the side by the
+    nearest pixel. The code has latent_size * (side / 8)^2 numbers: for a large image hardly fewer than a copy of it.
+    Weights start as those of Keras, uniform after Glorot. The tutorial's digits of 28 px lose a border on the way up;
+    here all convolutions keep the side, a multiple of 8 px.
+    """
+
+    def __init__(
+        self,
+        image_size: Annotated[int, Field(ge=8, multiple_of=8)],
+        channels: Literal[1, 3],
+        latent_size: PositiveInt = 8,
+        initialisation: Literal["he", "xavier", "default"] = "xavier",
+        output: Literal["linear", "sigmoid"] = "sigmoid",
+    ) -> None:
+        nn.Module.__init__(self)  # none of the other's layers
+        self.encoder = nn.Sequential(
+            *_rectified(channels, 16), nn.MaxPool2d(2),
+            *_rectified(16, 8), nn.MaxPool2d(2),
+            *_rectified(8, latent_size), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            *_rectified(latent_size, 8), nn.Upsample(scale_factor=2),
+            *_rectified(8, 8), nn.Upsample(scale_factor=2),
+            *_rectified(8, 16), nn.Upsample(scale_factor=2),
+            nn.Conv2d(16, channels, 3, padding=1), nn.Sigmoid() if output == "sigmoid" else nn.Identity(),
+        )  # fmt: skip
+        initialise(self, initialisation)
+
+
+def initialise(network: nn.Module, how: Literal["he", "xavier", "default"]) -> None:
+    """Draw the weights of all convolutions, and prefer the memory format that is faster for them.
+
+    About twice as fast on a CPU, and faster with bf16 on a GPU.
+    """
+    if how != "default":
+        network.apply(_he if how == "he" else _xavier)
+    network.to(memory_format=torch.channels_last)
+
+
+def _rectified(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> tuple[nn.Module, nn.Module]:

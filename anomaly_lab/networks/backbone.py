@@ -58,7 +58,8 @@ class Backbone(PretrainedNetwork):
         layers: Names, positions or strides of the layers whose maps `forward` returns.
         weights: A safetensors or PyTorch file; `offline`: the file of the extra `offline`, of tf_efficientnet_lite0;
             None: the file on timm's hub, from the hub's cache where it is there.
-        trainable: Whether the network is trained.
+        trainable: Whether the network is trained, from random weights.
+        fine_tuned: Whether it is trained on from its weights.
 
     Raises UserError for a model or a layer that timm does not have, and for `offline` with another model.
 
@@ -70,7 +71,12 @@ class Backbone(PretrainedNetwork):
     sha256: Tensor
 
     def __init__(
-        self, name: str, layers: Sequence[str | int], weights: str | None = None, trainable: bool = False
+        self,
+        name: str,
+        layers: Sequence[str | int],
+        weights: str | None = None,
+        trainable: bool = False,
+        fine_tuned: bool = False,
     ) -> None:
         super().__init__()
         if weights == OFFLINE and architecture(name) != architecture(MODEL):
@@ -80,7 +86,7 @@ class Backbone(PretrainedNetwork):
             )
         self.name = name
         self.weights = weights
-        self.trainable = trainable
+        self.trainable, self.fine_tuned = trainable or fine_tuned, fine_tuned
         whole = outline(name)
         self._stages: dict[str, dict[str, Any]] = {stage["module"]: stage for stage in whole.feature_info}
         has_norm = isinstance(whole, TRANSFORMERS) and isinstance(whole.norm, nn.LayerNorm)
@@ -100,7 +106,7 @@ class Backbone(PretrainedNetwork):
         self.register_buffer("mean", torch.tensor(network.pretrained_cfg["mean"]).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(network.pretrained_cfg["std"]).view(-1, 1, 1))
         self.register_buffer("sha256", torch.zeros(32, dtype=torch.uint8))
-        if not trainable:
+        if not self.trainable:
             self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)
 

@@ -21,6 +21,7 @@ class PretrainedNetwork(nn.Module):
     name: str
     layers: tuple[str, ...]  # whose maps it gives, the deepest last
     trainable: bool  # False: it stays as it is
+    fine_tuned: bool = False  # it is trained, but starts from its weights
     origin: str = ""  # where the weights come from, for people; set by `load` where the file says it
 
     @property

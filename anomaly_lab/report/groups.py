@@ -68,8 +68,8 @@ def group(runs: Sequence[Run]) -> Groups:
     categories of one row; within a category they distinguish rows like all others. A run whose images are unknown is
     left out if other runs of its category have theirs: it may have been another test.
     """
-    tested = {(run.key.dataset, run.key.category) for run in runs if run.images}
-    runs = [run for run in runs if run.images or (run.key.dataset, run.key.category) not in tested]
+    tested = {(run.dataset, run.key.category) for run in runs if run.images}
+    runs = [run for run in runs if run.images or (run.dataset, run.key.category) not in tested]
     column_of = _columns(runs)
     rows: list[Row] = []
     cells: dict[tuple[Row, Column], list[Run]] = defaultdict(list)
@@ -97,17 +97,17 @@ def _columns(runs: Sequence[Run]) -> dict[str, Column]:
     """The column of each run; test sets of a category that differ are numbered."""
     sets: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for run in runs:
-        sets[run.key.dataset, run.key.category][run.test_set] = len(run.images)
+        sets[run.dataset, run.key.category][run.test_set] = len(run.images)
     columns = {}
     for run in runs:
-        there = sets[run.key.dataset, run.key.category]
+        there = sets[run.dataset, run.key.category]
         count = len(run.images)
         name = ""
         if len(there) > 1:
             name = (
                 f"{count} images" if list(there.values()).count(count) == 1 else f"{count} images, {run.test_set[:4]}"
             )
-        columns[run.shown] = Column(run.key.dataset, run.key.category, name)
+        columns[run.shown] = Column(run.dataset, run.key.category, name)
     return columns
 
 

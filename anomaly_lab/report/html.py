@@ -74,10 +74,10 @@ def title_of(runs: Sequence[Run], groups: Groups) -> str:
     """The title for these runs, of which those that are done lie in `groups`."""
     if len(runs) == 1:
         key = runs[0].key
-        return f"{key.method} on {key.dataset} {key.category}, seed {key.seed}"
+        return f"{key.method} on {runs[0].dataset} {key.category}, seed {key.seed}"
     methods = len({run.key.method for run in runs})
     variants = f"{len(groups.rows)} variants of " * (len(groups.rows) > methods)
-    categories = len({(run.key.dataset, run.key.category) for run in runs})
+    categories = len({(run.dataset, run.key.category) for run in runs})
     return f"{variants}{methods} method{'s' * (methods > 1)} on {categories} categor{'ies' if categories > 1 else 'y'}"
 
 

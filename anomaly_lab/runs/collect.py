@@ -62,11 +62,17 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     result_version: int = RESULT_VERSION
     precision: str = ""
+    protocol: str = ""  # what it was allowed to know, where that is more than good photos
 
     @property
     def done(self) -> bool:
         """Whether it has a result."""
         return self.state == "done"
+
+    @property
+    def dataset(self) -> str:
+        """The data set, with the protocol: runs of different ones are never compared."""
+        return f"{self.key.dataset}, {self.protocol.replace('_', ' ')}" if self.protocol else self.key.dataset
 
     @property
     def tested(self) -> int:
@@ -141,6 +147,7 @@ def read(folder: Path, root: Path, prefix: str = "") -> Run:
         metrics = _object(folder / "metrics.json", trouble)
         run.metrics = _metrics(metrics, trouble)
         run.precision = str(metrics.get("precision", ""))
+        run.protocol = settings.public(str(metrics.get("protocol", "")))
         run.result_version = metrics.get("result_version", RESULT_VERSION)
         run.environment = _object(folder / "environment.json", trouble, needed=False)
         run.thresholds = _thresholds(folder / "threshold.json", trouble)

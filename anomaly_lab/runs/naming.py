@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from anomaly_lab.config.schema import class_fact, is_ours
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.labelled import Amount, known
 from anomaly_lab.data.listing import SAMPLE, sample_of
-from anomaly_lab.data.samples import choose, digests, fingerprint
+from anomaly_lab.data.samples import digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 
 WEIGHTS_VERSION = 1  # raise it when a change to data path or training loop changes the weights of a configuration
@@ -37,7 +38,9 @@ HARMLESS = {
 class Fingerprints(NamedTuple):
     """Hashes of the content of the images."""
 
-    train: str  # of the normal images that the run knows (`data.good_photos`), held-out ones included
+    train: (
+        str  # of the images that the run knows (`data.good_photos`, `data.labelled_abnormal`), held-out ones included
+    )
     test: str  # of the test images, with masks and labels
 
 
@@ -147,17 +150,23 @@ def fingerprints_of(resolved: dict[str, Any]) -> Fingerprints:
     Raises UserError if the data cannot be found, or has fewer than `data.good_photos`.
     """
     data = resolved["data"]["datamodule"]
-    number = data.get("good_photos")
-    return _fingerprints(json.dumps(resolved["data"]["layout"]), number, 0 if number is None else data["seed"])
+    layout, number, labelled = (
+        json.dumps(resolved["data"]["layout"]),
+        data.get("good_photos"),
+        data.get("labelled_abnormal"),
+    )
+    return _fingerprints(layout, number, 0 if number is None else data["seed"], labelled, data["split_seed"])
 
 
 @cache
-def _fingerprints(layout: str, good_photos: int | None, seed: int) -> Fingerprints:
+def _fingerprints(
+    layout: str, good_photos: int | None, seed: int, labelled_abnormal: Amount | None, split_seed: int
+) -> Fingerprints:
     """Cached: a process reads the images once, even if many jobs of a sweep share them."""
     import hydra  # here: who only reads a run folder needs no Hydra
 
-    splits = hydra.utils.instantiate(json.loads(layout))
-    return Fingerprints(fingerprint(choose(splits.train, good_photos, seed)), fingerprint(splits.test))
+    splits = known(hydra.utils.instantiate(json.loads(layout)), good_photos, seed, labelled_abnormal, split_seed)
+    return Fingerprints(fingerprint([*splits.train, *splits.labelled]), fingerprint(splits.test))
 
 
 def _callbacks(config: dict[str, Any], key: str) -> list[str]:

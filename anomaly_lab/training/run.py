@@ -67,7 +67,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     has_labels = bool(datamodule.test_samples)
     compares = resolved["controls"] and has_labels
     controls = Controls(evaluation, controls_cache(resolved, datamodule)) if compares else None
-    check_memory(method, len(datamodule.train_samples))
+    check_memory(method, len(datamodule.good))
     method.prepare_data()  # weights of a pretrained network
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     if resume is None:
@@ -77,7 +77,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
             method.say(line)
     if is_first_process():
         photos = datamodule.train_samples, datamodule.test_samples, datamodule.decoding, datamodule.workers
-        good = len(datamodule.train_samples) + len(datamodule.held_out_samples)
+        good = len(datamodule.good) + len(datamodule.held_out_samples)
         write_json(folder / FILE, {**Seen.of(*photos).to_json(), "good_photos": good})
     loggers = [made(key, node, Logger) for key, node in loggers_of(resolved["logger"]).items()]
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
@@ -97,8 +97,9 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     check_processes(trainer)
     about = environment(trainer)
     write_json(folder / "environment.json", about)
+    known = {"environment": about, "weights_key": folder.name, "protocol": datamodule.protocol}
     for logger in loggers:
-        logger.log_hyperparams({**hyperparameters(settings), "environment": about, "weights_key": folder.name})
+        logger.log_hyperparams({**hyperparameters(settings), **known})
     if resolved["trainer"].get("profiler"):  # else it prints to a logger that is silent
         trainer.profiler.dirpath, trainer.profiler.filename = str(folder / "profile"), "profile"
         say(f"profile: {folder / 'profile'}")
@@ -140,7 +141,8 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
             log_tables(logger, folder)
             finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
-    return {**metrics, **held_out, "precision": trainer.precision}
+    marks = {} if datamodule.protocol == "unsupervised" else {"protocol": datamodule.protocol}
+    return {**metrics, **held_out, "precision": trainer.precision, **marks}
 
 
 def made(key: str, node: dict[str, Any], kind: type, **arguments: Any) -> Any:

@@ -9,6 +9,7 @@ from anomaly_lab.config.resolvers import resolve
 CONFIG = {
     "a": "${want:a,1}", "b": "${want:b,${c}}", "c": 5, "passes": "${fact:passes,${c}}", "sees": "${fact:sees,x}",
     "kind": "${tiled_as:texture}", "category": "${category:photos/parts.csv}",
+    "given": "${given:${c}}", "missing": "${given:${nothing}}", "nothing": None,
     "method": {"wants": {"a": 2, "d": "${c}"}, "_target_": "anomaly_lab.methods.cae.CAE"}, "d": "${want:d,1}",
 }  # fmt: skip
 
@@ -29,6 +30,12 @@ def test_facts_are_those_of_the_class_and_its_base_classes():
     assert (found["passes"], found["sees"], found["kind"]) == (1, "images", "object")
     with pytest.raises(InterpolationResolutionError, match="expected a class of anomaly_lab.methods.cae, found 'CEA'"):
         resolved(method={"_target_": "anomaly_lab.methods.cae.CEA"})
+
+
+def test_whether_a_value_is_given():
+    assert resolved()["given"] is True
+    assert resolved()["missing"] is False
+    assert resolved(nothing=0)["missing"] is True
 
 
 def test_the_category_of_a_path():

@@ -59,6 +59,23 @@ def test_a_run_with_few_good_photos_knows_no_others_and_tests_the_same(parts, ca
     assert len(other.store.images) == 4
 
 
+def test_batches_have_the_labels_of_defective_photos_and_nothing_else_sees_these(parts, capsys):
+    data = datamodule(parts, labelled_abnormal=1, threshold_images="training")
+    assert (data.protocol, datamodule(parts).protocol) == ("weakly_supervised", "unsupervised")
+    assert len(data.good) == len(datamodule(parts).train_samples) == len(data.train_samples) - 1
+    assert data.train_samples[-1] in datamodule(parts).test_samples
+    assert data.train_samples[-1] not in data.test_samples
+    data.setup("fit")
+    assert "data: 1 defective photos to learn from (hole 1), none of which is among" in capsys.readouterr().out
+    batches = [data.rendered(rows, CPU) for rows in data.feed.loader(0)]
+    index, label = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("index", "label"))
+    assert label.tolist() == [data.train_samples[i].label for i in index]
+    assert 0 < label.sum() < len(label) / 4
+    whole = torch.cat([batch.index for batch in data.whole_training_images()])
+    assert whole.tolist() == list(range(len(data.good)))
+    assert data.predict_dataloader().samples == data.good
+
+
 def test_the_trainer_that_comes_later_takes_the_images_to_its_device(parts, monkeypatch):
     asked = []
     monkeypatch.setattr(module, "on_device", lambda store, *where: asked.append(where) or store)

@@ -19,7 +19,7 @@ from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
-from anomaly_lab.evaluation.evaluation import Evaluation, report_remarks
+from anomaly_lab.evaluation.evaluation import Evaluation, report_remarks, scaled
 from anomaly_lab.evaluation.maps import PIXEL_NAMES, PixelEvaluation, counted, inner_map
 from anomaly_lab.metrics.thresholds import Area, FalseAlarms, just_above
 from tests.conftest import stand_in
@@ -33,7 +33,18 @@ def sample(i, label, mask=True):
     return Sample(Path(f"{defect}/{i}.png"), Path("m.png") if label == 1 and mask else None, label, defect, str(i))
 
 
-def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=None, strategy=None, localises=True):
+def evaluate(
+    samples,
+    maps,
+    masks,
+    scores,
+    tmp_path,
+    held_out=(0.5,),
+    placement=None,
+    strategy=None,
+    localises=True,
+    scaled_line=None,
+):
     """Run the callback over two batches and return the metrics."""
     trainer = stand_in(
         pl.Trainer,
@@ -41,7 +52,7 @@ def evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.5,), placement=
         is_global_zero=True,
         default_root_dir=str(tmp_path),
     )
-    module = stand_in(pl.LightningModule, localises=localises)
+    module = stand_in(pl.LightningModule, localises=localises, scaled_line=scaled_line)
     evaluation = Evaluation(strategy or FalseAlarms(0.001, 0.01))
     count = len(held_out)
     normals = EMPTY._replace(placement=tuple([place(8, 8, 8, "stretch")] * count))
@@ -111,6 +122,21 @@ def test_decisions_follow_from_the_held_out_images_and_stand_in_the_table(tmp_pa
         good, hole = csv.DictReader(file)
     assert (good["defect"], good["images"], good["auroc"]) == ("good", "3", "")
     assert float(hole["auroc"]) == pytest.approx(metrics["image_auroc"])
+
+
+def test_a_line_through_the_scaled_scores_of_the_test_is_reported_and_decides_nothing(tmp_path):
+    samples, maps, masks, scores = set_of()  # good: 0.1, 0.6, 0.3; defective: 0.55, 0.9, 0.4
+    plain = evaluate(samples, maps, masks, scores, tmp_path)
+    metrics = evaluate(samples, maps, masks, scores, tmp_path, scaled_line=0.5)  # half of 0.1 to 0.9: 0.5
+    oracle = {name: value for name, value in metrics.items() if name not in plain}
+    assert {name.partition("_accuracy")[0] for name in oracle if "accuracy_" in name} == {"oracle_mock"}
+    assert oracle["oracle_mock_accuracy_normal"] == oracle["oracle_mock_accuracy_abnormal"] == pytest.approx(2 / 3)
+    assert {name: value for name, value in metrics.items() if name in plain} == plain
+
+
+def test_scores_that_are_all_equal_are_scaled_to_nothing():
+    assert scaled(np.array([3.0, 3.0])).tolist() == [0, 0]
+    assert scaled(np.array([1.0, 2.0, 5.0])).tolist() == [0, 0.25, 1]
 
 
 def test_with_a_line_through_the_map_the_largest_region_decides(tmp_path):

@@ -5,15 +5,18 @@ from functools import partial
 import pytest
 import torch
 
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.cae import CAE
-from anomaly_lab.networks.autoencoder import Autoencoder
+from anomaly_lab.networks.autoencoder import Autoencoder, PoolingAutoencoder
+from tests.adversarial import configured
 
 
 def cae(**changes):
     torch.manual_seed(0)
     optimizer = partial(torch.optim.Adam, lr=1e-3, weight_decay=1e-5)
-    return CAE(Autoencoder(128, 3, 100), optimizer, WholeImage(), **changes)
+    return CAE(changes.pop("network", None) or Autoencoder(128, 3, 100), optimizer, WholeImage(), **changes)
 
 
 def test_loss_and_residual_are_the_mean_squared_difference():
@@ -28,3 +31,21 @@ def test_it_defines_no_score_and_clips_its_reconstruction_for_pictures():
     assert prediction.score is None
     assert prediction.reconstruction.min() >= 0
     assert prediction.reconstruction.max() <= 1
+
+
+def test_the_tutorial_descends_the_cross_entropy_of_its_sigmoid():
+    method = cae(network=PoolingAutoencoder(16, 3), likelihood="bernoulli")
+    x, y = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(method.loss(x, y), torch.nn.functional.binary_cross_entropy(y, x))
+    certain = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    assert method.loss(certain, certain).item() == pytest.approx(0, abs=1e-6)
+    assert method.loss(1 - certain, certain).item() == pytest.approx(16.1, abs=0.1)  # of a probability of 1e-7
+    torch.testing.assert_close(method.residual(x, y), cae().residual(x, y))
+    with pytest.raises(UserError, match="method.network.output: expected sigmoid, .*found linear"):
+        cae(likelihood="bernoulli")
+
+
+def test_the_tutorial_is_an_experiment():
+    method = build_method(configured("experiment=keras_cae", "data.category=screw"))
+    assert isinstance(method.network, PoolingAutoencoder)
+    assert sum(parameter.numel() for parameter in method.network.parameters()) == 4385

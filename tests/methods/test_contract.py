@@ -259,7 +259,7 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 
 OURS = {
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
-    "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
+    "cavga": {"classification_weight"}, "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
     "memae": {"score"},
@@ -285,6 +285,7 @@ GOLDEN = {
     "skip_ganomaly": ["method.width=8"],
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
+    "cavga": ["method.backbone.layers=[layer2]", "method.latent_size=16", "method.width=8"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "cs_flow": ["data.image_size=48", "method.backbone.layers=[layer1]", "method.kernels=[3,5]", "method.hidden=8"],
     "differnet": [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomaly_lab.networks.autoencoder import Autoencoder, GaussianAutoencoder
+from anomaly_lab.networks.autoencoder import Autoencoder, GaussianAutoencoder, PoolingAutoencoder
 
 COUNTS = {  # (image_size, channels, latent_size): parameters with biases, methods.md A1
     (128, 1, 100): 1_048_549, (256, 1, 100): 1_081_381, (128, 1, 500): 2_687_349, (256, 1, 500): 2_720_181,
@@ -59,3 +59,18 @@ def test_a_gaussian_stands_between_encoder_and_decoder():
     assert mean.shape == log_variance.shape == (2, 100, 1, 1)
     torch.testing.assert_close(network(images), network.decoder(mean))
     assert not network.encoder[-1].layer.bias.any()  # the initialisation reaches it
+
+
+@pytest.mark.parametrize("side", [8, 32, 56])
+def test_the_code_of_the_tutorial_has_an_eighth_of_the_side(side):
+    network = PoolingAutoencoder(side, 1)
+    images = torch.rand(2, 1, side, side)
+    assert network.encoder(images)[0].numel() == 8 * (side // 8) ** 2
+    assert network(images).shape == images.shape
+
+
+def test_doubling_by_the_nearest_pixel_keeps_constants():
+    """Inside, where no border of zeros is seen."""
+    made = PoolingAutoencoder(64, 3).decoder(torch.full((1, 8, 8, 8), 0.3))
+    inner = made[..., 20:44, 20:44]
+    torch.testing.assert_close(inner, inner[..., :1, :1].expand_as(inner))

@@ -1,10 +1,15 @@
 """Which runs share a cell: never two that differ in more than the seed."""
 
+import json
+
 import pytest
 
 from anomaly_lab.report.groups import Row, group
+from anomaly_lab.report.html import title_of
+from anomaly_lab.report.matrix import matrix_of
 from anomaly_lab.runs.collect import collect
 from anomaly_lab.runs.folder import RESULT_VERSION
+from anomaly_lab.runs.measures import BY_KEY
 from tests.report.synthetic import write_run
 
 
@@ -127,6 +132,21 @@ def test_other_test_images_are_another_column(tmp_path):
     groups = grouped(tmp_path)
     assert [column.label for column in groups.columns] == ["screw (20 images)", "screw (40 images)"]
     assert seeds(groups)["ganomaly", "screw (40 images)"] == ["0"]
+
+
+def test_runs_that_knew_defective_photos_are_never_beside_others(tmp_path):
+    write_run(tmp_path)
+    folder = write_run(tmp_path, method="cavga")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"protocol": "weakly_supervised"}))
+    groups = grouped(tmp_path)
+    assert [column.dataset for column in groups.columns] == ["mvtec_ad", "mvtec_ad, weakly supervised"]
+    assert [len(runs) for runs in groups.cells.values()] == [1, 1]
+    found = matrix_of(groups, BY_KEY["image_auroc"])
+    assert not any(cell.best for cell in found.cells.values())
+    assert all(len({column.dataset for column in groups.columns if (row, column) in found.cells}) == 1
+               for row in groups.rows)  # fmt: skip
+    assert title_of([run for runs in groups.cells.values() for run in runs], groups).endswith("on 2 categories")
 
 
 def test_a_run_without_images_has_no_column_beside_runs_that_have_them(tmp_path):

@@ -239,6 +239,23 @@ def test_good_photos_decide_weights_and_not_the_test_and_too_many_are_refused(tm
         place_of(too_many)
 
 
+def test_labelled_photos_decide_weights_and_test(tmp_path, write):
+    for number in range(6):
+        write(tmp_path / f"train/good/{number}.png", np.full((8, 8), number, np.uint8))
+        write(tmp_path / f"test/bad/{number}.png", np.full((8, 8), 10 + number, np.uint8))
+    words = {"data": "folder", "data.root": tmp_path, "runs_dir": tmp_path / "runs"}
+    config = configured(**words)
+    none, one, three, other = (
+        place_of(
+            changed(changed(config, "data.datamodule.labelled_abnormal", amount), "data.datamodule.split_seed", seed)
+        )
+        for amount, seed in ((None, 0), (1, 0), (0.5, 0), (1, 3))
+    )
+    assert none == place_of(config)
+    assert len({place.folder for place in (none, one, three, other)}) == 4
+    assert len({place.result_key for place in (none, one, three, other)}) == 4
+
+
 def test_a_mask_image_counts_by_its_pixels(config, tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[2:5] = 255

@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.console import say
@@ -34,8 +34,7 @@ class Method(pl.LightningModule, ABC):
     only (seeded at every step) and never sees a file, a mask or a metric. Tiling, scores, thresholds, metrics and
     pictures are outside and know only `forward`.
 
-    A frozen `Backbone` among its modules has its weights before the training; one that is trained, or fine-tuned, is
-    loaded by the method itself.
+    A frozen or fine-tuned `Backbone` among its modules has its weights before the training.
 
     Class facts, read from the source before torch is imported:
 
@@ -48,9 +47,12 @@ class Method(pl.LightningModule, ABC):
     - `augmented`: whether the training images are varied as `augmentation` says.
     - `resumable`: whether a checkpoint before the end of training is of use.
     - `synthetic`: the kinds of synthetic defects (`data.corruption`) that it makes itself and trains with.
+    - `labelled`: whether it can learn from labelled abnormal images too (`data.labelled_abnormal`).
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
     - `rates`: the keys of its optimizers.
     - `own_line`: what its maps reach where the method itself calls a pixel defective (`threshold=own`); None: no line.
+    - `scaled_line`: what the paper's scores, scaled to [0, 1] over the test, reach where it calls an image defective.
+      Reported as `oracle_<method>_*`; it decides nothing.
 
     An attribute, which may depend on its arguments: `localises`; False: one number an image, of which no pixel metric
     is made.
@@ -64,9 +66,11 @@ class Method(pl.LightningModule, ABC):
     resumable: ClassVar[bool] = True
     validation: ClassVar[float] = 1.0
     synthetic: ClassVar[frozenset[corruption.Kind]] = frozenset()
+    labelled: ClassVar[bool] = False
     clips_gradients: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = ()
     own_line: ClassVar[float | None] = None
+    scaled_line: ClassVar[float | None] = None
 
     localises: bool = True  # False: one number an image; nothing scores its pixels
     search_steps: int = 0  # gradient steps that `predict` takes for every image
@@ -118,12 +122,12 @@ class Method(pl.LightningModule, ABC):
     def load_local_weights(self) -> None:
         """Read the weights that need no hub, to see whether they fit."""
         for network in self.modules():
-            if isinstance(network, PretrainedNetwork) and not network.trainable and network.is_local:
+            if needs_weights(network) and network.is_local:
                 network.load()
 
     def _load_backbones(self) -> None:
         for backbone in self.modules():
-            if not isinstance(backbone, PretrainedNetwork) or backbone.trainable:
+            if not needs_weights(backbone):
                 continue
             if unused := backbone.load():
                 above = ", ".join(sorted({name.split(".")[0] for name in unused}))
@@ -188,6 +192,11 @@ class Method(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """The same answer as in the test."""
         return self.test_step(batch, batch_idx)
+
+
+def needs_weights(module: nn.Module) -> TypeGuard[PretrainedNetwork]:
+    """Whether a part of a method starts from the weights of others."""
+    return isinstance(module, PretrainedNetwork) and (module.fine_tuned or not module.trainable)
 
 
 @contextmanager

@@ -1,0 +1,132 @@
+"""Defective photos to learn from: who is drawn, who leaves the test, what is refused, what a run sees of them."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data import samples
+from anomaly_lab.data.labelled import known, with_labelled
+from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.data.samples import Sample, Splits
+from tests.conftest import write_image
+
+
+def splits(*kinds, good=5, train=6):
+    """As many test photos of each type of defect, each a part of its own."""
+    test = [Sample(Path(f"good{i}"), None, 0, "good", f"good{i}") for i in range(good)]
+    for kind, number in kinds:
+        test += [Sample(Path(f"{kind}{i}"), None, 1, kind, f"{kind}{i}") for i in range(number)]
+    return Splits([Sample(Path(f"train{i}"), None, 0, "good", f"train{i}") for i in range(train)], test)
+
+
+@pytest.fixture(autouse=True)
+def nothing_on_disk(monkeypatch, request):
+    """Photos that are only names have no copies."""
+    if "tmp_path" not in request.fixturenames:
+        monkeypatch.setattr(samples, "same_content", lambda paths: {})
+
+
+def test_a_draw_takes_the_types_in_turns_and_leaves_the_rest_to_the_test():
+    whole = splits(("crack", 10), ("dent", 3), ("stain", 10))
+    some = with_labelled(whole, 9, 0)
+    assert Counter(sample.defect for sample in some.labelled) == {"crack": 3, "dent": 3, "stain": 3}
+    assert sorted([*some.test, *some.labelled]) == sorted(whole.test)
+    assert Counter(sample.defect for sample in with_labelled(whole, 15, 0).labelled) == {
+        "crack": 6, "dent": 3, "stain": 6
+    }  # fmt: skip
+    assert some.train == whole.train
+
+
+def test_fewer_are_among_more_and_the_seed_chooses():
+    whole = splits(("crack", 10), ("dent", 10))
+    drawn = [set(with_labelled(whole, number, 0).labelled) for number in (1, 2, 5, 19)]
+    assert drawn[0] < drawn[1] < drawn[2] < drawn[3]
+    assert set(with_labelled(whole, 5, 1).labelled) != drawn[2]
+
+
+def test_a_share_is_of_the_defective_photos_and_at_least_one():
+    whole = splits(("crack", 10), ("dent", 10))
+    assert len(with_labelled(whole, 0.25, 0).labelled) == 5
+    assert len(with_labelled(whole, 0.001, 0).labelled) == 1
+
+
+def test_other_shots_of_a_part_leave_the_test_too():
+    whole = splits(("crack", 4))
+    shots = [sample._replace(group="one part") if sample.path.name in {"crack0", "crack1", "good0"} else sample
+             for sample in whole.test]  # fmt: skip
+    found = [with_labelled(whole._replace(test=shots), 1, seed) for seed in range(20)]
+    torn = [some for some in found if some.labelled[0].group == "one part"]
+    assert 0 < len(torn) < 20
+    for some in torn:
+        assert len(some.test) == len(shots) - 3
+        assert not any(sample.group == "one part" for sample in some.test)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "amount", "message"),
+    [
+        ([("crack", 4)], 4, "fewer photos than the defective ones of the test, .*found 4 of 4"),
+        ([("crack", 4)], 9, "found 9 of 4"),
+        ([], 1, "found a test without labelled defective photos"),
+        ([("crack", 4)], "/nowhere", "a folder of defective photos, found nothing at /nowhere"),
+    ],
+)
+def test_too_many_and_none_are_refused(kinds, amount, message):
+    with pytest.raises(UserError, match=f"data.labelled_abnormal: expected .*{message}"):
+        with_labelled(splits(*kinds), amount, 0)
+
+
+def test_a_part_that_is_all_defective_photos_is_refused():
+    whole = splits(("crack", 3))
+    one = [sample._replace(group="one part") if sample.label else sample for sample in whole.test]
+    with pytest.raises(UserError, match="expected a defective photo of another part that is left to test, found 1"):
+        with_labelled(whole._replace(test=one), 1, 0)
+
+
+def test_unknown_labels_are_not_drawn():
+    whole = splits(("crack", 3))
+    unknown = [sample._replace(label=-1) for sample in whole.test if sample.label]
+    some = with_labelled(whole._replace(test=[*whole.test, *unknown]), 2, 0)
+    assert [sample.label for sample in some.labelled] == [1, 1]
+
+
+def test_without_an_amount_everything_stays():
+    whole = splits(("crack", 3))
+    assert known(whole, None, 0, None, 0) == whole
+    few = known(whole, 4, 0, 1, 0)
+    assert (len(few.train), len(few.labelled), len(few.test)) == (4, 1, 7)
+
+
+def photos(folder, *names, value=0):
+    for number, name in enumerate(names):
+        write_image(folder / name, np.full((8, 8), value + number, np.uint8))
+
+
+def test_a_folder_gives_photos_named_after_their_folders(tmp_path):
+    photos(tmp_path / "more", "crack/0.png", "dent/1.png", value=100)
+    photos(tmp_path / "part", "train/good/0.png", "train/good/1.png", "test/good/2.png", "test/crack/3.png")
+    whole = mvtec_ad(str(tmp_path), "part")
+    some = with_labelled(whole, str(tmp_path / "more"), 0)
+    assert [(sample.defect, sample.label) for sample in some.labelled] == [("crack", 1), ("dent", 1)]
+    assert some.test == whole.test
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_folder_with_tested_photos_is_refused(copied, tmp_path):
+    part = tmp_path / "part"
+    photos(part, "train/good/0.png", "train/good/1.png", "test/good/2.png", "test/crack/3.png")
+    folder = part / "test/crack"
+    if copied:
+        folder = tmp_path / "more"
+        folder.mkdir()
+        (folder / "other.png").write_bytes((part / "test/crack/3.png").read_bytes())
+    with pytest.raises(UserError, match="expected photos that are neither tested nor good, found"):
+        with_labelled(mvtec_ad(str(tmp_path), "part"), str(folder), 0)
+
+
+def test_a_folder_without_photos_is_refused(tmp_path):
+    with pytest.raises(UserError, match="expected defective photos, found none in"):
+        with_labelled(splits(("crack", 3)), str(tmp_path), 0)
