@@ -89,7 +89,7 @@ def message(*overrides):
         ("+trainer.gradient_clip_val=-3", "trainer.gradient_clip_val: expected .*greater than 0.*found -3"),
         ("~trainer.max_epochs", "trainer.max_epochs: expected a number, found none"),
         ("method.network=null", "method.network: expected its keys below it .*, found None"),
-        ("method.tiling=3", "method.tiling: no such key; keys of method: name, network, optimizer, schedule, likelihood"),
+        ("method.tiling=3", "method.tiling: no such key; keys of method: name, network, optimizer, schedule, likeli.*"),
         ("threshold=are", "threshold: expected one of area, .*; did you mean 'area'?"),
         ("threshold.rate=2", "threshold.rate: expected a number less than 1, found 2"),
         ("data=folder", "data.root: expected a folder or file, found nothing; set data.root=..."),
