@@ -94,8 +94,8 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
 # Their losses hardly move in the first hundred steps; differnet has one number an image; lsa has batch norm in all its
-# blocks, which lags behind the weights for tens of batches (test_lsa.py trains longer); cavga learns to look at all of a
-# good image, and what it makes of a defect is another matter.
+# blocks, which lags behind the weights for tens of batches (test_lsa.py trains longer); cavga learns to look at all of
+# a good image, and what it makes of a defect is another matter.
 UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga"}
 # Rates for plain descent, of losses with steep gradients.
 GENTLE = {"lsa": 1e-5, "uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6, "nsa": 1e-3}

@@ -1,0 +1,141 @@
+"""A training step of the VAE, MemAE and CAVGA beside the bare step, and one Grad-CAM of a batch beside one an image.
+
+`python experiments/speed/latent_step.py [STEPS] > experiments/speed/latent_step.csv`: networks of random weights, 128 px
+(CAVGA: ResNet-18 to layer3), batches of 8 on resident tensors, one thread, CPU seconds in turns in one process, medians
+of five. STEPS: in a turn.
+
+- `bare`: networks, the loss written out, backward, a step of each optimizer, and nothing else.
+- `ours`: the same batches through Lightning's trainer, with the callbacks of a run that work in a step.
+- `cavga_map`: `ours` is the map of a batch, `bare` the passes of the same networks without any gradient; `alone` asks for
+  the map of each image in turn.
+"""
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1"}  # read when the libraries are loaded
+
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from resident import ours, seconds
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.cavga import CAVGA
+from anomaly_lab.methods.memae import MemAE
+from anomaly_lab.methods.vae import VAE
+from anomaly_lab.networks.autoencoder import GaussianAutoencoder
+from anomaly_lab.networks.backbone import Backbone
+from anomaly_lab.training.messages import quiet
+
+SIDE, BATCH, TURNS = 128, 8, 5
+ADAM = partial(torch.optim.Adam, lr=1e-4)
+Images = list[torch.Tensor]
+
+
+def vae(method: VAE, images: Images) -> None:
+    """Steps written out."""
+    optimizer = ADAM(method.parameters())
+    for batch in images:
+        optimizer.zero_grad()
+        mean, log_variance = method.network.encoder(batch.contiguous(memory_format=torch.channels_last))
+        made = method.network.decoder(mean + (log_variance / 2).exp() * torch.randn_like(mean))
+        gamma = (10 * method.exponent).exp()
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2 / batch.numel()
+        ((batch - made).square().mean() / (2 * gamma) + 5 * method.exponent + kl).backward()
+        optimizer.step()
+
+
+def memae(method: MemAE, images: Images) -> None:
+    """Steps written out."""
+    optimizer = ADAM(method.parameters())
+    (encoder,), (decoder,), (memory,) = method.encoder, method.decoder, method.memories
+    for batch in images:
+        optimizer.zero_grad()
+        x = (2 * batch - 1).contiguous(memory_format=torch.channels_last)
+        queries = encoder(x)
+        weights = torch.einsum("bchw,nc->bnhw", queries, memory.slots).softmax(dim=1)
+        kept = weights * (weights > memory.shrinkage)
+        kept = kept / kept.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        made = decoder(torch.einsum("bnhw,nc->bchw", kept, memory.slots))
+        spread = -(kept * (kept + 1e-12).log()).sum(dim=1).mean()
+        ((x - made).square().mean() + 2e-4 * spread).backward()
+        optimizer.step()
+
+
+def cavga(method: CAVGA, images: Images) -> None:
+    """Steps written out; the gradient of the code's sum is that of its linear layer."""
+    network, discriminator = method.autoencoder, method.discriminator
+    optimizers = ADAM(network.parameters()), ADAM(discriminator.parameters())
+    for batch in images:
+        features = network.encoder(batch)[-1]
+        mean, log_variance = network.head.layer(features).chunk(2, dim=1)
+        logits = network.decoder(mean + (log_variance / 2).exp() * torch.randn_like(mean))
+        made = 2 * logits.sigmoid() - 1
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2 / batch.numel()
+        looked = (features * network.head.layer.weight[: mean.shape[1]].sum(dim=0)).sum(dim=1).sigmoid()
+        fooled = torch.nn.functional.softplus(-discriminator(made)[0]).mean()
+        loss = cross_entropy(logits, batch) + kl + fooled + 0.01 * (1 - looked).mean()
+        optimizers[0].zero_grad()
+        loss.backward(inputs=list(network.parameters()))
+        optimizers[0].step()
+        optimizers[1].zero_grad()
+        real, fake = discriminator(2 * batch - 1)[0], discriminator(made.detach())[0]
+        (torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(fake).mean()).backward()
+        optimizers[1].step()
+
+
+def maps(method: CAVGA, images: Images) -> None:
+    """Of whole batches."""
+    for batch in images:
+        method.predict(batch)
+
+
+def maps_alone(method: CAVGA, images: Images) -> None:
+    """Of one image after the other."""
+    for batch in images:
+        for image in batch:
+            method.predict(image[None])
+
+
+@torch.no_grad()
+def passes(method: CAVGA, images: Images) -> None:
+    """Encoder, head and decoder without a map."""
+    for batch in images:
+        method.autoencoder.decode(method.autoencoder.codes(method.autoencoder.features(batch))[0])
+
+
+def report(name: str, images: Images, *works: tuple[Callable[..., None], object]) -> None:
+    """Print a row: seconds of each work, and the share of the first in the second."""
+    for work, method in works:
+        work(method, images[:1])  # warm
+    turns = [[seconds(work, method, images) / len(images) for work, method in works] for _ in range(TURNS)]
+    columns = [f"{statistics.median(column):.3f}" for column in zip(*turns, strict=True)]
+    share = statistics.median(turn[1] / turn[0] for turn in turns)
+    print(",".join([name, *columns, *[""] * (3 - len(columns)), f"{share:.3f}"]), flush=True)
+
+
+def main(steps: str = "6") -> None:
+    """Print a row a method."""
+    torch.set_num_threads(1)
+    quiet()
+    torch.manual_seed(0)
+    images = [torch.rand(BATCH, 3, SIDE, SIDE) for _ in range(int(steps))]
+    print("method,ours_s_a_step,bare_s_a_step,alone_s_a_step,bare_of_ours")
+    network = GaussianAutoencoder(SIDE, 3)
+    variational = VAE(network, ADAM, WholeImage())
+    report("vae", images, (ours, variational), (vae, variational))
+    memory = MemAE(WholeImage(), ADAM, SIDE, 3, slots=500, shrinkage=1.0)
+    report("memae", images, (ours, memory), (memae, memory))
+    backbone = Backbone("resnet18", ["layer3"], fine_tuned=True)
+    backbone.sha256.fill_(1)  # as if its weights had been read
+    guided = CAVGA(SIDE, 3, backbone, tiling=WholeImage(), optimizer=ADAM)
+    report("cavga", images, (ours, guided), (cavga, guided))
+    guided.eval()
+    report("cavga_map", images, (maps, guided), (passes, guided), (maps_alone, guided))
+
+
+main(*sys.argv[1:])
