@@ -1,13 +1,13 @@
 """A training step of the VAE, MemAE and CAVGA beside the bare step, and one Grad-CAM of a batch beside one an image.
 
-`python experiments/speed/latent_step.py [STEPS] > experiments/speed/latent_step.csv`: networks of random weights, 128 px
-(CAVGA: ResNet-18 to layer3), batches of 8 on resident tensors, one thread, CPU seconds in turns in one process, medians
-of five. STEPS: in a turn.
+`python experiments/speed/latent_step.py [STEPS] > experiments/speed/latent_step.csv`: networks of random weights, 128
+px (CAVGA: ResNet-18 to layer3), batches of 8 on resident tensors, one thread, CPU seconds in turns in one process,
+medians of five. STEPS: in a turn; of few the trainer's start is a part.
 
 - `bare`: networks, the loss written out, backward, a step of each optimizer, and nothing else.
 - `ours`: the same batches through Lightning's trainer, with the callbacks of a run that work in a step.
-- `cavga_map`: `ours` is the map of a batch, `bare` the passes of the same networks without any gradient; `alone` asks for
-  the map of each image in turn.
+- `cavga_map`: `ours` is the map of a batch, `bare` the passes of the same networks without any gradient; `alone` asks
+  for the map of each image in turn.
 """
 
 import os
@@ -118,7 +118,7 @@ def report(name: str, images: Images, *works: tuple[Callable[..., None], object]
     print(",".join([name, *columns, *[""] * (3 - len(columns)), f"{share:.3f}"]), flush=True)
 
 
-def main(steps: str = "6") -> None:
+def main(steps: str = "20") -> None:
     """Print a row a method."""
     torch.set_num_threads(1)
     quiet()
