@@ -58,6 +58,7 @@ TOY = {
     "cutpaste": "backbone.layers=[layer1] optimizer.lr=1e-2",
     "draem": "width=2 segmentation_width=2 optimizer.lr=1e-2",
     "efficient_ad": "optimizer.lr=1e-3",
+    "egbad": "width=4 latent_size=8 optimizer.lr=1e-2",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
@@ -91,7 +92,7 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
 # Their losses hardly move in the first hundred steps; differnet has one number an image.
-UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet"}
+UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet", "egbad"}
 # Rates for two processes, of losses with steep gradients.
 GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6, "nsa": 1e-3}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
@@ -237,7 +238,8 @@ class Toy:
         method = self.built()
         for module in list(method.modules()):
             for name, layer in module.named_children():
-                trained = isinstance(layer, nn.BatchNorm2d) and layer.weight.requires_grad  # not those of a teacher
+                norm = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
+                trained = norm and (layer.weight.requires_grad or hasattr(method, "averages"))  # not those of a teacher
                 if trained and self.name in DESCENDING:
                     setattr(module, name, nn.GroupNorm(1, layer.num_features))
                 if isinstance(layer, nn.Dropout):

@@ -262,7 +262,7 @@ OURS = {
     "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "memae": {"score"},
+    "egbad": {"optimizer"}, "memae": {"score"},
     "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
@@ -285,6 +285,7 @@ GOLDEN = {
     "skip_ganomaly": ["method.width=8"],
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
+    "egbad": ["method.width=8"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "cs_flow": ["data.image_size=48", "method.backbone.layers=[layer1]", "method.kernels=[3,5]", "method.hidden=8"],
     "differnet": [
