@@ -263,7 +263,7 @@ OURS = {
     "cavga": {"classification_weight"}, "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "memae": {"score"},
+    "egbad": {"optimizer"}, "memae": {"score"},
     "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "spade": {"backbone", "pyramid", "search"},  # the same
@@ -287,6 +287,7 @@ GOLDEN = {
     "anogan": ["method.generator.width=4", "method.discriminator.width=4"],
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
     "cavga": ["method.backbone.layers=[layer2]", "method.latent_size=16", "method.width=8"],
+    "egbad": ["method.width=8"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "cs_flow": ["data.image_size=48", "method.backbone.layers=[layer1]", "method.kernels=[3,5]", "method.hidden=8"],
     "differnet": [
