@@ -47,8 +47,10 @@ SIDE = {  # px, of networks that need more than 32
     "cae": 128, "ssim_ae": 128, "vae": 128, "slides_cae": 64, "efficient_ad": 48,
 }  # fmt: skip
 TOY = {
+    "adae": "width=4 latent_size=8 optimizer.lr=1e-2",
     "anomaly_dino": "backbone.name=resnet18.tv_in1k backbone.layers=[layer2] rotations=8 ratio=0.2",
     "anogan": "generator.width=2 generator.latent_size=8 discriminator.width=2 search_steps=5 optimizer.lr=1e-2",
+    "avid": "width=4 optimizer.lr=1e-2",
     "cae": "optimizer.lr=3e-3",
     "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
@@ -90,8 +92,8 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-# Their losses hardly move in the first hundred steps; differnet has one number an image.
-UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet"}
+# Their losses hardly move in the first hundred steps; differnet has one number an image, adae two steps of a network.
+UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet", "adae"}
 # Rates for two processes, of losses with steep gradients.
 GENTLE = {"uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6, "nsa": 1e-3}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one

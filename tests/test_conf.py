@@ -212,6 +212,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "differnet": (448, 448, 24, 100_000, 192), "cs_flow": (768, 768, 16, 100_000, 240),
     "draem": (256, 256, 8, 100_000, 700),
     "cutpaste": (256, 256, 32, 8192, 256), "nsa": (256, 256, 64, 100_000, 320), "memae": (32, 32, 64, 5000, 200),
+    "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
     "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "vae": (512, 128, 30), "anogan": (512, 128, 128),
@@ -220,7 +221,7 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 NO_THRESHOLD = "vae", "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
 NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
-NO_THRESHOLD += ("memae",)  # is published
+NO_THRESHOLD += "memae", "adae", "avid"  # is published
 NARROWER = {  # networks of hundreds of millions of weights
     "cs_flow": ["method.hidden=64"],
     "differnet": ["method.hidden=64"],
