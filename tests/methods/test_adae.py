@@ -174,6 +174,8 @@ def test_every_batch_is_one_turn_and_the_margin_is_kept(tmp_path):
     assert steps == [0, 1, 0, 1, 0, 1]
     expected = {"generator/contextual", "generator/adversarial", "discriminator/real", "discriminator/fake"}
     assert expected | {"discriminator/binds", "train/loss_epoch", "validation/loss"} <= set(losses.last)
+    generator = losses.last["generator/contextual"] + losses.last["generator/adversarial"]  # of steps with its turn
+    assert losses.last["train/loss_epoch"] == pytest.approx(generator)
     assert 0 < method.state_dict()["usual_error"] < 1
 
 
