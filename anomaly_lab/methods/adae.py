@@ -28,9 +28,9 @@ MEMORY = 0.99  # what the running mean of an error keeps in a turn
 class ADAE(AdversarialMethod):
     """Two autoencoders that take turns, batch by batch: the generator G in even steps, the discriminator D in odd ones.
 
-    The published loss of D has no lower bound: D gains without end by mangling what G made. Here an image counts up to
-    `margin` times the running mean of D's error on good images; `discriminator/binds` is the share of the images that
-    reach that. `margin` None is as published.
+    As published D gains by mangling what G made, as far as the range of the images allows. Here an image counts up to
+    `margin` times the running mean of D's error on good images; `discriminator/binds` is the share of the images beyond
+    that. `margin` None is as published.
 
     A turn changes its own network alone, the running statistics of batch norm included.
     """
