@@ -1,4 +1,4 @@
-"""What both GANomalies are made of: the strided trunk of the DCGAN, its N(0, 0.02), its batch norm, its loss."""
+"""What GANomaly is made of: the strided trunk of the DCGAN, its N(0, 0.02), its batch norm, its loss."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,12 @@ ImageSize = Literal[32, 64, 128, 256]  # px; 4 px are left after a whole number 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
-def trunk(image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt) -> nn.Sequential:
-    """Halve the side down to 4 px and double the channels each time; from `width` to width * image_size / 8."""
+def trunk(
+    image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt, side: Literal[4, 16] = 4
+) -> nn.Sequential:
+    """Halve the side down to `side` px and double the channels each time, beginning with `width`."""
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
-    for _ in range(halvings(image_size)):
+    for _ in range(halvings(image_size, side)):
         layers += [
             nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
             nn.BatchNorm2d(2 * width),
@@ -30,9 +32,9 @@ def trunk(image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt) ->
     return nn.Sequential(*layers)
 
 
-def halvings(image_size: ImageSize) -> int:
-    """How often the half of a side can be halved until 4 px are left."""
-    return (image_size // 8).bit_length() - 1
+def halvings(image_size: ImageSize, side: int = 4) -> int:
+    """How often the half of an image can be halved until `side` px are left."""
+    return (image_size // (2 * side)).bit_length() - 1
 
 
 class Encoder(nn.Module):

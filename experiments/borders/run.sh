@@ -47,7 +47,7 @@ row texture method=texture_inspection $wood
 for method in cae ssim_ae vae memae lsa; do
   row quick method=$method experiment=quick data.image_size=128 $transistor
 done
-for method in ganomaly skip_ganomaly f_anogan anogan egbad; do  # 500 steps: a border needs no more to show
+for method in ganomaly skip_ganomaly adae avid egbad f_anogan anogan; do  # 500 steps: a border needs no more to show
   row quick method=$method experiment=quick data.patches=1000 data.image_size=64 $transistor
 done
 

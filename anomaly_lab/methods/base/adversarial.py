@@ -51,7 +51,8 @@ class AdversarialMethod(Method):
     clips_gradients: ClassVar[bool] = True
     rates: ClassVar[tuple[str, ...]] = ("optimizer",)
     stages: ClassVar[tuple[str, ...]] = ("training",)
-    leaders: ClassVar[tuple[str, ...]] = ("generator",)  # for each stage the network whose loss is `train/loss`
+    # For each stage the network whose loss is `train/loss`, in steps in which it has a turn.
+    leaders: ClassVar[tuple[str, ...]] = ("generator",)
     image_size: int  # px, of the images that the networks are built for
     channels: int
 
@@ -127,9 +128,10 @@ class AdversarialMethod(Method):
             losses[turn.name] = turn.loss.detach()
             parts |= {f"{turn.name}/{part}": value.detach() for part, value in turn.parts.items()}
 
-        size, loss = len(images), losses[self.leaders[stage]]
+        size = len(images)
         self.log_epoch(parts, size)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=size)
+        if (loss := losses.get(self.leaders[stage])) is not None:
+            self.log("train/loss", loss, on_step=True, on_epoch=True, sync_dist=True, batch_size=size)
         self.after_turns(losses)
         return losses
 

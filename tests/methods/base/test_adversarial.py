@@ -198,6 +198,7 @@ def test_other_images_are_refused(build):
         ("f_anogan", 30, (100_000, 20, "constant"), "32, 64, 128 or 256"),
         ("ganomaly", 30, (50_000, 15, "cosine"), "32, 64, 128 or 256"),
         ("skip_ganomaly", 30, (50_000, 15, "constant"), "32, 64, 128 or 256"),
+        ("adae", 30, (50_000, 30, "constant"), "32, 64, 128 or 256"),
     ],
 )
 def test_what_they_see_of_textures_and_how_long(name, stride, training, sizes):
