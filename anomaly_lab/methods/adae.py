@@ -30,7 +30,8 @@ class ADAE(AdversarialMethod):
 
     As published D gains by mangling what G made, as far as the range of the images allows. Here an image counts up to
     `margin` times the running mean of D's error on good images; `discriminator/binds` is the share of the images beyond
-    that. `margin` None is as published.
+    that. With a margin above 1, D may lose on good images what it gains elsewhere, and the limit rises with its error.
+    `margin` None is as published.
 
     A turn changes its own network alone, the running statistics of batch norm included.
     """
@@ -45,7 +46,7 @@ class ADAE(AdversarialMethod):
         channels: Literal[1, 3],
         latent_size: PositiveInt = 128,
         width: PositiveInt = 64,
-        margin: PositiveFloat | None = 2.0,
+        margin: PositiveFloat | None = 0.5,
         **training: Any,
     ) -> None:
         super().__init__(**training)
