@@ -57,6 +57,6 @@ cat experiments/reconstruction/results.csv
 
 # One defect of the demo data, as every method sees it without.
 for method in cae vae memae lsa egbad adae avid cavga; do
-  row demo $method demo 0
+  row demo $method demo 0 data.patches=1000
 done
 .venv/bin/python experiments/reconstruction/picture.py runs/reconstruction_demo experiments/reconstruction/reconstructions.jpg
