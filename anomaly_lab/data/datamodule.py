@@ -92,7 +92,8 @@ class DataModule(pl.LightningDataModule):
     have defective images too, label 1, as often as any other; `split_seed` chooses them. Everything else that looks at
     training images sees the good ones alone.
 
-    `sees`, `passes` and `augmented` are class attributes of the method. Patches come in batches of `batch_size`. So do
+    `sees`, `passes` and `augmented` are class attributes of the method. `patches` of an epoch, or as many as there are
+    training images, come in batches of `batch_size`. So do
     whole images, in a new order every epoch; with a fixed number of `passes` they come in order, in batches of
     `test_batch_size`. A `corruption` adds synthetic defects to training and validation images, on the device.
     """
@@ -105,7 +106,7 @@ class DataModule(pl.LightningDataModule):
         decoding: Decoding,
         patch_size: PositiveInt,
         sees: Literal["patches", "images"],
-        patches: PositiveInt,
+        patches: PositiveInt | None,
         redraw: bool,
         batch_size: PositiveInt,
         test_batch_size: PositiveInt,
@@ -236,7 +237,7 @@ class DataModule(pl.LightningDataModule):
         boxes, side = np.array(self.store.boxes), self.decoding.image_size
         if self.sees == "patches":
             common = boxes, side, self.augmentation, self.batch_size, self.seed
-            return PatchFeed(*common, self.kind, self.patch_size, self.patches, self.redraw)
+            return PatchFeed(*common, self.kind, self.patch_size, self.patches or len(boxes), self.redraw)
         shuffled = self.passes is None
         batch_size = self.batch_size if shuffled else self.test_batch_size
         return ImageFeed(boxes, side, self.augmentation, batch_size, self.seed, shuffled)

@@ -74,7 +74,7 @@ def seconds_of(config: dict[str, Any], rate: Rate) -> float:
     """The seconds of a whole job at this rate, even if part of it is done."""
     data = config["data"]
     images, tests = counts(json.dumps(data["layout"]), data["held_out"], data.get("good_photos"))
-    patches = images if data["datamodule"]["sees"] == "images" else data["patches"]
+    patches = images if data["datamodule"]["sees"] == "images" else data["patches"] or images
     return START + patches * config["trainer"]["max_epochs"] * rate.training + tests * (rate.test or 0.0)
 
 

@@ -28,6 +28,7 @@ from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain, is_user_mistake
 from anomaly_lab.data.layouts import POOLS, categories, of_pool, textures_of
+from anomaly_lab.data.one_class import classes
 from anomaly_lab.launch.jobs import Job, Outcome, Words
 from anomaly_lab.launch.table import JobTable
 from anomaly_lab.runs.folder import refuse_unwritable, state_of, write_job
@@ -128,6 +129,9 @@ def expanded(compose: Composer, words: Words) -> list[Words]:
         textures = textures_of(data.categories)
         names = categories(data.root, pool, textures) if data.root else of_pool(known, pool, textures)
         return [tuple(f"data.category={name}" if each == word else each for each in words) for name in names]
+    if "protocol" in data and pool == "all":
+        quoted = [QuotedString(path.name, Quote.single).with_quotes() for path in classes(data.root)]  # 0 is a name
+        return [tuple(f"data.category={name}" if each == word else each for each in words) for name in quoted]
     if data.name != "folder":
         raise UserError(f"data.category: expected a single category in a sweep over data={data.name}, found {pool!r}")
     rest = [each for each in words if each != word and not each.startswith("data.root=")]

@@ -1,0 +1,68 @@
+"""Photos of several classes, one of which is normal and the others are not: the protocols of one-class papers."""
+
+import random
+from pathlib import Path
+from typing import Literal
+
+from pydantic import NonNegativeInt
+
+from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.data.class_folders import Classes
+from anomaly_lab.data.listing import child_of, subfolders
+from anomaly_lab.data.samples import Sample, Splits, with_copies
+
+Protocol = Literal["one_vs_rest", "leave_one_out"]
+SHARE = 0.8  # of the normal photos that train under leave_one_out: Zenati et al. 2018, and the GANomalies
+
+
+def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegativeInt) -> Splits:
+    """Read `root/train/<class>/*` and `root/test/<class>/*` for one class.
+
+    - `one_vs_rest`: the class is normal. Its training photos train; all classes are tested, those of other classes as
+      defects that are called by their names.
+    - `leave_one_out`: the class is abnormal, the others are normal. Training and test photos are one pool, of which a
+      seeded 80 % of the normal ones train; the rest and the whole class are tested.
+
+    Raises UserError for a missing folder, and for a class that has no photos or is not there.
+    """
+    path = Path(root).expanduser()
+    folders = classes(root)
+    names = [folder.name for folder in folders]
+    if category not in names:
+        raise UserError(
+            f"data.category: expected one of the classes {', '.join(names)} of {root}, found {category!r}"
+            f"{nearest(category, names)}"
+        )
+    reading = Classes(path)
+    test_folder = child_of(path, "test")
+    tested = {child.name: child for child in subfolders(test_folder)} if test_folder else {}
+    if missing := next((name for name in names if name not in tested), None):
+        raise UserError(f"data.root: expected test photos of every class, found no folder {path / 'test' / missing}")
+
+    def labelled(folder: Path) -> list[Sample]:
+        abnormal = (folder.name == category) == (protocol == "leave_one_out")
+        return reading.samples(folder, folder.name if abnormal else "good", int(abnormal))
+
+    test = [sample for name in names for sample in labelled(tested[name])]
+    if protocol == "one_vs_rest":
+        train = labelled(next(folder for folder in folders if folder.name == category))
+        return with_copies(reading.splits(f"one class, {category}, against the others", train, test))
+    pool = [*(sample for folder in folders for sample in labelled(folder)), *test]
+    normal = [number for number, sample in enumerate(pool) if not sample.label]
+    kept = set(random.Random(split_seed).sample(normal, int(SHARE * len(normal))))
+    train = [sample for number, sample in enumerate(pool) if number in kept]
+    rest = [sample for number, sample in enumerate(pool) if number not in kept]
+    return with_copies(reading.splits(f"all classes but {category}", train, rest))
+
+
+def classes(root: str) -> list[Path]:
+    """The folders of the classes in `root/train`. Raises UserError where there are fewer than two."""
+    path = Path(root).expanduser()
+    train = child_of(path, "train") if path.is_dir() else None
+    found = subfolders(train) if train else []
+    if len(found) < 2:
+        raise UserError(
+            f"data.root: expected a folder with train/<class> and test/<class> of at least two classes, found "
+            f"{found[0] if found else 'none'} in {root}; photos of one kind of part: data=folder"
+        )
+    return found

@@ -1,0 +1,91 @@
+"""One class against the others: who trains, who is tested, by both protocols."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from anomaly_lab.config.files import CONF
+from anomaly_lab.config.overrides import composed
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.one_class import classes, one_class
+from anomaly_lab.launch.sweep import expanded
+from tests.adversarial import configured
+from tests.conftest import write_image
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """Ten training and four test photos of each of three classes."""
+    for place, name in enumerate(("0", "1", "cat")):
+        for number in range(14):
+            split = "train" if number < 10 else "test"
+            write_image(tmp_path / split / name / f"{number}.png", np.full((8, 8), 20 * place + number, np.uint8))
+    return tmp_path
+
+
+def test_one_class_is_normal_and_all_are_tested(digits):
+    splits = one_class(str(digits), "1", "one_vs_rest", 0)
+    assert {sample.path.parent for sample in splits.train} == {digits / "train/1"}
+    assert len(splits.train) == 10
+    assert Counter((sample.defect, sample.label) for sample in splits.test) == {
+        ("0", 1): 4,
+        ("good", 0): 4,
+        ("cat", 1): 4,
+    }
+    assert {sample.path.parent for sample in splits.test if not sample.label} == {digits / "test/1"}
+
+
+def test_one_class_is_left_out_and_a_fifth_of_the_others_is_tested(digits):
+    splits = one_class(str(digits), "1", "leave_one_out", 0)
+    normal = [sample for sample in (*splits.train, *splits.test) if not sample.label]
+    assert len(normal) == len({sample.path for sample in normal}) == 28
+    assert len(splits.train) == int(0.8 * 28)
+    assert not any(sample.path.parent.name == "1" for sample in normal)
+    abnormal = [sample for sample in splits.test if sample.label]
+    assert Counter((sample.path.parent, sample.defect) for sample in abnormal) == {
+        (digits / "train/1", "1"): 10, (digits / "test/1", "1"): 4
+    }  # fmt: skip
+    other = one_class(str(digits), "1", "leave_one_out", 1)
+    assert {sample.path for sample in other.train} != {sample.path for sample in splits.train}
+
+
+@pytest.mark.parametrize(
+    ("category", "message"),
+    [("2", "expected one of the classes 0, 1, cat of .*found '2'"), ("cta", "found 'cta'; did you mean 'cat'")],
+)
+def test_another_class_is_refused(category, message, digits):
+    with pytest.raises(UserError, match=f"data.category: .*{message}"):
+        one_class(str(digits), category, "one_vs_rest", 0)
+
+
+def test_a_class_without_images_or_without_a_test_is_refused(digits, tmp_path):
+    (digits / "train/dog").mkdir()
+    with pytest.raises(UserError, match="expected test photos of every class, found no folder .*test/dog"):
+        one_class(str(digits), "1", "one_vs_rest", 0)
+    (digits / "test/dog").mkdir()
+    with pytest.raises(UserError, match="data.root: expected photos in .*test/dog, found none"):
+        one_class(str(digits), "1", "one_vs_rest", 0)
+    for nothing in (tmp_path / "nothing", digits / "test"):
+        with pytest.raises(UserError, match="data.root: expected a folder with train/<class> and test/<class>"):
+            classes(str(nothing))
+
+
+def test_an_epoch_is_an_epoch_and_nothing_is_varied(digits):
+    config = configured("method=memae", "data=one_class", f"data.root={digits}", "data.category='1'")
+    data = config["data"]
+    assert (data["patches"], data["image_size"], data["kind"]) == (None, 32, "object")
+    assert set(config["augmentation"]) == {"_target_"}
+    assert data["name"].endswith("-one_vs_rest")
+    other = configured(
+        "method=memae", "data=one_class", f"data.root={digits}", "data.category='1'", "data.protocol=leave_one_out"
+    )
+    assert other["data"]["name"].endswith("-leave_one_out")
+
+
+def test_all_classes_are_a_sweep(digits):
+    words = ("method=padim", "data=one_class", f"data.root={digits}", "data.category=all")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = expanded(lambda some: composed(lambda each: compose("train", each), some)[0], words)
+    assert [job[-1] for job in found] == ["data.category='0'", "data.category='1'", "data.category='cat'"]
