@@ -21,10 +21,13 @@ from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 from anomaly_lab.methods.base.tiling import Tiling
 
-Kind = Literal["brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness")  # these kinds have a score and no map
+Kind = Literal[
+    "brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca", "nearest", "kde"
+]
+IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness", "nearest", "kde")  # these kinds have a score and no map
+KINDS: tuple[Kind, ...] = get_args(Kind)[:7]  # of every run; the others are for photos of several classes
 THUMBNAIL = 64  # px, at which principal components are computed
+SMALL = 32  # px, at which images are compared with each other
 COMPONENTS = 16
 THUMBNAILS = 1000  # at most; of more training images a sample of that size
 
@@ -32,18 +35,23 @@ Maps = Float[Tensor, "batch 1 map_height map_width"]
 
 
 class Control(FittedMethod):
-    """One of seven scores without any idea of a defect.
+    """One of nine scores without any idea of a defect.
 
     `brightness`: mean of the image. `sharpness`: mean absolute difference of neighbouring pixels. `background`:
     distance to the median gray of the training images. `mean_image`: squared difference to their mean. `gray_ssim`:
     1 - SSIM against a constant gray 0.5. `foreground`: the side of Otsu's threshold on which the median gray does not
-    lie. `pca`: squared residual after 16 principal components of the training images, at 64 px.
+    lie. `pca`: squared residual after 16 principal components of the training images, at 64 px. `nearest`: distance to
+    the nearest training image, at 32 px. `kde`: negative logarithm of a density of Gaussians around these, as wide as
+    half the median distance of a training image to its nearest.
     """
 
     mean_image: Tensor
     background: Tensor
     center: Tensor
     components: Tensor
+    known: Tensor
+    count: Tensor
+    width: Tensor
 
     def __init__(self, tiling: Tiling, image_size: PositiveInt, channels: Literal[1, 3], kind: Kind) -> None:
         super().__init__(tiling)
@@ -57,6 +65,11 @@ class Control(FittedMethod):
         self._levels = torch.zeros(256, dtype=torch.int64)
         self._count = 0
         self._thumbnails = Reservoir(THUMBNAILS, seed=0)
+        compares = kind in {"nearest", "kde"}
+        self.register_buffer("known", torch.zeros(THUMBNAILS * compares, channels * SMALL**2))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of them that are images
+        self.register_buffer("width", torch.ones(()))
+        self._small = Reservoir(THUMBNAILS, seed=0)
 
     def memory(self, images: int) -> int:
         """The thumbnails."""
@@ -68,8 +81,10 @@ class Control(FittedMethod):
         gray = images.mean(dim=1, keepdim=True)
         self._levels += torch.bincount((gray * 255).round().long().flatten().cpu(), minlength=256)
         self._count += len(images)
-        for i, thumbnail in zip(index.tolist(), thumbnails(gray), strict=True):
+        for i, thumbnail, small in zip(index.tolist(), thumbnails(gray), thumbnails(images, SMALL), strict=True):
             self._thumbnails.add(i, thumbnail[None])
+            if len(self.known):
+                self._small.add(i, small[None])
 
     def fit(self) -> None:
         """Mean image, median gray, principal components."""
@@ -82,6 +97,16 @@ class Control(FittedMethod):
         directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False).Vh[:COMPONENTS]
         self.components[: len(directions)].copy_(directions)
         self._thumbnails.clear()
+        if len(self.known):
+            images = self._small.rows()
+            self.count.fill_(len(images))
+            self.known[: len(images)].copy_(images)
+            apart = torch.cdist(images.double(), images.double()).fill_diagonal_(torch.inf).amin(dim=1)
+            least = images.shape[1] ** 0.5 / 255  # a gray level: of copies, and of a single image
+            self.width.copy_(
+                (apart[apart.isfinite()].median() / 2 if len(images) > 1 else apart.new_zeros(())).clamp(least)
+            )
+            self._small.clear()
 
     def predict(self, images: Images) -> Prediction:
         """The map of this kind, or the one number of the image."""
@@ -111,6 +136,15 @@ class Control(FittedMethod):
                 return torch.stack([self._foreground(image) for image in gray])
             case "pca":
                 return self._residual(gray)
+            case "nearest":
+                return self._distances(images).amin(dim=1).view(-1, 1, 1, 1)
+            case "kde":
+                exponents = -self._distances(images).square() / (2 * self.width**2)
+                return -exponents.logsumexp(dim=1).view(-1, 1, 1, 1)
+
+    def _distances(self, images: Images) -> Float[Tensor, "batch known"]:
+        known = self.known[: int(self.count)].double()
+        return torch.cdist(thumbnails(images, SMALL).double(), known).float()
 
     def _foreground(self, gray: Float[Tensor, "1 height width"]) -> Float[Tensor, "1 height width"]:
         levels = (gray * 255).round().byte().cpu().numpy()[0]
@@ -124,6 +158,8 @@ class Control(FittedMethod):
         return rest.square().view(-1, 1, THUMBNAIL, THUMBNAIL)
 
 
-def thumbnails(gray: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch pixel"]:
-    """Gray images at 64 px, as rows."""
-    return functional.interpolate(gray, (THUMBNAIL, THUMBNAIL), mode="area").flatten(1)
+def thumbnails(
+    images: Float[Tensor, "batch channel height width"], side: int = THUMBNAIL
+) -> Float[Tensor, "batch value"]:
+    """Images at `side` px, as rows."""
+    return functional.interpolate(images, (side, side), mode="area").flatten(1)

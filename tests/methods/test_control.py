@@ -1,11 +1,13 @@
 """Controls in closed form: what they say of images whose answer is known by thought."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from anomaly_lab.methods.base.tiling import WholeImage
-from anomaly_lab.methods.control import Control
+from anomaly_lab.methods.control import KINDS, Control, Kind
 
 
 def fitted(images, kind="brightness"):
@@ -74,3 +76,31 @@ def test_what_lies_in_the_span_of_the_training_images_has_no_residual():
     outside[..., 10:14, 10:14] = 1.0
     said = answer("pca", outside, training)
     assert said.flatten().argmax() in [row * 64 + column for row in range(10, 14) for column in range(10, 14)]
+
+
+def test_nearest_is_the_distance_to_the_nearest_training_image():
+    said = fitted(flat(0.1, 0.3, 0.9), "nearest")(flat(0.2, 0.5))
+    side = (3 * 32**2) ** 0.5
+    assert said.score.tolist() == pytest.approx([0.1 * side, 0.2 * side], rel=1e-4)
+    assert not fitted(flat(0.1), "nearest").localises
+
+
+def test_kde_is_a_density_of_gaussians_half_as_wide_as_images_lie_apart():
+    """Of three grays the nearest others are .2, .2 and .6 away: the median is .2, a Gaussian .1 wide."""
+    training = flat(0.1, 0.3, 0.9)
+    side = (3 * 32**2) ** 0.5
+    control = fitted(training, "kde")
+    assert control.width.item() == pytest.approx(0.1 * side, rel=1e-4)
+    expected = -np.logaddexp.reduce([-((0.2 - level) ** 2) / (2 * 0.1**2) for level in (0.1, 0.3, 0.9)])
+    assert control(flat(0.2)).score.item() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("training", [flat(0.1), flat(0.1, 0.1)])
+def test_copies_and_a_single_image_have_a_width(training):
+    control = fitted(training, "kde")
+    assert control.width.item() == pytest.approx((3 * 32**2) ** 0.5 / 255, rel=1e-5)
+    assert control(flat(0.1, 0.5)).score.isfinite().all()
+
+
+def test_the_nine_kinds_are_the_seven_of_every_run_and_two_for_classes():
+    assert set(get_args(Kind)) - set(KINDS) == {"nearest", "kde"}
