@@ -17,6 +17,7 @@ from anomaly_lab.inference.graph import answer_of, ask_onnx, ask_pt2, to_onnx, t
 from anomaly_lab.methods import ganomaly
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.fitted import FittedMethod
+from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.tiling import SlidingWindow, enlarge
 from anomaly_lab.training.seed import SeedEveryStep
 from tests.adversarial import OUTSIDE, Losses, configured, in_two_processes
@@ -141,6 +142,10 @@ def test_textures_are_asked_window_by_window_and_images_may_be_gray_or_colour(to
         method.fit()
     else:
         method.rehearse(painted(Batch.of(training[..., :side, :side]), toy.corruption))
+        if isinstance(method, GradientMethod):
+            several = bars(2, 0, 2 * side, channels)  # four windows each
+            held_out = painted(Batch.of(several), toy.corruption)._replace(row=None)
+            assert method.eval().losses(method.windows(held_out))["loss"].isfinite()
     images = torch.cat([training[:1], bars(2, 101, side + 16, channels, defective=True)])
     with torch.no_grad():
         prediction = method.eval()(images)

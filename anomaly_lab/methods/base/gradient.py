@@ -51,15 +51,23 @@ class GradientMethod(Method):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same losses on held-out normal images, unaugmented."""
-        losses = self.losses(self._windows(batch))
+        losses = self.losses(self.windows(batch))
         self.log_dict({f"validation/{name}": loss for name, loss in losses.items()}, batch_size=len(batch.image))
 
-    def _windows(self, batch: Batch) -> Batch:
-        """Whole images as they look in training, synthetic defects included."""
+    def windows(self, batch: Batch) -> Batch:
+        """Whole images as they look in training, synthetic defects included.
+
+        Every window is an image with a number of its own, which follows from that of its image: the noise of a held-out
+        image follows from its number.
+        """
         cut = self.tiling.training_like
+        image, count = cut(batch.image), len(batch.image)
+        each = len(image) // count  # windows of an image, the first ones of all images first
+        number = torch.arange(each, device=image.device).repeat_interleave(count)
+        index, label = batch.index.repeat(each) * each + number, batch.label.repeat(each)
         clean = None if batch.clean is None else cut(batch.clean)
         defect = None if batch.defect is None else cut(batch.defect.float()).bool()
-        return batch._replace(image=cut(batch.image), clean=clean, defect=defect)
+        return batch._replace(image=image, index=index, label=label, clean=clean, defect=defect)
 
     def rehearse(self, batch: Batch) -> Scalar:
         """The loss of a step."""

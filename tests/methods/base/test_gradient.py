@@ -90,3 +90,15 @@ def test_held_out_images_are_cut_together_with_their_synthetic_defects():
     assert batch.image.shape == batch.clean.shape == batch.defect.shape == (4, 1, 4, 4)
     assert torch.equal(batch.clean, -batch.image)
     assert torch.equal(batch.defect, batch.image > 40)
+
+
+def test_every_window_of_a_held_out_image_has_a_number_of_its_own():
+    images = torch.arange(3 * 64.0).view(3, 1, 8, 8)
+    batch = Batch.of(images)._replace(label=torch.tensor([0, 1, 0]), row=None)
+    windows = Offset().windows(batch)
+    assert len(windows.index.unique()) == len(windows.image) == 12
+    assert windows.label.tolist() == [int(64 <= image.min() < 128) for image in windows.image]
+    alone = Offset().windows(batch._replace(image=images[1:2], index=batch.index[1:2], label=batch.label[1:2]))
+    number = {float(image.min()): int(index) for image, index in zip(windows.image, windows.index, strict=True)}
+    assert {number[float(image.min())] for image in alone.image} == set(alone.index.tolist())
+    assert all(number[float(x.min())] == i for x, i in zip(alone.image, alone.index.tolist(), strict=True))
