@@ -29,6 +29,7 @@ CHOICES = [choice for choice in CHOICES if choice[0] != "select"]  # no group of
 NEEDED = {
     ("data", "folder"): ["data.root=x"],
     ("data", "csv"): ["data.root=x"],
+    ("data", "one_class"): ["data.root=x", "data.category=a", "method=memae"],
     ("threshold", "own"): ["method=texture_inspection"],
 }
 
