@@ -33,6 +33,7 @@ from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, hold_out
 from anomaly_lab.data.store import Cache, Store, on_device, open_store, stopped
 
+Protocol = Literal["unsupervised", "weakly_supervised"]  # what a method may know
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
 
 
@@ -129,6 +130,8 @@ class DataModule(pl.LightningDataModule):
         chosen = seen.train
         self.train_samples, self.held_out_samples = hold_out(chosen, held_out, split_seed)
         self.train_samples += seen.labelled
+        self.labelled = len(seen.labelled)  # of the training samples, the last ones
+        self.protocol: Protocol = "weakly_supervised" if seen.labelled else "unsupervised"
         self.test_samples = seen.test
         self.all_samples = (*splits.train, *splits.test)  # with those that `good_photos` leaves out
         few = f"{len(chosen)} of {len(splits.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
@@ -181,6 +184,7 @@ class DataModule(pl.LightningDataModule):
         kept = self.cache, self.cache_dir, self.on_error, self.data_folder
         self.store = self._placed(open_store(self.train_samples, self.decoding, self.workers, *kept))
         self.train_samples = self.store.samples
+        self.labelled = sum(sample.label == 1 for sample in self.train_samples)
         self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
         self.unreadable += self.store.unreadable
         if self.unreadable:
@@ -223,12 +227,7 @@ class DataModule(pl.LightningDataModule):
     @property
     def good(self) -> list[Sample]:
         """The good training images, which come first."""
-        return [sample for sample in self.train_samples if sample.label != 1]
-
-    @property
-    def protocol(self) -> Literal["unsupervised", "weakly_supervised"]:
-        """What the method may know."""
-        return "unsupervised" if len(self.good) == len(self.train_samples) else "weakly_supervised"
+        return self.train_samples[: len(self.train_samples) - self.labelled]
 
     @cached_property
     def feed(self) -> Feed:
@@ -295,8 +294,8 @@ class DataModule(pl.LightningDataModule):
         """The training batch of some rows of the feed, on the device."""
         assert self.store is not None
         batch = self.feed.render(rows, self.store, device)
-        if self.protocol != "unsupervised":
-            batch = batch._replace(label=(batch.index >= len(self.good)).long())
+        if self.labelled:
+            batch = batch._replace(label=(batch.index >= len(self.train_samples) - self.labelled).long())
         if self.corruption is None:
             return batch
         assert batch.row is not None

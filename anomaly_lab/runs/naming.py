@@ -38,9 +38,7 @@ HARMLESS = {
 class Fingerprints(NamedTuple):
     """Hashes of the content of the images."""
 
-    train: (
-        str  # of the images that the run knows (`data.good_photos`, `data.labelled_abnormal`), held-out ones included
-    )
+    train: str  # of the images that the run knows (`good_photos`, `labelled_abnormal`), held-out ones included
     test: str  # of the test images, with masks and labels
 
 
@@ -150,12 +148,9 @@ def fingerprints_of(resolved: dict[str, Any]) -> Fingerprints:
     Raises UserError if the data cannot be found, or has fewer than `data.good_photos`.
     """
     data = resolved["data"]["datamodule"]
-    layout, number, labelled = (
-        json.dumps(resolved["data"]["layout"]),
-        data.get("good_photos"),
-        data.get("labelled_abnormal"),
-    )
-    return _fingerprints(layout, number, 0 if number is None else data["seed"], labelled, data["split_seed"])
+    layout, number = json.dumps(resolved["data"]["layout"]), data.get("good_photos")
+    draws = data.get("labelled_abnormal"), data["split_seed"]
+    return _fingerprints(layout, number, 0 if number is None else data["seed"], *draws)
 
 
 @cache
