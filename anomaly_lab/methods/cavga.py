@@ -129,7 +129,8 @@ class CAVGA(AdversarialMethod):
     Decisions, where the paper is silent or at odds with itself:
 
     - A is the logistic function of `gain` times Grad-CAM without its ReLU: with both A was never below .5, and the
-      published threshold would never be passed. The number whose gradient is taken is the sum of the mean code.
+      published threshold would never be passed. The number whose gradient is taken is the sum of the mean code by the
+      root of its channels: the sum alone is so large that A is 0 or 1 from the start, whatever the image.
     - Cross entropy and divergence are divided by the number of values of an image. With their sums the weight of the
       attention, .01, would be that of nothing.
     - The autoencoder wants its images taken for real. The loss that the paper prints adds that of the discriminator to
@@ -209,7 +210,7 @@ class CAVGA(AdversarialMethod):
         """The weighted losses of attention and classes, and what is logged of them."""
         classify = self.autoencoder.classifier
         if classify is None:
-            attention = self.attention(features, mean.flatten(1).sum(dim=1), create_graph=True)
+            attention = self.attention(features, self.looked_for(mean), create_graph=True)
             loss = self.attention_weight * (1 - attention).mean()
             return loss, {"attention": attention.mean(), "attention_deviation": attention.std()}
         logits = classify(mean.flatten(1)).float()
@@ -221,6 +222,10 @@ class CAVGA(AdversarialMethod):
         loss = self.attention_weight * complementary.mean() + self.classification_weight * classes
         spread = {"attention": good.mean(), "attention_deviation": good.std()}
         return loss, {"classes": classes, "complementary": complementary.mean(), **spread}
+
+    def looked_for(self, mean: Codes) -> Float[Tensor, " batch"]:
+        """A number of each mean code: of CAVGA-R's, if they were drawn from the prior, it varies by 1 a place."""
+        return mean.flatten(1).sum(dim=1) / mean.shape[1] ** 0.5
 
     def attention(self, features: Features, numbers: Float[Tensor, " batch"], create_graph: bool = False) -> Maps:
         """Where a number of each image comes from, in (0, 1)."""
@@ -240,7 +245,7 @@ class CAVGA(AdversarialMethod):
         with torch.enable_grad():
             mean, _ = self.autoencoder.codes(features.requires_grad_())
             classify = self.autoencoder.classifier
-            numbers = mean.flatten(1).sum(dim=1) if classify is None else classify(mean.flatten(1))[:, GOOD]
+            numbers = self.looked_for(mean) if classify is None else classify(mean.flatten(1))[:, GOOD]
             attention = self.attention(features, numbers).detach()
         with torch.no_grad():
             made = self.autoencoder.decode(mean).sigmoid()

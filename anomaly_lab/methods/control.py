@@ -24,7 +24,8 @@ from anomaly_lab.methods.base.tiling import Tiling
 Kind = Literal[
     "brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca", "nearest", "kde"
 ]
-IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness", "nearest", "kde")  # these kinds have a score and no map
+IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness")  # of every run, with a score and no map
+COMPARED = ("nearest", "kde")  # with the training images; no map either
 KINDS: tuple[Kind, ...] = get_args(Kind)[:7]  # of every run; the others are for photos of several classes
 THUMBNAIL = 64  # px, at which principal components are computed
 SMALL = 32  # px, at which images are compared with each other
@@ -56,7 +57,7 @@ class Control(FittedMethod):
     def __init__(self, tiling: Tiling, image_size: PositiveInt, channels: Literal[1, 3], kind: Kind) -> None:
         super().__init__(tiling)
         self.kind: Kind = kind
-        self.localises = kind not in IMAGE_LEVEL_CONTROLS
+        self.localises = kind not in {*IMAGE_LEVEL_CONTROLS, *COMPARED}
         self.register_buffer("mean_image", torch.zeros(channels, image_size, image_size))
         self.register_buffer("background", torch.zeros(()))
         self.register_buffer("center", torch.zeros(THUMBNAIL**2))
@@ -65,7 +66,7 @@ class Control(FittedMethod):
         self._levels = torch.zeros(256, dtype=torch.int64)
         self._count = 0
         self._thumbnails = Reservoir(THUMBNAILS, seed=0)
-        compares = kind in {"nearest", "kde"}
+        compares = kind in COMPARED
         self.register_buffer("known", torch.zeros(THUMBNAILS * compares, channels * SMALL**2))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of them that are images
         self.register_buffer("width", torch.ones(()))
