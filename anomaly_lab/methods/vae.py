@@ -56,7 +56,7 @@ class VAE(GradientMethod):
     The papers sum over pixels. Here loss and `elbo` are divided by the number of values of an image, the KL divergence
     as well: the same optimum, at sizes that do not depend on the image.
 
-    Raises UserError where logits would pass a sigmoid of the network.
+    Raises UserError where logits would pass a sigmoid of the network, and for a variance of them.
     """
 
     least_misfit: Tensor
@@ -83,6 +83,8 @@ class VAE(GradientMethod):
             raise UserError(
                 "method.network.output: expected linear, for the logits of method.likelihood=bernoulli, found sigmoid"
             )
+        if likelihood == "bernoulli" and gamma is not None:
+            raise UserError(f"method.gamma: expected null, because logits have no variance, found {gamma}")
         self.network = network
         self.likelihood, self.beta = likelihood, beta
         start = torch.tensor(0.0 if gamma is None else math.log(gamma) / UNIT)

@@ -217,3 +217,8 @@ def test_samples_are_decoded_from_the_prior(network, images):
     assert (drawn[0] - drawn[1]).abs().max() > 0.01
     assert not torch.equal(drawn, vae(network, seed=1).samples(images))
     torch.testing.assert_close(method.embed(images), network.encode(images)[0].flatten(1))
+
+
+def test_logits_have_no_variance():
+    with pytest.raises(UserError, match="method.gamma: expected null, because logits have no variance, found 0.1"):
+        vae(likelihood="bernoulli", gamma=0.1)
