@@ -234,6 +234,11 @@ def _check_passes(resolved: dict[str, Any]) -> None:
 def _check_labelled(resolved: dict[str, Any]) -> None:
     """Refuse labelled abnormal images for a method that would take them as normal, and patches of them."""
     amount, method = resolved["data"].get("labelled_abnormal"), resolved["method"]
+    if method.get("labelled", amount is not None) != (amount is not None):
+        raise UserError(
+            f"method.labelled: expected {amount is not None}, as data.labelled_abnormal={amount} says, found "
+            f"{method['labelled']}; type data.labelled_abnormal alone"
+        )
     if amount is None:
         return
     if not class_fact(method["_target_"], "labelled"):

@@ -185,6 +185,11 @@ class DataModule(pl.LightningDataModule):
         self.store = self._placed(open_store(self.train_samples, self.decoding, self.workers, *kept))
         self.train_samples = self.store.samples
         self.labelled = sum(sample.label == 1 for sample in self.train_samples)
+        if self.protocol != "unsupervised" and not self.labelled:
+            raise UserError(
+                "data.labelled_abnormal: expected a defective photo that can be read, found none: "
+                f"{self.store.unreadable[0]}; replace it, or leave the key out"
+            )
         self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
         self.unreadable += self.store.unreadable
         if self.unreadable:

@@ -57,7 +57,7 @@ class ADAE(AdversarialMethod):
         for network in (self.generator, self.discriminator):
             initialise(network)
             network.to(memory_format=torch.channels_last)  # faster on a CPU, and in half precision on a GPU
-        self.register_buffer("usual_error", torch.tensor(torch.inf))  # of D on good images; so far none was seen
+        self.register_buffer("usual_error", torch.tensor(-1.0))  # of D on good images; below 0: none was seen
 
     def signed(self, images: Images) -> Images:
         """From [0, 1] to [-1, 1], in the memory format of the weights."""
@@ -94,7 +94,7 @@ class ADAE(AdversarialMethod):
         error = error.detach().clone()
         if self._trainer is not None:
             error = self.trainer.strategy.reduce(error, reduce_op="mean")
-        mean = torch.where(self.usual_error.isinf(), error, torch.lerp(error, self.usual_error, MEMORY))
+        mean = torch.where(self.usual_error < 0, error, torch.lerp(error, self.usual_error, MEMORY))
         self.usual_error.copy_(mean)
         return self.margin * mean
 

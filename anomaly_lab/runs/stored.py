@@ -25,7 +25,15 @@ from anomaly_lab.runs.settings import as_written
 
 CONFIG = Path(".hydra/config.yaml")
 DECODING = "anomaly_lab.data.images.Decoding"
-RESOLVERS = {"want", "fact", "tiled_as", "textures", "category", "oc.select"}  # these read only the configuration
+RESOLVERS = {
+    "want",
+    "fact",
+    "tiled_as",
+    "textures",
+    "category",
+    "given",
+    "oc.select",
+}  # these read only the configuration
 SIDE = Annotated[int, pydantic.Field(gt=0, le=2**14)]  # px
 READ: dict[str, Any] = {
     "seed": pydantic.NonNegativeInt,

@@ -38,6 +38,7 @@ def message(*overrides):
             "data.labelled_abnormal: expected none, because method=cae learns from good photos alone, found 3",
         ),
         ("data.labelled_abnormal=0", "data.labelled_abnormal: expected a number greater than 0 or string, found 0"),
+        ("method=cavga method.labelled=true", "method.labelled: expected False, as data.labelled_abnormal=None .*"),
         (
             "method=cavga data.kind=texture data.labelled_abnormal=0.1",
             "data.labelled_abnormal: expected photos that are shown whole, .* found data.kind=texture; type .*",

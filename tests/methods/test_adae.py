@@ -189,3 +189,8 @@ def test_map_and_score_by_hand():
     torch.testing.assert_close(prediction.reconstruction, (made + 1) / 2)
     torch.testing.assert_close(method.samples(images), prediction.reconstruction)
     torch.testing.assert_close(method.embed(images), method.generator[0](x).flatten(1))
+
+
+@pytest.mark.parametrize("margin", [None, 0.5])
+def test_what_a_checkpoint_keeps_is_finite_before_any_step(margin):
+    assert all(value.isfinite().all() for value in adae(margin=margin).state_dict().values())

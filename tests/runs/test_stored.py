@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.metrics.thresholds import Threshold, ThresholdRule
 from anomaly_lab.runs.folder import RESULT_VERSION, write_job, write_threshold
 from anomaly_lab.runs.naming import versions_of
-from anomaly_lab.runs.stored import open_run
+from anomaly_lab.runs.stored import RESOLVERS, open_run
 
 EVIL = "tests.runs.test_stored.touch"
 READ = ("data.decoding", "data.image_size", "data.patch_size", "data.channels", "data.test_batch_size", "data.workers",
@@ -215,3 +216,11 @@ def test_weights_that_are_none(run, content):
     path.unlink()
     torch.save(content, path)
     assert "last.ckpt: expected" in answer(run)
+
+
+def test_whatever_a_method_is_configured_with_can_be_read_again():
+    """A resolver that is not known here leaves a hole in the configuration of a finished run."""
+    texts = [path.read_text() for path in (CONF / "method").glob("*.yaml")]
+    used = {name for text in texts for name in re.findall(r"[$][{]([a-z_.]+):", text)}
+    assert "given" in used
+    assert used <= RESOLVERS
