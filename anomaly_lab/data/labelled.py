@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.listing import images_in
+from anomaly_lab.data.names import is_good
 from anomaly_lab.data.samples import Sample, Splits, choose, join_copies, same_content
 
 Amount = (
@@ -23,8 +24,8 @@ def known(
 
     Raises UserError as `choose` and `with_labelled` do.
     """
-    some = splits._replace(train=choose(splits.train, good_photos, seed))
-    return some if labelled_abnormal is None else with_labelled(some, labelled_abnormal, split_seed)
+    some = splits if labelled_abnormal is None else with_labelled(splits, labelled_abnormal, split_seed)
+    return some._replace(train=choose(splits.train, good_photos, seed))
 
 
 def with_labelled(splits: Splits, amount: Amount, seed: int) -> Splits:
@@ -81,6 +82,8 @@ def _of_folder(folder: str, splits: Splits) -> list[Sample]:
     files = images_in(path)
     if not files:
         raise UserError(f"{KEY}: expected defective photos, found none in {path}")
+    if good := next((file for file in files if is_good(file.parent.name)), None):
+        raise UserError(f"{KEY}: expected folders of defective photos, found {good} in one of good ones")
     others = {sample.path.resolve(): sample for sample in (*splits.train, *splits.test)}
     same = same_content([*files, *(sample.path for sample in others.values())])
     contents = {same[path]: path for path in (sample.path for sample in others.values()) if path in same}

@@ -1,4 +1,4 @@
-"""Steps through Lightning on resident batches, and their seconds; shared by flow_step.py and student_step.py."""
+"""Steps through Lightning on resident batches, and their seconds; shared by the scripts of steps."""
 
 import time
 import warnings

@@ -127,6 +127,18 @@ def test_a_folder_with_tested_photos_is_refused(copied, tmp_path):
         with_labelled(mvtec_ad(str(tmp_path), "part"), str(folder), 0)
 
 
+def test_good_photos_are_refused_whether_the_run_knows_them_or_not(tmp_path):
+    photos(tmp_path / "part", *(f"train/good/{i}.png" for i in range(4)), "test/good/8.png", "test/crack/9.png")
+    whole = mvtec_ad(str(tmp_path), "part")
+    photos(tmp_path / "copy", "dent/0.png")  # the bytes of train/good/0.png
+    for seed in range(4):
+        with pytest.raises(UserError, match="expected photos that are neither tested nor good"):
+            known(whole, 2, seed, str(tmp_path / "copy"), 0)
+    photos(tmp_path / "pool", "good/0.png", value=200)
+    with pytest.raises(UserError, match="expected folders of defective photos, found .*good/0.png in one of good ones"):
+        with_labelled(whole, str(tmp_path / "pool"), 0)
+
+
 def test_a_folder_without_photos_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected defective photos, found none in"):
         with_labelled(splits(("crack", 3)), str(tmp_path), 0)
