@@ -1,0 +1,45 @@
+"""Flips, shifts and quarter turns of square images, each of a few states (Golan and El-Yaniv 2018, section 5.1)."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Images = Float[Tensor, "batch channel side side"]
+Kind = Literal["flip", "shift_x", "shift_y", "turn"]
+STATES: dict[Kind, int] = {"flip": 2, "shift_x": 3, "shift_y": 3, "turn": 4}
+SHIFT = 4  # the part of the side by which an image is shifted either way: a quarter
+
+
+def combinations(kinds: Sequence[Kind]) -> Int[Tensor, "transformation kind"]:
+    """The states of all transformations; the last kind changes fastest, and the first transformation does nothing."""
+    return torch.tensor(list(product(*(range(STATES[kind]) for kind in kinds))))
+
+
+def transformed(images: Images, kinds: Sequence[Kind], states: Int[Tensor, "batch kind"]) -> Images:
+    """Each image with its own states, one kind after the other. What a shift uncovers is the reflected image."""
+    row = torch.arange(len(images), device=images.device)
+    for kind, state in zip(kinds, states.unbind(1), strict=True):
+        images = torch.stack(versions(images, kind))[state, row]
+    return images
+
+
+def versions(images: Images, kind: Kind) -> list[Images]:
+    """The images in every state of a kind; the first one leaves them alone."""
+    match kind:
+        case "flip":
+            return [images, images.flip(3)]
+        case "turn":
+            return [images.rot90(quarters, (2, 3)) for quarters in range(4)]
+    axis, shift = (3 if kind == "shift_x" else 2), images.shape[3] // SHIFT
+    return [images, _shifted(images, axis, -shift), _shifted(images, axis, shift)]
+
+
+def _shifted(images: Images, axis: int, pixels: int) -> Images:
+    side = images.shape[axis]
+    place = torch.arange(side, device=images.device) - pixels
+    place = torch.where(place < 0, -1 - place, place)
+    return images.index_select(axis, torch.where(place >= side, 2 * side - 1 - place, place))
