@@ -13,9 +13,10 @@ SETTLED = 1e-7  # relative change of all parameters at which the fit ends
 def concentrations(mean: Rows, mean_log: Rows) -> Rows:
     """The parameters of the distribution under which rows with these means are likeliest, in float64.
 
-    `mean` is that of the probabilities, `mean_log` that of their logarithms, which decides. Minka, Estimating a Dirichlet
-    distribution, 2000: the fixed point of digamma(a) = digamma(sum of a) + mean_log, from the mean times an estimate of
-    the sum (Wicker et al. 2008). Rows that are all the same have no likeliest distribution; they end at a steep one.
+    `mean` is that of the probabilities, `mean_log` that of their logarithms, which decides. Minka, Estimating a
+    Dirichlet distribution, 2000: the fixed point of digamma(a) = digamma(sum of a) + mean_log, from the mean times an
+    estimate of the sum (Wicker et al. 2008). Rows that are all the same have no likeliest distribution; they end at a
+    steep one.
     """
     mean, mean_log = mean.double(), mean_log.double()
     spread = (mean * (mean.log() - mean_log)).sum(dim=-1, keepdim=True)

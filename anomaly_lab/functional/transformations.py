@@ -21,7 +21,7 @@ def combinations(kinds: Sequence[Kind]) -> Int[Tensor, "transformation kind"]:
 
 def transformed(images: Images, kinds: Sequence[Kind], states: Int[Tensor, "batch kind"]) -> Images:
     """Each image with its own states, one kind after the other. What a shift uncovers is the reflected image."""
-    row = torch.arange(len(images), device=images.device)
+    row = torch.arange(images.shape[0], device=images.device)  # len() would fix the batch of a graph
     for kind, state in zip(kinds, states.unbind(1), strict=True):
         images = torch.stack(versions(images, kind))[state, row]
     return images
@@ -29,11 +29,10 @@ def transformed(images: Images, kinds: Sequence[Kind], states: Int[Tensor, "batc
 
 def versions(images: Images, kind: Kind) -> list[Images]:
     """The images in every state of a kind; the first one leaves them alone."""
-    match kind:
-        case "flip":
-            return [images, images.flip(3)]
-        case "turn":
-            return [images.rot90(quarters, (2, 3)) for quarters in range(4)]
+    if kind == "flip":
+        return [images, images.flip(3)]
+    if kind == "turn":
+        return [images.rot90(quarters, (2, 3)) for quarters in range(4)]
     axis, shift = (3 if kind == "shift_x" else 2), images.shape[3] // SHIFT
     return [images, _shifted(images, axis, -shift), _shifted(images, axis, shift)]
 

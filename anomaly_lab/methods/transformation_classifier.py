@@ -58,6 +58,8 @@ class TransformationClassifier(GradientMethod):
     augmented = False
     localises = False
 
+    states: Tensor
+    order: Tensor
     alpha: Tensor
     centres: Tensor
 
@@ -66,7 +68,7 @@ class TransformationClassifier(GradientMethod):
         network: WideResNet,
         optimizer: OptimizerFactory,
         tiling: Tiling,
-        kinds: Annotated[tuple[Kind, ...], Len(1)],
+        kinds: Annotated[list[Kind], Len(1)],
         schedule: Schedule = "constant",
         objective: Literal["joint", "separate", "triplet"] = "joint",
         score: Literal["probability", "log_probability", "dirichlet", "distance"] = "dirichlet",
@@ -81,7 +83,7 @@ class TransformationClassifier(GradientMethod):
         states = combinations(kinds)
         count = len(states)
         if len(set(kinds)) < len(kinds):
-            raise UserError(f"method.kinds: expected each of {', '.join(STATES)} once at most, found {list(kinds)}")
+            raise UserError(f"method.kinds: expected each of {', '.join(STATES)} once at most, found {kinds}")
         if objective == "separate" and score == "dirichlet":
             raise UserError(
                 "method.score: expected probability, log_probability or distance with method.objective=separate, which "
@@ -98,13 +100,14 @@ class TransformationClassifier(GradientMethod):
         self.head = nn.Linear(network.features, sum(guesses))
         self.guesses = guesses
         self.register_buffer("states", states, persistent=False)
-        self.register_buffer("alpha", torch.ones(count, count))  # (transformation, guess)
+        self.register_buffer("order", torch.arange(count), persistent=False)
+        self.register_buffer("alpha", 1 + torch.eye(count))  # (transformation, guess); so far the right one decides
         self.register_buffer("centres", torch.zeros(count, network.features))
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """The losses of some copies of each image, all in one batch, so that a batch norm sees all transformations."""
         images, count = batch.image, len(self.states)
-        drawn = torch.arange(count, device=images.device).expand(len(images), -1)
+        drawn = self.order.expand(len(images), -1)
         if self.copies < count:
             rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
             drawn = uniform(row_keys(self.seed, epoch, rows), count).argsort(dim=1)[:, : self.copies]
@@ -120,7 +123,7 @@ class TransformationClassifier(GradientMethod):
     @property
     def right(self) -> Int[Tensor, "transformation head"]:
         """The right guess of every head for each transformation."""
-        return self.states if self.objective == "separate" else torch.arange(len(self.states)).to(self.states)[:, None]
+        return self.states if self.objective == "separate" else self.order[:, None]
 
     def features(self, images: Images, shown: Int[Tensor, "transformation batch"]) -> Features:
         """The features of the images under the transformations `shown`."""
@@ -129,7 +132,7 @@ class TransformationClassifier(GradientMethod):
 
     def all_features(self, images: Images) -> Features:
         """Those under all transformations."""
-        return self.features(images, torch.arange(len(self.states)).to(self.states)[:, None].expand(-1, len(images)))
+        return self.features(images, self.order[:, None].expand(-1, images.shape[0]))
 
     def log_probabilities(self, features: Features) -> list[Logarithms]:
         """The logarithms of the probabilities of all guesses, for each head."""

@@ -20,7 +20,7 @@ ALL = ("flip", "shift_x", "shift_y", "turn")
 
 def classifier(kinds=("turn",), **changes):
     torch.manual_seed(0)
-    return TransformationClassifier(WideResNet(10, 1, 3), ADAM, WholeImage(), kinds, **changes)
+    return TransformationClassifier(WideResNet(10, 1, 3), ADAM, WholeImage(), list(kinds), **changes)
 
 
 def images(count=4, seed=1):
@@ -79,7 +79,13 @@ def test_scores_copy_by_copy(objective, which):
 
 
 def test_a_dirichlet_distribution_of_ones_says_nothing():
-    assert torch.equal(score(classifier(), images()), torch.zeros(4))  # before the training: alpha is 1
+    method = classifier()
+    method.alpha.fill_(1)
+    assert torch.equal(score(method, images()), torch.zeros(4))
+
+
+def test_before_the_training_the_right_guess_counts():
+    torch.testing.assert_close(score(classifier(), images()), score(classifier(score="log_probability"), images()))
 
 
 def test_the_likelihood_of_all_guesses():
@@ -178,7 +184,8 @@ def test_words_that_do_not_go_together(words, message):
 
 
 def test_one_image_has_no_distribution():
-    with pytest.raises(UserError, match="expected two training images at least, for a distribution, found 1"), (
-        torch.no_grad()
+    with (
+        pytest.raises(UserError, match="expected two training images at least, for a distribution, found 1"),
+        torch.no_grad(),
     ):
         classifier().eval().conclude([Batch.of(images(1))])
