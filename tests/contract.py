@@ -55,6 +55,7 @@ TOY = {
     "cavga": "backbone.layers=[layer2] latent_size=16 width=4 optimizer.lr=1e-3",
     "cflow": "backbone.layers=[layer1,layer2] steps=1 fibres=128 optimizer.lr=5e-3",
     "cnn_dictionary": "backbone.layers=[layer2] evaluation=dense vectors_per_image=20 restarts=2 clusters=4",
+    "contrastive": "network.width=2 projection=[16,8] optimizer.lr=1e-2",
     "control": "kind=pca",
     "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=8 optimizer.lr=1e-1",
     "differnet": "backbone.layers=[layer2] blocks=2 hidden=16 views=3 optimizer.lr=1e-3",
@@ -97,13 +98,22 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-# Their losses hardly move in the first hundred steps; differnet and the transformation classifier have one number an
-# image; adae takes two steps of a network; lsa has batch norm in all its blocks, which lags behind the weights for tens
-# of batches (test_lsa.py trains longer); cavga learns to look at all of a good image, and what it makes of a defect is
-# another matter.
-UNTAUGHT = {"ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "transformation_classifier"}
+# Their losses hardly move in the first hundred steps; differnet and the last two have one number an image; adae takes
+# two steps of a network; lsa has batch norm in all its blocks, which lags behind the weights for tens of batches
+# (test_lsa.py trains longer); cavga learns to look at all of a good image, and what it makes of a defect is another
+# matter.
+UNTAUGHT = {
+    "ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "transformation_classifier", "contrastive",
+}  # fmt: skip
 # Rates for plain descent, of losses with steep gradients.
-GENTLE = {"lsa": 1e-5, "uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6, "nsa": 1e-3}
+GENTLE = {
+    "contrastive": 1e-3,
+    "lsa": 1e-5,
+    "uninformed_students": 1e-4,
+    "efficient_ad": 1e-3,
+    "fastflow": 1e-6,
+    "nsa": 1e-3,
+}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
 
 

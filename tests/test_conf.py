@@ -201,6 +201,7 @@ def test_all_categories_have_settings_of_their_kind(data, count, textures):
 
 
 NAMED = dict.fromkeys(["geom", "ssl_ad", "goad"], "transformation_classifier")  # papers that share a method
+NAMED |= dict.fromkeys(["csi", "ssl_occ", "ssd"], "contrastive")
 PAPERS = {path.stem.removesuffix("_paper"): path for path in CONF.glob("experiment/*_paper.yaml")}
 PAPERS |= {name: CONF / f"experiment/{name}.yaml" for name in NAMED}
 OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on screw
@@ -220,6 +221,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "egbad": (28, 28, 100, 50_200, 100),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
     "geom": (32, 32, 128, 5000, 216), "ssl_ad": (32, 32, 64, 5000, 45), "goad": (32, 32, 4, 5000, 16),
+    "csi": (32, 32, 128, 5000, 1000), "ssl_occ": (32, 32, 32, 5000, 2048), "ssd": (32, 32, 512, 5000, 500),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
     "cae": (512, 128, 30), "ssim_ae": (512, 128, 30), "vae": (512, 128, 30), "anogan": (512, 128, 128),
@@ -235,7 +237,7 @@ NARROWER = {  # networks of hundreds of millions of weights
     "draem": ["method.width=16", "method.segmentation_width=16"],
 }
 SCHEDULE = {"cflow": "cosine", "cutpaste": "cosine", "nsa": "cosine", "draem": "two_drops", "efficient_ad": "drop"}
-SCHEDULE |= {"ssl_ad": "cosine"}
+SCHEDULE |= dict.fromkeys(["ssl_ad", "csi", "ssl_occ", "ssd"], "cosine")
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():

@@ -7,18 +7,16 @@ images then get a Gaussian: what lies far from it is abnormal.
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.corruption import Patch, Scar
 from anomaly_lab.data.noise import row_keys
+from anomaly_lab.functional.whitening import whitening
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
@@ -87,13 +85,9 @@ class CutPaste(GradientMethod):
     def conclude(self, images: Iterable[Batch]) -> None:
         """The Gaussian of the features of the training images (section 2.3)."""
         rows = torch.cat([self.features(self.tiling.training_like(batch.image)).cpu() for batch in images])
-        if len(rows) < 2:
-            raise UserError(f"data: expected two training images at least, for a Gaussian, found {len(rows)}")
-        values = rows.double().numpy()
-        variances, vectors = np.linalg.eigh(ledoit_wolf(values)[0])
-        self.mean.copy_(torch.from_numpy(values.mean(axis=0)))
-        # The symmetric one of all roots: it is unique, whatever the order and signs of the vectors.
-        self.whitener.copy_(torch.from_numpy(vectors / np.sqrt(variances) @ vectors.T))
+        mean, whitener = whitening(rows)
+        self.mean.copy_(mean)
+        self.whitener.copy_(whitener)
 
     def predict(self, images: Images) -> Prediction:
         """Half the squared Mahalanobis distance of the features: the negative log-density, without its constant."""

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from anomaly_lab.networks.resnet import strided
+
 Maps = Float[Tensor, "batch _ _ _"]
 
 
@@ -51,7 +53,7 @@ class Block(nn.Module):
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
         )
         changes = inputs != outputs or stride != 1
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
+        self.shortcut = nn.Sequential(*strided(inputs, outputs, stride)) if changes else None
 
     def forward(self, maps: Maps) -> Maps:
         """What the block makes of the maps."""

@@ -47,8 +47,9 @@ from tests.contract import (
 from tests.golden import golden_losses
 
 OPTIMISED = pytest.mark.parametrize("toy", DESCENDING, indirect=True)
-MAGNIFIED = {  # rounding, by the root of a covariance, and by a Dirichlet distribution of guesses that hardly differ
+MAGNIFIED = {  # rounding: by the root of a covariance, by a norm, by a distribution of guesses that hardly differ
     "cutpaste": (1e-5, 1e-5),
+    "contrastive": (1e-4, 1e-6),
     "transformation_classifier": (1e-4, 1e-7),
 }
 FEWER = [pytest.param(name, marks=[pytest.mark.slow] if SIDE.get(name, 32) > 64 else []) for name in DESCENDING]
@@ -300,6 +301,8 @@ GOLDEN = {
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
     "cavga": ["method.backbone.layers=[layer2]", "method.latent_size=16", "method.width=8"],
     "egbad": ["method.width=8"],
+    "contrastive": ["data.image_size=32", "method.network.width=4"],
+    "transformation_classifier": ["data.image_size=32"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "cs_flow": ["data.image_size=48", "method.backbone.layers=[layer1]", "method.kernels=[3,5]", "method.hidden=8"],
     "differnet": [
