@@ -4,8 +4,7 @@ CSI: Tack, Mo, Jeong and Shin, Novelty Detection via Contrastive Learning on Dis
 2020. `experiment=ssl_occ`: Sohn, Li, Yoon, Jin and Pfister, Learning and Evaluating Representations for Deep One-class
 Classification, ICLR 2021. `experiment=ssd`: Sehwag, Chiang and Mittal, SSD, ICLR 2021.
 
-They answer whether an image shows another kind of object (`data=one_class`). The published trainings take hours of a
-GPU a class; after minutes of a CPU the features are hardly better than those of an untrained network.
+They answer whether an image shows another kind of object (`data=one_class`), not whether a part has a defect.
 """
 
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from torch.nn import functional
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.noise import Keys, derive, row_keys
-from anomaly_lab.data.views import Views, flipped
+from anomaly_lab.functional.views import Views, flipped
 from anomaly_lab.functional.whitening import whitening
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar

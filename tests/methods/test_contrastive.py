@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
-from anomaly_lab.data.views import Views
+from anomaly_lab.functional.views import Views
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.contrastive import Contrastive, nt_xent
 from anomaly_lab.networks.resnet import ResNet18

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from anomaly_lab.data.noise import row_keys
-from anomaly_lab.data.views import Views, crop, flipped
+from anomaly_lab.functional.views import Views, crop, flipped
 
 PLAIN = Views(crop=1.0, jitter=0.0, hue=0.0, gray=0.0, blur=0.0)
 FULL = Views(crop=0.2, jitter=0.4, hue=0.1, gray=0.2, blur=0.5)
