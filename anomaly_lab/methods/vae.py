@@ -36,7 +36,6 @@ Maps = Float[Tensor, "batch 1 _ _"]
 LEAST = -10.0  # of the logarithm of gamma: residuals of 1.7 gray levels
 UNIT = 10.0  # Adam moves a weight by its rate; the logarithm of gamma, which has a long way to go, by ten times that
 ACTIVE = 0.01  # least variance of a mean code over the images of a batch that counts as used
-ATTENDED = -7  # of the encoder's layers: behind the last but one that halves the side, 16 x 16 places
 
 
 class VAE(GradientMethod):
@@ -48,10 +47,10 @@ class VAE(GradientMethod):
       alone, in nats an image.
     - `map`: `residual`, the squared difference. `projection`, the absolute difference from what `search_steps` of
       gradient descent make of the image (`functional/projection.py`); an image is done at the smallest residual of the
-      training images. `attention`: Grad-CAM of the sum of the mean code on 16 x 16 places. `rectify`: the authors' code
-      takes the absolute value, the paper what is positive. The paper subtracts the mean code of the training images,
-      which has no gradient, and draws the code, where we take the mean; the code divides each gradient by its size:
-      not done here.
+      training images. `attention`: Grad-CAM of the sum of the mean code on 16 x 16 places, of small images on a quarter
+      of the side. `rectify`: the authors' code takes the absolute value, the paper what is positive. The paper
+      subtracts the mean code of the training images, which has no gradient, and draws the code, where we take the mean;
+      the code divides each gradient by its size: not done here.
 
     The papers sum over pixels. Here loss and `elbo` are divided by the number of values of an image, the KL divergence
     as well: the same optimum, at sizes that do not depend on the image.
@@ -174,11 +173,11 @@ class VAE(GradientMethod):
     @torch.inference_mode(False)
     @torch.enable_grad()
     def attention(self, images: Images) -> Maps:
-        """What the mean code of each image looks at, 16 x 16 places."""
-        layers = self.network.encoder
+        """What the mean code of each image looks at, 16 x 16 places; of small images a quarter of the side."""
+        layers, attended = self.network.encoder, self.network.attended
         with torch.no_grad():
-            features = layers[:ATTENDED](images.clone())
-        mean, _ = layers[ATTENDED:](features.requires_grad_())
+            features = layers[:attended](images.clone())
+        mean, _ = layers[attended:](features.requires_grad_())
         return grad_cam(features, mean.flatten(1).sum(dim=1), self.rectify)
 
     @property

@@ -70,7 +70,42 @@ class Autoencoder(nn.Module):
 
 
 class GaussianAutoencoder(Autoencoder):
-    """The same, but its encoder gives a Gaussian of codes: mean and log variance, each of `latent_size` numbers."""
+    """The same, but its encoder gives a Gaussian of codes: mean and log variance, each of `latent_size` numbers.
+
+    For small images, of 28 and 32 px, it is the network with which Liu et al. (CVPR 2020) train a VAE on MNIST: two
+    convolutions of stride 2 to 64 and 128 channels, a dense layer of 1024, and their mirror, with ReLUs.
+    """
+
+    attended: int  # the layers of the encoder whose maps attention explains
+
+    def __init__(
+        self,
+        image_size: Literal[28, 32, 128, 256, 512, 1024],
+        channels: Literal[1, 3],
+        latent_size: PositiveInt = 100,
+        initialisation: Literal["he", "xavier", "default"] = "he",
+        output: Literal["linear", "sigmoid"] = "linear",
+    ) -> None:
+        if image_size not in (28, 32):
+            super().__init__(image_size, channels, latent_size, initialisation, output)
+            self.attended = -7  # behind the last but one that halves the side, 16 x 16 places
+            return
+        nn.Module.__init__(self)  # none of the other's layers
+        side = image_size // 4
+        self.attended = 4  # both that halve the side
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, 64, 4, 2, 1), nn.ReLU(inplace=True),
+            nn.Conv2d(64, 128, 4, 2, 1), nn.ReLU(inplace=True),
+            nn.Conv2d(128, 1024, side), nn.ReLU(inplace=True),  # dense: of all places
+            GaussianHead(1024, latent_size, 1),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            nn.Flatten(), nn.Linear(latent_size, 1024), nn.ReLU(inplace=True),
+            nn.Linear(1024, 128 * side**2), nn.ReLU(inplace=True), nn.Unflatten(1, (128, side, side)),
+            nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(64, channels, 4, 2, 1), nn.Sigmoid() if output == "sigmoid" else nn.Identity(),
+        )  # fmt: skip
+        initialise(self, initialisation)
 
     def head(self, channels: int, latent_size: int) -> nn.Module:
         """As large as two of those without a Gaussian."""

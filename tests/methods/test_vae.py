@@ -210,6 +210,14 @@ def test_attention_is_the_weighted_sum_of_16_x_16_features(network, images):
     )
 
 
+def test_attention_of_a_small_image_has_a_quarter_of_its_side():
+    torch.manual_seed(0)
+    method = vae(GaussianAutoencoder(28, 1, 8), map="attention")
+    maps = method.predict(torch.rand(2, 1, 28, 28)).anomaly_map
+    assert maps.shape == (2, 1, 7, 7)
+    assert maps.std() > 0
+
+
 def test_samples_are_decoded_from_the_prior(network, images):
     method = vae(network)
     drawn = method.samples(images)

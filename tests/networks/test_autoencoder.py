@@ -74,3 +74,19 @@ def test_doubling_by_the_nearest_pixel_keeps_constants():
     made = PoolingAutoencoder(64, 3).decoder(torch.full((1, 8, 8, 8), 0.3))
     inner = made[..., 20:44, 20:44]
     torch.testing.assert_close(inner, inner[..., :1, :1].expand_as(inner))
+
+
+def test_small_images_have_the_published_network_of_mnist():
+    network = GaussianAutoencoder(28, 1, 32)
+    parts = network.encoder[:-1], network.encoder[-1], network.decoder
+    assert [sum(weight.numel() for weight in part.parameters()) for part in parts] == [6_555_840, 65_600, 6_594_753]
+
+
+@pytest.mark.parametrize(("side", "channels"), [(28, 1), (32, 3)])
+def test_small_images_come_back_too(side, channels):
+    torch.manual_seed(0)
+    network, images = GaussianAutoencoder(side, channels, 8), torch.rand(3, channels, side, side)
+    mean, log_variance = network.encode(images)
+    assert mean.shape == log_variance.shape == (3, 8, 1, 1)
+    assert network(images).shape == images.shape
+    assert network.encoder[: network.attended](images).shape == (3, 128, side // 4, side // 4)
