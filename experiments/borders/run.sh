@@ -44,10 +44,10 @@ row attention method=cavga data.image_size=64 data.patches=2000 budget.epochs=2 
   method.backbone.weights="$weights" $transistor
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
-for method in cae ssim_ae vae memae lsa; do
+for method in cae ssim_ae vae memae; do
   row quick method=$method experiment=quick data.image_size=128 $transistor
 done
-for method in ganomaly skip_ganomaly adae avid egbad f_anogan anogan; do  # 500 steps: a border needs no more to show
+for method in ganomaly skip_ganomaly adae avid egbad lsa f_anogan anogan; do  # 500 steps: a border needs no more to show
   row quick method=$method experiment=quick data.patches=1000 data.image_size=64 $transistor
 done
 
