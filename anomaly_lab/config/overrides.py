@@ -25,9 +25,7 @@ from anomaly_lab.networks.offline import MODEL, OFFLINE
 Composed = TypeVar("Composed")
 FLAGS = {"-m", "--multirun"}
 NUMBERS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
-PATHS = (
-    r"runs_dir|data\.category|[\w.]+\.(?:root|region|cache_dir|labelled_abnormal|weights|foreign_images|save_dir)"
-)
+PATHS = r"runs_dir|data\.category|[\w.]+\.(?:root|region|cache_dir|labelled_abnormal|weights|foreign_images|save_dir)"
 PATH = re.compile(rf"(\+{{0,2}}(?:{PATHS}))=(.+)", re.DOTALL)
 SWEEP = r"(?:choice|range|interval|tag|glob|sort|shuffle|int|float)\(.*\)"
 OF_HYDRA = re.compile(rf"null|true|false|(['\"]).*\1|\[[\d., -]+\]|.*\$\{{.*|{SWEEP}", re.DOTALL)  # no path

@@ -72,8 +72,10 @@ def test_words_that_need_no_plus_stay_as_they_are():
         ("-m method.foreign_images=procedural,null method.teacher.weights=null,/a/b.c", None),
         ("method.foreign_images=a,b", "method.foreign_images='a,b'"),
         ("data.foreign_images=~/dtd/it's", r"data.foreign_images='{home}/dtd/it\'s'"),
-        ("data.labelled_abnormal=5 -m data.labelled_abnormal=0.1,1e-2,./5,~/x", "-m data.labelled_abnormal=5 "
-         "data.labelled_abnormal=0.1,1e-2,'5',{home}/x"),
+        (
+            "data.labelled_abnormal=5 -m data.labelled_abnormal=0.1,1e-2,./5,~/x",
+            "-m data.labelled_abnormal=5 data.labelled_abnormal=0.1,1e-2,'5',{home}/x",
+        ),
         ("data.labelled_abnormal=.5 data.labelled_abnormal=-1", None),
         ("-m data.root=a,b", None),
         ("-m data.root=ä,b", "-m data.root='ä',b"),
