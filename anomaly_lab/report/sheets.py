@@ -7,7 +7,7 @@ from scipy.stats import rankdata
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.report.groups import Column, Groups, Row
-from anomaly_lab.report.matrix import Cell, Matrix, means_over
+from anomaly_lab.report.matrix import Cell, Matrix, by_category, means_over
 from anomaly_lab.runs.measures import Measure
 
 RANK = "mean rank"
@@ -76,8 +76,8 @@ def sheet(matrix: Matrix, groups: Groups, style: Style = PLAIN) -> Sheet:
         here = [column for column in matrix.columns if column.dataset == dataset]
         columns += here
         for title, members in (_kinds(groups, here) if style.kinds else {}).items():
-            columns += [Mean(dataset, title, tuple(members))] if len(members) > 1 else []
-        columns += [Mean(dataset, "mean", tuple(here))] if len(here) > 1 else []
+            columns += [Mean(dataset, title, tuple(members))] if len(by_category(members)) > 1 else []
+        columns += [Mean(dataset, "mean", tuple(here))] if len(by_category(here)) > 1 else []
     several = len({column.dataset for column in groups.columns}) > 1
     headers = [
         f"{column.dataset} {column.label}" if several and isinstance(column, Column) else column.label
