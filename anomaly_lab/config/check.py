@@ -270,7 +270,9 @@ def _check_labelled(resolved: dict[str, Any]) -> None:
 def _takers() -> list[str]:
     """The methods that learn from labelled abnormal images, too."""
     files = sorted((CONF / "method").glob("*.yaml"))
-    return [file.stem for file in files if class_fact(OmegaConf.load(file)["_target_"], "labelled")]
+    return [
+        file.stem for file in files if class_fact(str(OmegaConf.select(OmegaConf.load(file), "_target_")), "labelled")
+    ]
 
 
 def _of_whole_objects(error: UserError, data: dict[str, Any]) -> UserError:
