@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from scipy.stats import rankdata
 
 from anomaly_lab.core.errors import UserError, nearest
@@ -139,7 +140,10 @@ def _ranks(
     if not methods or not common:
         return None
     values = [[-sign * cell.mean for line in methods if (cell := line.cells[i]) is not None] for i in common]
-    ranks = iter(rankdata(values, axis=1).mean(axis=0).tolist())  # equal figures share the mean of their ranks
+    of_columns = rankdata(values, axis=1)  # equal figures share the mean of their ranks
+    names = [(column.dataset, column.category) for i in common if isinstance(column := columns[i], Column)]
+    each = [of_columns[[name == category for name in names]].mean(axis=0) for category in dict.fromkeys(names)]
+    ranks = iter(np.mean(each, axis=0).tolist())
     cells = [None if line.control else Cell({}, next(ranks)) for line in lines]
     return Mean("", RANK, tuple(column for i in common if isinstance(column := columns[i], Column))), len(places), cells
 
