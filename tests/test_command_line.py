@@ -28,6 +28,7 @@ def test_help_shows_usage_examples_and_groups(lab):
         "predict run=DIR",
         f"method: {', '.join(METHODS)}",
         "data.patches",
+        "data.labelled_abnormal=N|FOLDER",
         "  ssim_ae: the same autoencoder, on gray images, with an SSIM loss, Bergmann et al. 2018\n"
         "    sets input.channels=1\n",
     ):

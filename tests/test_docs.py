@@ -38,6 +38,13 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(target), link
 
 
+def test_every_experiment_is_in_the_table():
+    table = (ROOT / "docs/methods.md").read_text().partition("## Published settings and budgets")[2]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
+    files = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
+    assert {name for name in files if not name.endswith("_paper")} <= named <= files
+
+
 def test_files_that_are_shown_are_the_files():
     """ANOMALY_LAB_RECORD=1 writes them into the pages."""
     shown = 0

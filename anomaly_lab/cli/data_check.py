@@ -48,13 +48,14 @@ def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
     from anomaly_lab.data.samples import describe
 
     datamodule: DataModule = instantiate(resolved["data"]["datamodule"], _convert_="all")
-    splits = instantiate(resolved["data"]["layout"])
+    labelled = tuple(datamodule.train_samples[len(datamodule.good) :])
+    splits = instantiate(resolved["data"]["layout"])._replace(test=datamodule.test_samples, labelled=labelled)
     about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)
     print("\n".join(describe(splits).lines(*about)), flush=True)
     datamodule.on_error = "skip"  # all that cannot be read are named, not only the first
     datamodule.cache = "none" if datamodule.cache == "memory" else datamodule.cache
     datamodule.setup("fit")  # prints the remarks
-    return datamodule, [*splits.train, *splits.test]
+    return datamodule, [*splits.train, *labelled, *splits.test]
 
 
 def refuse_unreadable(datamodule: "DataModule", resolved: dict[str, Any]) -> None:

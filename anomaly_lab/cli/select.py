@@ -243,6 +243,12 @@ def parse(arguments: Sequence[str]) -> Request:
     for word in rest:
         if word.lstrip("+~").startswith(OF_SELECT):
             raise UserError(f"select: expected no {word.partition('=')[0]}=, because it compares runs of its own")
+        key, _, value = word.lstrip("+").partition("=")
+        if key == "data.labelled_abnormal" and value != "null":
+            raise UserError(
+                f"select: expected no {key}=, because it compares methods that learn from good photos alone, found "
+                f"{value}; learn from defective ones in a run: python -m anomaly_lab method=NAME {key}={value}"
+            )
     labels = switch(options, "labels", True)
     return Request(minutes, options.get("portfolio", "default"), labels, methods, rest, folder)
 

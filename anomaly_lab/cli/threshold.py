@@ -120,5 +120,5 @@ def draw(stored: "StoredRun", paths: list[Path], config: dict[str, Any], trust: 
         f"threshold: {new.image:.6g} ({new.name}, {new.normals} images) replaces {old.image:.6g} ({old.name}, "
         f"{old.normals} images); `predict` uses the new one, metrics.json keeps the metrics at the tested one"
     )
-    if new.note:
-        print(f"threshold: {new.note}")
+    for line in new.lines():
+        print(f"threshold: {line}")

@@ -113,8 +113,8 @@ def compose(overrides: list[str], folder: Path | None = None) -> tuple[DictConfi
 def dry_run(resolved: dict[str, Any]) -> None:
     """Print what a run would do: its state and folder, what `data check` finds in its data, and what it would cost.
 
-    Writes nothing but the decoded photos in the cache. Raises UserError, in the end, where the run would stop at photos
-    that cannot be read, at a file of weights, or at foreign photos that are photos of the data.
+    Writes nothing but the decoded photos in the cache. Raises UserError, in the end, where the run would stop: at
+    photos that cannot be read, a file of weights, foreign photos that are photos of the data, batches of one image.
     """
     place = place_of(resolved)
     state = state_of(*place, resolved["rerun"])
@@ -129,11 +129,12 @@ def dry_run(resolved: dict[str, Any]) -> None:
     refuse_unreadable(datamodule, resolved)
 
     from anomaly_lab.methods.base.build import build_method
-    from anomaly_lab.training.checks import check_foreign_photos
+    from anomaly_lab.training.checks import check_batches, check_foreign_photos
 
     method = build_method(resolved, resolved["trust"])
     method.load_local_weights()
     check_foreign_photos(method, datamodule)
+    check_batches(method, datamodule, 1)
 
 
 def job(config: DictConfig) -> None:

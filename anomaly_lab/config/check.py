@@ -16,6 +16,7 @@ import pydantic
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from anomaly_lab.config.files import CONF
 from anomaly_lab.config.resolvers import register, resolve
 from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing
 from anomaly_lab.config.wants import refuse_unoffered
@@ -106,6 +107,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         from anomaly_lab.core.messages import explain  # and Hydra with it, which nobody needs to open a run
 
         raise explain(error) from error
+    check_amount(resolved["data"].get("labelled_abnormal"))
     try:
         _check_nodes(resolved, raw)
     except UserError as error:
@@ -231,6 +233,18 @@ def _check_passes(resolved: dict[str, Any]) -> None:
         )
 
 
+def check_amount(amount: Any) -> None:
+    """Refuse what is neither a number of labelled photos nor a share or a folder: three types in one message."""
+    is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
+    if amount is None or (isinstance(amount, str) and amount):
+        return
+    if not is_number or not (0 < amount < 1 or (isinstance(amount, int) and amount >= 1)):
+        raise UserError(
+            "data.labelled_abnormal: expected a number of defective test photos, a share of them below 1, or a folder "
+            f"of other ones, found {amount!r}"
+        )
+
+
 def _check_labelled(resolved: dict[str, Any]) -> None:
     """Refuse labelled abnormal images for a method that would take them as normal, and patches of them."""
     amount, method = resolved["data"].get("labelled_abnormal"), resolved["method"]
@@ -244,13 +258,21 @@ def _check_labelled(resolved: dict[str, Any]) -> None:
     if not class_fact(method["_target_"], "labelled"):
         raise UserError(
             f"data.labelled_abnormal: expected none, because method={method['name']} learns from good photos alone, "
-            f"found {amount}"
+            f"found {amount}; {' or '.join(f'method={name}' for name in _takers())} learns from defective ones too"
         )
     if class_fact(method["_target_"], "sees") == "patches" and resolved["data"]["kind"] == "texture":
         raise UserError(
             "data.labelled_abnormal: expected photos that are shown whole, because a patch of a defective one may show "
             "no defect, found data.kind=texture; type data.kind=object"
         )
+
+
+def _takers() -> list[str]:
+    """The methods that learn from labelled abnormal images, too."""
+    files = sorted((CONF / "method").glob("*.yaml"))
+    return [
+        file.stem for file in files if class_fact(str(OmegaConf.select(OmegaConf.load(file), "_target_")), "labelled")
+    ]
 
 
 def _of_whole_objects(error: UserError, data: dict[str, Any]) -> UserError:
@@ -347,7 +369,7 @@ def check_value(path: str, value: Any, expected: Any) -> None:
     except pydantic.ValidationError as error:
         messages = dict.fromkeys(details["msg"] for details in error.errors())
         reason = " or ".join(re.sub(r"^Input should be (a valid )?", "", message) for message in messages)
-        reason = re.sub(r"List should have (at \w+ \d+ items) after validation, not \d+", r"\1", reason)
+        reason = re.sub(r"\w+ should have (at \w+ \d+ items?) after validation, not \d+", r"\1", reason)
         if _fits([value], expected):
             reason = f"a list such as {path}=[{value}]"
         reason = (

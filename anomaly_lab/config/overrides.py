@@ -25,13 +25,15 @@ from anomaly_lab.networks.offline import MODEL, OFFLINE
 Composed = TypeVar("Composed")
 FLAGS = {"-m", "--multirun"}
 NUMBERS = re.compile(r"(data\.(?:region|value_range))=(-?[\d.]+(?:,-?[\d.]+)+)")
-PATHS = r"data\.(?:root|region|cache_dir|category)|runs_dir|[\w.]+\.(?:weights|foreign_images)"
+PATHS = r"runs_dir|data\.category|[\w.]+\.(?:root|region|cache_dir|labelled_abnormal|weights|foreign_images|save_dir)"
 PATH = re.compile(rf"(\+{{0,2}}(?:{PATHS}))=(.+)", re.DOTALL)
 SWEEP = r"(?:choice|range|interval|tag|glob|sort|shuffle|int|float)\(.*\)"
 OF_HYDRA = re.compile(rf"null|true|false|(['\"]).*\1|\[[\d., -]+\]|.*\$\{{.*|{SWEEP}", re.DOTALL)  # no path
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)  # no folder, where a number may stand
 NEEDS_NO_QUOTES = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*", re.ASCII)
 BACKBONE = re.compile(rf"(\+{{0,2}}[\w.]+\.backbone)={OFFLINE}")
 LOGGERS = re.compile(r"logger=\[(\w+(?:,\w+)*)\]")
+NULL = "__null__"  # in a choice of one value, for which Hydra takes no null
 WORD = re.compile(r"(\+{0,2})(\w+)(\.[\w.]+)=(.+)", re.DOTALL)  # plus, first part of the key, rest of it, value
 
 
@@ -53,11 +55,11 @@ def as_people_write(arguments: Sequence[str]) -> list[str]:
 def of_method(words: Sequence[str], methods: Iterable[str] = ()) -> list[str]:
     """The words of one job: `METHOD.KEY=VALUE` becomes `method.KEY=VALUE` for that method and is left out for others.
 
-    `methods` are names beside those of conf/method. Without a word `method=...` all words stay as they are.
+    `methods` are names beside those of conf/method. Without a word `method=...` all words keep their keys.
     """
     method = next((word.partition("=")[2] for word in reversed(words) if word.startswith("method=")), None)
     known, job = {*_methods(), *methods}, []
-    for word in words:
+    for word in (f"{word.removesuffix(NULL)}null" if word.endswith(f"={NULL}") else word for word in words):
         found = WORD.fullmatch(word)
         if method is None or found is None or found[2] not in {*known, method}:
             job.append(word)
@@ -77,7 +79,8 @@ def _of_jobs(words: list[str]) -> list[str]:
     for word in words:
         found = WORD.fullmatch(word)
         if found and found[2] in ours and len(_parts(found[4])) == 1 and not re.fullmatch(SWEEP, found[4]):
-            word = f"{found[1]}{found[2]}{found[3]}=choice({found[4]})"
+            value = NULL if found[4].lower() == "null" else found[4]
+            word = f"{found[1]}{found[2]}{found[3]}=choice({value})"
         changed.append(word)
     return changed
 
@@ -94,12 +97,16 @@ def _rewritten(word: str, is_sweep: bool) -> list[str]:
     if path is None or OF_HYDRA.fullmatch(path[2]):
         return [word]
     values = _parts(path[2]) if is_sweep and not Path(path[2]).exists() else [path[2]]
-    return [f"{path[1]}={','.join(_quoted(value) for value in values)}"]
+    counts = path[1].endswith("labelled_abnormal")
+    return [f"{path[1]}={','.join(_quoted(value, counts) for value in values)}"]
 
 
-def _quoted(path: str) -> str:
-    """A path of the home or of elsewhere, in quotes where it needs them; what is no path stays as it is."""
-    if OF_HYDRA.fullmatch(path):
+def _quoted(path: str, counts: bool) -> str:
+    """A path of the home or of elsewhere, in quotes where it needs them; what is no path stays as it is.
+
+    `counts`: so does a number.
+    """
+    if OF_HYDRA.fullmatch(path) or (counts and NUMBER.fullmatch(path)):
         return path
     path = str(Path(path).expanduser())
     return path if NEEDS_NO_QUOTES.fullmatch(path) else QuotedString(path, Quote.single).with_quotes()

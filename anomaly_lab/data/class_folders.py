@@ -109,7 +109,7 @@ class Classes:
     def photos_of_good_parts(self, folder: Path) -> list[Sample]:
         """All photos below a folder without classes. Raises UserError where masks lie beside photos."""
         images = images_in(folder, self.note)
-        if partners := _beside(images):
+        if partners := masks_beside(images):
             photo, mask = next(iter(partners.items()))
             raise UserError(
                 f"{mask}: expected photos of good parts alone, found what may be the mask of {photo.name}; put "
@@ -131,7 +131,7 @@ class Classes:
         images = images_in(photos_in, self.note)
         if inner:
             self._folders_of_masks.update(mask_folders(folder))
-        beside = _beside(images)
+        beside = masks_beside(images)
         images = [path for path in images if path not in set(beside.values())]
         if not label:
             for mask in beside.values():
@@ -219,7 +219,7 @@ class Classes:
         return folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else str(folder)
 
 
-def _beside(images: list[Path]) -> dict[Path, Path]:
+def masks_beside(images: list[Path]) -> dict[Path, Path]:
     """The masks that lie beside their photos, by photo: `000_mask.png`, or `000.png` beside `000.jpg`.
 
     Raises UserError for two files of one stem of which neither is plainly the mask.

@@ -135,7 +135,7 @@ class DataModule(pl.LightningDataModule):
         self.test_samples = seen.test
         self.all_samples = (*splits.train, *splits.test)  # with those that `good_photos` leaves out
         few = f"{len(chosen)} of {len(splits.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
-        self.remarks = (*splits.remarks, few) if len(chosen) < len(splits.train) else splits.remarks
+        self.remarks = (*seen.remarks, few) if len(chosen) < len(splits.train) else seen.remarks
         self.remarks += (in_words(seen.labelled, len(seen.test)),) if seen.labelled else ()
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
@@ -188,7 +188,7 @@ class DataModule(pl.LightningDataModule):
         if self.protocol != "unsupervised" and not self.labelled:
             raise UserError(
                 "data.labelled_abnormal: expected a defective photo that can be read, found none: "
-                f"{self.store.unreadable[0]}; replace it, or leave the key out"
+                f"{self.store.unreadable[-1]}; replace it, or leave the key out"
             )
         self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
         self.unreadable += self.store.unreadable

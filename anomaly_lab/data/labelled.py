@@ -7,8 +7,10 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.remarks import RemarkCounter
+from anomaly_lab.data.class_folders import masks_beside
 from anomaly_lab.data.listing import images_in
-from anomaly_lab.data.names import is_good
+from anomaly_lab.data.names import PHOTOS, is_good
 from anomaly_lab.data.samples import Sample, Splits, choose, join_copies, same_content
 
 Amount = (
@@ -33,10 +35,10 @@ def with_labelled(splits: Splits, amount: Amount, seed: int) -> Splits:
 
     The draw takes the types of defects in turns, so that each gives as many photos as the others while it has some, and
     fewer photos are always among more. Shots of the same part, and copies, leave the test with a photo that is drawn.
-    Raises UserError where there are too few defective test photos, where the folder has none, or a tested one.
+    Raises UserError where there are too few defective test photos, or the folder has none, good ones or tested ones.
     """
     if isinstance(amount, str):
-        return splits._replace(labelled=tuple(_of_folder(amount, splits)))
+        return _of_folder(amount, splits)
     test = join_copies(splits.test)
     abnormal = [sample for sample in test if sample.label == 1]
     number = max(1, round(amount * len(abnormal))) if isinstance(amount, float) else amount
@@ -51,8 +53,8 @@ def with_labelled(splits: Splits, amount: Amount, seed: int) -> Splits:
     rest = [sample for sample in test if sample.group not in groups]
     if not any(sample.label == 1 for sample in rest):
         raise UserError(
-            f"{KEY}: expected a defective photo of another part that is left to test, found {number} photos whose "
-            "parts (groups) are those of all others; type a smaller number"
+            f"{KEY}: expected a defective photo of another part that is left to test, found {number} drawn whose parts "
+            "(groups) are those of all others; type a smaller number, or a folder of other defective photos"
         )
     kept = {sample.path for sample in rest}
     return splits._replace(
@@ -71,29 +73,66 @@ def _in_turns(samples: list[Sample], seed: int) -> list[Sample]:
     return [kind[turn] for turn in rounds for kind in kinds.values() if turn < len(kind)]
 
 
-def _of_folder(folder: str, splits: Splits) -> list[Sample]:
-    """The photos of a folder as defective samples, each of the type that its own folder is named after."""
+def _of_folder(folder: str, splits: Splits) -> Splits:
+    """The splits with the photos of a folder as labelled ones, each of the type that its own folder is named after.
+
+    Masks beside photos, and copies within the folder, are in the remarks.
+    """
     path = Path(folder).expanduser()
     if not path.is_dir():
         found = "a file" if path.is_file() else "nothing"
         raise UserError(
             f"{KEY}: expected a number, a share below 1 or a folder of defective photos, found {found} at {path}"
         )
-    files = images_in(path)
+    remarks = RemarkCounter()
+    files = images_in(path, remarks.add)
+    masks = set(masks_beside(files).values())
+    for mask in sorted(masks):
+        remarks.add("left out as masks beside labelled photos", mask)
+    shots = {file.parent.parent for file in files if file.parent.name.lower() == "rgb"}  # of parts; no depths
+    files = [
+        file
+        for file in files
+        if file not in masks and (file.parent.parent not in shots or file.parent.name.lower() == "rgb")
+    ]
     if not files:
         raise UserError(f"{KEY}: expected defective photos, found none in {path}")
-    if good := next((file for file in files if is_good(file.parent.name)), None):
-        raise UserError(f"{KEY}: expected folders of defective photos, found {good} in one of good ones")
-    others = {sample.path.resolve(): sample for sample in (*splits.train, *splits.test)}
-    same = same_content([*files, *(sample.path for sample in others.values())])
-    contents = {same[path]: path for path in (sample.path for sample in others.values()) if path in same}
     for file in files:
-        if twin := contents.get(same.get(file, "")) or (file if file.resolve() in others else None):
+        below = [part.lower() for part in file.relative_to(path).parts[:-1]]
+        if "train" in below:
             raise UserError(
-                f"{KEY}: expected photos that are neither tested nor good, found {file}, the same as {twin}; to learn "
-                f"from some of the test photos type their number: {KEY}=5"
+                f"{KEY}: expected a folder of defective photos alone, found a data set, with {file} to train on; type "
+                f"a folder of defects: {KEY}={path / 'test'}/DEFECT, or so many of the test photos: {KEY}=5"
             )
-    return [Sample(file, None, 1, file.parent.name, f"labelled {file}") for file in files]
+        if any(map(is_good, [*below, file.parent.name])):
+            raise UserError(f"{KEY}: expected folders of defective photos, found {file} in one of good ones")
+    lines = [*remarks.lines(), *_copies(files, splits)]
+    labelled = tuple(Sample(file, None, 1, _of_photos(file).name, f"labelled {file}") for file in files)
+    return splits._replace(labelled=labelled, remarks=(*splits.remarks, *lines))
+
+
+def _copies(files: list[Path], splits: Splits) -> list[str]:
+    """A line on copies among the files, if there are any. Raises UserError where one is tested, or good."""
+    others = {sample.path.resolve(): sample.path for sample in (*splits.train, *splits.test)}
+    same = same_content([*files, *others.values()])
+    contents = {same[path]: path for path in others.values() if path in same}
+    twins = {file: contents.get(same.get(file, "")) or others.get(file.resolve()) for file in files}
+    if known := [(file, twin) for file, twin in twins.items() if twin]:
+        raise UserError(
+            f"{KEY}: expected photos that are neither tested nor good, found {len(known)} of {len(files)} that are, "
+            f"such as {known[0][0]}, the same as {known[0][1]}; take them out of the folder, or learn from some of "
+            f"the test photos, which then are not tested: {KEY}=5"
+        )
+    first: dict[str, Path] = {}
+    again = [(file, first.setdefault(same[file], file)) for file in files if file in same]
+    again = [pair for pair in again if pair[0] != pair[1]]
+    what = "byte copies among the labelled photos, which count several times"
+    return [f"{what}: {len(again)}, such as {again[0][0]} of {again[0][1]}"] if again else []
+
+
+def _of_photos(file: Path) -> Path:
+    """The folder that a photo's class is named after: not `rgb` or `images` within it."""
+    return file.parent.parent if file.parent.name.lower() in PHOTOS else file.parent
 
 
 def in_words(labelled: tuple[Sample, ...], tested: int) -> str:
@@ -102,7 +141,8 @@ def in_words(labelled: tuple[Sample, ...], tested: int) -> str:
     for sample in labelled:
         kinds[sample.defect] = kinds.get(sample.defect, 0) + 1
     parts = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+    photos = "1 defective photo" if len(labelled) == 1 else f"{len(labelled)} defective photos"
     return (
-        f"{len(labelled)} defective photos to learn from ({parts}), none of which is among the {tested} test photos: "
+        f"{photos} to learn from ({parts}), not among the {tested} test photos: "
         "the run is weakly supervised, and not compared with runs that know good photos only"
     )

@@ -37,7 +37,7 @@ class Description(NamedTuple):
     """The content of a data set in words and numbers."""
 
     layout: str
-    counts: dict[str, dict[str, int]]  # images by split ("train", "test") and defect
+    counts: dict[str, dict[str, int]]  # images by split ("train", "test", "labelled" if there are such) and defect
     masks: int  # test images with a mask
     folders: dict[str, str]
     remarks: list[str]
@@ -58,7 +58,8 @@ def describe(splits: Splits) -> Description:
     """What a layout has found: its kind, the counts by split and defect, the role of every folder, and the remarks."""
     counts = {
         name: dict(Counter(sample.defect for sample in samples))
-        for name, samples in (("train", splits.train), ("test", splits.test))
+        for name, samples in (("train", splits.train), ("labelled", splits.labelled), ("test", splits.test))
+        if samples or name != "labelled"
     }
     masks = sum(sample.mask_path is not None for sample in splits.test)
     return Description(splits.layout, counts, masks, dict(splits.folders), list(splits.remarks))

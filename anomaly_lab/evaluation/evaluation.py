@@ -79,8 +79,8 @@ class Evaluation(pl.Callback):
         self.metrics = {"threshold": self.threshold.image, "pixel_threshold": self.threshold.pixel}
         if trainer.is_global_zero:
             write_threshold(Path(trainer.default_root_dir), self.threshold._asdict())
-            if self.threshold.note:
-                say(f"threshold: {self.threshold.note}")
+            for line in self.threshold.lines():
+                say(f"threshold: {line}")
             report_remarks(self._remarks, "of the images that set the threshold, ")
         self._remarks = []  # every process has seen all of these images
 

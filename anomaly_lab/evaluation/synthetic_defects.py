@@ -9,10 +9,11 @@ import pytorch_lightning as pl
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from anomaly_lab.core.console import say
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.randomness import seed
 from anomaly_lab.core.types import Batch, Placement
-from anomaly_lab.data.corruption import AtLeast, Corruption, other_corruptions
+from anomaly_lab.data.corruption import KINDS, AtLeast, Corruption, other_corruptions
 from anomaly_lab.data.datamodule import DataModule, ImageLoader, data_of
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import content
@@ -83,6 +84,12 @@ class SyntheticDefects(pl.Callback):
         self.metrics = {"synthetic_image_auroc": rank(scores[GOOD], scores["defect"]).auroc().value}
         if localises(pl_module):
             self.metrics |= {f"synthetic_pixel_{name}": values[name] for name in ("auroc", "aupro")}
+        shown = frozenset[str]().union(*(corruption.kinds for corruption in corruptions))
+        if trainer.is_global_zero and (left_out := [kind for kind in KINDS if kind not in shown]):
+            say(
+                f"synthetic defects: the figures are of {', '.join(sorted(shown))}; left out, because the method is "
+                f"trained with them: {', '.join(left_out)}"
+            )
 
     def batches(
         self, data: DataModule, corruptions: Sequence[Corruption], device: torch.device

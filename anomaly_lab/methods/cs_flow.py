@@ -64,11 +64,13 @@ class CSFlow(GradientMethod):
         if len(backbone.layers) > 1:
             raise UserError(f"method.backbone.layers: expected one layer, found {', '.join(backbone.layers)}")
         unit = backbone.reductions[0] * 2 ** (scales - 1)
-        sides = [backbone.shapes(-(-image_size // 2**scale))[0][1] for scale in range(scales)]
+        sizes = [-(-image_size // 2**scale) for scale in range(scales if image_size >= unit else 0)]
+        sides = [backbone.shapes(size)[0][1] for size in sizes]
         if image_size < unit or any(coarse != -(-fine // 2) for fine, coarse in pairwise(sides)):
+            maps = f" with maps of {', '.join(str(side) for side in sides)} places" if sides else ""
             raise UserError(
                 f"data.image_size: expected a multiple of {unit} px, so that the maps of {scales} scales halve, found "
-                f"{image_size} px with maps of {', '.join(str(side) for side in sides)} places"
+                f"{image_size} px{maps}"
             )
         self.backbone = backbone
         self.scales = scales

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.autoregression import Codes, Estimator, negative_log_likelihood
+from anomaly_lab.networks.dcgan import refuse_one_image
 
 ImageSize = Literal[28, 32, 64, 128, 256]  # px
 Maps = Float[Tensor, "batch _ _ _"]
@@ -169,8 +169,7 @@ class LSA(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Their sum and both parts, means over the batch."""
-        if self.training and len(batch.image) == 1:
-            raise UserError("data.batch_size: expected at least 2 images a process, for batch norm, found 1")
+        refuse_one_image(self, len(batch.image))
         squared, surprise = self.parts(batch.image)[1].mean(dim=1)
         return {"loss": squared + self.likelihood_weight * surprise, "squared": squared, "likelihood": surprise}
 

@@ -41,6 +41,14 @@ class Threshold(NamedTuple):
             return score
         return component_score(anomaly_map, pixels(self.minimum_area, anomaly_map))
 
+    def lines(self) -> list[str]:
+        """The note, and what a threshold just above 0 means, which prints as a number that says nothing."""
+        zero = (
+            f"{self.image:g} is the number just above 0, which is what good images score: every image that scores at "
+            "all is called abnormal; has the method learnt anything?"
+        )
+        return [line for line in (self.note, zero if self.image == just_above(0) else "") if line]
+
 
 def guarantee(normals: int) -> str:
     """What so many images can guarantee at best: a new good one is as likely as each of them to score highest."""

@@ -117,8 +117,15 @@ class Backbone(PretrainedNetwork):
     def forward(self, images: Images) -> tuple[Maps, ...]:
         """The map of each layer, for images in [0, 1].
 
-        Raises UserError for an image size that the model does not accept.
+        Raises UserError for an image size that the model does not accept, or that is no place of the deepest layer.
         """
+        reduction, deepest = max(zip(self.reductions, self.layers, strict=True))
+        if min(images.shape[2:]) < reduction:
+            raise UserError(
+                f"data.image_size: expected at least {reduction} px (of crops: data.patch_size), the side of a place "
+                f"of {deepest} of {self.name}, found {images.shape[2]} x {images.shape[3]} px; or name lower layers "
+                "(method.backbone.layers)"
+            )
         return self.extract(self.normalise(images))
 
     @torch.no_grad()

@@ -10,6 +10,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from anomaly_lab.core.errors import UserError
+
 Images = Float[Tensor, "batch channel height width"]
 Code = Float[Tensor, "batch latent 1 1"]
 ImageSize = Literal[32, 64, 128, 256]  # px; 4 px are left after a whole number of halvings
@@ -123,6 +125,15 @@ def batch_statistics(*networks: nn.Module) -> Iterator[None]:
 def learns_from_batches(network: nn.Module) -> bool:
     """Whether some batch norm takes its statistics from the batch at hand."""
     return any(isinstance(module, _BatchNorm) and module.training for module in network.modules())
+
+
+def refuse_one_image(network: nn.Module, images: int) -> None:
+    """Raise UserError for a batch of one image where batch norm takes its statistics from the batch at hand."""
+    if images == 1 and learns_from_batches(network):
+        raise UserError(
+            "data.batch_size: expected at least 2 images for each process, because batch norm has nothing to learn "
+            "from one, found 1; raise data.batch_size (and data.patches)"
+        )
 
 
 def cross_entropy(logits: Float[Tensor, " batch"], real: bool) -> Float[Tensor, ""]:

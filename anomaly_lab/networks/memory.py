@@ -44,7 +44,7 @@ class Memory(nn.Module):
     - Weights are compared with `shrinkage`. The paper writes max(w - s, 0) w / (|w - s| + epsilon), which is the same
       number but for the epsilon; its gradient at a weight just above the threshold is that of a cliff.
 
-    Raises UserError where no cosine can have a weight above `shrinkage`.
+    Raises UserError where no weight of several slots can be above `shrinkage`.
     """
 
     def __init__(
@@ -57,11 +57,14 @@ class Memory(nn.Module):
         block: PositiveInt = 1,
     ) -> None:
         super().__init__()
-        if similarity == "cosine" and shrinkage >= (largest := largest_weight(slots, temperature)):
+        largest, of, lower = 1.0, "", ""  # products have no bound, but a softmax has
+        if similarity == "cosine":
+            largest, lower = largest_weight(slots, temperature), "method.temperature or "
+            of = f" for the cosine at a temperature of {temperature:g}"
+        if slots > 1 and shrinkage >= largest:  # a single slot is read whatever its weight
             raise UserError(
                 f"method.shrinkage: expected a threshold that some weight can pass: below {largest * slots:.3g} times "
-                f"1 / {slots} for the cosine at a temperature of {temperature:g}, found {shrinkage * slots:.3g}; lower "
-                "method.temperature or method.shrinkage"
+                f"1 / {slots}{of}, found {shrinkage * slots:.3g}; lower {lower}method.shrinkage"
             )
         self.shrinkage = shrinkage
         self.similarity: Similarity = similarity

@@ -98,7 +98,7 @@ def _curves(runs: dict[Column, dict[str, Run]], groups: Groups) -> "Panel":
             axes.set(xlim=(0, limit), ylim=(0, 1.02), box_aspect=1)
             axes.set_xlabel(labels[0], fontsize=8, color=QUIET)
             axes.set_ylabel(labels[1], fontsize=8, color=QUIET)
-            axes.set_title(f"{column.label}{seed}: {title}", fontsize=9, loc="left", parse_math=False)
+            axes.set_title(f"{column.title}{seed}: {title}", fontsize=9, loc="left", parse_math=False)
         measures = [BY_KEY[CURVES[kind][1]] for kind in kinds]
         texts = {
             name: " | ".join(number(run.metrics[one.key], one) if one.key in run.metrics else "–" for one in measures)
@@ -150,7 +150,7 @@ def _photos(runs: dict[Column, dict[str, Run]], request: FigureRequest) -> "Pane
         first, *others = panel.axes[row * len(heads) : (row + 1) * len(heads)]
         best = max(of.values(), key=lambda tiles: (tiles.mask.any(), np.ptp(tiles.photo, axis=2).max()))  # in colour
         first.imshow(best.photo)
-        label = [*[column.label] * (len(runs) > 1), image.defect, Path(image.name).name[-18:]]
+        label = [*[column.title] * (len(runs) > 1 or bool(column.protocol)), image.defect, Path(image.name).name[-18:]]
         first.set_ylabel("\n".join(fill(part, 18) for part in label), fontsize=7, color=QUIET, parse_math=False)
         others[0].imshow(_outlined(best))
         for axes, name in zip(others[1:], names, strict=True):

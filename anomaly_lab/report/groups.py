@@ -51,6 +51,16 @@ class Column(NamedTuple):
         """`screw`, or `screw (160 images)`."""
         return f"{self.category} ({self.test_set})" if self.test_set else self.category
 
+    @property
+    def protocol(self) -> str:
+        """What runs were allowed to know, in words, where that is more than good photos."""
+        return self.dataset.partition(", ")[2]
+
+    @property
+    def title(self) -> str:
+        """The label, with the protocol: for figures, which name no data set."""
+        return ", ".join(filter(None, (self.label, self.protocol)))
+
 
 class Groups(NamedTuple):
     """Every finished run in its cell; a run without images has none if others of its category have images."""

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -30,7 +30,8 @@ RULES = (
     "(DeLong): for every common seed, or for the first seed of each row. Other measures of fewer than three seeds, or "
     "of seeds that change nothing, are never marked. A control has a single value, which must lie below the interval.",
     "The mean over the categories of a data set is marked best if the differences by category are more than noise (t, "
-    "three categories or more). Rows that lack a category are never marked there; the number of missing ones is shown.",
+    "three categories or more). Rows that lack a category are never marked there; the number of missing ones is shown. "
+    "A category that was tested on several sets of images counts once, by its mean, and then no mean is marked.",
     "Controls are trivial detectors, tested on the same images. Their row shows the largest value over the runs of a "
     "column. A method is flagged if its mean does not exceed the strongest control of its own runs, or of the column "
     "where its runs have no controls. The image AUROC of brightness and sharpness is that of the better direction, so "
@@ -76,23 +77,39 @@ class Matrix:
 
     def control(self, kind: str, columns: Sequence[Column]) -> float | None:
         """The mean of a control over columns; None if one lacks it."""
-        values = [self.controls[kind, column] for column in columns if (kind, column) in self.controls]
-        return fmean(values) if values and len(values) == len(columns) else None
+        values = {column: self.controls[kind, column] for column in columns if (kind, column) in self.controls}
+        return _over_categories(values) if values and len(values) == len(columns) else None
 
     def mean(self, row: Row, columns: Sequence[Column]) -> Cell | None:
         """The mean of a row over columns, with the noise of its seeds; None if it has none of them."""
         there = {column: self.cells[row, column] for column in columns if (row, column) in self.cells}
         if not there:
             return None
-        values = {column.label: cell.mean for column, cell in there.items()}
-        mean = Cell(values, fmean(values.values()), of=len(columns))
+        means = {column: cell.mean for column, cell in there.items()}
+        values = {name: fmean(means[column] for column in each) for name, each in by_category(there).items()}
+        mean = Cell(values, fmean(values.values()), of=len(by_category(columns)))
         seeds = set.intersection(*(set(cell.values) for cell in there.values()))
-        by_seed = [fmean(cell.values[seed] for cell in there.values()) for seed in sorted(seeds)]
+        by_seed = [
+            _over_categories({column: cell.values[seed] for column, cell in there.items()}) for seed in sorted(seeds)
+        ]
         if len(by_seed) > 1 and all(set(cell.values) == seeds for cell in there.values()):
             _over_seeds(mean, by_seed, self.measure)
-        controls = [cell.control for cell in there.values() if cell.control is not None]
-        mean.control = fmean(controls) if len(controls) == len(there) else None
+        controls = {column: cell.control for column, cell in there.items() if cell.control is not None}
+        mean.control = _over_categories(controls) if len(controls) == len(there) else None
         return mean
+
+
+def by_category(columns: Iterable[Column]) -> dict[str, list[Column]]:
+    """The columns of each category: several where it was tested on several sets of images."""
+    found: dict[str, list[Column]] = {}
+    for column in columns:
+        found.setdefault(column.category, []).append(column)
+    return found
+
+
+def _over_categories(values: dict[Column, float]) -> float:
+    """The mean over categories, each of which counts once."""
+    return fmean(fmean(values[column] for column in each) for each in by_category(values).values())
 
 
 def matrices(groups: Groups) -> dict[str, Matrix]:
@@ -121,7 +138,7 @@ def matrix_of(groups: Groups, measure: Measure) -> Matrix:
             cell.control = max((value for (_, at), value in matrix.controls.items() if at == column), default=None)
     for dataset in dict.fromkeys(column.dataset for column in groups.columns):
         columns = [column for column in matrix.columns if column.dataset == dataset]
-        if len(columns) > 1:
+        if len(by_category(columns)) > 1:
             means = means_over(matrix, groups, columns)
             matrix.means |= {(row, dataset): mean for row, mean in means.items()}
     if measure.level != "cost":  # of one machine, and of another
@@ -216,7 +233,9 @@ def means_over(matrix: Matrix, groups: Groups, columns: Sequence[Column]) -> dic
     means = {row: mean for row in groups.rows if (mean := matrix.mean(row, columns)) is not None}
     complete = {row: cell for row, cell in means.items() if len(cell.values) == cell.of}
     best = _leader(matrix.measure, {row: cell.mean for row, cell in complete.items()})
-    if matrix.measure.level == "cost" or best is None or len(complete) < 2 or len(columns) < SEEDS:
+    categories = by_category(columns)
+    several = len(categories) < len(columns)  # other draws of a category are other tests
+    if matrix.measure.level == "cost" or best is None or len(complete) < 2 or len(categories) < SEEDS or several:
         return means
     confidence = 1 - (1 - CONFIDENCE) / (len(complete) - 1)
     complete[best].best = not complete[best].beaten and all(

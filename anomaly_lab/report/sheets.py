@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from scipy.stats import rankdata
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.report.groups import Column, Groups, Row
-from anomaly_lab.report.matrix import Cell, Matrix, means_over
+from anomaly_lab.report.matrix import Cell, Matrix, by_category, means_over
 from anomaly_lab.runs.measures import Measure
 
 RANK = "mean rank"
@@ -76,8 +77,8 @@ def sheet(matrix: Matrix, groups: Groups, style: Style = PLAIN) -> Sheet:
         here = [column for column in matrix.columns if column.dataset == dataset]
         columns += here
         for title, members in (_kinds(groups, here) if style.kinds else {}).items():
-            columns += [Mean(dataset, title, tuple(members))] if len(members) > 1 else []
-        columns += [Mean(dataset, "mean", tuple(here))] if len(here) > 1 else []
+            columns += [Mean(dataset, title, tuple(members))] if len(by_category(members)) > 1 else []
+        columns += [Mean(dataset, "mean", tuple(here))] if len(by_category(here)) > 1 else []
     several = len({column.dataset for column in groups.columns}) > 1
     headers = [
         f"{column.dataset} {column.label}" if several and isinstance(column, Column) else column.label
@@ -139,7 +140,10 @@ def _ranks(
     if not methods or not common:
         return None
     values = [[-sign * cell.mean for line in methods if (cell := line.cells[i]) is not None] for i in common]
-    ranks = iter(rankdata(values, axis=1).mean(axis=0).tolist())  # equal figures share the mean of their ranks
+    of_columns = rankdata(values, axis=1)  # equal figures share the mean of their ranks
+    names = [(column.dataset, column.category) for i in common if isinstance(column := columns[i], Column)]
+    each = [of_columns[[name == category for name in names]].mean(axis=0) for category in dict.fromkeys(names)]
+    ranks = iter(np.mean(each, axis=0).tolist())
     cells = [None if line.control else Cell({}, next(ranks)) for line in lines]
     return Mean("", RANK, tuple(column for i in common if isinstance(column := columns[i], Column))), len(places), cells
 

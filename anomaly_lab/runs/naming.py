@@ -79,7 +79,7 @@ def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
     return _hash(
         versions_of(config),
         train_fingerprint,
-        by_content(_only(names, data)),
+        by_content(_only(names, data), "data"),
         decoding_key(config),
         by_content(wired(config)),
         {name: value for name, value in config["trainer"].items() if name not in HARMLESS},
@@ -126,19 +126,22 @@ def region_key(region: Any) -> Any:
     return [*white.shape, hashlib.sha256(white.tobytes()).hexdigest()]
 
 
-def by_content(node: Any) -> Any:
-    """The configuration with SHA-256 sums of each `weights` file and of the `foreign_images` instead of their paths."""
+def by_content(node: Any, section: str = "method") -> Any:
+    """The configuration with SHA-256 sums of each `weights` file and of the `foreign_images` instead of their paths.
+
+    Raises UserError for foreign images without photos, which people type in this section.
+    """
     if isinstance(node, list):
-        return [by_content(value) for value in node]
+        return [by_content(value, section) for value in node]
     if not isinstance(node, dict):
         return node
-    changed = {key: by_content(value) for key, value in node.items()}
+    changed = {key: by_content(value, section) for key, value in node.items()}
     weights = node.get("weights")
     if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
         changed["weights"] = digests([path])[0]
     foreign = node.get("foreign_images")
     if isinstance(foreign, str) and Path(foreign).expanduser().is_dir():
-        changed["foreign_images"] = _hash(digests(sample_of(foreign, "foreign_images", SAMPLE)[0]))
+        changed["foreign_images"] = _hash(digests(sample_of(foreign, f"{section}.foreign_images", SAMPLE)[0]))
     return changed
 
 

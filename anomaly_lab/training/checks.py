@@ -14,6 +14,7 @@ from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import digests
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.method import Method
+from anomaly_lab.networks.dcgan import refuse_one_image
 from anomaly_lab.training.strategy import DDP
 
 
@@ -77,6 +78,18 @@ def check_batch_norm(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
     device = trainer.strategy.root_device.type
     if settings.get("sync_batchnorm") and device != "cuda":
         raise UserError(f"trainer.sync_batchnorm: expected false, because it needs GPUs, found true on {device}")
+
+
+def check_batches(method: Method, data: DataModule, processes: int) -> None:
+    """Refuse batches of one image for batch norm that learns from them, before anything is measured on one.
+
+    A batch of the only training image is none that was asked for.
+    """
+    if data.passes is None:
+        size = (
+            min(data.batch_size, data.patches or len(data.train_samples)) if data.sees == "patches" else data.batch_size
+        )
+        refuse_one_image(method.train(), size // processes)
 
 
 def check_strategy(method: Method, trainer: pl.Trainer) -> None:

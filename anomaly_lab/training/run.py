@@ -33,6 +33,7 @@ from anomaly_lab.runs.naming import decoding_key, fingerprints_of
 from anomaly_lab.tracking.loggers import finish, hyperparameters, log_tables
 from anomaly_lab.training.checks import (
     check_batch_norm,
+    check_batches,
     check_foreign_photos,
     check_manual_optimisation,
     check_memory,
@@ -94,6 +95,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     )
     check_strategy(method, trainer)
     check_batch_norm(trainer, resolved["trainer"])
+    check_batches(method, datamodule, trainer.world_size)
     check_processes(trainer)
     about = environment(trainer)
     write_json(folder / "environment.json", about)

@@ -50,7 +50,24 @@ for set in transistor wood screw; do
   row daad memae $set 0 method.block=4 method.skips=2
   row labelled cavga $set 0 data.labelled_abnormal=0.1
 done
-row labelled cavga xray 0 data.labelled_abnormal="$root/covid19_xray/extra_train_abnormal"
+
+labelled=runs/reconstruction_data/xray  # links to the extra X-rays without copies of tested ones, which a run would refuse
+.venv/bin/python - "$root/covid19_xray" $labelled <<'PYTHON'
+import hashlib, shutil, sys
+from pathlib import Path
+root, links = (Path(word).resolve() for word in sys.argv[1:])
+files = {part: [file for file in sorted((root / part).rglob("*")) if file.is_file()] for part in ("extra_train_abnormal", "test")}
+content = {file: hashlib.sha256(file.read_bytes()).digest() for some in files.values() for file in some}
+seen = {content[file] for file in files["test"]}
+shutil.rmtree(links, ignore_errors=True)
+for file in files["extra_train_abnormal"]:
+    if content[file] not in seen:
+        seen.add(content[file])
+        link = links / file.relative_to(root / "extra_train_abnormal")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+PYTHON
+row labelled cavga xray 0 data.labelled_abnormal=$labelled
 
 .venv/bin/python experiments/table.py reconstruction_ > experiments/reconstruction/results.csv
 cat experiments/reconstruction/results.csv

@@ -65,6 +65,21 @@ def test_a_copy_and_a_file_that_cannot_be_read_are_named_and_are_an_error(checke
     assert "a run uses 23 of 24 photos" in checked("data.on_error=skip")
 
 
+def test_labelled_photos_are_counted_as_a_run_has_them(checked, tmp_path, write):
+    said = checked("method=cavga", "method.backbone=null", "data.labelled_abnormal=1")
+    for line in (
+        "labelled: 1 photos (hole 1)\n",
+        "test: 1 photos (hole 1)\n",
+        "masks: 1 of 1 defective photos\n",
+        "a run uses 22 of 22 photos: it learns from 19, sets its threshold on 2 and tests 1, at 128 x 128 px",
+    ):
+        assert line in said
+    write(tmp_path / "more/dent/0.png", np.full((8, 8), 222, np.uint8))
+    said = checked("method=cavga", "method.backbone=null", "data.labelled_abnormal=more")
+    assert "labelled: 1 photos (dent 1)\ntest: 2 photos (hole 2)\n" in said
+    assert "a run uses 23 of 23 photos" in said
+
+
 def test_without_data_it_is_one_line(checked, tmp_path):
     with pytest.raises(InstantiationException) as raised:
         checked("data.root=nowhere")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from anomaly_lab.cli.predict import main, short_names
+from anomaly_lab.cli.predict import knows, main, short_names
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.runs.folder import RESULT_VERSION, write_job
+from tests.report.synthetic import read_metrics, write_run
 
 
 def rows_of(path):
@@ -118,3 +119,12 @@ def test_a_file_where_results_should_go_and_a_damaged_checkpoint_are_told(toy_ru
     with pytest.raises(UserError, match="last.ckpt: expected a whole checkpoint, found:") as told:
         main([f"run={run}", f"source={toy_run.photos}"])
     assert "\n" not in str(told.value)
+
+
+def test_of_a_run_that_knew_defective_photos_it_is_said(tmp_path):
+    folder = write_run(tmp_path)
+    assert knows(folder) == ""
+    write_json(folder / "metrics.json", read_metrics(folder) | {"protocol": "weakly_supervised"})
+    assert knows(folder) == "The run is weakly supervised: it has learnt from known defective photos, too."
+    (folder / "metrics.json").write_text("{")
+    assert knows(folder) == ""

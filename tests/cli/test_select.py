@@ -43,6 +43,19 @@ def test_arguments_are_its_own_or_those_of_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "word", ["data.labelled_abnormal=0.1", "+data.labelled_abnormal=5", "data.labelled_abnormal=a/"]
+)
+def test_labelled_photos_are_refused_because_all_methods_must_know_the_same(word):
+    value = word.partition("=")[2]
+    said = (
+        f"because it compares methods that learn from good photos alone, found {value}; .* method=NAME data.labelled_"
+    )
+    with pytest.raises(UserError, match=f"^select: expected no data.labelled_abnormal=, {said}abnormal={value}$"):
+        parse(["data=folder", word, "method=cavga"])
+    assert parse(["data.labelled_abnormal=null"]).words == ["data.labelled_abnormal=null"]
+
+
+@pytest.mark.parametrize(
     ("word", "message"),
     [
         ("minutes=soon", "minutes: expected a number above 0, found 'soon'"),

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from anomaly_lab.config.check import check
+from anomaly_lab.config.check import check, check_amount
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.overrides import composed
 from anomaly_lab.config.schema import refuse_missing, signature
@@ -35,9 +35,9 @@ def message(*overrides):
         ("logger=wandbb", "logger: expected one of csv, none, .*; did you mean 'wandb'?"),
         (
             "data.labelled_abnormal=3",
-            "data.labelled_abnormal: expected none, because method=cae learns from good photos alone, found 3",
+            "data.labelled_abnormal: expected none, because method=cae learns from good photos alone, found 3; "
+            "method=cavga learns from defective ones too",
         ),
-        ("data.labelled_abnormal=0", "data.labelled_abnormal: expected a number greater than 0 or string, found 0"),
         ("method=cavga method.labelled=true", "method.labelled: expected False, as data.labelled_abnormal=None .*"),
         (
             "method=cavga data.kind=texture data.labelled_abnormal=0.1",
@@ -76,6 +76,8 @@ def message(*overrides):
         ("+method.optimizer.amsgrad=yes", "method.optimizer.amsgrad: expected boolean, found 'yes'"),
         ("+method.optimizer.eps=small", "method.optimizer.eps: expected number, found 'small'"),
         ("+trainer.benchmark=1", "trainer.benchmark: expected boolean.*, found 1"),
+        ("method=fastflow method.kernels=[]", r"method.kernels: expected at least 1 item, found \[\]"),
+        ("method=fastflow method.kernels=[2]", r"method.kernels: expected 1, 3 or 5, found \[2\]"),
         ("+method.optimizer.betas=[0.5]", r"method.optimizer.betas: expected at least 2 items, found \[0.5\]"),
         ("callbacks.pictures.per_defect=0", "callbacks.pictures.per_defect: expected a number greater than 0, found 0"),
         ("+method.bottlneck=3", "method.bottlneck: no such key; keys of method: network, optimizer.*"),
@@ -143,6 +145,20 @@ def test_mistakes_are_told_in_one_line(override, expected):
 def test_a_category_stays_below_the_folder_of_runs(category, tmp_path):
     said = message("data=folder", f"data.root={tmp_path}", f"data.category='{category}'")
     assert said == f"data.category: expected letters, digits and . _ + - (it names a folder), found {category!r}"
+
+
+@pytest.mark.parametrize("amount", [True, [1, 2], {"a": 1}, "", 0, -1, 1.5, 0.0, 1.0, float("nan")])
+def test_what_is_no_amount_of_labelled_photos_is_told_all_three(amount):
+    expected = (
+        "data.labelled_abnormal: expected a number of defective test photos, a share of them below 1, or a folder"
+    )
+    with pytest.raises(UserError, match=f"^{expected} of other ones, found {re.escape(repr(amount))}$"):
+        check_amount(amount)
+
+
+@pytest.mark.parametrize("amount", [None, 1, 50, 0.1, 1e-9, "defects/"])
+def test_amounts_of_labelled_photos(amount):
+    check_amount(amount)
 
 
 def test_a_class_method_and_a_compiled_module_are_left_to_the_import():

@@ -2,6 +2,7 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.overrides import as_people_write, composed, of_method
@@ -71,6 +72,11 @@ def test_words_that_need_no_plus_stay_as_they_are():
         ("-m method.foreign_images=procedural,null method.teacher.weights=null,/a/b.c", None),
         ("method.foreign_images=a,b", "method.foreign_images='a,b'"),
         ("data.foreign_images=~/dtd/it's", r"data.foreign_images='{home}/dtd/it\'s'"),
+        (
+            "data.labelled_abnormal=5 -m data.labelled_abnormal=0.1,1e-2,./5,~/x",
+            "-m data.labelled_abnormal=5 data.labelled_abnormal=0.1,1e-2,'5',{home}/x",
+        ),
+        ("data.labelled_abnormal=.5 data.labelled_abnormal=-1", None),
         ("-m data.root=a,b", None),
         ("-m data.root=ä,b", "-m data.root='ä',b"),
         ("logger=[wandb,csv]", "logger=wandb +logger@logger.csv=csv"),
@@ -103,6 +109,20 @@ def test_what_people_write_becomes_what_hydra_reads(words, expected, monkeypatch
     assert as_people_write(words.split()) == expected.split()
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "runs_dir", "data.root", "data.region", "data.cache_dir", "data.foreign_images", "data.labelled_abnormal",
+        "data.layout.root", "data.decoding.region", "method.foreign_images", "method.teacher.weights",
+        "method.backbone.weights", "logger.save_dir", "logger.csv.save_dir",
+    ],
+)  # fmt: skip
+def test_every_path_may_begin_at_home_and_have_a_comma(key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/x")
+    assert as_people_write([f"{key}=~/a,b"]) == [f"{key}='/home/x/a,b'"]
+    assert as_people_write([f"{key}=~/a"]) == [f"{key}=/home/x/a"]
+
+
 def test_a_folder_with_a_comma_is_one_also_in_a_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()
@@ -113,6 +133,18 @@ def test_a_job_of_a_sweep_gets_the_keys_of_its_own_method():
     words = ("cae.network.latent_size=3", "ganomaly.width=32", "own.x=1", "method=ganomaly")
     assert of_method(words, {"own"}) == ["method.width=32", "method=ganomaly"]
     assert of_method(words[:3]) == list(words[:3])
+
+
+@pytest.mark.parametrize("word", ["cavga.backbone=null", "cavga.backbone.weights=NULL", "+cavga.x.y=null"])
+def test_null_for_one_of_several_methods_is_null_in_its_jobs(word):
+    typed = as_people_write(["-m", "method=cavga,ganomaly", word])[-1]
+    (override,) = OverridesParser.create().parse_overrides([typed])
+    assert override.is_sweep_override()  # the jobs have it alone: the configuration of the sweep has another method
+    key, (value,) = override.get_key_element(), override.sweep_string_iterator()
+    for methods in (["method=cavga"], ["method=ganomaly"], []):
+        job = of_method([*methods, f"{key}={value}"])
+        mine = word.replace("NULL", "null").replace("cavga", "method") if methods else word.replace("NULL", "null")
+        assert job == [*methods, *([] if methods == ["method=ganomaly"] else [mine])]
 
 
 def test_keys_of_another_method_are_refused_in_a_single_run():

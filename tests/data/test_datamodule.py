@@ -17,7 +17,7 @@ from anomaly_lab.data.datamodule import DataModule, ImageLoader
 from anomaly_lab.data.feeds import ImageFeed, PatchFeed
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
-from tests.conftest import stand_in
+from tests.conftest import stand_in, write_image
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_batches_have_the_labels_of_defective_photos_and_nothing_else_sees_these
     assert data.train_samples[-1] in datamodule(parts).test_samples
     assert data.train_samples[-1] not in data.test_samples
     data.setup("fit")
-    assert "data: 1 defective photos to learn from (hole 1), none of which is among" in capsys.readouterr().out
+    assert "data: 1 defective photo to learn from (hole 1), not among the 9 test photos" in capsys.readouterr().out
     batches = [data.rendered(rows, CPU) for rows in data.feed.loader(0)]
     index, label = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("index", "label"))
     assert label.tolist() == [data.train_samples[i].label for i in index]
@@ -74,6 +74,22 @@ def test_batches_have_the_labels_of_defective_photos_and_nothing_else_sees_these
     whole = torch.cat([batch.index for batch in data.whole_training_images()])
     assert whole.tolist() == list(range(len(data.good)))
     assert data.predict_dataloader().samples == data.good
+
+
+def test_labelled_photos_that_cannot_be_read_are_left_out_and_end_the_run_if_none_is_left(parts, tmp_path):
+    write_image(tmp_path / "more/dent/0.png", np.full((140, 140, 3), 7, np.uint8))
+    (tmp_path / "more/dent/1.png").write_bytes(b"junk")
+    (parts / "train/good/000.png").write_bytes(b"rubbish")
+    data = datamodule(parts, labelled_abnormal=str(tmp_path / "more"), on_error="skip")
+    data.setup("fit")
+    assert (data.labelled, data.train_samples[-1].path.name) == (1, "0.png")
+    (tmp_path / "more/dent/0.png").unlink()
+    data = datamodule(parts, labelled_abnormal=str(tmp_path / "more"), on_error="skip")
+    with pytest.raises(UserError, match=r"expected a defective photo that can be read, found none: .*dent/1.png: exp"):
+        data.setup("fit")
+    (parts / "train/good/000.png").unlink()
+    with pytest.raises(UserError, match=r"dent/1.png: .*data.on_error=skip"):
+        datamodule(parts, labelled_abnormal=str(tmp_path / "more")).setup("fit")
 
 
 def test_the_trainer_that_comes_later_takes_the_images_to_its_device(parts, monkeypatch):

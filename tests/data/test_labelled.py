@@ -123,8 +123,63 @@ def test_a_folder_with_tested_photos_is_refused(copied, tmp_path):
         folder = tmp_path / "more"
         folder.mkdir()
         (folder / "other.png").write_bytes((part / "test/crack/3.png").read_bytes())
-    with pytest.raises(UserError, match="expected photos that are neither tested nor good, found"):
+    with pytest.raises(
+        UserError, match="neither tested nor good, found 1 of 1 that are, such as .*, the same as .*3.png;"
+    ):
         with_labelled(mvtec_ad(str(tmp_path), "part"), str(folder), 0)
+
+
+def test_copies_of_tested_photos_are_counted_and_the_others_are_not(tmp_path):
+    photos(tmp_path / "part", "train/good/0.png", "test/crack/3.png", "test/crack/4.png")
+    photos(tmp_path / "more", "crack/a.png", "crack/b.png", value=1)  # the bytes of both test photos
+    photos(tmp_path / "more", "dent/c.png", value=77)
+    (tmp_path / "more/dent/link.png").symlink_to(tmp_path / "part/train/good/0.png")
+    with pytest.raises(
+        UserError, match="found 3 of 4 that are, such as .*crack/a.png, the same as .*test/crack/3.png; ta"
+    ):
+        with_labelled(mvtec_ad(str(tmp_path), "part"), str(tmp_path / "more"), 0)
+
+
+def test_copies_within_a_folder_are_a_remark(tmp_path):
+    photos(tmp_path, "crack/0.png", "crack/1.png")
+    (tmp_path / "crack/2.png").write_bytes((tmp_path / "crack/0.png").read_bytes())
+    (tmp_path / "crack/3.png").symlink_to("0.png")
+    some = with_labelled(Splits([], []), str(tmp_path), 0)
+    assert len(some.labelled) == 4
+    (remark,) = some.remarks
+    assert remark.startswith("byte copies among the labelled photos, which count several times: 2, such as ")
+    assert remark.endswith("crack/2.png of " + str(tmp_path / "crack/0.png"))
+
+
+def test_masks_are_no_labelled_photos_wherever_they_lie(tmp_path):
+    photos(tmp_path, "crack/0.png", "crack/0_mask.png", "dent/1.jpg", "dent/1.png", "masks/crack/0.png", "gt/1.png")
+    some = with_labelled(Splits([], []), str(tmp_path), 0)
+    assert [sample.path.relative_to(tmp_path).as_posix() for sample in some.labelled] == ["crack/0.png", "dent/1.jpg"]
+    assert some.remarks == (
+        "2 left out as a folder of masks: " + f"{tmp_path.name}/gt, {tmp_path.name}/masks",
+        "2 left out as masks beside labelled photos: crack/0_mask.png, dent/1.png",
+    )
+
+
+def test_depths_beside_rgb_are_no_labelled_photos(tmp_path):
+    photos(tmp_path, "crack/rgb/0.png", "crack/xyz/0.tiff", "crack/gt/0.png", "dent/images/1.png")
+    some = with_labelled(Splits([], []), str(tmp_path), 0)
+    assert [(sample.path.name, sample.defect) for sample in some.labelled] == [("0.png", "crack"), ("1.png", "dent")]
+
+
+@pytest.mark.parametrize("name", ["train/good/0.png", "train/0.png", "bar/Train/0.png"])
+def test_a_whole_data_set_is_refused(name, tmp_path):
+    photos(tmp_path, name, "test/crack/1.png", value=9)
+    with pytest.raises(
+        UserError, match=f"expected a folder of defective photos alone, found a data set, with .*{name} to"
+    ):
+        with_labelled(Splits([], []), str(tmp_path), 0)
+
+
+def test_good_photos_below_a_good_folder_are_refused(tmp_path):
+    photos(tmp_path, "test/good/rgb/1.png", "test/crack/1.png", value=9)
+    with pytest.raises(UserError, match="found .*test/good/rgb/1.png in one of good ones"):
+        with_labelled(Splits([], []), str(tmp_path), 0)
 
 
 def test_good_photos_are_refused_whether_the_run_knows_them_or_not(tmp_path):
@@ -141,4 +196,4 @@ def test_good_photos_are_refused_whether_the_run_knows_them_or_not(tmp_path):
 
 def test_a_folder_without_photos_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected defective photos, found none in"):
-        with_labelled(splits(("crack", 3)), str(tmp_path), 0)
+        with_labelled(Splits([], []), str(tmp_path), 0)

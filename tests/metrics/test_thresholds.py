@@ -158,3 +158,16 @@ def test_maps_without_variance_are_normal_at_the_line_of_sigma(value):
     for image in (flat, again):
         assert threshold.decision_score(image, 0.0) < threshold.image
     assert threshold.decision_score(flat + np.float32(0.01 * abs(value) + 1e-6), 0.0) >= threshold.image
+
+
+def test_a_threshold_just_above_zero_is_explained():
+    zeros = drawn(FalseAlarms(0.01, 0.5), [np.zeros((3, 3), np.float32)], [0.0])
+    assert zeros.lines() == [
+        "1.17549e-38 is the number just above 0, which is what good images score: every image that scores at all is "
+        "called abnormal; has the method learnt anything?"
+    ]
+    (note, zero) = drawn(FalseAlarms(0.01, 0.01), [np.zeros((3, 3), np.float32)], [0.0]).lines()
+    assert note.startswith("a false alarm rate of 0.01 needs 99 good images")
+    assert zero.startswith("1.17549e-38 is the number just above 0")
+    for score in (1e-30, 1.0, -1.0):
+        assert drawn(FalseAlarms(0.01, 0.5), [np.ones((3, 3), np.float32)], [score]).lines() == []

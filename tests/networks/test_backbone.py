@@ -154,6 +154,18 @@ def test_the_last_block_of_a_vit_behind_its_norm_at_any_size():
         network.extract(torch.rand(1, 3, 40, 32))
 
 
+def test_an_image_that_is_no_place_of_the_deepest_layer_is_refused():
+    network = Backbone("resnet18", ["layer3", "layer1"])
+    assert [layer.shape[2:] for layer in network(torch.rand(1, 3, 16, 16))] == [(1, 1), (4, 4)]
+    for height, width in ((8, 8), (15, 64), (64, 15)):
+        said = (
+            f"at least 16 px .*, the side of a place of layer3 of resnet18, found {height} x {width} px; or name lower"
+        )
+        with pytest.raises(UserError, match=f"data.image_size: expected {said}"):
+            network(torch.rand(1, 3, height, width))
+    assert Backbone("resnet18", ["layer1"])(torch.rand(1, 3, 8, 8))[0].shape[2:] == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("layers", "words"),
     [

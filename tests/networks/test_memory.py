@@ -145,6 +145,16 @@ def test_a_threshold_that_no_cosine_can_pass_is_refused():
     memory(500, shrinkage=0.015)
 
 
+@pytest.mark.parametrize(("slots", "shrinkage"), [(500, 1.0), (500, 2.0), (2, 1.0)])
+def test_a_threshold_that_no_weight_of_products_can_pass_is_refused(slots, shrinkage):
+    said = re.escape(f"below {slots} times 1 / {slots}, found {slots * shrinkage:.3g}; lower method.shrinkage")
+    with pytest.raises(UserError, match=f"method.shrinkage: expected .*{said}$"):
+        memory(slots, shrinkage=shrinkage)
+    bank = memory(slots, shrinkage=0.999)
+    asked = 1e5 * bank.slots[0].detach().sign().view(1, 4, 1, 1)
+    assert bank(asked).empty == 0  # some weight passes
+
+
 def test_the_largest_cosine_weight_is_reached_by_the_slot_itself_among_its_opposites():
     bank = memory(5, 2, 0.0, similarity="cosine", temperature=1.0)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Figures for papers: which photos, what is read from the pictures of a run, and what stands in the axes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,16 @@ def test_curves_are_those_of_the_files(runs):
     assert legend.get_title().get_text() == "area: image AUROC | AU-PRO"
     assert [text.get_text().split("  ")[0] for text in legend.get_texts()] == ["V $x_1$", "cae", "ganomaly"]
     assert all(text.get_text().endswith("| .700") for text in legend.get_texts())
+
+
+def test_figures_of_runs_that_knew_defective_photos_say_so(runs, tmp_path):
+    for file in list(tmp_path.rglob("metrics.json")):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"protocol": "weakly_supervised"}))
+    known = group(collect([tmp_path]))
+    panel = figure_of(known, FigureRequest("curves"), NAMES)
+    assert panel.axes[0].get_title(loc="left") == "screw, weakly supervised: PRO"
+    panel = figure_of(known, FigureRequest("photos", photos=1), NAMES)
+    assert panel.axes[0].get_ylabel() == "screw, weakly\nsupervised\nhole\n003.png"
 
 
 @pytest.mark.slow

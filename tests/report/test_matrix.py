@@ -168,6 +168,32 @@ def test_means_over_categories_by_hand(tmp_path):
     assert [label for label, cell in means.items() if cell.best] == ["vae"]
 
 
+def test_two_draws_of_a_category_are_one_category(tmp_path):
+    """Labelled photos leave the test: every number of them is another set of images."""
+    for images, value in ((40, 0.6), (36, 0.8)):
+        with_values(tmp_path, [value], category="screw", images=images, name=f"draw {images}")
+    found = matrix(tmp_path, "pixel_aupro")
+    assert [column.category for column in found.columns] == ["screw", "screw"]
+    assert found.means == {}
+    for category in ("carpet", "zipper"):
+        with_values(tmp_path, [0.4], category=category)
+        with_values(tmp_path, [0.3], category=category, method="vae")
+    for images in (40, 36):
+        with_values(tmp_path, [0.2], category="screw", method="vae", images=images, name=f"draw {images}")
+    found = matrix(tmp_path, "pixel_aupro")
+    means = {row.label: cell for (row, _), cell in found.means.items()}
+    assert all(cell.of == 3 for cell in means.values())
+    assert means["vae"].mean == pytest.approx((0.3 + 0.3 + 0.2) / 3)
+    assert not any(cell.best for cell in means.values())
+    found = matrix(tmp_path)
+    (kind, *_) = {kind for kind, _ in found.controls}
+    reached = {column: found.controls[kind, column] for column in found.columns}
+    screw = [value for column, value in reached.items() if column.category == "screw"]
+    others = [value for column, value in reached.items() if column.category != "screw"]
+    assert (len(screw), len(others)) == (2, 2)
+    assert found.control(kind, found.columns) == pytest.approx((sum(screw) / 2 + sum(others)) / 3)
+
+
 def test_a_row_that_lacks_a_category_is_never_marked(tmp_path):
     for category in ("carpet", "screw", "zipper"):
         with_values(tmp_path, [0.6], category=category)

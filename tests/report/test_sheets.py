@@ -87,6 +87,20 @@ def test_ranks_are_over_the_categories_that_all_methods_have(four):
     }  # fmt: skip
 
 
+def test_two_draws_of_a_category_are_one_place_in_ranks(tmp_path):
+    for method, better in (("cae", "screw"), ("vae", "carpet")):
+        for category, images in (("carpet", 20), ("screw", 20), ("screw", 16)):
+            aupro = 0.8 if category == better else 0.4
+            digest = f"{images:010d}"
+            write_run(tmp_path, method=method, category=category, aupro=aupro, images=images, digest=digest)
+    groups = group(collect([tmp_path]))
+    shown = sheet(matrices(groups)["pixel_aupro"], groups, Style(ranks=True))
+    assert shown.headers == ["carpet", "screw (16 images)", "screw (20 images)", "mean of mvtec_ad", "mean rank"]
+    assert {label: texts[-2:] for label, texts in written(shown).items()} == {
+        "cae": [".600", "1.50"], "vae": [".600", "1.50"],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("names", "labels"),
     [

@@ -286,6 +286,16 @@ def test_the_folder_says_what_was_run(config):
     assert folder.parts[-7:-1] == ("runs", "default", "cae", "demo", "weave", "seed=0")
 
 
+def test_foreign_images_without_photos_are_named_by_the_key_that_was_typed(tmp_path):
+    node = {"textures": [{"foreign_images": str(tmp_path)}]}
+    with pytest.raises(UserError, match="^method.foreign_images: expected photos, found none in"):
+        by_content(node)
+    with pytest.raises(UserError, match="^data.foreign_images: expected photos, found none in"):
+        weights_key(
+            {**configured(**PATCHWISE), "data": {"datamodule": {"corruption": node, "sees": "patches"}}}, "train"
+        )
+
+
 def test_foreign_images_enter_the_key_by_their_content(tmp_path, write):
     for name in ("one/a.png", "one/deep/b.png", "two/a.png", "two/deep/b.png"):
         write(tmp_path / name, np.full((4, 4, 3), len(name), np.uint8))

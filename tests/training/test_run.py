@@ -21,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
 
 from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
@@ -42,6 +43,7 @@ from anomaly_lab.runs.naming import folder_of as folder_for
 from anomaly_lab.training import lifecycle
 from anomaly_lab.training.checks import (
     check_batch_norm,
+    check_batches,
     check_foreign_photos,
     check_memory,
     check_processes,
@@ -500,6 +502,40 @@ def test_batch_norm_over_processes_needs_gpus():
     check_batch_norm(stand_in(pl.Trainer, strategy=devices["cpu"]), {"sync_batchnorm": False})
     with pytest.raises(UserError, match="trainer.sync_batchnorm: expected false, .* found true on cpu"):
         check_batch_norm(stand_in(pl.Trainer, strategy=devices["cpu"]), {"sync_batchnorm": True})
+
+
+@pytest.mark.parametrize(
+    ("sees", "batch_size", "patches", "processes", "refused"),
+    [
+        ("patches", 1, 40, 1, True),
+        ("patches", 8, 1, 1, True),
+        ("patches", 2, None, 2, True),
+        ("images", 1, 40, 1, True),
+        ("patches", 2, 40, 1, False),
+        ("images", 2, 1, 1, False),
+    ],
+)
+def test_batches_of_one_image_are_refused_before_anything_is_measured_on_one(
+    sees, batch_size, patches, processes, refused
+):
+    data = stand_in(
+        DataModule, passes=None, sees=sees, batch_size=batch_size, patches=patches, train_samples=[None] * 7
+    )
+    frozen, learns = nn.Sequential(nn.BatchNorm1d(3)).eval(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    check_batches(stand_in(Method, train=lambda: frozen), data, processes)
+    if not refused:
+        check_batches(stand_in(Method, train=lambda: learns), data, processes)
+        return
+    with pytest.raises(UserError, match="data.batch_size: expected at least 2 images for each process, .* found 1"):
+        check_batches(stand_in(Method, train=lambda: learns), data, processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["egbad", "lsa"])
+def test_of_batches_of_one_image_a_run_says_a_line(method, lab, toy, tmp_path):
+    done = lab(*toy, f"method={method}", "data.batch_size=1", code=1)
+    assert done.stderr.strip().splitlines()[-1].startswith("error: data.batch_size: expected at least 2 images")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

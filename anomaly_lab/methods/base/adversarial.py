@@ -18,7 +18,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.methods.base.method import Method, OptimizerFactory, Scalar
 from anomaly_lab.methods.base.tiling import Tiling
-from anomaly_lab.networks.dcgan import learns_from_batches
+from anomaly_lab.networks.dcgan import refuse_one_image
 
 Codes = Float[Tensor, "batch latent"]
 PerImage = Float[Tensor, " batch"]
@@ -104,11 +104,7 @@ class AdversarialMethod(Method):
         Raises UserError for a batch of one image, from which batch norm cannot learn, and for images of a wrong size.
         """
         images = self.signed(batch.image)
-        if len(images) == 1 and learns_from_batches(self):
-            raise UserError(
-                "data.batch_size: expected at least 2 images for each process, because batch norm has nothing to learn "
-                "from one, found 1; raise data.batch_size (and data.patches)"
-            )
+        refuse_one_image(self, len(images))
         stage, batches = self.stage, int(self.trainer.num_training_batches)
         if self.schedule == "cosine":
             start, end = (0, *self.stage_ends())[stage : stage + 2]
