@@ -79,6 +79,7 @@ TOY = {
     "ssim_ae": "optimizer.lr=1e-3",
     "stfpm": "backbone.layers=[layer1,layer2]",
     "transformation_classifier": "optimizer.lr=1e-2",
+    "supervised": "backbone.layers=[layer2] optimizer.lr=1e-2",
     "uninformed_students": "optimizer.lr=1e-3",
     "vae": "optimizer.lr=3e-3",
     "texture_inspection": "images=4 novelty_images=3 levels=2 components=2 vectors=500 projection=16",
@@ -98,12 +99,13 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-# Their losses hardly move in the first hundred steps; differnet and the last two have one number an image; adae takes
+# Their losses hardly move in the first hundred steps; differnet and the last three have one number an image; adae takes
 # two steps of a network; lsa has batch norm in all its blocks, which lags behind the weights for tens of batches
 # (test_lsa.py trains longer); cavga learns to look at all of a good image, and what it makes of a defect is another
 # matter.
 UNTAUGHT = {
     "ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "transformation_classifier", "contrastive",
+    "supervised",
 }  # fmt: skip
 # Rates for plain descent, of losses with steep gradients.
 GENTLE = {

@@ -202,6 +202,7 @@ def test_all_categories_have_settings_of_their_kind(data, count, textures):
 
 NAMED = dict.fromkeys(["geom", "ssl_ad", "goad"], "transformation_classifier")  # papers that share a method
 NAMED |= dict.fromkeys(["csi", "ssl_occ", "ssd"], "contrastive")
+NAMED |= dict.fromkeys(["slides_convnet", "slides_resnet18", "slides_vgg16"], "supervised")
 PAPERS = {path.stem.removesuffix("_paper"): path for path in CONF.glob("experiment/*_paper.yaml")}
 PAPERS |= {name: CONF / f"experiment/{name}.yaml" for name in NAMED}
 OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on screw

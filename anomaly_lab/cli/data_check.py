@@ -50,6 +50,8 @@ def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
     datamodule: DataModule = instantiate(resolved["data"]["datamodule"], _convert_="all")
     labelled = tuple(datamodule.train_samples[len(datamodule.good) :])
     splits = instantiate(resolved["data"]["layout"])._replace(test=datamodule.test_samples, labelled=labelled)
+    if datamodule.protocol == "supervised":
+        splits = splits._replace(train=[*datamodule.good, *datamodule.held_out_samples])
     about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)
     print("\n".join(describe(splits).lines(*about)), flush=True)
     datamodule.on_error = "skip"  # all that cannot be read are named, not only the first

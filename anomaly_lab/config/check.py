@@ -253,12 +253,18 @@ def _check_labelled(resolved: dict[str, Any]) -> None:
             f"method.labelled: expected {amount is not None}, as data.labelled_abnormal={amount} says, found "
             f"{method['labelled']}; type data.labelled_abnormal alone"
         )
+    _check_fold(resolved)
     if amount is None:
         return
+    if class_fact(method["_target_"], "supervised"):
+        raise UserError(
+            f"data.labelled_abnormal: expected none with method={method['name']}, which learns from all defective "
+            f"photos outside its fold (data.fold), found {amount}"
+        )
     if not class_fact(method["_target_"], "labelled"):
         raise UserError(
             f"data.labelled_abnormal: expected none, because method={method['name']} learns from good photos alone, "
-            f"found {amount}; {' or '.join(f'method={name}' for name in _takers())} learns from defective ones too"
+            f"found {amount}; {_takers('labelled')} learns from defective ones too"
         )
     if class_fact(method["_target_"], "sees") == "patches" and resolved["data"]["kind"] == "texture":
         raise UserError(
@@ -267,12 +273,27 @@ def _check_labelled(resolved: dict[str, Any]) -> None:
         )
 
 
-def _takers() -> list[str]:
-    """The methods that learn from labelled abnormal images, too."""
+def _check_fold(resolved: dict[str, Any]) -> None:
+    """Refuse folds for a method that knows good images only, and such a method's learning from anything else."""
+    fold, method = resolved["data"].get("fold"), resolved["method"]
+    if class_fact(method["_target_"], "supervised"):
+        if fold is None:
+            raise UserError(
+                f"data.fold: expected the number of a fold, 0 to {resolved['data']['folds'] - 1}, because "
+                f"method={method['name']} learns from labelled photos of both kinds, found null"
+            )
+    elif fold is not None:
+        raise UserError(
+            f"data.fold: expected null, because method={method['name']} learns from good photos alone, found {fold}; "
+            f"{_takers('supervised')} learns from both kinds"
+        )
+
+
+def _takers(fact: str) -> str:
+    """The methods of which a fact about defective images holds, as they are typed."""
     files = sorted((CONF / "method").glob("*.yaml"))
-    return [
-        file.stem for file in files if class_fact(str(OmegaConf.select(OmegaConf.load(file), "_target_")), "labelled")
-    ]
+    targets = {file.stem: str(OmegaConf.select(OmegaConf.load(file), "_target_")) for file in files}
+    return " or ".join(f"method={name}" for name, target in targets.items() if class_fact(target, fact))
 
 
 def _of_whole_objects(error: UserError, data: dict[str, Any]) -> UserError:

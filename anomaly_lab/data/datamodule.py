@@ -33,7 +33,7 @@ from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, hold_out
 from anomaly_lab.data.store import Cache, Store, on_device, open_store, stopped
 
-Protocol = Literal["unsupervised", "weakly_supervised"]  # what a method may know
+Protocol = Literal["unsupervised", "weakly_supervised", "supervised"]  # what a method may know
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
 
 
@@ -90,8 +90,8 @@ class DataModule(pl.LightningDataModule):
     With `good_photos` the run knows only so many of the good training photos, held-out ones among them; `seed` chooses
     them. Held-out images are split off before any augmentation. Only they enter the validation loss and, unless the
     threshold rule wants `threshold_images="training"`, the threshold. With `labelled_abnormal` the training batches
-    have defective images too, label 1, as often as any other; `split_seed` chooses them. Everything else that looks at
-    training images sees the good ones alone.
+    have defective images too, label 1, as often as any other; `split_seed` chooses them. With `fold` they have those of
+    all `folds` but one, which is the test. Everything else that looks at training images sees the good ones alone.
 
     `sees`, `passes` and `augmented` are class attributes of the method. `patches` of an epoch, or as many as there are
     training images, come in batches of `batch_size`. So do
@@ -124,19 +124,23 @@ class DataModule(pl.LightningDataModule):
         corruption: Corruption | None = None,
         good_photos: PositiveInt | None = None,
         labelled_abnormal: Amount | None = None,
+        fold: NonNegativeInt | None = None,
+        folds: Annotated[int, Field(ge=2)] = 5,
     ) -> None:
         super().__init__()
-        seen = known(splits, good_photos, seed, labelled_abnormal, split_seed)
+        seen = known(splits, good_photos, seed, labelled_abnormal, None if fold is None else (fold, folds), split_seed)
         chosen = seen.train
         self.train_samples, self.held_out_samples = hold_out(chosen, held_out, split_seed)
         self.train_samples += seen.labelled
         self.labelled = len(seen.labelled)  # of the training samples, the last ones
         self.protocol: Protocol = "weakly_supervised" if seen.labelled else "unsupervised"
+        if fold is not None:
+            self.protocol = "supervised"
         self.test_samples = seen.test
         self.all_samples = (*splits.train, *splits.test)  # with those that `good_photos` leaves out
         few = f"{len(chosen)} of {len(splits.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
-        self.remarks = (*seen.remarks, few) if len(chosen) < len(splits.train) else seen.remarks
-        self.remarks += (in_words(seen.labelled, len(seen.test)),) if seen.labelled else ()
+        self.remarks = (*seen.remarks, few) if good_photos and good_photos < len(splits.train) else seen.remarks
+        self.remarks += (in_words(seen.labelled, len(seen.test)),) if seen.labelled and fold is None else ()
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
         self.augmentation = augmentation if augmented else Augmentation()

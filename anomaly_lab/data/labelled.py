@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import RemarkCounter
 from anomaly_lab.data.class_folders import masks_beside
+from anomaly_lab.data.folds import in_fold
 from anomaly_lab.data.listing import images_in
 from anomaly_lab.data.names import PHOTOS, is_good
 from anomaly_lab.data.samples import Sample, Splits, choose, join_copies, same_content
@@ -20,14 +21,22 @@ KEY = "data.labelled_abnormal"
 
 
 def known(
-    splits: Splits, good_photos: int | None, seed: int, labelled_abnormal: Amount | None, split_seed: int
+    splits: Splits,
+    good_photos: int | None,
+    seed: int,
+    labelled_abnormal: Amount | None,
+    fold: tuple[int, int] | None,
+    split_seed: int,
 ) -> Splits:
     """What a run knows of the data: so many good photos, and the defective ones that it may learn from.
 
-    Raises UserError as `choose` and `with_labelled` do.
+    `fold`: the one that is tested, and their number. Raises UserError as `choose`, `with_labelled` and `in_fold` do.
     """
-    some = splits if labelled_abnormal is None else with_labelled(splits, labelled_abnormal, split_seed)
-    return some._replace(train=choose(splits.train, good_photos, seed))
+    if fold is not None:
+        splits = in_fold(splits, *fold, split_seed)
+    elif labelled_abnormal is not None:
+        splits = with_labelled(splits, labelled_abnormal, split_seed)
+    return splits._replace(train=choose(splits.train, good_photos, seed))
 
 
 def with_labelled(splits: Splits, amount: Amount, seed: int) -> Splits:

@@ -30,7 +30,8 @@ def ranking_metrics(score: Float[np.ndarray, " image"], label: Int[np.ndarray, "
 def decision_metrics(abnormal: Bool[np.ndarray, " image"], label: Int[np.ndarray, " image"]) -> dict[str, float]:
     """`accuracy_normal` and `accuracy_abnormal` (the two rows of CVPR 2019, table 2), and what follows from them.
 
-    `balanced_accuracy`, `precision`, `recall`, `f1`; only those for which there are images.
+    `accuracy` of all images, `accuracy_majority` (what the more frequent answer alone reaches), `balanced_accuracy`,
+    `precision`, `recall`, `f1`; only those for which there are images.
     """
     metrics: dict[str, float] = {}
     for value, name in ((0, "normal"), (1, "abnormal")):
@@ -41,6 +42,8 @@ def decision_metrics(abnormal: Bool[np.ndarray, " image"], label: Int[np.ndarray
     true, found, there = int((abnormal & (label == 1)).sum()), int(abnormal.sum()), int((label == 1).sum())
     return {
         **metrics,
+        "accuracy": float((abnormal == (label == 1)).mean()),
+        "accuracy_majority": max(there, len(label) - there) / len(label),
         "balanced_accuracy": (metrics["accuracy_normal"] + metrics["accuracy_abnormal"]) / 2,
         "precision": true / found if found else float("nan"),
         "recall": true / there,

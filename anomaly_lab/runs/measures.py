@@ -29,6 +29,7 @@ MEASURES = (
     Measure("image_f1max", "image F1-max", "image", "at the best threshold for the test images"),
     Measure("image_recall_at_95_specificity", "recall at 95 % specificity", "image"),
     Measure("image_balanced_accuracy", "balanced accuracy", "image", "at the threshold"),
+    Measure("image_accuracy", "accuracy", "image", "at the threshold; compare it with the more frequent answer alone"),
     Measure("image_accuracy_normal", "accuracy on good images", "image", "at the threshold"),
     Measure("image_accuracy_abnormal", "accuracy on defective images", "image", "at the threshold"),
     Measure("image_precision", "image precision", "image", "at the threshold"),

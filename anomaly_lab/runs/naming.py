@@ -152,18 +152,25 @@ def fingerprints_of(resolved: dict[str, Any]) -> Fingerprints:
     """
     data = resolved["data"]["datamodule"]
     layout, number = json.dumps(resolved["data"]["layout"]), data.get("good_photos")
-    draws = data.get("labelled_abnormal"), data["split_seed"]
+    fold = None if data.get("fold") is None else (data["fold"], data["folds"])
+    draws = data.get("labelled_abnormal"), fold, data["split_seed"]
     return _fingerprints(layout, number, 0 if number is None else data["seed"], *draws)
 
 
 @cache
 def _fingerprints(
-    layout: str, good_photos: int | None, seed: int, labelled_abnormal: Amount | None, split_seed: int
+    layout: str,
+    good_photos: int | None,
+    seed: int,
+    labelled_abnormal: Amount | None,
+    fold: tuple[int, int] | None,
+    split_seed: int,
 ) -> Fingerprints:
     """Cached: a process reads the images once, even if many jobs of a sweep share them."""
     import hydra  # here: who only reads a run folder needs no Hydra
 
-    splits = known(hydra.utils.instantiate(json.loads(layout)), good_photos, seed, labelled_abnormal, split_seed)
+    splits = hydra.utils.instantiate(json.loads(layout))
+    splits = known(splits, good_photos, seed, labelled_abnormal, fold, split_seed)
     return Fingerprints(fingerprint([*splits.train, *splits.labelled]), fingerprint(splits.test))
 
 
