@@ -65,6 +65,7 @@ TOY = {
     "egbad": "width=4 latent_size=8 optimizer.lr=1e-2",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
+    "fcdd": "optimizer.lr=1e-2",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "lsa": "latent_size=8 bins=10 hidden=4 optimizer.lr=1e-2",
     "memae": "slots=50 optimizer.lr=1e-2",
@@ -100,8 +101,8 @@ GRAY_ONLY = {"texture_inspection"}
 # Their losses hardly move in the first hundred steps; differnet and deep_svdd have one number an image; adae takes two
 # steps of a network; lsa has batch norm in all its blocks, which lags behind the weights for tens of batches
 # (test_lsa.py trains longer); cavga learns to look at all of a good image, and what it makes of a defect is another
-# matter.
-UNTAUGHT = {"ssim_ae", "draem", "nsa", "deep_svdd", "differnet", "lsa", "cavga", "egbad", "adae"}
+# matter; a place of fcdd sees more than an image of 32 px.
+UNTAUGHT = {"ssim_ae", "draem", "nsa", "deep_svdd", "differnet", "lsa", "cavga", "egbad", "adae", "fcdd"}
 # Rates for plain descent, of losses with steep gradients.
 GENTLE = {"lsa": 1e-5, "uninformed_students": 1e-4, "efficient_ad": 1e-3, "fastflow": 1e-6, "nsa": 1e-3}
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
@@ -249,9 +250,7 @@ class Toy:
         for module in list(method.modules()):
             for name, layer in module.named_children():
                 norm = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
-                trained = norm and (  # not those of a teacher
-                    layer.weight is None or layer.weight.requires_grad or hasattr(method, "averages")
-                )
+                trained = norm and (layer.training or hasattr(method, "averages"))  # not those of a teacher
                 if trained and self.name in DESCENDING:
                     setattr(module, name, nn.GroupNorm(1, layer.num_features))
                 if isinstance(layer, nn.Dropout):

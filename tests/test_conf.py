@@ -214,7 +214,8 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "draem": (256, 256, 8, 100_000, 700),
     "cutpaste": (256, 256, 32, 8192, 256), "nsa": (256, 256, 64, 100_000, 320), "memae": (32, 32, 64, 5000, 200),
     "cavga": (256, 256, 16, 240, 150),
-    "lsa": (28, 28, 256, 5400, 200), "deep_svdd": (28, 28, 200, 5400, 300),
+    "lsa": (28, 28, 256, 5400, 200), "deep_svdd": (28, 28, 200, None, 300),
+    "fcdd": (224, 224, 128, 2400, 200),
     "egbad": (28, 28, 100, 50_200, 100),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
 }  # fmt: skip
@@ -225,14 +226,14 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 NO_THRESHOLD = "vae", "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
 NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
-NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", "deep_svdd"  # is published
+NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", "deep_svdd", "fcdd"  # is published
 NARROWER = {  # networks of hundreds of millions of weights
     "cs_flow": ["method.hidden=64"],
     "differnet": ["method.hidden=64"],
     "draem": ["method.width=16", "method.segmentation_width=16"],
 }
 SCHEDULE = {"cflow": "cosine", "cutpaste": "cosine", "nsa": "cosine", "draem": "two_drops", "efficient_ad": "drop"}
-SCHEDULE |= {"deep_svdd": "early_drop"}
+SCHEDULE |= {"deep_svdd": "early_drop", "fcdd": "exponential"}
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():

@@ -109,8 +109,9 @@ class DeepSVDD(AdversarialMethod):
             return
         distances = self.distances(images)
         loss = self.one_class_loss(distances, self._abnormal)
-        yield Turn("encoder", loss, {"distance": distances.mean(), "radius": self.radius})
-        if self.boundary == "soft" and self.current_epoch - self.stage_ends()[0] >= self.warm_up_epochs:
+        soft = self.boundary == "soft"
+        yield Turn("encoder", loss, {"distance": distances.mean()} | ({"radius": self.radius} if soft else {}))
+        if soft and self.current_epoch - self.stage_ends()[0] >= self.warm_up_epochs:
             of_all = cast(Tensor, self.all_gather(distances.detach()))  # each process has its share of the batch
             self.radius.copy_(hypersphere.radius(of_all.flatten(), self.nu))
 

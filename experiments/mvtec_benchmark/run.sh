@@ -19,7 +19,7 @@ sweep() {
 failed=0
 sweep method=variation_model,texture_inspection "$@"
 sweep method=padim,patchcore,mahalanobis,spade "${weights[@]}" "$@"
-sweep method=stfpm,reverse_distillation,mkd,fastflow,cflow,differnet,cs_flow,cavga "${weights[@]}" "$@"
+sweep method=stfpm,reverse_distillation,mkd,fastflow,cflow,differnet,cs_flow,cavga,fcdd "${weights[@]}" "$@"
 if [ -n "${TEACHERS:-}" ]; then
   sweep method=efficient_ad method.teacher.weights="$TEACHERS/pdn_small.safetensors" \
     method.foreign_images="${FOREIGN:-procedural}" "$@"

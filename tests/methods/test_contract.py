@@ -274,6 +274,7 @@ OURS = {
     "egbad": {"optimizer"}, "memae": {"score"},
     "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
+    "fcdd": {"backbone"},
     "spade": {"backbone", "pyramid", "search"},  # the same
     "ssim_ae": {"constants", "window", "network"}, "uninformed_students": {"stride"},
     "variation_model": {"images", "alignment"},
@@ -298,6 +299,7 @@ GOLDEN = {
     "f_anogan": ["method.generator.width=4", "method.critic.width=4", "method.encoder.width=4"],
     "cavga": ["method.backbone.layers=[layer2]", "method.latent_size=16", "method.width=8"],
     "egbad": ["method.width=8"],
+    "fcdd": ["data.image_size=48"],
     "deep_svdd": ["data.image_size=32", "method.pretraining_optimizer.lr=1e-3"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "cs_flow": ["data.image_size=48", "method.backbone.layers=[layer1]", "method.kernels=[3,5]", "method.hidden=8"],

@@ -21,7 +21,8 @@ def summed(parts: dict[str, Scalar]) -> dict[str, Scalar]:
 class GradientMethod(Method):
     """A network that learns by gradient descent; a method writes `losses` and `predict`, this class the rest.
 
-    `schedule`: "constant"; "cosine": the learning rate falls to zero over the run; "early_drop": to a tenth after a
+    `schedule`: "constant"; "cosine": the learning rate falls to zero over the run; "exponential": to a
+    twentieth; "early_drop": to a tenth after a
     third of it; "drop": to a tenth near its end; "two_drops": to a fifth of it, and again, in its last fifth.
     """
 
