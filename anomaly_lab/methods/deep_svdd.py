@@ -4,8 +4,8 @@ A network maps good images near a point; what lies far from it is abnormal. It s
 autoencoder, and nothing in it has a bias, so that it cannot simply ignore the image. ICML 2018; layers, schedule and
 losses are those of the authors' code. Deep SAD (Ruff et al., ICLR 2020) pushes labelled abnormal images away.
 
-Every library of one-class methods has it. It answers whether an image shows another kind of thing; of small defects
-it has no published figures, and on digits the principal components of the pixels do as well.
+Every library of one-class methods has it. It answers whether an image shows another kind of thing; we know of no good
+figure for small defects. Compare it with `method=control`, whose principal components are close on digits.
 """
 
 from collections.abc import Iterable, Iterator

@@ -11,7 +11,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.methods.deep_svdd import DeepSVDD
-from tests.adversarial import Losses, Patches, fit
+from tests.adversarial import Losses, Patches, fit, two_processes
 from tests.contract import bars
 
 
@@ -195,3 +195,19 @@ def test_it_learns_to_tell_what_is_of_another_kind(tmp_path):
         assert other.min() > good.max()
         ratio[labelled] = (other.mean() / good.mean()).item()
     assert ratio[True] > ratio[False]
+
+
+def soft():
+    """Its distances are known: the brightness of the images."""
+    method = deep_svdd(boundary="soft", warm_up_epochs=0, pretraining_epochs=0)
+    method.distances = lambda images: images.flatten(1).mean(dim=1) + 1 + 0 * method.encode(images).sum()
+    return method
+
+
+@pytest.mark.slow
+def test_the_radius_of_two_processes_is_that_of_the_whole_batch(tmp_path):
+    first, second = two_processes(soft, tmp_path)
+    fit(alone := soft(), tmp_path, 2, Patches(batch_size=8))
+    assert first["radius"].item() == pytest.approx(alone.radius.item(), rel=1e-6)
+    assert first["centre"].equal(second["centre"])
+    assert first["centre"].equal(alone.centre)
