@@ -60,11 +60,13 @@ TOY = {
     "cs_flow": "backbone.layers=[layer1] kernels=[3] hidden=8 optimizer.lr=1e-1",
     "differnet": "backbone.layers=[layer2] blocks=2 hidden=16 views=3 optimizer.lr=1e-3",
     "cutpaste": "backbone.layers=[layer1] optimizer.lr=1e-2",
+    "deep_svdd": "pretraining_optimizer.lr=1e-3 optimizer.lr=1e-3",
     "draem": "width=2 segmentation_width=2 optimizer.lr=1e-2",
     "efficient_ad": "optimizer.lr=1e-3",
     "egbad": "width=4 latent_size=8 optimizer.lr=1e-2",
     "f_anogan": "generator.width=2 generator.latent_size=16 critic.width=2 encoder.width=2 critic_steps=1",
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
+    "fcdd": "optimizer.lr=1e-2",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
     "lsa": "latent_size=8 bins=10 hidden=4 optimizer.lr=1e-2",
     "memae": "slots=50 optimizer.lr=1e-2",
@@ -99,13 +101,13 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-# Their losses hardly move in the first hundred steps; differnet and the last three have one number an image; adae takes
+# Their losses hardly move in the first hundred steps; differnet and the last four have one number an image; adae takes
 # two steps of a network; lsa has batch norm in all its blocks, which lags behind the weights for tens of batches
 # (test_lsa.py trains longer); cavga learns to look at all of a good image, and what it makes of a defect is another
-# matter.
+# matter; a place of fcdd sees more than an image of 32 px.
 UNTAUGHT = {
-    "ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "transformation_classifier", "contrastive",
-    "supervised",
+    "ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "fcdd", "deep_svdd",
+    "transformation_classifier", "contrastive", "supervised",
 }  # fmt: skip
 # Rates for plain descent, of losses with steep gradients.
 GENTLE = {
@@ -230,16 +232,17 @@ class Toy:
     ) -> pl.Trainer:  # fmt: skip
         """Train it for two epochs, or as often as it looks, alone or as one of two processes."""
         sides = {"side": self.side, "channels": self.channels, "corruption": self.corruption}
+        method.training_images = lambda: Bars(2, batch_size, **sides)
         if resume is None:
             with evaluating(method), torch.no_grad():
-                method.prepare(Bars(2, batch_size, **sides))
+                method.prepare(method.training_images())
         patches = Bars(2, batch_size, place=(0, 1) if rank is None else (rank, 2), **sides)
         options |= {} if rank is None else shared()
         trainer = fit(
             method, self.folder, method.passes or 2, patches, Bars(1, **sides), resume, callbacks, **options
         )  # fmt: skip
         with evaluating(method), torch.no_grad():
-            method.conclude(Bars(2, batch_size, **sides))
+            method.conclude(method.training_images())
             method.calibrate(Bars(1, **sides))
         return trainer
 
@@ -260,7 +263,7 @@ class Toy:
         for module in list(method.modules()):
             for name, layer in module.named_children():
                 norm = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
-                trained = norm and (layer.weight.requires_grad or hasattr(method, "averages"))  # not those of a teacher
+                trained = norm and (layer.training or hasattr(method, "averages"))  # not those of a teacher
                 if trained and self.name in DESCENDING:
                     setattr(module, name, nn.GroupNorm(1, layer.num_features))
                 if isinstance(layer, nn.Dropout):

@@ -218,9 +218,12 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "draem": (256, 256, 8, 100_000, 700),
     "cutpaste": (256, 256, 32, 8192, 256), "nsa": (256, 256, 64, 100_000, 320), "memae": (32, 32, 64, 5000, 200),
     "cavga": (256, 256, 16, 240, 150),
-    "lsa": (28, 28, 256, 5400, 200),
+    "lsa": (28, 28, 256, 5400, 200), "deep_svdd": (28, 28, 200, None, 300),
+    "fcdd": (224, 224, 128, 2400, 200),
     "egbad": (28, 28, 100, 50_200, 100),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
+    "slides_convnet": (1024, 1024, 16, 5000, 20), "slides_resnet18": (224, 224, 32, 5000, 10),
+    "slides_vgg16": (224, 224, 32, 5000, 10),
     "geom": (32, 32, 128, 5000, 216), "ssl_ad": (32, 32, 64, 5000, 45), "goad": (32, 32, 4, 5000, 16),
     "csi": (32, 32, 128, 5000, 1000), "ssl_occ": (32, 32, 32, 5000, 2048), "ssd": (32, 32, 512, 5000, 500),
 }  # fmt: skip
@@ -231,7 +234,9 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 NO_THRESHOLD = "vae", "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
 NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
-NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", *NAMED  # is published
+NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", "deep_svdd", "fcdd"  # is published
+NO_THRESHOLD += tuple(name for name in NAMED if not name.startswith("slides_"))
+LINES = "texture_inspection", "slides_convnet", "slides_resnet18", "slides_vgg16"  # the method's own
 NARROWER = {  # networks of hundreds of millions of weights
     "cs_flow": ["method.hidden=64"],
     "differnet": ["method.hidden=64"],
@@ -239,6 +244,7 @@ NARROWER = {  # networks of hundreds of millions of weights
 }
 SCHEDULE = {"cflow": "cosine", "cutpaste": "cosine", "nsa": "cosine", "draem": "two_drops", "efficient_ad": "drop"}
 SCHEDULE |= dict.fromkeys(["ssl_ad", "csi", "ssl_occ", "ssd"], "cosine")
+SCHEDULE |= {"deep_svdd": "early_drop", "fcdd": "exponential"}
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():
@@ -258,7 +264,7 @@ def test_a_published_setting_is_built_and_takes_a_step(name, weights, tmp_path):
     data, epochs = config["data"], config["trainer"]["max_epochs"]
     found = data["image_size"], data["patch_size"], data["batch_size"], data["patches"], epochs
     assert found[: len(OBJECT.get(name, ()))] == OBJECT.get(name, ())
-    rule = {"texture_inspection": "Own", **dict.fromkeys(NO_THRESHOLD, "FalseAlarms")}
+    rule = dict.fromkeys(NO_THRESHOLD, "FalseAlarms") | dict.fromkeys(LINES, "Own")
     assert config["threshold"]["_target_"].endswith(rule.get(name, "Area"))
     assert config["budget"]["schedule"] == SCHEDULE.get(name, "constant")
     method = build_method(config)

@@ -38,7 +38,7 @@ READ = {
     "controls": bool,
     "run_folder": str,
     "budget.epochs": POSITIVE,
-    "budget.schedule": typing.Literal["constant", "cosine", "drop", "two_drops"],
+    "budget.schedule": typing.Literal["constant", "cosine", "exponential", "early_drop", "drop", "two_drops"],
     "budget.learning_rate": pydantic.PositiveFloat,
     "checkpoint.every_batches": POSITIVE | None,
     "method.name": str,

@@ -37,7 +37,7 @@ RESOLVERS = {
 SIDE = Annotated[int, pydantic.Field(gt=0, le=2**14)]  # px
 READ: dict[str, Any] = {
     "seed": pydantic.NonNegativeInt,
-    "budget.schedule": Literal["constant", "cosine", "drop", "two_drops"],
+    "budget.schedule": Literal["constant", "cosine", "exponential", "early_drop", "drop", "two_drops"],
     "data.image_size": SIDE,
     "data.patch_size": SIDE,
     "data.channels": Literal[1, 3],

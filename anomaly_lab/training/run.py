@@ -1,5 +1,6 @@
 """Assembly of a run: configuration -> datamodule, method, callbacks, logger, trainer -> fit, test -> metrics."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,15 +108,16 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         say(f"profile: {folder / 'profile'}")
 
     device = trainer.strategy.root_device
+    method.training_images = partial(datamodule.whole_training_images, device=device)
     if resume is None:  # else its findings are in the checkpoint
         with evaluating(method.to(device)), torch.no_grad():
-            method.prepare(datamodule.whole_training_images(device=device))
+            method.prepare(method.training_images())
     try:
         trainer.fit(method, datamodule, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:  # a callback or an option that cannot work with this method
         raise UserError(" ".join(str(error).split())) from error
     with evaluating(method.to(device)), torch.no_grad():  # fit has left it on the host
-        method.conclude(datamodule.whole_training_images(device=device))
+        method.conclude(method.training_images())
         method.calibrate(datamodule.held_out_images(device))
     looks = type(method).calibrate is not Method.calibrate or type(method).conclude is not Method.conclude
     if resume is None or throughput.has_trained or looks:  # else the checkpoint is that of a whole training

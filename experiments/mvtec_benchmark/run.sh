@@ -19,7 +19,7 @@ sweep() {
 failed=0
 sweep method=variation_model,texture_inspection "$@"
 sweep method=padim,patchcore,mahalanobis,spade "${weights[@]}" "$@"
-sweep method=stfpm,reverse_distillation,mkd,fastflow,cflow,differnet,cs_flow,cavga "${weights[@]}" "$@"
+sweep method=stfpm,reverse_distillation,mkd,fastflow,cflow,differnet,cs_flow,cavga,fcdd "${weights[@]}" "$@"
 if [ -n "${TEACHERS:-}" ]; then
   sweep method=efficient_ad method.teacher.weights="$TEACHERS/pdn_small.safetensors" \
     method.foreign_images="${FOREIGN:-procedural}" "$@"
@@ -29,5 +29,5 @@ fi
 sweep method=anomaly_dino "${dino[@]}" "$@"
 sweep method=cnn_dictionary method.evaluation=dense "${weights[@]}" "$@"
 sweep method=draem,cutpaste,nsa,transformation_classifier,contrastive "$@"
-sweep method=pixel_flow,cae,ssim_ae,vae,slides_cae,memae,lsa,ganomaly,skip_ganomaly,adae,avid,f_anogan,egbad,anogan "$@"
+sweep method=pixel_flow,cae,ssim_ae,vae,slides_cae,memae,lsa,deep_svdd,ganomaly,skip_ganomaly,adae,avid,f_anogan,egbad,anogan "$@"
 exit $failed

@@ -68,7 +68,7 @@ def message(*overrides):
         ("method.network.latent_size=0", "method.network.latent_size: expected a number greater than 0, found 0"),
         ("method.network.output=sigmod", "method.network.output: expected 'linear' or 'sigmoid', found 'sigmod'.*"),
         ("method.network.latent=3", "method.network.latent: no such key; did you mean method.network.latent_.*"),
-        ("budget.schedule=cos", "budget.schedule: expected 'constant', 'cosine', 'drop' or 'two_drops', found 'cos'.*"),
+        ("budget.schedule=cos", "budget.schedule: expected 'constant', 'cosine', 'exponential', .*, found 'cos'.*"),
         ("method.optimizer.lr=0", "method.optimizer.lr: expected a number greater than 0, found 0"),
         ("method.optimizer.weight_decay=-1", "method.optimizer.weight_decay: expected a number greater than or .*"),
         ("method.optimizer.lr=inf", "method.optimizer.lr: expected a finite number, found inf"),

@@ -1,6 +1,5 @@
 """Adversarial methods: several networks, each with its own optimizer, that learn in turns."""
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from anomaly_lab.core.console import duration, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.methods.base.method import Method, OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import CURVES, Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.dcgan import refuse_one_image
 
@@ -43,7 +43,7 @@ class AdversarialMethod(Method):
     is computed when the turn is asked for, so a later turn sees the weights after the earlier steps. Each backward pass
     stands directly before its own step, because a loss scaler changes its scale with every step.
 
-    A training may have several `stages` (`stage_ends`): each has its own cosine, and the seconds of each are logged.
+    A training may have several `stages` (`stage_ends`): each has its own schedule, and the seconds of each are logged.
     Random numbers follow from `seed`, their purpose and the place in the run (`random_at`). All processes draw
     the same numbers and each takes its rows of them (`random_rows`), so that the number of processes changes nothing.
     """
@@ -60,7 +60,7 @@ class AdversarialMethod(Method):
         self,
         tiling: Tiling,
         optimizer: OptimizerFactory,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
         gradient_clip: PositiveFloat | None = None,
         log_gradient_norms: bool = False,
         seed: NonNegativeInt = 0,
@@ -106,10 +106,10 @@ class AdversarialMethod(Method):
         images = self.signed(batch.image)
         refuse_one_image(self, len(images))
         stage, batches = self.stage, int(self.trainer.num_training_batches)
-        if self.schedule == "cosine":
+        if self.schedule != "constant":
             start, end = (0, *self.stage_ends())[stage : stage + 2]
             share = (self.current_epoch - start + batch_idx / batches) / (end - start)
-            lower_learning_rates(self.trainer.optimizers, share)
+            lower_learning_rates(self.trainer.optimizers, share, self.schedule)
 
         networks = self.networks()
         optimizers: dict[str, Any] = dict(zip(networks, cast(list, self.optimizers()), strict=True))
@@ -246,8 +246,10 @@ class AdversarialMethod(Method):
         return rows.to(self.device, non_blocking=self.device.type == "cuda")  # else the host waits for the device
 
 
-def lower_learning_rates(optimizers: Iterable[torch.optim.Optimizer], share: float) -> None:
-    """Set the learning rates of half a cosine down to zero for a share of the training that is done, 0 to 1.
+def lower_learning_rates(
+    optimizers: Iterable[torch.optim.Optimizer], share: float, schedule: Schedule = "cosine"
+) -> None:
+    """Set the learning rates of a schedule for a share of the training that is done, 0 to 1.
 
     Computed from the place in the run, so nothing has to be saved. (A scheduler of PyTorch needs the number of steps
     before there is a loader. Lightning then makes one early, and a run resumed in its first epoch starts that epoch's
@@ -255,7 +257,7 @@ def lower_learning_rates(optimizers: Iterable[torch.optim.Optimizer], share: flo
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = optimizer.defaults["lr"] * (1 + math.cos(math.pi * share)) / 2
+            group["lr"] = optimizer.defaults["lr"] * CURVES[schedule](share)
 
 
 def refuse_unlike(**networks: nn.Module) -> None:

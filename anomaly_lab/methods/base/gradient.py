@@ -21,8 +21,9 @@ def summed(parts: dict[str, Scalar]) -> dict[str, Scalar]:
 class GradientMethod(Method):
     """A network that learns by gradient descent; a method writes `losses` and `predict`, this class the rest.
 
-    `schedule`: "constant"; "cosine": the learning rate falls to zero over the run; "drop": to a tenth near its end;
-    "two_drops": to a fifth of it, and again, in its last fifth.
+    `schedule`: "constant"; "cosine": the learning rate falls to zero over the run; "exponential": to a
+    twentieth; "early_drop": to a tenth after a
+    third of it; "drop": to a tenth near its end; "two_drops": to a fifth of it, and again, in its last fifth.
     """
 
     rates: ClassVar[tuple[str, ...]] = ("optimizer",)

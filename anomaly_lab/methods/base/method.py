@@ -77,6 +77,8 @@ class Method(pl.LightningModule, ABC):
     localises: bool = True  # False: one number an image; nothing scores its pixels
     search_steps: int = 0  # gradient steps that `predict` takes for every image
     stage: int = 0  # of a training in several stages, the one of the present epoch
+    # All training images as `prepare` gets them, for a look between stages; set by the run.
+    training_images: Callable[[], Iterable[Batch]] = tuple
 
     def __init__(self, tiling: Tiling) -> None:
         super().__init__()

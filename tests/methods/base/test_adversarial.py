@@ -144,6 +144,12 @@ def test_the_learning_rates_fall_by_half_a_cosine_in_each_stage(tmp_path):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
+def test_any_schedule_holds_in_each_stage(tmp_path):
+    norms = Norms()
+    fit(Toy(ends=(2, 3), schedule="early_drop"), tmp_path, 3, Patches(2), callbacks=(norms,))
+    assert norms.rates == [pytest.approx([0.1 * factor] * 2) for factor in (1, 1, 0.1, 0.1, 1, 0.1)]
+
+
 def test_stages_are_timed_and_each_has_its_own_loss(tmp_path, capsys):
     method, losses = Toy(), Losses()
     method.on_load_checkpoint({"stage_seconds": [100.0, 0.0]})  # a run that goes on

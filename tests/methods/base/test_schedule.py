@@ -49,10 +49,15 @@ def test_half_a_cosine_that_ends_at_zero(tmp_path, accumulated, steps):
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("drop", [0.1] * 38 + [0.01] * 2), ("two_drops", [0.1] * 32 + [0.02] * 4 + [0.004] * 4)],
+    [
+        ("exponential", [0.1 * 0.985 ** (5 * step) for step in range(40)]),
+        ("early_drop", [0.1] * 14 + [0.01] * 26),
+        ("drop", [0.1] * 38 + [0.01] * 2),
+        ("two_drops", [0.1] * 32 + [0.02] * 4 + [0.004] * 4),
+    ],
 )
-def test_the_rate_drops_in_the_last_steps(tmp_path, schedule, expected):
-    """To a tenth in the last twentieth; to a fifth in the last fifth, and to a fifth of that in the last tenth."""
+def test_the_rate_drops(tmp_path, schedule, expected):
+    """Evenly to a twentieth; once to a tenth; to a fifth in the last fifth, and again in the last tenth."""
     toy = Toy(schedule)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(20, 1)), 1)
     trainer = pl.Trainer(

@@ -1,0 +1,121 @@
+"""FCDD: Liznerski, Ruff, Vandermeulen, Franks, Kloft, Müller: Explainable Deep One-Class Classification, ICLR 2021.
+
+A convolutional network answers near zero at the places of good images and far from it at those of abnormal ones; its
+answer is the map. The abnormal images are made: good ones with confetti, or foreign photos. arXiv 2007.01760.
+
+It is in MATLAB's library for visual inspection. It shows defects that look like what was painted, and may get worse on
+others while the loss falls: `callbacks=synthetic` looks at kinds that were not painted.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from jaxtyping import Float
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.functional.hypersphere import classification_loss, pseudo_huber
+from anomaly_lab.functional.receptive import field_of, gaussian, gaussian_upsample
+from anomaly_lab.methods.base.gradient import GradientMethod
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.schedule import Schedule
+from anomaly_lab.methods.base.tiling import Tiling
+from anomaly_lab.networks.backbone import Backbone
+from anomaly_lab.networks.contrast import Contrast
+
+Cells = Float[Tensor, "batch 1 rows columns"]
+
+
+class FCDD(GradientMethod):
+    """A pretrained network up to the second of two layers, of which what lies above the first is trained on.
+
+    Then a 1 x 1 convolution with a bias to one channel, phi, of which A = sqrt(phi^2 + 1) - 1 is the heat of a place.
+    The score is the mean of A. The map is a Gaussian of `sigma` px at every place, as high as A. There are fewer places
+    around a pixel near the border of the image, so that the map is darker there; that is of the kernel, not of
+    the network, and stays as published.
+
+    `data.corruption` makes the abnormal images, half of all: `Confetti` or `ForeignPhoto` (`data/outliers.py`), or any
+    other. An image in which nothing changed counts as good. Labelled abnormal photos (`data.labelled_abnormal`) count
+    as abnormal whole; the semi-supervised form of the paper, which knows their masks, is not here.
+
+    Decisions: ResNet-18 up to its second stage, because its weights are at hand; the paper has VGG11 with batch norm up
+    to its sixth convolution (`experiment=fcdd_paper`). Batch norm keeps learning statistics below the first layer, too,
+    as published. Images are normalised as in the paper, with one range for all channels where it has one for each.
+
+    Raises UserError for a backbone that is not trained on from its weights, has not two layers, or is no chain of
+    convolutions, and where there is nothing abnormal to learn from.
+    """
+
+    version: ClassVar = 1
+    labelled: ClassVar = True
+
+    kernel: Tensor
+
+    def __init__(
+        self,
+        tiling: Tiling,
+        optimizer: OptimizerFactory,
+        backbone: Backbone,
+        sigma: PositiveFloat = 12.0,
+        labelled: bool = False,
+        schedule: Schedule = "constant",
+    ) -> None:
+        super().__init__(tiling, optimizer, schedule)
+        if len(backbone.layers) != 2 or not backbone.fine_tuned:
+            raise UserError(
+                "method.backbone: expected fine_tuned=true and two layers, trained above the first, found "
+                f"fine_tuned={str(backbone.fine_tuned).lower()} and layers={list(backbone.layers)}"
+            )
+        self.field = field_of(backbone.network)
+        if self.field.jump != backbone.reductions[-1]:
+            raise UserError(
+                "method.backbone.name: expected a chain of convolutions such as a ResNet or VGG, whose receptive field "
+                f"can be computed, found {backbone.name}"
+            )
+        freeze(backbone)
+        self.contrast, self.backbone = Contrast(), backbone
+        self.head = nn.Conv2d(backbone.channels[-1], 1, 1)
+        self.labelled_photos = labelled
+        self.register_buffer("kernel", gaussian(self.field.extent, sigma), persistent=False)
+
+    def prepare(self, images: Iterable[Batch]) -> None:
+        """The range of the training images."""
+        self.contrast.learn(self.tiling.training_like(batch.image) for batch in images)
+
+    def cells(self, images: Images) -> Cells:
+        """A at every place."""
+        shown = self.contrast(images).expand(-1, 3, -1, -1)
+        return pseudo_huber(self.head(self.backbone.extract(shown)[-1]).float())
+
+    def losses(self, batch: Batch) -> dict[str, Scalar]:
+        """Equation 2, of the mean over the places; normal and abnormal images in one mean."""
+        if batch.defect is None and not self.labelled_photos:
+            raise UserError("data.corruption: expected painted defects, from which fcdd learns, found null")
+        abnormal = batch.label == 1
+        if batch.defect is not None:
+            abnormal = abnormal | batch.defect.flatten(1).any(dim=1)
+        return {"loss": classification_loss(self.cells(batch.image).mean(dim=(1, 2, 3)), abnormal)}
+
+    def predict(self, images: Images) -> Prediction:
+        """A, enlarged by Gaussians (section 3.2), and its mean."""
+        cells = self.cells(images)
+        anomaly_map = gaussian_upsample(cells, self.field, self.kernel, images.shape[2], images.shape[3])
+        return Prediction(anomaly_map, cells.mean(dim=(1, 2, 3)), None)
+
+    def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """The features of the last convolution but one, averaged over the places."""
+        return self.backbone.extract(self.contrast(images).expand(-1, 3, -1, -1))[-1].mean(dim=(2, 3))
+
+
+def freeze(backbone: Backbone) -> None:
+    """Let no weight up to the first of its layers be trained."""
+    layer, reached = backbone.layers[0], False
+    for name, module in backbone.network.named_modules():
+        inside = f"{name}.".startswith(f"{layer}.")
+        if reached and not inside:
+            return
+        reached = inside
+        for weight in module.parameters(recurse=False):
+            weight.requires_grad_(False)
