@@ -216,6 +216,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "cavga": (256, 256, 16, 240, 150),
     "lsa": (28, 28, 256, 5400, 200),
     "egbad": (28, 28, 100, 50_200, 100),
+    "patch_svdd": (256, 256, 16, 100_000, 7500),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
 }  # fmt: skip
 TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole images
@@ -225,7 +226,7 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 NO_THRESHOLD = "vae", "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
 NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
-NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid"  # is published
+NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", "patch_svdd"  # is published
 NARROWER = {  # networks of hundreds of millions of weights
     "cs_flow": ["method.hidden=64"],
     "differnet": ["method.hidden=64"],
