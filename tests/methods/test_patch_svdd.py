@@ -224,6 +224,21 @@ def test_what_is_drawn_follows_from_seed_epoch_and_row(monkeypatch):
     assert loss() != here
 
 
+def test_directions_are_learnt_where_an_image_shows_them():
+    """A ramp: what lies below and to the right is brighter, which noise hides at times."""
+    method = patch_svdd()
+    optimizer, losses = torch.optim.Adam(method.parameters(), 1e-3), []
+    for step in range(40):
+        keys = row_keys(0, step, torch.arange(32))
+        loss = method.direction(coordinates() / 128, torch.zeros_like(keys), keys, SMALL)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(8), abs=0.05)
+    assert sum(losses[-5:]) / 5 < 1.7
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_distances_alone_let_all_codes_collapse_and_directions_hold_them_apart(told):
     method, images = patch_svdd(pairs=1), photos(4)
