@@ -12,6 +12,6 @@ row() {  # NAME OVERRIDES...
 }
 
 row untrained budget.epochs=1 method.optimizer.lr=1e-12
-row trained budget.epochs=45 method.optimizer.lr=3e-4  # 315 steps; at 1e-3 the codes collapse
+row trained budget.epochs=45 method.optimizer.lr=3e-4  # 315 steps; the codes collapse
 
 .venv/bin/python experiments/collect.py runs/patch_svdd | tee experiments/patch_svdd/results.csv
