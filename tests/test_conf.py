@@ -221,6 +221,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "lsa": (28, 28, 256, 5400, 200), "deep_svdd": (28, 28, 200, None, 300),
     "fcdd": (224, 224, 128, 2400, 200),
     "egbad": (28, 28, 100, 50_200, 100),
+    "patch_svdd": (256, 256, 16, 100_000, 7500),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
     "slides_convnet": (1024, 1024, 16, 5000, 20), "slides_resnet18": (224, 224, 32, 5000, 10),
     "slides_vgg16": (224, 224, 32, 5000, 10),
@@ -234,7 +235,7 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 NO_THRESHOLD = "vae", "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
 NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
-NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", "deep_svdd", "fcdd"  # is published
+NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", "deep_svdd", "fcdd", "patch_svdd"  # is published
 NO_THRESHOLD += tuple(name for name in NAMED if not name.startswith("slides_"))
 LINES = "texture_inspection", "slides_convnet", "slides_resnet18", "slides_vgg16"  # the method's own
 NARROWER = {  # networks of hundreds of millions of weights

@@ -25,8 +25,8 @@ def main(arguments: list[str]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     print(
         "\nEvery method gives a map and a score; mahalanobis, deep_svdd, transformation_classifier, contrastive and\n"
-        "  supervised judge whole images and show their score at every pixel, as do differnet and cutpaste unless they\n"
-        "  are told otherwise.\n"
+        "  supervised judge whole images and show their score at every pixel, as do differnet and cutpaste unless\n"
+        "  they are told otherwise.\n"
         "learns in: on a CPU, passes take minutes; epochs take hours, or minutes with experiment=quick. dry_run=true\n"
         "  estimates a run on this machine.\n"
         "weights: a network trained on ImageNet or on other photos, from timm's hub, method.backbone.weights=FILE or,\n"

@@ -31,9 +31,9 @@ def nearest_rows(
     if neighbours > len(entries):
         raise ValueError(f"expected at most {len(entries)} neighbours, the size of the bank, found {neighbours}")
     count = min(neighbours + SPARE, len(entries))
-    if torch.compiler.is_exporting():
-        return _nearest(queries, entries, neighbours, count)
     centre = entries.mean(dim=0)  # products of rows that lie far from zero are large, and their differences rounded
+    if torch.compiler.is_exporting():
+        return _nearest(queries, entries, neighbours, count, centre)
     if neighbours == 1:
         answers = [_nearest_one(chunk, entries, centre) for chunk in queries.split(BLOCK // 2**12)]
     else:
@@ -68,16 +68,11 @@ def _squares(queries: Tensor, block: Tensor) -> Tensor:
     return torch.addmm(block.square().sum(dim=1), queries, block.T, alpha=-2)
 
 
-def _nearest(
-    queries: Tensor, entries: Tensor, neighbours: int, count: int, centre: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    def around(rows: Tensor) -> Tensor:
-        return rows if centre is None else rows - centre
-
+def _nearest(queries: Tensor, entries: Tensor, neighbours: int, count: int, centre: Tensor) -> tuple[Tensor, Tensor]:
     values: list[Tensor] = []
     places: list[Tensor] = []
     for start, block in zip(range(0, len(entries), 2**14), entries.split(2**14), strict=True):
-        least = _squares(around(queries), around(block)).topk(min(count, len(block)), largest=False)
+        least = _squares(queries - centre, block - centre).topk(min(count, len(block)), largest=False)
         values.append(least.values)
         places.append(least.indices + start)
         if len(values) > 1:

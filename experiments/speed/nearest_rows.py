@@ -25,7 +25,7 @@ STAGES = [(64, 64), (128, 32), (256, 16)]  # channels and side
 def candidates(queries: torch.Tensor, entries: torch.Tensor) -> None:
     """What several neighbours take."""
     for part in queries.split(1024):
-        _nearest(part, entries, 1, 1 + SPARE)
+        _nearest(part, entries, 1, 1 + SPARE, entries.mean(dim=0))
 
 
 def products(queries: torch.Tensor, entries: torch.Tensor) -> None:

@@ -94,3 +94,16 @@ def test_rows_close_together_and_far_from_zero_are_told_apart(neighbours, offset
     distance, number = nearest_rows(rows, rows, neighbours)
     assert not distance[:, 0].any()
     assert number[:, 0].tolist() == list(range(1000))
+
+
+def test_a_graph_tells_them_apart_as_well():
+    """PatchCore's and the others' banks are exported with this search."""
+    rows = torch.from_numpy(rows_of("clustered", 1000, 64, np.random.default_rng(0))).float() + 30
+
+    class Search(torch.nn.Module):
+        def forward(self, queries):
+            return nearest_rows(queries, rows)
+
+    distance, number = torch.export.export(Search(), (rows[:10],)).module()(rows[:10])
+    assert not distance.any()
+    assert number[:, 0].tolist() == list(range(10))

@@ -319,6 +319,7 @@ GOLDEN = {
     ],
     "fastflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "pixel_flow": ["data.image_size=32"],
+    "patch_svdd": ["method.pairs=1"],
     "lsa": ["data.image_size=64", "method.hidden=4", "method.optimizer.lr=1e-5"],
     "cutpaste": ["data.image_size=48", "data.patches=16", "method.backbone.layers=[layer1]"],
     "draem": ["data.image_size=48", "method.width=4", "method.segmentation_width=4", "method.optimizer.lr=1e-5"],

@@ -235,6 +235,7 @@ def test_published_figures_are_of_methods_and_measures_that_are_here():
      ("pixel_auroc", "fastflow", 0.956, "ResNet-18"), ("image_auroc", "cs_flow", 0.972, "256 px"),
      ("pixel_auroc", "cs_flow", 0.845, "256 px"), ("pixel_auroc", "cs_flow", 0.921, "768 px"),
      ("image_auroc", "draem", 0.980, ""), ("pixel_auroc", "draem", 0.973, ""), ("pixel_aupr", "draem", 0.684, ""),
+     ("image_auroc", "patch_svdd", 0.921, ""), ("pixel_auroc", "patch_svdd", 0.957, ""),
      ("image_auroc", "cutpaste", 0.952, ""), ("pixel_auroc", "cutpaste", 0.960, ""),
      ("pixel_auroc", "fcdd", 0.916, ""),  # printed 0.92, as all of its figures in two digits
      ("image_auroc", "efficient_ad", 0.991, "AD-M"), ("pixel_aupro", "efficient_ad", 0.937, "AD-M")],
