@@ -58,7 +58,7 @@ Keys people set most
   data.kind=texture|object         crop into patches, or show whole
   data.image_size, data.resize=pad|stretch|crop
   data.good_photos=N               use only N good photos; with -m 10,20,50: how many are needed?
-  data.labelled_abnormal=N|FOLDER  defective photos to learn from, where a method can (cavga); weakly supervised
+  data.labelled_abnormal=N|FOLDER  defective photos to learn from, where a method can (python -m anomaly_lab methods)
   data.patches, data.batch_size, budget.epochs, trainer.precision
   seed, name, runs_dir, rerun=true|judge, dry_run=true, data.workers
   method.KEY, method.optimizer.KEY, callbacks.NAME.KEY, trainer.KEY   any argument of the classes that their files name

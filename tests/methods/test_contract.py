@@ -308,7 +308,7 @@ GOLDEN = {
     "transformation_classifier": ["data.image_size=32"],
     "fcdd": ["data.image_size=48"],
     "supervised": ["data.image_size=48", "method.backbone.layers=[layer2]", "data.fold=0", "data.folds=2"],
-    "deep_svdd": ["data.image_size=32", "method.pretraining_optimizer.lr=1e-3"],
+    "deep_svdd": ["data.image_size=32", "method.pretraining_optimizer.lr=1e-4"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],
     "cs_flow": ["data.image_size=48", "method.backbone.layers=[layer1]", "method.kernels=[3,5]", "method.hidden=8"],
     "differnet": [
