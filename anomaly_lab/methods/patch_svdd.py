@@ -43,6 +43,8 @@ class Encoder(nn.Module):
     """Codes in (-1, 1) of patches of 32 px, and from those of its quarters the code of a patch of 64 px (section 3.3).
 
     No layer pads, and only the first has a stride, of 2: the codes of all patches of an image are one pass over it.
+    Weights start as He et al. draw them. With PyTorch's, which the authors have, hardly anything of the image is left
+    after eight layers: all patches have nearly the same code, and it takes long to leave that.
     """
 
     def __init__(self, channels: int) -> None:
@@ -53,6 +55,10 @@ class Encoder(nn.Module):
             layers += [nn.Conv2d(*pair, 3, 1 if layers else 2), nn.LeakyReLU(0.1)]
         self.small = nn.Sequential(*layers[:-1], nn.Tanh())
         self.large = nn.Sequential(nn.Conv2d(CODE, 128, 2), nn.LeakyReLU(0.1), nn.Conv2d(128, CODE, 1), nn.Tanh())
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.kaiming_normal_(layer.weight, a=0.1)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, patches: Patches) -> Codes:
         """The codes of patches, of 32 or of 64 px."""

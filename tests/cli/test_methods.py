@@ -16,7 +16,10 @@ def test_every_method_has_a_line(capsys):
     assert [line.split()[0] for line in lines[1 : len(FILES) + 1]] == [path.stem for path in FILES]
     (dictionary,) = (line for line in lines if line.startswith("cnn_dictionary "))
     assert "one pass   images   pretrained  no      distance from a dictionary of ImageNet" in dictionary
-    assert "data.labelled_abnormal=N|FOLDER, defective photos to learn from: cavga, deep_svdd, fcdd alone." in "\n".join(lines)
+    assert (
+        "data.labelled_abnormal=N|FOLDER, defective photos to learn from: cavga, deep_svdd, fcdd alone."
+        in "\n".join(lines)
+    )
     main(["--help"])
     assert capsys.readouterr().out.startswith("usage: python -m anomaly_lab methods")
 

@@ -95,8 +95,8 @@ def test_unknown_labels_are_not_drawn():
 
 def test_without_an_amount_everything_stays():
     whole = splits(("crack", 3))
-    assert known(whole, None, 0, None, 0) == whole
-    few = known(whole, 4, 0, 1, 0)
+    assert known(whole, None, 0, None, None, 0) == whole
+    few = known(whole, 4, 0, 1, None, 0)
     assert (len(few.train), len(few.labelled), len(few.test)) == (4, 1, 7)
 
 
@@ -188,7 +188,7 @@ def test_good_photos_are_refused_whether_the_run_knows_them_or_not(tmp_path):
     photos(tmp_path / "copy", "dent/0.png")  # the bytes of train/good/0.png
     for seed in range(4):
         with pytest.raises(UserError, match="expected photos that are neither tested nor good"):
-            known(whole, 2, seed, str(tmp_path / "copy"), 0)
+            known(whole, 2, seed, str(tmp_path / "copy"), None, 0)
     photos(tmp_path / "pool", "good/0.png", value=200)
     with pytest.raises(UserError, match="expected folders of defective photos, found .*good/0.png in one of good ones"):
         with_labelled(whole, str(tmp_path / "pool"), 0)

@@ -83,16 +83,23 @@ def test_a_large_code_is_that_of_four_quarters():
 )
 def test_one_pass_over_an_image_gives_the_codes_of_all_patches(shape, strides):
     torch.manual_seed(0)
-    encoder, images = Encoder(3), torch.rand(2, 3, *shape)
+    encoder, images = Encoder(3).double(), torch.rand(2, 3, *shape).double()
     with torch.no_grad():
-        for weight in encoder.parameters():  # codes that differ: by default they are nearly the same everywhere
-            weight *= 2
         for found, side, stride in zip(encoder.dense(images, *strides), SIDES, strides, strict=True):
             patches = images.unfold(2, side, stride).unfold(3, side, stride).permute(0, 2, 3, 1, 4, 5)
             expected = encoder(patches.flatten(0, 2)).unflatten(0, patches.shape[:3]).permute(0, 3, 1, 2)
             assert found.shape == expected.shape == (2, 64, *(count(length, side, stride) for length in shape))
             assert expected.std(dim=(0, 2, 3)).mean() > 1e-3
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-6)
+
+
+def test_codes_of_patches_differ_from_the_start():
+    """With PyTorch's weights the deviation of a number over the patches of a photo is a hundredth of that."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        small, large = Encoder(3).dense(torch.rand(1, 3, 128, 128) - 0.5, 8, 32)
+    assert small.std(dim=(2, 3)).mean() > 0.1
+    assert large.std(dim=(2, 3)).mean() > 0.1
 
 
 def test_the_published_strides_have_as_many_codes_as_the_authors():
@@ -242,9 +249,6 @@ def test_directions_are_learnt_where_an_image_shows_them():
 @pytest.mark.parametrize("told", [False, True])
 def test_distances_alone_let_all_codes_collapse_and_directions_hold_them_apart(told):
     method, images = patch_svdd(pairs=1), photos(4)
-    with torch.no_grad():
-        for weight in method.encoder.parameters():
-            weight *= 2
     optimizer = torch.optim.Adam(method.parameters(), 1e-3)
 
     def deviations():
@@ -260,7 +264,7 @@ def test_distances_alone_let_all_codes_collapse_and_directions_hold_them_apart(t
         loss.backward()
         optimizer.step()
     after = deviations()
-    assert (after > before).all() if told else (after < before / 2).all()
+    assert (after > before / 100).all() if told else (after < before / 1000).all()
 
 
 # The map.

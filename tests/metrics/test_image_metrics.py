@@ -43,3 +43,12 @@ def test_every_defect_type_on_its_own():
     assert table["good"] == {"images": 2, "accuracy": 1.0}
     assert (table["hole"]["images"], table["hole"]["accuracy"], table["hole"]["auroc"]) == (2, 1.0, 1.0)
     assert (table["cut"]["accuracy"], table["cut"]["auroc"]) == (0.0, 0.5)
+
+
+def test_accuracy_stands_beside_what_the_more_frequent_answer_reaches():
+    label = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    abnormal = np.array([True, False, False, True, True, True, False, True])
+    metrics = decision_metrics(abnormal, label)
+    assert metrics["accuracy"] == 6 / 8
+    assert metrics["accuracy_majority"] == 5 / 8
+    assert "accuracy" not in decision_metrics(abnormal[:3], label[:3])  # of one kind

@@ -5,7 +5,8 @@ from anomaly_lab.runs.measures import BY_KEY, is_loss, strongest
 from tests.training.test_run import NAMES
 
 NOT_SHOWN = {"threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "precision", "result_version"} | {
-    "result_key"
+    "image_accuracy_majority",
+    "result_key",
 }
 
 

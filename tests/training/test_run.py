@@ -61,7 +61,8 @@ COMPARED = {
 }  # fmt: skip
 NAMES = {
     "threshold", "pixel_threshold", "image_auroc_low", "image_auroc_high", "image_aupr", "image_f1max",
-    "image_recall_at_95_specificity", "image_auroc_mean", "image_accuracy_normal", "image_accuracy_abnormal",
+    "image_recall_at_95_specificity", "image_auroc_mean", "image_accuracy", "image_accuracy_majority",
+    "image_accuracy_normal", "image_accuracy_abnormal",
     "image_balanced_accuracy", "image_precision", "image_recall", "image_f1", "pixel_f1max", "pixel_f1max_smoothed",
     "pixel_overlap", "pixel_overlap_all", "pixel_iou", "pixel_precision", "pixel_recall", "fit_seconds",
     "train_images_per_second",
