@@ -5,9 +5,10 @@ import math
 import statistics
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 found: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-for row in csv.DictReader(open(sys.argv[1])):
+for row in csv.DictReader(Path(sys.argv[1]).read_text().splitlines()):
     data = "mnist" if row["data"].isdigit() else "cifar10"
     if not row["row"].startswith("painted"):
         found[row["row"], row["method"], data][row["seed"]].append(float(row["image_auroc"]))
