@@ -9,23 +9,12 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 
-class ResNet18(nn.Module):
-    """Images of any size to a vector of 8 `width` features: the mean of the last map.
+class MeanFeatures(nn.Module):
+    """Images of any size to the mean of the last map of some layers, whose convolutions start as He et al. draw them."""
 
-    The stem is one convolution of 3 x 3 without a stride or a pooling, so that a map of 32 px is left of 32 px. Groups
-    have 1, 2, 4 and 8 times `width` channels; all but the first halve the side.
-    """
-
-    def __init__(self, width: PositiveInt, channels: Literal[1, 3]) -> None:
+    def __init__(self, layers: list[nn.Module], features: int) -> None:
         super().__init__()
-        layers = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        before = width
-        for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
-            outputs = factor * width
-            layers += [block(before, outputs, stride), block(outputs, outputs, 1)]
-            before = outputs
-        self.layers = nn.Sequential(*layers)
-        self.features = before
+        self.layers, self.features = nn.Sequential(*layers), features
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
@@ -34,6 +23,23 @@ class ResNet18(nn.Module):
     def forward(self, images: Float[Tensor, "batch channel side side"]) -> Float[Tensor, "batch feature"]:
         """The features of the images, in full precision."""
         return self.layers(images.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3)).float()
+
+
+class ResNet18(MeanFeatures):
+    """Images of any size to a vector of 8 `width` features: the mean of the last map.
+
+    The stem is one convolution of 3 x 3 without a stride or a pooling, so that a map of 32 px is left of 32 px. Groups
+    have 1, 2, 4 and 8 times `width` channels; all but the first halve the side.
+    """
+
+    def __init__(self, width: PositiveInt, channels: Literal[1, 3]) -> None:
+        layers = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        before = width
+        for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
+            outputs = factor * width
+            layers += [block(before, outputs, stride), block(outputs, outputs, 1)]
+            before = outputs
+        super().__init__(layers, before)
 
 
 def block(inputs: int, outputs: int, stride: int) -> BasicBlock:

@@ -3,17 +3,16 @@
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from anomaly_lab.networks.resnet import strided
+from anomaly_lab.networks.resnet import MeanFeatures, strided
 
 Maps = Float[Tensor, "batch _ _ _"]
 
 
-class WideResNet(nn.Module):
+class WideResNet(MeanFeatures):
     """Images of any size to a vector of 64 `width` features: the mean of the last map.
 
     `depth` counts the convolutions of 3 x 3 and one linear layer behind them, which is not in here: six for each block
@@ -22,22 +21,12 @@ class WideResNet(nn.Module):
     """
 
     def __init__(self, depth: Literal[10, 16, 22, 28, 34, 40], width: PositiveInt, channels: Literal[1, 3]) -> None:
-        super().__init__()
         widths = [16, 16 * width, 32 * width, 64 * width]
         groups = []
         for stride, (inputs, outputs) in zip((1, 2, 2), pairwise(widths), strict=True):
             groups += [Block(inputs, outputs, stride), *(Block(outputs, outputs, 1) for _ in range((depth - 10) // 6))]
         last = nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)
-        self.layers = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1, bias=False), *groups, *last)
-        self.features = widths[-1]
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Float[Tensor, "batch channel side side"]) -> Float[Tensor, "batch feature"]:
-        """The features of the images, in full precision."""
-        return self.layers(images.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3)).float()
+        super().__init__([nn.Conv2d(channels, 16, 3, padding=1, bias=False), *groups, *last], widths[-1])
 
 
 class Block(nn.Module):

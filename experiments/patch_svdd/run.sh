@@ -8,10 +8,10 @@ export OMP_NUM_THREADS=1
 row() {  # NAME OVERRIDES...
   .venv/bin/python -m anomaly_lab method=patch_svdd trainer=cpu logger=none callbacks.anomaly_maps=null \
     data=folder data.root="$root/wood_boards_256" data.category=wood data.kind=texture data.image_size=256 \
-    method.max_vectors=20000 name="patch_svdd/$1" "${@:2}"
+    method.max_vectors=20000 name="patch_svdd_$1" "${@:2}"
 }
 
 row untrained budget.epochs=1 method.optimizer.lr=1e-12
 row trained budget.epochs=100 method.optimizer.lr=3e-4  # 300 steps of 64 pairs
 
-.venv/bin/python experiments/collect.py runs/patch_svdd | tee experiments/patch_svdd/results.csv
+.venv/bin/python experiments/table.py patch_svdd_ | tee experiments/patch_svdd/results.csv
