@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class MeanFeatures(nn.Module):
-    """Images of any size to the mean of the last map of some layers, whose convolutions start as He et al. draw them."""
+    """Images of any size to the mean of the last map of some layers, whose convolutions start as those of He et al."""
 
     def __init__(self, layers: list[nn.Module], features: int) -> None:
         super().__init__()
@@ -33,7 +33,11 @@ class ResNet18(MeanFeatures):
     """
 
     def __init__(self, width: PositiveInt, channels: Literal[1, 3]) -> None:
-        layers = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
         before = width
         for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
             outputs = factor * width
