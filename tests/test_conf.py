@@ -223,8 +223,8 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "egbad": (28, 28, 100, 50_200, 100),
     "patch_svdd": (256, 256, 16, 100_000, 7500),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
-    "slides_convnet": (1024, 1024, 16, 5000, 20), "slides_resnet18": (224, 224, 32, 5000, 10),
-    "slides_vgg16": (224, 224, 32, 5000, 10),
+    "slides_convnet": (1024, 1024, 16, None, 20), "slides_resnet18": (224, 224, 32, None, 10),
+    "slides_vgg16": (224, 224, 32, None, 10),
     "geom": (32, 32, 128, 5000, 216), "ssl_ad": (32, 32, 64, 5000, 45), "goad": (32, 32, 4, 5000, 16),
     "csi": (32, 32, 128, 5000, 1000), "ssl_occ": (32, 32, 32, 5000, 2048), "ssd": (32, 32, 512, 5000, 500),
 }  # fmt: skip

@@ -282,6 +282,11 @@ def _check_fold(resolved: dict[str, Any]) -> None:
                 f"data.fold: expected the number of a fold, 0 to {resolved['data']['folds'] - 1}, because "
                 f"method={method['name']} learns from labelled photos of both kinds, found null"
             )
+        if resolved["data"]["kind"] == "texture":
+            raise UserError(
+                f"data.kind: expected object with method={method['name']}, because a patch of a defective photo may "
+                "show no defect, found texture"
+            )
     elif fold is not None:
         raise UserError(
             f"data.fold: expected null, because method={method['name']} learns from good photos alone, found {fold}; "

@@ -30,7 +30,7 @@ from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
-from anomaly_lab.data.samples import Sample, Splits, hold_out
+from anomaly_lab.data.samples import Sample, Splits, choose, hold_out
 from anomaly_lab.data.store import Cache, Store, on_device, open_store, stopped
 
 Protocol = Literal["unsupervised", "weakly_supervised", "supervised"]  # what a method may know
@@ -128,8 +128,9 @@ class DataModule(pl.LightningDataModule):
         folds: Annotated[int, Field(ge=2)] = 5,
     ) -> None:
         super().__init__()
-        seen = known(splits, good_photos, seed, labelled_abnormal, None if fold is None else (fold, folds), split_seed)
-        chosen = seen.train
+        part = None if fold is None else (fold, folds)
+        seen = known(splits, None, seed, labelled_abnormal, part, split_seed)
+        chosen = choose(seen.train, good_photos, seed)
         self.train_samples, self.held_out_samples = hold_out(chosen, held_out, split_seed)
         self.train_samples += seen.labelled
         self.labelled = len(seen.labelled)  # of the training samples, the last ones
@@ -138,8 +139,8 @@ class DataModule(pl.LightningDataModule):
             self.protocol = "supervised"
         self.test_samples = seen.test
         self.all_samples = (*splits.train, *splits.test)  # with those that `good_photos` leaves out
-        few = f"{len(chosen)} of {len(splits.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
-        self.remarks = (*seen.remarks, few) if good_photos and good_photos < len(splits.train) else seen.remarks
+        few = f"{len(chosen)} of {len(seen.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
+        self.remarks = (*seen.remarks, few) if len(chosen) < len(seen.train) else seen.remarks
         self.remarks += (in_words(seen.labelled, len(seen.test)),) if seen.labelled and fold is None else ()
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
@@ -190,9 +191,10 @@ class DataModule(pl.LightningDataModule):
         self.train_samples = self.store.samples
         self.labelled = sum(sample.label == 1 for sample in self.train_samples)
         if self.protocol != "unsupervised" and not self.labelled:
+            key = "data.fold" if self.protocol == "supervised" else "data.labelled_abnormal"
             raise UserError(
-                "data.labelled_abnormal: expected a defective photo that can be read, found none: "
-                f"{self.store.unreadable[-1]}; replace it, or leave the key out"
+                f"{key}: expected a defective photo that can be read, found none: {self.store.unreadable[-1]}; replace "
+                "it, or leave the key out"
             )
         self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
         self.unreadable += self.store.unreadable

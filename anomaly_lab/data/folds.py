@@ -11,7 +11,7 @@ def in_fold(splits: Splits, fold: int, folds: int, seed: int) -> Splits:
 
     Training and test photos are one pool. Every type of defect, and the good photos of every category, are dealt to the
     parts in turns, in an order that `seed` shuffles. Shots of the same part, and copies, stay together. Raises
-    UserError for a fold that is not there, test photos without labels, and where the others have no defective photo.
+    UserError for a fold that is not there, for photos without labels, and where a kind is missing on either side.
     """
     if not fold < folds:
         raise UserError(f"data.fold: expected 0 to {folds - 1}, as data.folds={folds} says, found {fold}")
@@ -23,11 +23,13 @@ def in_fold(splits: Splits, fold: int, folds: int, seed: int) -> Splits:
     dealt = _dealt(pool, folds, seed)
     rest, test = ([sample for sample in pool if (dealt[sample.group] == fold) == tested] for tested in (False, True))
     good, defective = ([sample for sample in rest if sample.label == label] for label in (0, 1))
-    if not defective or not test:
+    tested = sum(sample.label for sample in test)
+    if not defective or not 0 < tested < len(test):
         there = sum(sample.label for sample in pool)
         raise UserError(
-            f"data.fold: expected defective photos to learn from, and photos to test, found {there} defective "
-            f"of {len(pool)} photos; set a smaller data.folds, or choose a method that learns from good photos alone"
+            f"data.fold: expected good and defective photos to test, and defective ones to learn from, found {tested} "
+            f"defective among the {len(test)} to test in fold {fold} of {folds}, and {there} in all; set a smaller "
+            "data.folds, or choose a method that learns from good photos alone"
         )
     line = (
         f"fold {fold} of {folds}: {len(good)} good and {len(defective)} defective photos to learn from, {len(test)} to "

@@ -35,6 +35,7 @@ Vectors = Float[Tensor, "batch feature"]
 Copies = Float[Tensor, "copy channel height width"]
 
 AREA = 0.54  # of the crops at test time (CSI, appendix; its README)
+LEAST = 1e-3  # of the median deviation of a feature: one that hardly varies in the training is not divided by less
 WIDTH = 10  # over the variance and the number of features: gamma of the kernels (SSL-OCC, section 4)
 
 
@@ -154,7 +155,8 @@ class Contrastive(GradientMethod):
             return
         rows = torch.cat([self.vectors(batch).cpu() for batch in seen]).double()
         if self.score == "mahalanobis":
-            spread = rows.std(dim=0, correction=0).clamp_min(1e-10)
+            spread = rows.std(dim=0, correction=0)
+            spread = spread.clamp_min((LEAST * spread.median()).clamp_min(1e-10))
             mean, whitener = whitening(rows / spread)
             self.mean.copy_(mean * spread)
             self.whitener.copy_(whitener / spread)
@@ -203,8 +205,9 @@ class Contrastive(GradientMethod):
 
 def nt_xent(first: Vectors, second: Vectors, temperature: float) -> Scalar:
     """Cross-entropy of which of all other vectors is that of the same row, by cosine; a mean over both sides."""
-    vectors = functional.normalize(torch.cat([first, second]), dim=1)
-    cosines = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
+    vectors = functional.normalize(torch.cat([first, second]).float(), dim=1)
+    with torch.autocast(vectors.device.type, enabled=False):  # a cosine near 1 needs its digits
+        cosines = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
     partner = torch.arange(len(vectors), device=vectors.device).roll(len(first))
     return functional.cross_entropy(cosines / temperature, partner)
 

@@ -158,8 +158,13 @@ class DeepSVDD(AdversarialMethod):
         return epochs // 2 if self.pretraining_epochs is None else self.pretraining_epochs, epochs
 
     def on_fit_start(self) -> None:
-        """Refuse a training that pretrains only."""
+        """Refuse a training that pretrains only, and a soft boundary that stays without a radius."""
         first, epochs = self.stage_ends()
+        if self.boundary == "soft" and epochs - first <= self.warm_up_epochs:
+            raise UserError(
+                f"method.warm_up_epochs: expected fewer than the {epochs - first} epochs of the one-class loss, so "
+                f"that the soft boundary gets a radius, found {self.warm_up_epochs}"
+            )
         if first >= epochs:
             raise UserError(
                 f"method.pretraining_epochs: expected at most {epochs - 1}, so that some of the {epochs} of "

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomaly_lab.core.distributed import sum_of_all_processes
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.backbone import Backbone
-from anomaly_lab.networks.conv_net import ConvNet
+from anomaly_lab.networks.conv_net import SMALLEST, ConvNet
 
 
 class Supervised(GradientMethod):
@@ -31,6 +32,8 @@ class Supervised(GradientMethod):
     no map.
 
     The slides keep the layers of 4096 that VGG16 has above its last map, and only replace the last: not here.
+
+    Raises UserError for images that are too small for the `ConvNet`.
     """
 
     localises = False
@@ -50,6 +53,10 @@ class Supervised(GradientMethod):
         schedule: Schedule = "constant",
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
+        if backbone is None and image_size < SMALLEST:
+            raise UserError(
+                f"data.image_size: expected at least {SMALLEST} px with method.backbone=null, found {image_size}"
+            )
         self.backbone = backbone
         self.convolutional = ConvNet(image_size, channels) if backbone is None else None
         self.balanced = balanced

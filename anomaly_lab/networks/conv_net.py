@@ -7,6 +7,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+SMALLEST = 200  # px of a photo of which a place is left
+
 
 class ConvNet(nn.Module):
     """The network of a set of presentation slides: images to 84 features.
@@ -18,7 +20,7 @@ class ConvNet(nn.Module):
 
     features = 84
 
-    def __init__(self, image_size: Annotated[int, Field(ge=200)], channels: Literal[1, 3]) -> None:
+    def __init__(self, image_size: Annotated[int, Field(ge=SMALLEST)], channels: Literal[1, 3]) -> None:
         super().__init__()
         self.maps = nn.Sequential(
             nn.Conv2d(channels, 6, 5), nn.ReLU(inplace=True), nn.MaxPool2d(4),

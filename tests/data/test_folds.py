@@ -71,7 +71,7 @@ def test_shots_of_a_part_and_copies_stay_together(splits, tmp_path):
     ("change", "fold", "message"),
     [
         ({}, 5, "data.fold: expected 0 to 4, as data.folds=5 says, found 5"),
-        ({"test": []}, 0, "found 0 defective of 31 photos; set a smaller data.folds, or choose a method"),
+        ({"test": []}, 0, "found 0 defective among the .* and 0 in all; set a smaller data.folds, or choose a method"),
     ],
 )
 def test_what_cannot_be_dealt(splits, change, fold, message):
@@ -79,17 +79,17 @@ def test_what_cannot_be_dealt(splits, change, fold, message):
         in_fold(splits._replace(**change), fold, 5, seed=0)
 
 
-def test_one_defective_photo_is_too_few(splits):
-    few = splits._replace(test=[sample for sample in splits.test if sample.label == 0] + splits.test[-1:])
-    alone = [fold for fold in range(5) if _refused(few, fold)]
-    assert len(alone) == 1  # where it is tested, there is none to learn from
+@pytest.mark.parametrize(("defective", "folds", "refused"), [(1, 5, 5), (3, 5, 2), (3, 3, 0)])
+def test_every_fold_tests_both_kinds_and_learns_from_both(splits, defective, folds, refused):
+    few = [sample for sample in splits.test if sample.label == 0] + splits.test[-defective:]
+    assert sum(_refused(splits._replace(test=few), fold, folds) for fold in range(folds)) == refused
 
 
-def _refused(splits, fold):
+def _refused(splits, fold, folds):
     try:
-        in_fold(splits, fold, 5, seed=0)
+        in_fold(splits, fold, folds, seed=0)
     except UserError as error:
-        return "found 1 defective of 41 photos" in str(error)
+        return "expected good and defective photos to test, and defective ones to learn from" in str(error)
     return False
 
 

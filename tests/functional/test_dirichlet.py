@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import psi
 
-from anomaly_lab.functional.dirichlet import concentrations, inverse_digamma
+from anomaly_lab.functional.dirichlet import concentrations
 
 
 def fitted(rows):
@@ -34,9 +34,3 @@ def test_rows_that_are_all_the_same_have_a_steep_one():
     assert found.isfinite().all()
     torch.testing.assert_close(found / found.sum(), torch.tensor([0.2, 0.8]).double(), rtol=1e-3, atol=0)
     assert found.sum() > 1000
-
-
-@pytest.mark.parametrize("number", [1e-6, 0.01, 0.5, 1.0, 10.0, 1e6])
-def test_the_inverse_of_digamma(number):
-    value = torch.tensor([psi(number)], dtype=torch.float64)
-    torch.testing.assert_close(inverse_digamma(value), torch.tensor([number]).double(), rtol=1e-6, atol=0)

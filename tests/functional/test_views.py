@@ -96,5 +96,7 @@ def test_blur_takes_the_fine_structure():
     given = images(40)
     before = PLAIN(given, keys(40))
     after = replace(PLAIN, blur=1.0)(given, keys(40))
-    assert (after.std(dim=(1, 2, 3)) < before.std(dim=(1, 2, 3)) + 1e-6).all()
+    finer = after.std(dim=(1, 2, 3)) / before.std(dim=(1, 2, 3))
+    assert finer.max() <= 1
+    assert finer.median() < 0.8
     torch.testing.assert_close(functional.avg_pool2d(after, 16), functional.avg_pool2d(before, 16), rtol=0.1, atol=0.03)

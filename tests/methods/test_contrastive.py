@@ -163,3 +163,15 @@ def test_what_is_known_is_in_the_checkpoint():
 def test_words_that_do_not_go_together(words, message):
     with pytest.raises(UserError, match=message):
         contrastive(**words)
+
+
+def test_a_feature_that_never_varied_does_not_decide_alone():
+    method, known = contrastive("mahalanobis"), images(20)
+    vectors = method.vectors
+    method.vectors = lambda shown: (
+        vectors(shown) * (torch.arange(16) != 3) + 1e-3 * (shown.mean() > 0.6) * (torch.arange(16) == 3)
+    )
+    concluded(method, known)
+    usual, odd = score(method, known), score(method, 0.5 + known / 2)
+    assert odd.isfinite().all()
+    assert odd.median() < 1e6 * usual.median()

@@ -73,11 +73,19 @@ def test_it_learns_to_tell_them_apart():
     assert score[1::2].min() > 0 > score[::2].max()
 
 
+def test_photos_that_are_too_small_for_the_network_of_the_slides():
+    with pytest.raises(
+        UserError, match="data.image_size: expected at least 200 px with method.backbone=null, found 128"
+    ):
+        Supervised(WholeImage(), ADAM, 128, 1)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["method=supervised", "data.fold=null"], "data.fold: expected the number of a fold, 0 to 4, because"),
         (["method=cae", "data.fold=1"], "learns from good photos alone, found 1; method=supervised learns from both"),
+        (["method=supervised", "data.kind=texture"], "data.kind: expected object with method=supervised"),
         (["method=supervised", "data.labelled_abnormal=3"], "expected none with method=supervised"),
     ],
 )
