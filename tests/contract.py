@@ -118,6 +118,7 @@ GENTLE = {
     "efficient_ad": 1e-3,
     "fastflow": 1e-6,
     "nsa": 1e-3,
+    "patch_svdd": 1e-3,
 }
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
 

@@ -36,7 +36,7 @@ def message(*overrides):
         (
             "data.labelled_abnormal=3",
             "data.labelled_abnormal: expected none, because method=cae learns from good photos alone, found 3; "
-            "method=cavga learns from defective ones too",
+            "method=cavga or method=deep_svdd or method=fcdd learns from defective ones too",
         ),
         ("method=cavga method.labelled=true", "method.labelled: expected False, as data.labelled_abnormal=None .*"),
         (
