@@ -209,7 +209,8 @@ TAKEN_VALUES = {  # reason: a pattern of keys and kinds
     r"|method\.wants(\.data\.patches)?) null",
     "Lightning has a default for null": r"trainer\.(num_sanity_val_steps|log_every_n_steps|enable_model_summary) null",
     "the name of a file, a folder or a group": r"(runs_dir|run_folder|trust|data\.(root|region|cache_dir|category"
-    r"|foreign_images)|callbacks\.anomaly_maps\.category|logger\.(save_dir|project|name|group|job_type)) text|data\.good list",
+    r"|foreign_images)|callbacks\.anomaly_maps\.category|logger\.(save_dir|project|name|group|job_type)) text"
+    r"|data\.good list",
     "of the kind of data that this run has not": r"input\.texture\..*",
     "Lightning takes -1 for all, and refuses other negative numbers in a line of its own":
     r"trainer\.(num_sanity_val_steps|log_every_n_steps|reload_dataloaders_every_n_epochs) negative",
