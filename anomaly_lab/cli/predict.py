@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     finally:  # photos that cannot be read are an error at the end, beside a whole result
         if (out / "scores.csv").is_file():
             supported = {
-                name: " ".join(filter(None, (guarantee(detector.threshold.normals), knows(run))))
+                name: f"{guarantee(detector.threshold.name, detector.threshold.normals)} {knows(run)}".strip()
                 for (name, detector), run in zip(detectors.items(), runs, strict=True)
             }
             page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"), supported)

@@ -123,7 +123,8 @@ def write_results(
     for remark in summary.remarks.lines():
         say(remark)
     for run, detector in detectors.items():
-        for line in filter(None, (doubt(summary.abnormal[run], summary.judged), guarantee(detector.threshold.normals))):
+        promise = guarantee(detector.threshold.name, detector.threshold.normals)
+        for line in filter(None, (doubt(summary.abnormal[run], summary.judged), promise)):
             say(f"{run}: " * (len(detectors) > 1) + line)
     if not summary.reasons:
         unreadable.unlink()

@@ -50,8 +50,13 @@ class Threshold(NamedTuple):
         return [line for line in (self.note, zero if self.image == just_above(0) else "") if line]
 
 
-def guarantee(normals: int) -> str:
-    """What so many images can guarantee at best: a new good one is as likely as each of them to score highest."""
+def guarantee(rule: str, normals: int) -> str:
+    """What a threshold of so many images can guarantee at best.
+
+    A new good one is as likely as each of them to score highest. A line that the method draws itself promises nothing.
+    """
+    if rule == "own":
+        return "The line is the method's own: no photo has moved it, and it promises no rate of false alarms."
     images, they = ("1 good image", "It") if normals == 1 else (f"{normals} good images", "They")
     return f"The threshold comes from {images}. {they} cannot guarantee a false alarm rate below 1 in {normals + 1}."
 

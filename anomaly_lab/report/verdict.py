@@ -52,6 +52,6 @@ def decides(run: Run) -> str:
             if line.decided_by == "score"
             else f"a region of at least {line.minimum_area:.2%} of it lies above {line.image:.4g}"
         )
-        return f"An image is rejected if {what} (threshold rule {line.name}). {guarantee(line.normals)}"
+        return f"An image is rejected if {what} (threshold rule {line.name}). {guarantee(line.name, line.normals)}"
     except (LookupError, TypeError, ValueError):
         return ""

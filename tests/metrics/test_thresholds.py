@@ -15,6 +15,7 @@ from anomaly_lab.metrics.thresholds import (
     Sigma,
     Threshold,
     TrainPercentile,
+    guarantee,
     just_above,
     pixels,
 )
@@ -171,3 +172,9 @@ def test_a_threshold_just_above_zero_is_explained():
     assert zero.startswith("1.17549e-38 is the number just above 0")
     for score in (1e-30, 1.0, -1.0):
         assert drawn(FalseAlarms(0.01, 0.5), [np.ones((3, 3), np.float32)], [score]).lines() == []
+
+
+def test_a_line_of_the_method_promises_nothing():
+    assert "cannot guarantee a false alarm rate below 1 in 10" in guarantee("area", 9)
+    assert guarantee("own", 9) == guarantee("own", 1)
+    assert "promises no rate" in guarantee("own", 9)

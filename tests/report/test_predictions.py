@@ -30,7 +30,9 @@ def out(tmp_path):
 
 
 def page_of(out):
-    return write_predictions(out, lambda photo: out / "pictures" / photo.name, {"cae": guarantee(9), "control": ""})
+    return write_predictions(
+        out, lambda photo: out / "pictures" / photo.name, {"cae": guarantee("area", 9), "control": ""}
+    )
 
 
 def test_photos_are_sorted_by_their_score_and_have_their_pictures(out):
@@ -40,12 +42,12 @@ def test_photos_are_sorted_by_their_score_and_have_their_pictures(out):
         "cae": [0.9, 0.4, 0.1], "control": [0.7, 0.3, 0.2],
     }  # fmt: skip
     assert [photo["picture"] for photo in data["runs"][0]["photos"]] == ["pictures/b%20c.png", None, None]
-    assert [run["guarantee"] for run in data["runs"]] == [guarantee(9), ""]
+    assert [run["guarantee"] for run in data["runs"]] == [guarantee("area", 9), ""]
     assert HOSTILE not in text
     scores = (out / "scores.csv").read_text().splitlines()
     (out / "scores.csv").write_text("\n".join(line.replace(",0.5,", ",0.1,") for line in scores))
     every, other = json.loads(re.search('id="data">(.*)</script>', page_of(out).read_text())[1])["runs"]
-    assert every["guarantee"] == f"{doubt(3, 3)} {guarantee(9)}"
+    assert every["guarantee"] == f"{doubt(3, 3)} {guarantee('area', 9)}"
     assert other["guarantee"] == doubt(3, 3)
     assert [doubt(2, 2), doubt(2, 3), doubt(0, 0)] == [""] * 3
 
@@ -68,7 +70,7 @@ def test_without_a_scored_photo_there_is_no_page(tmp_path):
 def test_the_threshold_moves_in_a_browser(browser, out):
     opened = open_page(browser, page_of(out))
     assert texts(opened, "#counts") == ["1 of 3 photos are abnormal at this threshold, the run's own."]
-    assert texts(opened, "#guarantee") == [guarantee(9)]
+    assert texts(opened, "#guarantee") == [guarantee("area", 9)]
     assert [text.split()[0] for text in texts(opened, ".shots figcaption")] == ["abnormal", "normal", "normal"]
     move = "const s = byId('threshold'); s.value = 0.2; s.dispatchEvent(new Event('input')); return s.value"
     assert float(opened.execute_script(move)) == pytest.approx(0.2, abs=0.01)
