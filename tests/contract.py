@@ -120,6 +120,7 @@ GENTLE = {
     "fastflow": 1e-6,
     "nsa": 1e-3,
     "patch_svdd": 1e-3,
+    "transformation_classifier": 1.0,  # so that guesses differ
 }
 MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
 
