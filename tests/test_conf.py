@@ -120,6 +120,7 @@ TESTED_ELSEWHERE = {
     "cli/train.py": "test_command_line.py",
     "cli/data.py": "data/test_cache.py",
     "config/files.py": "test_wheel.py",
+    "config/labels.py": "config/test_check.py",
     "config/schema.py": "config/test_check.py",
     "core/errors.py": "config/test_check.py",
     "core/types.py": "methods/test_contract.py",

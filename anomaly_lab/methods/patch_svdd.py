@@ -3,7 +3,7 @@
 A small network gives each patch a code: that of a patch which lies a little beside it must be near, and from the codes
 of two neighbours it must be possible to say on which side the other lies. The map is the distance of the patches of an
 image from the nearest patches of good images. It learns from good photos alone, without ImageNet, and was a row of most
-tables of 2020 to 2022; a memory of pretrained features (`patchcore`) does better.
+tables of 2020 to 2022; a memory of pretrained features (`patchcore`) has better figures.
 """
 
 from collections.abc import Iterable

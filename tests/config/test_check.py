@@ -6,8 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from anomaly_lab.config.check import check, check_amount
+from anomaly_lab.config.check import check
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.labels import check_amount
 from anomaly_lab.config.overrides import composed
 from anomaly_lab.config.schema import refuse_missing, signature
 from anomaly_lab.core.errors import UserError
