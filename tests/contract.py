@@ -40,6 +40,7 @@ FILES = {
 }
 METHODS = list(FILES)
 TRUST = sorted({node["_target_"].partition(".")[0] for node in FILES.values()})
+OF_TABLES = {name for name, node in FILES.items() if "photos" not in class_fact(node["_target_"], "reads")}
 DESCENDING = [name for name, node in FILES.items() if class_fact(node["_target_"], "rates")]  # with optimizers
 FITTED = [name for name in METHODS if name not in DESCENDING]
 
@@ -81,6 +82,8 @@ TOY = {
     "slides_cae": "normalisation=train optimizer.lr=1e-2",
     "ssim_ae": "optimizer.lr=1e-3",
     "stfpm": "backbone.layers=[layer1,layer2]",
+    "table_autoencoder": "optimizer.lr=1e-2",
+    "table_control": "kind=mahalanobis",
     "transformation_classifier": "optimizer.lr=1e-2",
     "supervised": "backbone.layers=[layer2] optimizer.lr=1e-2",
     "uninformed_students": "optimizer.lr=1e-3",
@@ -94,6 +97,7 @@ NO_GRAPH = {
     "control": "what a method must beat",
     "mkd": "its map is a gradient",
     "spade": "others of them",
+    "table_control": "what a method must beat",
     "texture_inspection": "8192 patches at a time",
 }
 if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
@@ -109,7 +113,7 @@ OBJECTS_ONLY = {"supervised"}  # a crop of a defective photo may show no defect
 # matter; a place of fcdd sees more than an image of 32 px.
 UNTAUGHT = {
     "ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "fcdd", "deep_svdd",
-    "transformation_classifier", "contrastive", "supervised",
+    "transformation_classifier", "contrastive", "supervised", *OF_TABLES,
 }  # fmt: skip
 # Rates for plain descent, of losses with steep gradients.
 GENTLE = {
@@ -132,9 +136,10 @@ def bars(count: int, seed: int, side: int, channels: int = 3, defective: bool = 
     images = (0.2 + 0.2 * ground).repeat(1, channels, side, side)
     images[..., side // 4 : side // 2] += 0.2 + 0.3 * light
     images += 0.1 * torch.rand(images.shape, generator=random)
+    size = max(side // 4, 1)
     for image in images if defective else ():
-        y, x, white = torch.randint(side // 4, side // 2, (3,), generator=random).tolist()
-        image[:, y : y + side // 4, x : x + side // 4] = white % 2
+        y, x, white = torch.randint(side // 4, max(side // 2, size), (3,), generator=random).tolist()
+        image[:, y : y + size, x : x + size] = white % 2
     return (images * 255).round() / 255
 
 
@@ -183,6 +188,15 @@ def given(name: str, weights: Path, folder: Path) -> list[str]:
     return [f"method.{place}.weights={file}", f"method.{place}.width=0.02"]
 
 
+def table_of(folder: Path) -> Path:
+    """A table of three columns, one of a wide range."""
+    random = torch.Generator().manual_seed(0)
+    rows = [f"{value:.4f},{2 * value + rest:.4f},{1000 * rest:.4f},good" for value, rest in
+            torch.randn(60, 2, generator=random).tolist()]  # fmt: skip
+    (path := folder / "table.csv").write_text("\n".join(["a,b,c,label", *rows]))
+    return path
+
+
 composed = cache(configured)  # whoever gets it does not change it
 
 
@@ -192,7 +206,10 @@ class Toy:
     def __init__(self, name: str, folder: Path, weights: Path) -> None:
         self.name, self.folder, self.side = name, folder, SIDE.get(name, 32)
         node = FILES[name]
-        self.words = [f"method={name}", "data=folder", "data.root=x", f"data.image_size={self.side}"]
+        data = ["data=folder", "data.root=x", f"data.image_size={self.side}"]
+        if name in OF_TABLES:
+            self.side, data = 1, ["data=table", f"data.root={table_of(folder)}"]
+        self.words = [f"method={name}", *data]
         self.words += [f"method.{word}" for word in TOY.get(name, "").split()]
         self.words += given(name, weights, folder)
         self.words += ["budget.schedule=cosine"] * (name in DESCENDING)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomaly_lab.config.tables import is_table
 from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
 
@@ -22,6 +23,12 @@ def check_data(words: list[str]) -> None:
     """
     resolved = configuration(words)
     datamodule, samples = examined(resolved)
+    if is_table(resolved):
+        names = datamodule.columns  # type: ignore[attr-defined]
+        print(f"columns: {', '.join(map(printable, names[:MOST]))}{', ...' * (len(names) > MOST)} ({len(names)})")
+        learnt, held, tested = datamodule.train_samples, datamodule.held_out_samples, datamodule.test_samples
+        print(f"a run learns from {len(learnt)} rows, sets its threshold on {len(held)} and tests {len(tested)}")
+        return
     sizes = Counter(datamodule.sizes.values())
     print(f"sizes: {most_common((f'{width} x {height} px', n) for (height, width), n in sizes.items())}")
     suffixes = Counter(sample.path.suffix.lower() for sample in samples)
@@ -53,7 +60,8 @@ def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
     if datamodule.protocol == "supervised":
         splits = splits._replace(train=[*datamodule.good, *datamodule.held_out_samples])
     about = resolved["data"]["name"], resolved["data"]["category"], len(datamodule.held_out_samples)
-    print("\n".join(describe(splits).lines(*about)), flush=True)
+    noun = "rows" if is_table(resolved) else "photos"
+    print("\n".join(describe(splits).lines(*about, noun)), flush=True)
     datamodule.on_error = "skip"  # all that cannot be read are named, not only the first
     datamodule.cache = "none" if datamodule.cache == "memory" else datamodule.cache
     datamodule.setup("fit")  # prints the remarks

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anomaly_lab.config.tables import TABLE, of_tables
 from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
 
@@ -95,7 +96,9 @@ def main(arguments: list[str]) -> None:
         def composed(words: Sequence[str]) -> "DictConfig":
             return compose(list(spread(words)[0]), request.folder)[0]
 
-        composed(["method=control", *(word for word in request.words if not is_of_method(word))])  # mistakes end here
+        look = composed(["method=control", *(word for word in request.words if not is_of_method(word))])
+        if look.data.datamodule._target_ == TABLE:  # mistakes end here
+            raise UserError(f"select: expected photos, found data=table; compare {' and '.join(of_tables())} with -m")
         config = hydra.compose("train", searched(request.folder), return_hydra_config=True)
         composer = Composer(GlobalHydra.instance().config_loader(), config)
         fitting = Fitting(request.words, bool(visible_gpus()), can_be_had)

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from anomaly_lab.config.labels import check_amount, check_labelled
 from anomaly_lab.config.resolvers import register, resolve
 from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing
+from anomaly_lab.config.tables import check_reads
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest, unknown_key
@@ -113,6 +114,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     except UserError as error:
         raise _of_whole_objects(error, resolved["data"]) from None
     _check_passes(resolved)
+    check_reads(resolved)
     check_labelled(resolved)
     for key, letters in FOLDERS.items():
         name = _at(resolved, key)

@@ -1,4 +1,4 @@
-"""The method of people's own photos where none is typed: PatchCore if its weights can be had, else an autoencoder.
+"""The method of people's own data where none is typed: PatchCore if its weights can be had, else an autoencoder.
 
 The choice becomes words of the command, so the run, its configuration and all jobs of a sweep have it.
 """
@@ -12,8 +12,8 @@ import yaml
 from anomaly_lab.config.files import CONF
 from anomaly_lab.networks.offline import MODEL, OFFLINE, is_installed
 
-PRETRAINED, TRAINED = "patchcore", "cae"
-DATA = re.compile(r"\+{0,2}data=(?:(?:folder|csv),?)+")
+PRETRAINED, TRAINED, OF_TABLES = "patchcore", "cae", "table_autoencoder"
+DATA = re.compile(r"\+{0,2}data=(?:(?:folder|csv),?)+|\+{0,2}data=table")
 OF_TRAINING = re.compile(  # keys that a method without epochs and patches does not read
     r"\+{0,2}(budget\.\w+|trainer\.max_epochs|data\.(?:patches|patch_size|stride|redraw)|augmentation)[.=]"
 )
@@ -25,7 +25,8 @@ GROUP = re.compile(r"(?:override |optional )*/?method(?:@.*)?")
 def with_method(words: Sequence[str], folder: Path | None = None) -> tuple[list[str], str]:
     """The words of a command, with a method where they need one, and a line about it; else as they are, and no line.
 
-    Needed for `data=folder` and `data=csv`, unless a method is typed or an experiment (of `conf/` or `folder`) has one.
+    Needed for `data=folder`, `data=csv` and `data=table`, unless a method is typed or an experiment (of `conf/` or
+    `folder`) has one.
     """
     place = next((number for number, word in enumerate(words) if word.startswith("data=")), None)
     names = [name for word in words if (found := EXPERIMENT.fullmatch(word)) for name in found[1].split(",")]
@@ -42,6 +43,8 @@ def with_method(words: Sequence[str], folder: Path | None = None) -> tuple[list[
 
 def chosen(words: Sequence[str]) -> tuple[list[str], str]:
     """The words that select the method, and why."""
+    if any(re.fullmatch(r"\+{0,2}data=table", word) for word in words):
+        return [f"method={OF_TABLES}"], "which reads tables"
     settings = yaml.safe_load((CONF / "method" / f"{PRETRAINED}.yaml").read_text(encoding="utf-8"))
     for word in words:
         other = OF_TRAINING.match(word) or OF_METHOD.match(word)

@@ -40,7 +40,7 @@ def check_labelled(resolved: dict[str, Any]) -> None:
     if not class_fact(method["_target_"], "labelled"):
         raise UserError(
             f"data.labelled_abnormal: expected none, because method={method['name']} learns from good photos alone, "
-            f"found {amount}; {_takers('labelled')} learns from defective ones too"
+            f"found {amount}; {' or '.join(takers('labelled'))} learns from defective ones too"
         )
     if class_fact(method["_target_"], "sees") == "patches" and resolved["data"]["kind"] == "texture":
         raise UserError(
@@ -66,12 +66,13 @@ def _check_fold(resolved: dict[str, Any]) -> None:
     elif fold is not None:
         raise UserError(
             f"data.fold: expected null, because method={method['name']} learns from good photos alone, found {fold}; "
-            f"{_takers('supervised')} learns from both kinds"
+            f"{' or '.join(takers('supervised'))} learns from both kinds"
         )
 
 
-def _takers(fact: str) -> str:
-    """The methods of which a fact about defective images holds, as they are typed."""
+def takers(fact: str, wanted: str = "") -> list[str]:
+    """The methods of which a fact holds, or has `wanted` among its values, as they are typed."""
     files = sorted((CONF / "method").glob("*.yaml"))
     targets = {file.stem: str(OmegaConf.select(OmegaConf.load(file), "_target_")) for file in files}
-    return " or ".join(f"method={name}" for name, target in targets.items() if class_fact(target, fact))
+    facts = {name: class_fact(target, fact) for name, target in targets.items()}
+    return [f"method={name}" for name, value in facts.items() if (wanted in value if wanted else value)]

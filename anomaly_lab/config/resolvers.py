@@ -1,6 +1,7 @@
 """The resolvers `${...:}` of our configuration.
 
 - `${category:path}`: the name of a data set, from the path of its folder or table (`data.names.category_of`).
+- `${columns:path,label,left_out}`: how many columns of numbers a table has (`data.number_table.column_count`).
 - `${want:key,default}`: the value that the method wants for a key (`wants` in its file), else the default. A value
   that is typed, or set by an experiment or a data set, replaces the whole expression and so takes precedence.
 - `${fact:name,default}`: a class attribute of the method, read from its source; the default if it is None.
@@ -16,12 +17,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from anomaly_lab.config.schema import class_fact
 from anomaly_lab.data.layouts import textures_of
 from anomaly_lab.data.names import category_of
+from anomaly_lab.data.number_table import column_count
 
 
 def register() -> None:
     """Register the resolvers, once."""
     if not OmegaConf.has_resolver("want"):
         OmegaConf.register_new_resolver("category", lambda path: category_of(str(path)))
+        OmegaConf.register_new_resolver("columns", _columns)
         OmegaConf.register_new_resolver("given", lambda value: value is not None)
         OmegaConf.register_new_resolver("want", _want)
         OmegaConf.register_new_resolver("fact", _fact)
@@ -33,6 +36,10 @@ def resolve(config: DictConfig | ListConfig) -> dict[str, Any]:
     """A configuration as plain values, whether just composed or read from a run folder."""
     register()
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def _columns(path: str, label: str, left_out: ListConfig) -> int:
+    return column_count(path, label, [str(name) for name in left_out])
 
 
 def _want(key: str, default: Any, *, _root_: DictConfig) -> Any:

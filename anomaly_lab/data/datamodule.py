@@ -6,7 +6,7 @@ from contextlib import closing
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -23,7 +23,7 @@ from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.cache import default_folder
 from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
-from anomaly_lab.data.images import Decoding, unlike_the_others
+from anomaly_lab.data.images import Decoding, in_unit_range, unlike_the_others
 from anomaly_lab.data.labelled import Amount, in_words, known
 from anomaly_lab.data.masks import mostly_marked, read_mask
 from anomaly_lab.data.noise import row_keys
@@ -31,10 +31,26 @@ from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, choose, hold_out
+from anomaly_lab.data.seen import Seen
 from anomaly_lab.data.store import Cache, Store, on_device, open_store, stopped
 
-Protocol = Literal["unsupervised", "weakly_supervised", "supervised"]  # what a method may know
+Knowledge = Literal["unsupervised", "weakly_supervised", "supervised"]  # what a method may learn from
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Batches of whole images, or of rows, in the order of their samples."""
+
+    samples: list[Sample]
+
+    def __len__(self) -> int:
+        """The number of batches of this process."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches."""
+        ...
 
 
 class ImageLoader:
@@ -99,6 +115,8 @@ class DataModule(pl.LightningDataModule):
     `test_batch_size`. A `corruption` adds synthetic defects to training and validation images, on the device.
     """
 
+    noun: ClassVar[str] = "images"  # what an example is
+
     def __init__(
         self,
         splits: Splits,
@@ -134,7 +152,7 @@ class DataModule(pl.LightningDataModule):
         self.train_samples, self.held_out_samples = hold_out(chosen, held_out, split_seed)
         self.train_samples += seen.labelled
         self.labelled = len(seen.labelled)  # of the training samples, the last ones
-        self.protocol: Protocol = "weakly_supervised" if seen.labelled else "unsupervised"
+        self.protocol: Knowledge = "weakly_supervised" if seen.labelled else "unsupervised"
         if fold is not None:
             self.protocol = "supervised"
         self.test_samples = seen.test
@@ -235,6 +253,10 @@ class DataModule(pl.LightningDataModule):
             say(f"data: {remark}")
         return good
 
+    def seen(self) -> dict[str, Any]:
+        """What a run keeps of its photos; available once they are decoded."""
+        return Seen.of(self.train_samples, self.test_samples, self.decoding, self.workers).to_json()
+
     @property
     def good(self) -> list[Sample]:
         """The good training images, which come first."""
@@ -267,7 +289,7 @@ class DataModule(pl.LightningDataModule):
         assert self.store is not None
         for index in torch.arange(len(self.good))[rank::world_size].split(self.test_batch_size):
             images, rows = self.store.take(index)
-            image, on_device = images[rows].to(device or "cpu").float() / 255, index.to(device or "cpu")
+            image, on_device = in_unit_range(images[rows].to(device or "cpu")), index.to(device or "cpu")
             yield Batch(image, (), torch.zeros_like(on_device), on_device, ())
 
     def held_out_images(self, device: torch.device) -> Iterator[Batch]:
@@ -275,15 +297,15 @@ class DataModule(pl.LightningDataModule):
         for batch in self.val_dataloader():
             yield self.moved(batch, device)
 
-    def val_dataloader(self) -> ImageLoader:
+    def val_dataloader(self) -> Loader:
         """The held-out normal images, whole and unaugmented."""
         return self._images(self.held_out_samples)
 
-    def predict_dataloader(self) -> ImageLoader:
+    def predict_dataloader(self) -> Loader:
         """The normal images that set the threshold, whole and unaugmented: usually the held-out ones."""
         return self._images(self.good if self.threshold_images == "training" else self.held_out_samples)
 
-    def test_dataloader(self) -> ImageLoader:
+    def test_dataloader(self) -> Loader:
         """The test images with their masks; processes take turns, batch by batch.
 
         Raises UserError if there are more processes than test images.
@@ -315,7 +337,7 @@ class DataModule(pl.LightningDataModule):
     def moved(self, batch: Batch, device: torch.device) -> Batch:
         """A batch of whole uint8 images, moved to the device and scaled to [0, 1], with its masks."""
         batch = super().transfer_batch_to_device(batch, device, 0)
-        return batch._replace(image=batch.image.float() / 255)
+        return batch._replace(image=in_unit_range(batch.image))
 
     def _corrupted(
         self, batch: Batch, epoch: int, row: Int[Tensor, " batch"], inside: Bool[Tensor, "batch 1 height width"] | None
@@ -324,12 +346,16 @@ class DataModule(pl.LightningDataModule):
         image, defect = self.corruption(batch.image, row_keys(self.seed, epoch, row), inside)
         return batch._replace(image=image, clean=batch.image, defect=defect)
 
-    def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> ImageLoader:
-        if samples and len(samples) < world_size:
-            raise UserError(f"trainer.devices: expected at most {len(samples)}, one for each image, found {world_size}")
-        # Fewer batches than processes: smaller ones, because a process without any would not meet the others.
-        batch_size = min(self.test_batch_size, max(1, len(samples) // world_size))
+    def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> Loader:
+        batch_size = self._share(len(samples), world_size)
         return ImageLoader(samples, self.decoding, batch_size, self.workers, rank, world_size)
+
+    def _share(self, count: int, world_size: int) -> int:
+        """The size of a batch of so many images in order, of which every process gets one at least."""
+        if count and count < world_size:
+            raise UserError(f"trainer.devices: expected at most {count}, one for each image, found {world_size}")
+        # Fewer batches than processes: smaller ones, because a process without any would not meet the others.
+        return min(self.test_batch_size, max(1, count // world_size))
 
 
 def data_of(trainer: pl.Trainer) -> DataModule:

@@ -16,6 +16,7 @@ from torch import Tensor
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.data.augmentation import Augmentation
+from anomaly_lab.data.images import in_unit_range
 from anomaly_lab.data.patches import Kind, PatchPlan, draw_plan, render, shown
 from anomaly_lab.data.store import Store
 
@@ -195,4 +196,4 @@ class ImageFeed(Feed):
         if self.augmentation != Augmentation():
             return super()._images(plan, store, device)
         images, place = store.take(plan.image)
-        return images[place].to(device, non_blocking=True).float() / 255
+        return in_unit_range(images[place].to(device, non_blocking=True))

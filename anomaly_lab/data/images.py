@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt
+from torch import Tensor
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
@@ -75,6 +78,11 @@ class Decoding:
                 f"{width} x {height} px, found {self.region}"
             )
         return place(height, width, self.image_size, self.resize, (y, x, region_height, region_width))
+
+
+def in_unit_range(images: UInt8[Tensor, "*rest"] | Float[Tensor, "*rest"]) -> Float[Tensor, "*rest"]:
+    """Gray levels from 0 to 1; numbers of a table, which are no gray levels, as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def unlike_the_others(sizes: Mapping[Path, tuple[int, int]]) -> str:

@@ -13,13 +13,19 @@ from anomaly_lab.core.errors import UserError
 
 
 class Sample(NamedTuple):
-    """One image file with its label, mask and group."""
+    """One image file, or row of a table, with its label, mask and group."""
 
     path: Path
     mask_path: Path | None  # None: the image is normal, or its defects are not marked
     label: int  # 0 normal, 1 abnormal, -1 unknown
     defect: str  # name of the folder, "good" for normal images; "<category>/<folder>" in a pool of categories
     group: str  # images of one group (shots of one part) are never split
+    line: int = 0  # of a table of numbers, the line of this row; 0: the file is an image
+
+    @property
+    def place(self) -> str:
+        """The file, and the line of a table."""
+        return f"{self.path}:{self.line}" if self.line else str(self.path)
 
 
 class Splits(NamedTuple):
@@ -42,14 +48,19 @@ class Description(NamedTuple):
     folders: dict[str, str]
     remarks: list[str]
 
-    def lines(self, name: str, category: str, held_out: int) -> list[str]:
-        """Layout, folders, and counts by split and defect, a line each; `held_out` of the training images are so."""
+    def lines(self, name: str, category: str, held_out: int, noun: str = "photos") -> list[str]:
+        """Layout, folders, and counts by split and defect, a line each; `held_out` of the training images are so.
+
+        Rows of a table, another `noun`, have no masks.
+        """
         answer = [f"data: {name}, {category}, layout: {self.layout or 'a table'}"]
         answer += [f"  {printable(folder)}: {role}" for folder, role in self.folders.items()]
         for split, counts in self.counts.items():
             parts = ", ".join(f"{printable(defect)} {number}" for defect, number in counts.items())
-            answer.append(f"{split}: {sum(counts.values())} photos{f' ({parts})' if parts else ''}")
+            answer.append(f"{split}: {sum(counts.values())} {noun}{f' ({parts})' if parts else ''}")
             answer[-1] += f", {held_out} of them held out for the threshold" if split == "train" else ""
+        if noun != "photos":
+            return answer
         abnormal = sum(number for defect, number in self.counts["test"].items() if defect.rpartition("/")[2] != "good")
         return [*answer, f"masks: {self.masks} of {abnormal} defective photos"] if abnormal else answer
 
@@ -210,14 +221,14 @@ def _read(path: Path, *_status: int) -> str:
 
 def fingerprint(samples: list[Sample]) -> str:
     """A hash of everything in samples that can change a result: contents, masks, labels, names, groups; no folder."""
-    files = [path for sample in samples for path in (sample.path, sample.mask_path) if path]
+    files = [*dict.fromkeys(path for sample in samples for path in (sample.path, sample.mask_path) if path)]
     content = dict(zip(files, digests(files), strict=True))
     total = hashlib.sha256()
     groups = {group: number for number, group in enumerate(dict.fromkeys(sample.group for sample in samples))}
     for sample in samples:
         mask = content[sample.mask_path] if sample.mask_path else ""
         row = (sample.path.name, content[sample.path], mask, sample.label, sample.defect, groups[sample.group])
-        total.update(repr(row).encode())
+        total.update(repr((*row, sample.line) if sample.line else row).encode())
     return total.hexdigest()
 
 

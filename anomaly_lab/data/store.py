@@ -1,4 +1,4 @@
-"""The training images, decoded once: one uint8 tensor in memory, in a file or on the accelerator."""
+"""The training images, decoded once: one uint8 tensor in memory, in a file or on the accelerator; or rows of a table."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 
 from anomaly_lab.core.console import say, tracked
@@ -25,7 +25,7 @@ from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.samples import Sample, digests
 
 Cache = Literal["auto", "disk", "device", "memory", "none"]
-Images = UInt8[Tensor, "image channel side side"]
+Images = UInt8[Tensor, "image channel side side"] | Float32[Tensor, "image column 1 1"]
 Box = tuple[int, int, int, int]
 Place = tuple[int, int, int, int, int, int, int]  # row of its sample, box, height and width of its photo
 

@@ -4,6 +4,7 @@ import csv as csv_file
 import io
 import re
 from collections import Counter
+from collections.abc import Set
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
@@ -48,17 +49,10 @@ def csv(root: str) -> Splits:
 
 def _rows(table: Path, root: str) -> list[tuple[int, Row]]:
     """The rows with their last line in the file. Raises UserError for another encoding or other columns."""
-    try:
-        text = table.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{root}: expected a table in UTF-8, found other bytes ({error.reason}); save it as UTF-8"
-        ) from None
+    text = text_of(table, root)
     expected = f"{root}: expected the columns path,label,split[,mask,defect,group], found "
     try:
-        headers = {mark: next(csv_file.reader(_lines(text), delimiter=mark), []) for mark in DELIMITERS}
-        delimiter = max(DELIMITERS, key=lambda mark: len(NEEDED & set(headers[mark])))
-        reader = csv_file.DictReader(_lines(text), delimiter=delimiter)
+        reader = csv_file.DictReader(lines_of(text), delimiter=delimiter_of(text, NEEDED))
         columns = list(reader.fieldnames or [])
         if missing := NEEDED - set(columns):
             raise UserError(f"{expected}{','.join(columns or ['nothing'])}; missing: {', '.join(sorted(missing))}")
@@ -75,7 +69,23 @@ def _rows(table: Path, root: str) -> list[tuple[int, Row]]:
     return rows
 
 
-def _lines(text: str) -> io.StringIO:
+def text_of(table: Path, root: str) -> str:
+    """The text of a table. Raises UserError for another encoding than UTF-8."""
+    try:
+        return table.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{root}: expected a table in UTF-8, found other bytes ({error.reason}); save it as UTF-8"
+        ) from None
+
+
+def delimiter_of(text: str, wanted: Set[str]) -> str:
+    """What separates the columns: the mark that gives most of the wanted ones."""
+    headers = {mark: next(csv_file.reader(lines_of(text), delimiter=mark), []) for mark in DELIMITERS}
+    return max(DELIMITERS, key=lambda mark: len(wanted & {*headers[mark]}))
+
+
+def lines_of(text: str) -> io.StringIO:
     """Lines that end only where the csv module says so: not at U+2028, NEL or in quotes."""
     return io.StringIO(text, newline="")
 
@@ -84,12 +94,8 @@ def _sample(row: Row, base: Path, where: str) -> Sample:
     label, name, mask, defect, group = (
         (row.get(column) or "").strip() for column in ("label", "path", "mask", "defect", "group")
     )
-    if not label:
-        raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
-    number = float(label) if re.fullmatch(r"-?\d+(\.\d*)?", label) else None
-    if number not in {None, 0, 1}:
-        raise UserError(f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}")
-    normal = number == 0 or label.lower() in GOOD
+    kind = kind_of(label, where)
+    normal = kind == "good"
     if not name:
         raise UserError(f"{where}: expected a path, found none")
     path = base / name
@@ -98,9 +104,26 @@ def _sample(row: Row, base: Path, where: str) -> Sample:
             raise UserError(f"{where}: expected the file {file}, found none")
     if mask and normal:
         raise UserError(f"{where}: expected no mask for a normal image, found {mask!r}")
-    defect = "good" if normal else defect or ("bad" if number == 1 else label)
+    defect = "good" if normal else named(defect or kind, where)
+    return Sample(path, base / mask if mask else None, int(not normal), defect, group or str(path))
+
+
+def kind_of(label: str, where: str) -> str:
+    """What a label says: "good", "bad" for 1, or the name of a defect. Raises UserError for none and for numbers."""
+    if not label:
+        raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
+    number = float(label) if re.fullmatch(r"-?\d+(\.\d*)?", label) else None
+    if number not in {None, 0, 1}:
+        raise UserError(f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}")
+    if number == 0 or label.lower() in GOOD:
+        return "good"
+    return "bad" if number == 1 else label
+
+
+def named(defect: str, where: str) -> str:
+    """The name of a defect. Raises UserError for one that cannot name a folder."""
     if bad := set(defect) & set("/\\:"):
         raise UserError(
             f"{where}: expected a defect name without {' '.join(bad)} (it names a folder), found {defect!r}"
         )
-    return Sample(path, base / mask if mask else None, int(not normal), defect, group or str(path))
+    return defect

@@ -112,7 +112,7 @@ class Curves(pl.Callback):
         points, names = projected(np.stack([vector for _, vector in vectors]), self.projection)
         shown = [samples[index] for index, _ in vectors]
         columns = ("pc1", "pc2") if self.projection == "pca" else ("tsne1", "tsne2")
-        rows = [(sample.path, sample.defect, sample.label, *point) for sample, point in
+        rows = [(sample.place, sample.defect, sample.label, *point) for sample, point in
                 zip(shown, points.tolist(), strict=True)]  # fmt: skip
         write_csv(folder / "features.csv", ("path", "defect", "label", *columns), rows)
         label = np.array([sample.label for sample in shown])

@@ -147,7 +147,7 @@ class Evaluation(pl.Callback):
 def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:
     """The remarks of the method on the images of a batch."""
     remarks = zip(batch.index.tolist(), prediction.remarks, strict=False)  # a method that never remarks has ()
-    return [Remark(str(samples[index].path), text) for index, text in remarks if text]
+    return [Remark(samples[index].place, text) for index, text in remarks if text]
 
 
 def report_remarks(remarks: list[Remark], whose: str = "") -> None:
@@ -163,7 +163,7 @@ def table(rows: list[Row], samples: list[Sample], abnormal: np.ndarray, threshol
     """The rows of scores.csv. `scaled` maps the scores of the test to [0, 1]; it decides nothing."""
     return [
         (
-            sample.path, sample.defect, sample.label, row.score, row.mean, share,
+            sample.place, sample.defect, sample.label, row.score, row.mean, share,
             row.decision_score, threshold, "abnormal" if beyond else "normal",
         )
         for row, sample, share, beyond in zip(

@@ -10,7 +10,7 @@ They answer whether an image shows another kind of object (`data=one_class`), no
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Len
@@ -28,6 +28,7 @@ from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
+from anomaly_lab.networks.projected_rows import ProjectedRows
 from anomaly_lab.networks.wide_resnet import WideResNet
 
 Features = Float[Tensor, "transformation batch feature"]
@@ -52,9 +53,14 @@ class TransformationClassifier(GradientMethod):
 
     Probabilities count as 10^-12 at least. Images are not augmented: flips and turns are what is learnt.
 
-    Raises UserError for a score that the objective does not give, and for fewer than two training images.
+    Rows of a table (`data=table`) have random `projections`, with a network of their own, instead of `network` and
+    `kinds` (GOAD, section 4; `experiment=goad_table`).
+
+    Raises UserError for a score that the objective does not give, for both networks or none, and for fewer than two
+    training images.
     """
 
+    reads: ClassVar[tuple[str, ...]] = ("photos", "tables")
     augmented = False
     localises = False
 
@@ -65,7 +71,7 @@ class TransformationClassifier(GradientMethod):
 
     def __init__(
         self,
-        network: WideResNet,
+        network: WideResNet | None,
         optimizer: OptimizerFactory,
         tiling: Tiling,
         kinds: Annotated[list[Kind], Len(1)],
@@ -76,11 +82,13 @@ class TransformationClassifier(GradientMethod):
         triplet_weight: NonNegativeFloat = 0.1,
         margin: NonNegativeFloat = 1.0,
         norm_weight: NonNegativeFloat = 10.0,
+        projections: ProjectedRows | None = None,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
         self.kinds, self.objective, self.score = kinds, objective, score
-        states = combinations(kinds)
+        seen = the_network(network, projections, objective, copies)
+        states = combinations(kinds) if isinstance(seen, WideResNet) else torch.arange(seen.count)[:, None]
         count = len(states)
         if len(set(kinds)) < len(kinds):
             raise UserError(f"method.kinds: expected each of {', '.join(STATES)} once at most, found {kinds}")
@@ -95,14 +103,20 @@ class TransformationClassifier(GradientMethod):
         self.copies = copies or count
         self.triplet_weight, self.margin, self.norm_weight = triplet_weight, margin, norm_weight
         self.seed = seed
-        self.network = network
+        self.network = seen
         guesses = [STATES[kind] for kind in kinds] if objective == "separate" else [count]
-        self.head = nn.Linear(network.features, sum(guesses))
+        features = seen.features
+        self.head = nn.Linear(features, sum(guesses)) if isinstance(seen, WideResNet) else seen.head()
         self.guesses = guesses
         self.register_buffer("states", states, persistent=False)
         self.register_buffer("order", torch.arange(count), persistent=False)
         self.register_buffer("alpha", 1 + torch.eye(count))  # (transformation, guess); so far the right one decides
-        self.register_buffer("centres", torch.zeros(count, network.features))
+        self.register_buffer("centres", torch.zeros(count, features))
+
+    def prepare(self, images: Iterable[Batch]) -> None:
+        """The scale of the columns of a table."""
+        if isinstance(self.network, ProjectedRows):
+            self.network.standardise.learn(batch.image for batch in images)
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """The losses of some copies of each image, all in one batch, so that a batch norm sees all transformations."""
@@ -126,7 +140,9 @@ class TransformationClassifier(GradientMethod):
         return self.states if self.objective == "separate" else self.order[:, None]
 
     def features(self, images: Images, shown: Int[Tensor, "transformation batch"]) -> Features:
-        """The features of the images under the transformations `shown`."""
+        """The features of the images under the transformations `shown`; of rows under all of them."""
+        if isinstance(self.network, ProjectedRows):
+            return self.network(images)
         copies = transformed(images.repeat(len(shown), 1, 1, 1), self.kinds, self.states[shown.flatten()])
         return self.network(copies).unflatten(0, (len(shown), -1))
 
@@ -170,8 +186,25 @@ class TransformationClassifier(GradientMethod):
         return Prediction(score[:, None, None, None], score, None)
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
-        """The features of the image as it is."""
-        return self.network(images)
+        """The features of the image as it is, or of a row under its first projection."""
+        features = self.network(images)
+        return features[0] if isinstance(self.network, ProjectedRows) else features
+
+
+def the_network(
+    network: WideResNet | None, projections: ProjectedRows | None, objective: str, copies: int | None
+) -> WideResNet | ProjectedRows:
+    """The network of photos or that of rows. Raises UserError for both, for neither, and for what rows cannot have."""
+    if network is not None and projections is None:
+        return network
+    if network is not None or projections is None:
+        found = "both" if network else "neither"
+        raise UserError(f"method.network: expected a network of photos or method.projections of rows, found {found}")
+    if objective == "separate":
+        raise UserError("method.objective: expected joint or triplet with method.projections, found separate")
+    if copies:
+        raise UserError(f"method.copies: expected null with method.projections, which are all seen, found {copies}")
+    return projections
 
 
 def triplet_loss(features: Features, margin: float) -> Scalar:

@@ -50,14 +50,14 @@ class Threshold(NamedTuple):
         return [line for line in (self.note, zero if self.image == just_above(0) else "") if line]
 
 
-def guarantee(rule: str, normals: int) -> str:
-    """What a threshold of so many images can guarantee at best.
+def guarantee(rule: str, normals: int, noun: str = "image") -> str:
+    """What a threshold of so many images, or rows, can guarantee at best.
 
     A new good one is as likely as each of them to score highest. A line that the method draws itself promises nothing.
     """
     if rule == "own":
         return "The line is the method's own: no photo has moved it, and it promises no rate of false alarms."
-    images, they = ("1 good image", "It") if normals == 1 else (f"{normals} good images", "They")
+    images, they = (f"1 good {noun}", "It") if normals == 1 else (f"{normals} good {noun}s", "They")
     return f"The threshold comes from {images}. {they} cannot guarantee a false alarm rate below 1 in {normals + 1}."
 
 

@@ -17,11 +17,11 @@ def found(run: Run) -> str:
     if not any(name.startswith("image_accuracy") for name in run.metrics):  # the scores are those of held-out images
         return "No labelled test images: no metrics."
     parts = []
-    for label, right, name in ((1, "found {} of {}", "defective image"), (0, "{} of {} rejected", "good image")):
+    for label, right, kind in ((1, "found {} of {}", "defective"), (0, "{} of {} rejected", "good")):
         scores = [score for image, score in zip(run.images, run.decision_scores, strict=True) if image.label == label]
         if scores:
             rejected = sum(score >= run.threshold for score in scores)
-            parts.append(right.format(rejected, f"{len(scores)} {name}{'s' * (len(scores) > 1)}"))
+            parts.append(right.format(rejected, f"{len(scores)} {kind} {run.noun}{'s' * (len(scores) > 1)}"))
     return ", ".join(parts).capitalize() + "." if parts else ""
 
 
@@ -30,7 +30,7 @@ def against(run: Run) -> str:
     own, low, high = (run.metrics.get(f"image_auroc{end}") for end in ("", "_low", "_high"))
     if own is None or low is None or high is None:
         return ""
-    text = f"Image AUROC {own:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    text = f"{run.noun.capitalize()} AUROC {own:.3f} (95 % interval {low:.3f} to {high:.3f})"
     controls = {
         kind: found for kind, found in run.controls.items() if not math.isnan(found.get("image_auroc", math.nan))
     }
@@ -39,7 +39,7 @@ def against(run: Run) -> str:
     kind, best = strongest("image_auroc", controls)
     beats = "" if own > best else ": this method shows nothing that the control does not"
     if own == best == 1:
-        beats = ", too: these test images are too easy to tell the method from it"
+        beats = f", too: these test {run.noun}s are too easy to tell the method from it"
     return f"{text}; the best trivial control, {kind}, reaches {best:.3f}{beats}."
 
 
@@ -52,6 +52,8 @@ def decides(run: Run) -> str:
             if line.decided_by == "score"
             else f"a region of at least {line.minimum_area:.2%} of it lies above {line.image:.4g}"
         )
-        return f"An image is rejected if {what} (threshold rule {line.name}). {guarantee(line.name, line.normals)}"
+        which = "A row" if run.noun == "row" else "An image"
+        promise = guarantee(line.name, line.normals, run.noun)
+        return f"{which} is rejected if {what} (threshold rule {line.name}). {promise}"
     except (LookupError, TypeError, ValueError):
         return ""

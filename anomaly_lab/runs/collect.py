@@ -70,6 +70,11 @@ class Run:
         return self.state == "done"
 
     @property
+    def noun(self) -> str:
+        """What an example is."""
+        return "row" if self.key.dataset == "table" else "image"
+
+    @property
     def dataset(self) -> str:
         """The data set, with the protocol: runs of different ones are never compared."""
         return f"{self.key.dataset}, {self.protocol.replace('_', ' ')}" if self.protocol else self.key.dataset

@@ -22,7 +22,7 @@ from anomaly_lab.data.samples import digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 
 WEIGHTS_VERSION = 1  # raise it when a change to data path or training loop changes the weights of a configuration
-DECODING = ("image_size", "channels", "resize", "value_range")
+DECODING = ("image_size", "channels", "resize", "value_range", "label", "leave_out")  # the last two of a table
 DATA = ("kind", "sees", "passes", "augmented", "corruption", "on_error", "held_out", "split_seed", "seed")
 PATCHES = ("patch_size", "patches", "redraw", "batch_size", "augmentation")  # read only where patches are drawn
 TILING = ("_target_", "size", "stride", "score")
@@ -112,7 +112,7 @@ def decoding_key(config: dict[str, Any]) -> list[Any]:
     """Everything that decides how a file becomes a working image."""
     data = config["data"]["datamodule"]
     decoding, skips = data["decoding"], data["on_error"] == "skip"  # then this limit decides which images there are
-    return [_only(DECODING + ("max_pixels",) * skips, decoding), region_key(decoding["region"])]
+    return [_only(DECODING + ("max_pixels",) * skips, decoding), region_key(decoding.get("region"))]
 
 
 def region_key(region: Any) -> Any:

@@ -25,6 +25,7 @@ from anomaly_lab.runs.settings import as_written
 
 CONFIG = Path(".hydra/config.yaml")
 DECODING = "anomaly_lab.data.images.Decoding"
+OF_TABLES = "anomaly_lab.data.table_module.Columns"
 RESOLVERS = {
     "want",
     "fact",
@@ -84,14 +85,19 @@ def open_run(run: str) -> StoredRun:
     config = read_config(folder)
     try:
         values = {key: _selected(config, key) for key in (*READ, "data.decoding", "method", "tiling", "threshold")}
-        for key, expected in READ.items():
-            check_value(key, values[key], expected)
         for key in ("data.decoding", "method", "tiling", "threshold"):
             if not isinstance(values[key], dict) or not isinstance(values[key].get("_target_"), str):
                 raise UserError(f"{key}: expected a mapping with _target_, found {values[key]!r}")
         decoding = values["data.decoding"]
+        if decoding["_target_"] == OF_TABLES:
+            raise UserError(
+                "data: expected a run on photos, found one on a table, which can be neither asked about other rows nor "
+                "exported; its answers are in scores.csv, those of other rows in a run on a table that has them"
+            )
         if decoding["_target_"] != DECODING:
             raise UserError(f"data.decoding._target_: expected {DECODING}, found {decoding['_target_']!r}")
+        for key, expected in READ.items():
+            check_value(key, values[key], expected)
         data = {name: values[f"data.{name}"] for name in ("image_size", "patch_size", "channels")}
         parts = {
             "data": data, "seed": values["seed"], "budget": {"schedule": values["budget.schedule"]},

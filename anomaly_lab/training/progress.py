@@ -32,8 +32,8 @@ class Budget(pl.Callback):
         if trainer.current_epoch and trainer.is_global_zero:
             say(f"going on at epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
         counts = (
-            f"{len(data.train_samples)} training images, {len(data.held_out_samples)} held out, "
-            f"{len(data.test_samples)} test images"
+            f"{len(data.train_samples)} training {data.noun}, {len(data.held_out_samples)} held out, "
+            f"{len(data.test_samples)} test {data.noun}"
         )
         if pl_module.passes is not None:  # nothing to estimate: no gradient
             if trainer.is_global_zero:
@@ -47,10 +47,11 @@ class Budget(pl.Callback):
         count = min(share, 8)
         rows = data.feed.loader(0).rows(torch.arange(count))
         seconds, memory = step_cost(pl_module, lambda: data.rendered(rows, pl_module.device), count, share)
-        what = "patches" if data.sees == "patches" else "images"
+        what = "patches" if data.sees == "patches" else data.noun
+        side = "" if data.noun == "rows" else f" of {data.feed.side} px"
         parts = [
             counts,
-            f"{steps * batch_size(trainer):,} {what} of {data.feed.side} px in {epochs} epochs",
+            f"{steps * batch_size(trainer):,} {what}{side} in {epochs} epochs",
             f"about {duration(steps * seconds)} on {pl_module.device.type}, about {memory / 2**30:.1f} GB",
         ]
         if pl_module.search_steps:

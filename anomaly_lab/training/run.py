@@ -20,7 +20,7 @@ from anomaly_lab.core.files import write_json
 from anomaly_lab.data.cache import entry
 from anomaly_lab.data.corruption import textures_of
 from anomaly_lab.data.datamodule import DataModule
-from anomaly_lab.data.seen import FILE, Seen
+from anomaly_lab.data.seen import FILE
 from anomaly_lab.evaluation.controls import Controls
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
@@ -78,9 +78,8 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         for line in (*method.substitutes, *painted):
             method.say(line)
     if is_first_process():
-        photos = datamodule.train_samples, datamodule.test_samples, datamodule.decoding, datamodule.workers
         good = len(datamodule.good) + len(datamodule.held_out_samples)
-        write_json(folder / FILE, {**Seen.of(*photos).to_json(), "good_photos": good})
+        write_json(folder / FILE, {**datamodule.seen(), "good_photos": good})
     loggers = [made(key, node, Logger) for key, node in loggers_of(resolved["logger"]).items()]
     precision = choose(resolved["trainer"]["precision"], resolved["trainer"]["accelerator"])
     if not method.autocast:

@@ -31,6 +31,7 @@ from tests.contract import (
     MOMENTS,
     NO_GRAPH,
     OBJECTS_ONLY,
+    OF_TABLES,
     SIDE,
     TRUST,
     UNTAUGHT,
@@ -44,6 +45,7 @@ from tests.contract import (
     painted,
     scaled,
     state_of,
+    table_of,
 )
 from tests.golden import golden_losses
 
@@ -135,6 +137,7 @@ def test_a_prediction(toy):
     assert all(weight.grad is None for weight in rebuilt.parameters())
 
 
+@pytest.mark.parametrize("toy", [name for name in METHODS if name not in OF_TABLES], indirect=True)
 def test_textures_are_asked_window_by_window_and_images_may_be_gray_or_colour(toy):
     side, channels = toy.side, 4 - toy.channels
     words = ["data.kind=texture", f"data.image_size={side + 16}", f"data.patch_size={side}", "data.stride=16"]
@@ -362,9 +365,13 @@ def test_the_first_losses_are_those_of_yesterday(name, parts, weights, tmp_path,
     monkeypatch.setattr(ganomaly, "WON", 1e-5)
     torch.set_num_threads(1)
     outside = OUTSIDE if not (CONF / f"method/{name}.yaml").is_file() else None
+    photos = [
+        "data=folder", f"data.root={parts}", "data.image_size=128", "data.patches=160", "data.workers=0",
+        "data.settings.rotation=0", "data.settings.shift=0",
+    ]  # fmt: skip
+    data = ["data=table", f"data.root={table_of(tmp_path)}"] if name in OF_TABLES else photos
     resolved = configured(
-        f"method={name}", "data=folder", f"data.root={parts}", "data.image_size=128", "data.patches=160",
-        "data.batch_size=8", "data.workers=0", "data.settings.rotation=0", "data.settings.shift=0",
+        f"method={name}", *data, "data.batch_size=8",
         *["method.optimizer.lr=1e-3"] * ("optimizer" in FILES[name]), *GOLDEN.get(name, []),
         *given(name, weights, tmp_path),
     )  # fmt: skip

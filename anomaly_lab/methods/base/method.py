@@ -40,6 +40,7 @@ class Method(pl.LightningModule, ABC):
 
     - `version`: raise it when a change to the code changes the weights that a configuration leads to. Runs of this
       method, and of no other, are then trained again.
+    - `reads`: "photos", "tables" (`data=table`) or both.
     - `sees`: "patches" that are cropped and augmented, or whole "images" as they are.
     - `passes`: how often it sees every image; None: `budget.epochs`.
     - `autocast`: whether it trains in the precision of the trainer; False: always in float32.
@@ -60,6 +61,7 @@ class Method(pl.LightningModule, ABC):
     """
 
     version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("photos",)
     sees: ClassVar[Literal["patches", "images"]] = "patches"
     passes: ClassVar[int | None] = None
     autocast: ClassVar[bool] = True

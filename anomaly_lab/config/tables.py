@@ -1,0 +1,41 @@
+"""Refusals of a method that cannot read its data: rows of a table (`data=table`), or photos."""
+
+from typing import Any
+
+from anomaly_lab.config.labels import takers
+from anomaly_lab.config.schema import class_fact
+from anomaly_lab.core.errors import UserError
+
+TABLE = "anomaly_lab.data.table_module.TableModule"
+OF_PHOTOS = {  # keys of the data that say nothing of a row, and what they are unless somebody typed them
+    "resize": "pad", "value_range": None, "region": None, "corruption": None, "labelled_abnormal": None, "fold": None,
+    "image_size": 1, "patches": None, "on_error": "stop",
+}  # fmt: skip
+
+
+def is_table(resolved: dict[str, Any]) -> bool:
+    """Whether the data of a configuration are rows of a table."""
+    return resolved["data"]["datamodule"]["_target_"] == TABLE
+
+
+def of_tables() -> list[str]:
+    """The methods that read tables, as they are typed."""
+    return takers("reads", "tables")
+
+
+def check_reads(resolved: dict[str, Any]) -> None:
+    """Refuse a method for other data than it reads, and keys of photos for a table."""
+    method, table = resolved["method"], is_table(resolved)
+    reads, name = class_fact(method["_target_"], "reads"), method["name"]
+    if table and "tables" not in reads:
+        raise UserError(
+            f"method: expected {' or '.join(of_tables())} with data=table, found method={name}, which reads photos"
+        )
+    if not table and "photos" not in reads:
+        found = resolved["data"]["name"]
+        raise UserError(f"data: expected data=table with method={name}, which reads rows of numbers, found {found}")
+    if not table:
+        return
+    for key, usual in OF_PHOTOS.items():
+        if (value := resolved["data"].get(key)) != usual:
+            raise UserError(f"data.{key}: expected none with data=table, whose rows are no photos, found {value!r}")

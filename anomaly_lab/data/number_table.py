@@ -1,0 +1,150 @@
+"""A table of numbers: a row is an example, one column its label, the others what is known of it."""
+
+import csv as csv_file
+import math
+import random
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, NonNegativeInt
+
+from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.data.samples import Sample, Splits
+from anomaly_lab.data.tables import delimiter_of, kind_of, lines_of, named, text_of
+
+SPLIT = "split"  # a column of this name says train or test
+
+
+class Numbers(NamedTuple):
+    """The content of a table."""
+
+    columns: tuple[str, ...]  # those of the numbers
+    lines: list[int]  # of the file, in which each row ends
+    kinds: list[str]  # "good" or the name of the defect
+    splits: list[str]  # "train" or "test"; empty without such a column
+    values: array  # float64, row after row
+
+
+def number_table(
+    root: str,
+    label: str,
+    leave_out: Sequence[str],
+    train_share: Annotated[float, Field(gt=0, lt=1)],
+    split_seed: NonNegativeInt,
+) -> Splits:
+    """Read a CSV file whose columns are numbers, but `label`, `leave_out` and, if there is one, `split`.
+
+    `label`: 0, good, normal, ok or pass, or 1 or any other text for what is abnormal. Rows with split train are learnt
+    from. Without that column a seeded `train_share` of the good rows are; the other rows are tested. Columns are
+    separated by commas, semicolons, tabs or `|`. Raises UserError naming line and column of a mistake.
+    """
+    found = numbers(root, label, tuple(leave_out))
+    path = Path(root).expanduser()
+    samples = [
+        Sample(path, None, int(kind != "good"), kind, f"line {line}", line)
+        for line, kind in zip(found.lines, found.kinds, strict=True)
+    ]
+    if found.splits:
+        trained = {row for row, split in enumerate(found.splits) if split == "train"}
+        if wrong := next((row for row in sorted(trained) if samples[row].label), None):
+            raise UserError(
+                f"{samples[wrong].place}: expected good rows in the split train, found {samples[wrong].defect}"
+            )
+    else:
+        good = [row for row, sample in enumerate(samples) if not sample.label]
+        trained = set(random.Random(split_seed).sample(good, round(train_share * len(good))))
+    train, test = (
+        [sample for row, sample in enumerate(samples) if (row in trained) is learnt] for learnt in (True, False)
+    )
+    if not train:
+        raise UserError(f"{root}: expected good rows to learn from, found none of {len(samples)}")
+    return Splits(train, test, f"a table of {len(found.columns)} columns of numbers")
+
+
+def numbers(root: str, label: str, leave_out: tuple[str, ...]) -> Numbers:
+    """The content of a table, as `number_table` reads it; read once as long as the file stays as it is."""
+    path = Path(root).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"data.root: expected a CSV file with a column of labels and others of numbers, found none at {root}"
+        )
+    status = path.stat()
+    return _read(root, label, leave_out, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def column_count(root: str, label: str, leave_out: Sequence[str]) -> int:
+    """The number of columns of numbers."""
+    return len(numbers(root, label, tuple(leave_out)).columns)
+
+
+@cache
+def _read(root: str, label: str, leave_out: tuple[str, ...], *_status: int) -> Numbers:
+    text = text_of(Path(root).expanduser(), root)
+    delimiter = delimiter_of(text, {label})
+    try:
+        reader = csv_file.reader(lines_of(text), delimiter=delimiter)
+        header = [name.strip() for name in next(reader, [])]
+        places = _places(root, header, label, leave_out)
+        at, split = header.index(label), header.index(SPLIT) if SPLIT in header else None
+        found = Numbers(tuple(header[place] for place in places), [], [], [], array("d"))
+        for row in reader:
+            if not row:
+                continue
+            where = f"{root}, line {reader.line_num}"
+            if len(row) != len(header):
+                raise UserError(f"{where}: expected {len(header)} columns, found {len(row)}")
+            kind = kind_of(row[at].strip(), f"{where}, column {label}")
+            found.kinds.append(kind if kind == "good" else named(kind, where))
+            found.lines.append(reader.line_num)
+            if split is not None:
+                found.splits.append(_split(row[split], where))
+            found.values.extend(_number(row[place], where, header[place]) for place in places)
+    except csv_file.Error as error:
+        raise UserError(f"{root}: expected a CSV file, found: {error}") from None
+    if not found.lines:
+        raise UserError(f"{root}: expected rows of numbers below the names of the columns, found none")
+    return found
+
+
+def _places(root: str, header: list[str], label: str, leave_out: tuple[str, ...]) -> list[int]:
+    """The columns of numbers."""
+    if label not in header:
+        found = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "") or "nothing"
+        raise UserError(
+            f"data.label: expected the name of a column of {root}, found {label!r}{nearest(label, header)} ({found})"
+        )
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise UserError(f"{root}: expected every column once, found {twice[0] or 'no name'!r} twice")
+    if unknown := next((name for name in leave_out if name not in header), None):
+        raise UserError(
+            f"data.leave_out: expected names of columns of {root}, found {unknown!r}{nearest(unknown, header)}"
+        )
+    places = [place for place, name in enumerate(header) if name not in {label, SPLIT, *leave_out}]
+    if not places:
+        raise UserError(f"{root}: expected columns of numbers beside {label!r}, found none")
+    return places
+
+
+def _number(text: str, where: str, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        found = repr(text) if text.strip() else "nothing"
+        raise UserError(
+            f"{where}, column {column}: expected a number, found {found}; fill it, or leave the column out: "
+            f"data.leave_out=[{column}]"
+        ) from None
+    if not math.isfinite(value):
+        raise UserError(f"{where}, column {column}: expected a number, found {value}; fill it, or remove the row")
+    return value
+
+
+def _split(text: str, where: str) -> str:
+    split = text.strip().lower()
+    if split not in {"train", "test"}:
+        raise UserError(f"{where}: expected split train or test, found {text!r}")
+    return split

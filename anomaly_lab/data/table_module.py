@@ -1,0 +1,104 @@
+"""The data of a run on a table of numbers: a row is an image of one pixel with a channel for each column."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor
+
+from anomaly_lab.core.console import printable, say
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.types import Batch, Placement
+from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.number_table import Numbers, numbers
+from anomaly_lab.data.samples import Sample
+from anomaly_lab.data.store import Decoded
+
+PIXEL = (0, 0, 1, 1)
+PLACEMENT = Placement((1, 1), PIXEL, PIXEL, None)
+Values = Float[Tensor, "row column 1 1"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of the rows of a table: the arguments of `number_table`, and how many columns there are."""
+
+    label: str
+    channels: PositiveInt
+    leave_out: Sequence[str] = field(default_factory=tuple)
+    image_size: PositiveInt = 1
+
+
+class RowBatches:
+    """Batches of rows in order; several processes take turns batch by batch."""
+
+    def __init__(self, samples: list[Sample], values: Values, batch_size: int, rank: int, world_size: int) -> None:
+        self.samples, self.values = samples, values
+        self._batches = torch.arange(len(samples)).split(batch_size)[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self._batches:
+            label = torch.tensor([self.samples[row].label for row in index.tolist()])
+            unmarked = (torch.zeros(1, 1, 1, dtype=torch.bool),) * len(index)
+            yield Batch(self.values[index], unmarked, label, index, (PLACEMENT,) * len(index))
+
+
+class TableModule(DataModule):
+    """Rows as they stand in the file, in float32: a method scales the columns itself, by the rows it learns from.
+
+    There are no patches, no augmentation and no masks. Everything else is as for photos.
+    """
+
+    noun = "rows"
+
+    def __init__(self, decoding: Columns, **rest: Any) -> None:
+        super().__init__(decoding=Decoding(image_size=1, channels=1), **rest)  # of photos, of which there are none
+        self.read = decoding
+
+    def setup(self, stage: str) -> None:
+        """Look up the rows. Raises UserError for a column that has one value in all rows that are learnt from."""
+        if stage != "fit" or self.store is not None:
+            return
+        for remark in self.remarks:
+            say(f"data: {printable(remark)}")
+        values = self._values(self.train_samples)
+        if len(values) > 1 and (same := (values == values[0]).all(dim=0).flatten()).any():
+            place = int(same.nonzero()[0])
+            column = self.columns[place]
+            raise UserError(
+                f"{self.train_samples[0].path}, column {column}: expected different values in the {len(values)} rows "
+                f"that are learnt from, found {values[0, place].item():g} in all; leave it out: "
+                f"data.leave_out=[{column}]"
+            )
+        self.store = Decoded(values, self.train_samples, [PIXEL] * len(values), [(1, 1)] * len(values))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns of numbers."""
+        return self._table.columns
+
+    def seen(self) -> dict[str, object]:
+        """Nothing of single rows."""
+        return {}
+
+    def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> RowBatches:
+        return RowBatches(samples, self._values(samples), self._share(len(samples), world_size), rank, world_size)
+
+    def _values(self, samples: list[Sample]) -> Values:
+        table = self._table
+        row = {line: number for number, line in enumerate(table.lines)}
+        values = np.frombuffer(table.values).reshape(len(table.lines), -1)
+        chosen = values[[row[sample.line] for sample in samples]]
+        return torch.from_numpy(chosen.astype(np.float32))[..., None, None]
+
+    @property
+    def _table(self) -> Numbers:
+        return numbers(str(self.all_samples[0].path), self.read.label, tuple(self.read.leave_out))
