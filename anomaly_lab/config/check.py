@@ -108,13 +108,13 @@ def check(config: DictConfig) -> dict[str, Any]:
         from anomaly_lab.core.messages import explain  # and Hydra with it, which nobody needs to open a run
 
         raise explain(error) from error
+    check_reads(resolved)
     check_amount(resolved["data"].get("labelled_abnormal"))
     try:
         _check_nodes(resolved, raw)
     except UserError as error:
         raise _of_whole_objects(error, resolved["data"]) from None
     _check_passes(resolved)
-    check_reads(resolved)
     check_labelled(resolved)
     for key, letters in FOLDERS.items():
         name = _at(resolved, key)

@@ -19,14 +19,17 @@ def is_table(resolved: dict[str, Any]) -> bool:
 
 
 def of_tables() -> list[str]:
-    """The methods that read tables, as they are typed."""
-    return takers("reads", "tables")
+    """What reads tables, as it is typed: methods, and the experiment in which another one does."""
+    both = takers("reads", "photos")
+    return [*(name for name in takers("reads", "tables") if name not in both), "experiment=goad_table"]
 
 
 def check_reads(resolved: dict[str, Any]) -> None:
     """Refuse a method for other data than it reads, and keys of photos for a table."""
     method, table = resolved["method"], is_table(resolved)
     reads, name = class_fact(method["_target_"], "reads"), method["name"]
+    if len(reads) > 1:
+        reads = ("tables",) if method.get("projections") else ("photos",)
     if table and "tables" not in reads:
         raise UserError(
             f"method: expected {' or '.join(of_tables())} with data=table, found method={name}, which reads photos"

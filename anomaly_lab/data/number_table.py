@@ -113,10 +113,9 @@ def _read(root: str, label: str, leave_out: tuple[str, ...], *_status: int) -> N
 def _places(root: str, header: list[str], label: str, leave_out: tuple[str, ...]) -> list[int]:
     """The columns of numbers."""
     if label not in header:
-        found = ", ".join(header[:8]) + (", ..." if len(header) > 8 else "") or "nothing"
-        raise UserError(
-            f"data.label: expected the name of a column of {root}, found {label!r}{nearest(label, header)} ({found})"
-        )
+        found = ", ".join(header[:8]) + ", ..." * (len(header) > 8) or "nothing"
+        hint = nearest(label, header)
+        raise UserError(f"data.label: expected one of the columns {found} of {root}, found {label!r}{hint}")
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise UserError(f"{root}: expected every column once, found {twice[0] or 'no name'!r} twice")
     if unknown := next((name for name in leave_out if name not in header), None):

@@ -1,4 +1,4 @@
-"""The training images, decoded once: one uint8 tensor in memory, in a file or on the accelerator; or rows of a table."""
+"""The training images, decoded once: one uint8 tensor in memory, in a file or on the accelerator; or table rows."""
 
 import hashlib
 import json

@@ -24,8 +24,8 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
 
-    def learn(self, rows: Iterable[Images]) -> None:
-        """Find both from batches of training rows."""
+    def learn(self, rows: Iterable[Tensor]) -> None:
+        """Find both from batches (row, column, 1, 1) of training rows."""
         moments = Moments()
         for batch in rows:
             moments.add(batch)

@@ -12,7 +12,10 @@ from anomaly_lab.core.types import Batch
 from anomaly_lab.functional.transformations import combinations, transformed
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.transformation_classifier import TransformationClassifier, diagonal, triplet_loss
+from anomaly_lab.networks.projected_rows import ProjectedRows
 from anomaly_lab.networks.wide_resnet import WideResNet
+from tests.adversarial import configured
+from tests.contract import table_of
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 ALL = ("flip", "shift_x", "shift_y", "turn")
@@ -188,3 +191,69 @@ def test_one_image_has_no_distribution():
         torch.no_grad(),
     ):
         classifier().eval().conclude([Batch.of(images(1))])
+
+
+def of_rows(**options):
+    torch.manual_seed(0)
+    network = ProjectedRows(channels=5, count=4, size=6, features=8, hidden=1)
+    return TransformationClassifier(None, ADAM, WholeImage(), ["turn"], projections=network, **options)
+
+
+def test_rows_are_judged_by_the_means_of_all_projections():
+    """GOAD on tables, one row and one projection after the other; the authors add where the mean is taken here."""
+    method, rows = of_rows(objective="triplet", score="distance", margin=1.0).eval(), torch.randn(9, 5, 1, 1) * 3
+    method.prepare([Batch.of(rows)])
+    method.conclude([Batch.of(rows[:4]), Batch.of(rows[4:])])
+    features = method.network(rows)
+    means = features.mean(dim=1)
+    torch.testing.assert_close(method.centres, means)
+    expected = []
+    for row in range(9):
+        parts = []
+        for number in range(4):
+            squares = torch.stack([(features[number, row] - mean).square().sum() for mean in means])
+            parts.append(-torch.log_softmax(-squares, 0)[number])
+        expected.append(torch.stack(parts).mean())
+    torch.testing.assert_close(method.predict(rows).score, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    losses = method.losses(Batch.of(rows))
+    logits = method.head(features.flatten(0, 1))
+    torch.testing.assert_close(
+        losses["entropy"], functional.cross_entropy(logits, torch.arange(4).repeat_interleave(9))
+    )
+    torch.testing.assert_close(losses["triplet"], 0.1 * triplet_loss(features, 1.0))
+    assert method.embed(rows).shape == (9, 8)
+
+
+def test_without_a_hidden_layer_all_means_would_be_zero(tmp_path):
+    """Features that are linear in rows of mean zero; so the networks of the authors' small tables are not here."""
+    network = ProjectedRows(channels=5, count=4, size=6, features=8, hidden=1)
+    network.network = network.network[:1]
+    rows = torch.randn(50, 5, 1, 1) * 3 + 2
+    network.standardise.learn([rows])
+    assert network(rows).mean(dim=1).abs().max() < 1e-4
+    with pytest.raises(UserError, match="method.projections.hidden: expected a number greater than 0, found 0"):
+        configured(
+            "experiment=goad_table", "data=table", f"data.root={table_of(tmp_path)}", "method.projections.hidden=0"
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            {"objective": "separate", "score": "distance"},
+            "method.objective: expected joint or triplet with",
+        ),
+        ({"copies": 2}, "method.copies: expected null with method.projections"),
+    ],
+)
+def test_what_rows_cannot_have_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        of_rows(**words)
+
+
+def test_both_networks_or_none_are_refused():
+    rows, photos = ProjectedRows(5, 4, 6, 8), WideResNet(10, 1, 3)
+    for network, projections, found in ((None, None, "neither"), (photos, rows, "both")):
+        with pytest.raises(UserError, match=f"method.network: expected .* found {found}"):
+            TransformationClassifier(network, ADAM, WholeImage(), ["turn"], projections=projections)

@@ -1,0 +1,104 @@
+"""Rows of a table as a run gets them."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.table_module import RowBatches, TableModule
+from tests.adversarial import configured
+
+ROWS = [f"{number},{number * 1000 + 0.5},{'worn' if number > 24 else 'good'}" for number in range(30)]
+
+
+@pytest.fixture
+def module(tmp_path):
+    def made(*words, rows=ROWS):
+        (path := tmp_path / "wear.csv").write_text("\n".join(["a,b,label", *rows]))
+        method = [] if any("method=" in word for word in words) else ["method=table_autoencoder"]
+        resolved = configured("data=table", f"data.root={path}", *method, *words)
+        return instantiate(resolved["data"]["datamodule"], _convert_="all")
+
+    return made
+
+
+def test_every_row_is_learnt_from_held_out_or_tested_with_its_numbers(module):
+    data = module()
+    assert isinstance(data, TableModule)
+    data.setup("fit")
+    assert (len(data.train_samples), len(data.held_out_samples), len(data.test_samples)) == (18, 2, 10)
+    seen = {}
+    for loader, samples in (
+        (data.val_dataloader(), data.held_out_samples),
+        (data.test_dataloader(), data.test_samples),
+    ):
+        for batch in loader:
+            assert batch.image.shape[1:] == (2, 1, 1)
+            assert batch.image.dtype == torch.float32
+            for index, label, image in zip(batch.index.tolist(), batch.label.tolist(), batch.image, strict=True):
+                assert label == samples[index].label
+                seen[samples[index].line] = image.flatten().tolist()
+    for batch in data.whole_training_images():
+        for index, image in zip(batch.index.tolist(), batch.image, strict=True):
+            seen[data.train_samples[index].line] = image.flatten().tolist()
+    assert seen == {line: [line - 2, (line - 2) * 1000 + 0.5] for line in range(2, 32)}
+
+
+def test_an_epoch_shows_every_row_once_as_it_is(module):
+    data = module("data.batch_size=5")
+    data.setup("fit")
+    for epoch in (0, 1):
+        shown = torch.cat([data.rendered(rows, torch.device("cpu")).image for rows in data.feed.loader(epoch)])
+        expected = torch.cat([batch.image for batch in data.whole_training_images()])
+        assert torch.equal(shown[shown[:, 0, 0, 0].argsort()], expected[expected[:, 0, 0, 0].argsort()])
+        assert not torch.equal(shown, expected)
+
+
+def test_processes_take_turns_batch_by_batch(module):
+    data = module()
+    alone, first, second = (
+        [batch.index.tolist() for batch in RowBatches(data.test_samples, torch.zeros(10, 2, 1, 1), 3, *place)]
+        for place in ((0, 1), (0, 2), (1, 2))
+    )
+    assert alone == [first[0], second[0], first[1], second[1]]
+    assert len(data.test_dataloader()) == 1
+
+
+@pytest.mark.parametrize("column", ["a", "b"])
+def test_a_column_with_one_value_is_named(module, column):
+    rows = [f"7,{number},good" if column == "a" else f"{number},7,good" for number in range(9)] + ["1,2,worn"]
+    with pytest.raises(UserError, match=rf"wear.csv, column {column}: .*found 7 in all; .*leave_out=\[{column}\]"):
+        module(rows=rows).setup("fit")
+    module(f"data.leave_out=[{column}]", rows=rows).setup("fit")
+
+
+def test_a_column_that_only_tested_rows_change_is_constant_too(module):
+    rows = [f"{number},1,good" for number in range(9)] + ["1,2,worn"]
+    with pytest.raises(UserError, match="column b: expected different values in the 6 rows that are learnt from"):
+        module(rows=rows).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=padim"], "method: expected method=table_autoencoder or .* with data=table, found method=padim"),
+        (
+            ["data.corruption={_target_: anomaly_lab.data.outliers.Confetti}"],
+            "data.corruption: expected none with",
+        ),
+        (["data.image_size=32"], "data.image_size: expected none with data=table, whose rows are no photos, found 32"),
+        (["data.resize=crop"], "data.resize: expected none with data=table"),
+        (["data.labelled_abnormal=3"], "data.labelled_abnormal: expected none"),
+        (["method=supervised", "data.fold=0"], "method: expected method="),
+        (["method=transformation_classifier"], "experiment=goad_table with data=table, found method=tra"),
+        (["data.train_share=1"], "data.train_share: expected .*found 1"),
+    ],
+)
+def test_what_is_of_photos_is_refused(module, words, message):
+    with pytest.raises(UserError, match=message):
+        module(*words)
+
+
+def test_a_method_of_tables_reads_no_photos():
+    with pytest.raises(UserError, match="data: expected data=table with method=table_autoencoder, .*found demo"):
+        configured("data=demo", "method=table_autoencoder")
