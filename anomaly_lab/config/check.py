@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.labels import check_amount, check_labelled
 from anomaly_lab.config.resolvers import register, resolve
-from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing
+from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing, signature
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
 from anomaly_lab.core.errors import UserError, nearest, unknown_key
@@ -27,6 +27,7 @@ from anomaly_lab.networks.offline import OFFLINE
 POSITIVE = pydantic.PositiveInt
 KIND = typing.Literal["texture", "object"]
 KINDS, BY_KIND = typing.get_args(KIND), ("input", "tilings")  # sections with the values of each kind of data
+CONTROL = signature("anomaly_lab.methods.control.Control")["kind"]
 # Keys that the program reads itself, by type: no constructor states them.
 READ = {
     "seed": typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)],
@@ -45,6 +46,7 @@ READ = {
     "data.name": str,
     "data.category": str,
     "data.kind": KIND,
+    "data.controls": pydantic.conlist(CONTROL, min_length=1) | None,
     "data.foreign_images": typing.Annotated[str, pydantic.Field(min_length=1)],
     **dict.fromkeys(("data.layout", "data.decoding", "data.datamodule", "tiling", "threshold", "trainer"), OBJECT),
 }

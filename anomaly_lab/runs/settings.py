@@ -32,9 +32,11 @@ OF_THE_DATA = (
 
 NOT_SHOWN = {  # paths, names, hardware
     "": {"name", "runs_dir", "rerun", "dry_run", "trust", "logger", "run_folder", "hydra", "checkpoint"},
-    "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
+    "data": {
+        "root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding", "controls",
+    },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
-}
+}  # fmt: skip
 
 
 def read(path: Path) -> dict[str, Any]:

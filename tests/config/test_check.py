@@ -30,6 +30,9 @@ def message(*overrides):
     every(5, [
         ("data.categry=screw", "data.categry: no such key; did you mean data.category? keys of data: kind, .* more"),
         ("data.category=scrw", "data.category: expected one of carpet, .*, found 'scrw'; did you mean 'screw'?"),
+        ("data.controls=[kdee]", "data.controls: expected 'brightness', .*, found .'kdee'."),
+        ("data.controls=[]", "data.controls: expected at least 1 item, found .."),
+        ("data.controls=pca", r"data.controls: expected a list such as data.controls=\[pca\], found 'pca'"),
         ("data.category=", "data.category: expected one of carpet, .*, found ''; for other data: .*"),
         ("metod=cae", "metod: no such key; did you mean method? keys at the top: .*"),
         ("method=cea", f"method: expected one of {', '.join(METHODS)}, found 'cea'; did you mean 'cae'?"),
