@@ -35,8 +35,8 @@ RULES = (
     "Controls are trivial detectors, tested on the same images. Their row shows the largest value over the runs of a "
     "column. A method is flagged if its mean does not exceed the strongest control of its own runs, or of the column "
     "where its runs have no controls. The image AUROC of brightness and sharpness is that of the better direction, so "
-    "it is never below .5. A run of method=control tests one direction only: bright, or sharp. The control untrained is "
-    "a method before its training.",
+    "it is never below .5. A run of method=control tests one direction only: bright, or sharp. The control untrained "
+    "is a method before its training.",
     "Runs that differ only in the seed, or in keys that describe another category, form one row. Runs that differ in "
     "anything else form separate rows, named after the settings that differ.",
 )  # fmt: skip

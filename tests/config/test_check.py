@@ -53,7 +53,7 @@ def message(*overrides):
         ("data.image_size=-1", "data.image_size: expected a number greater than 0, found -1"),
         ("data.held_out=1", "data.held_out: expected a number less than 1, found 1"),
         ("data.kind=textur", "data.kind: .*'texture' or 'object'.*"),
-        ("data.resize=padd", "data.resize: expected 'pad', 'stretch' or 'crop', found 'padd'; did you mean 'pad'?"),
+        ("data.resize=padd", "data.resize: expected 'pad', .* or 'crop', found 'padd'; did you mean 'pad'?"),
         ("trainer.max_epochs=-1", "trainer.max_epochs: expected a number greater than 0, found -1"),
         ("trainer.precision=float", "trainer.precision: expected .*'32-true'.* found 'float'"),
         ("trainer.devices=none", "trainer.devices: expected .* found 'none'"),
