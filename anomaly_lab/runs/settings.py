@@ -26,7 +26,7 @@ PLACE = re.compile(
 OF_THE_DATA = (
     "data.kind", "data.image_size", "data.patch_size", "data.stride", "data.channels", "data.resize",
     "data.value_range", "data.region", "data.max_pixels", "data.good", "data.on_error", "data.settings",
-    "data.test_batch_size", "augmentation", "input", "tiling", "tilings",
+    "data.test_batch_size", "data.fold", "data.folds", "augmentation", "input", "tiling", "tilings",
 )  # fmt: skip
 
 
