@@ -205,7 +205,7 @@ def fault(case: Case, answer: Answer, before: dict[str, str], after: dict[str, s
 VALUES = {"text": "x y", "negative": -3, "huge": 10**12, "null": None, "list": [1, "a"]}
 TAKEN_VALUES = {  # reason: a pattern of keys and kinds
     "null leaves it out": r"(callbacks\.\w+|logger|data\.(value_range|region|corruption|cache_dir|good_photos"
-    r"|labelled_abnormal|fold|patches|datamodule\.passes)|checkpoint\.every_batches|trainer\.gradient_clip_val"
+    r"|labelled_abnormal|fold|patches|controls|datamodule\.passes)|checkpoint\.every_batches|trainer\.gradient_clip_val"
     r"|method\.wants(\.data\.patches)?) null",
     "Lightning has a default for null": r"trainer\.(num_sanity_val_steps|log_every_n_steps|enable_model_summary) null",
     "the name of a file, a folder or a group": r"(runs_dir|run_folder|trust|data\.(root|region|cache_dir|category"

@@ -39,10 +39,13 @@ DECISIONS = {
     "component": "abnormal where {anomaly_map >= threshold.image} has an 8-connected region of at least "
     "max(1, round(threshold.minimum_area * height * width)) px, height and width being those of the placed photo",
 }
+SCALED = (
+    ", each rounded (half to even) and at least 1 px; place the result (image_size - side) // 2 px from the top and "
+    "from the left, and repeat its border pixels around it; valid is true where it lies and false around it"
+)
 PLACES = {
-    "pad": "scale height and width by image_size / max(height, width), each rounded (half to even) and at least 1 px; "
-    "place the result (image_size - side) // 2 px from the top and from the left, and repeat its border pixels around "
-    "it; valid is true where it lies and false around it",
+    "pad": f"scale height and width by image_size / max(height, width){SCALED}",
+    "shrink": f"scale height and width by image_size / max(height, width), where that is below 1{SCALED}",
     "crop": "cut out the central square, from (side - smaller side) // 2; resize it to image_size; valid is true",
     "stretch": "resize to image_size, whatever the aspect ratio; valid is true",
 }

@@ -56,7 +56,7 @@ Methods (method=name; the defaults that each changes, unless you type the key)
 Keys people set most
   data.root, data.category         the folder of the images, the part
   data.kind=texture|object         crop into patches, or show whole
-  data.image_size, data.resize=pad|stretch|crop
+  data.image_size, data.resize=pad|shrink|stretch|crop
   data.good_photos=N               use only N good photos; with -m 10,20,50: how many are needed?
   data.labelled_abnormal=N|FOLDER  defective photos to learn from, where a method can (python -m anomaly_lab methods)
   data.patches, data.batch_size, budget.epochs, trainer.precision

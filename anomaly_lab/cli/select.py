@@ -139,11 +139,13 @@ def main(arguments: list[str]) -> None:
 
 def strongest_control(contenders: Sequence["Contender"]) -> str | None:
     """The control with the highest mean image AUROC by the tables of the runs, if it is not a contender itself."""
+    from anomaly_lab.runs.measures import UNTRAINED
+
     runs = next((each.runs for each in contenders if each.runs and not each.is_control), [])
     values: dict[str, list[float]] = {}
     for run in runs:
-        for kind, figures in run.controls.items():
-            values.setdefault(f"control_{kind}", []).append(figures.get("image_auroc", 0.0))
+        for kind in run.controls.keys() - {UNTRAINED}:  # which is no method of its own
+            values.setdefault(f"control_{kind}", []).append(run.controls[kind].get("image_auroc", 0.0))
     best = max(values, key=lambda name: (fmean(values[name]), name), default=None)
     return None if best in {each.name for each in contenders if each.runs} else best
 

@@ -23,7 +23,7 @@ from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.cache import default_folder
 from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
-from anomaly_lab.data.images import Decoding, in_unit_range, unlike_the_others
+from anomaly_lab.data.images import Decoding, hardly_seen, in_unit_range, unlike_the_others
 from anomaly_lab.data.labelled import Amount, in_words, known
 from anomaly_lab.data.masks import mostly_marked, read_mask
 from anomaly_lab.data.noise import row_keys
@@ -220,7 +220,7 @@ class DataModule(pl.LightningDataModule):
             say(f"data: left out, because they cannot be read: {len(self.unreadable)} of {len(photos)} photos")
         for reason in self.unreadable:
             say(f"  {printable(reason)}")
-        for remark in (unlike_the_others(self.sizes), unused_range()):
+        for remark in (unlike_the_others(self.sizes), hardly_seen(self.sizes, self.decoding), unused_range()):
             if remark:
                 say(f"data: {printable(remark)}")
 

@@ -16,6 +16,7 @@ from anomaly_lab.core.types import Placement
 from anomaly_lab.data.formats import MAX_PIXELS, Photo, name_of, read_photo
 from anomaly_lab.data.placement import Resize, fit, place, place_in_white
 
+SMALL = 2  # times smaller than the working image, in which a photo that keeps its pixels is hardly seen
 FAR = 4  # times smaller or larger than the median of all photos
 LONG = 2  # times longer, for its width, than the median
 
@@ -83,6 +84,19 @@ class Decoding:
 def in_unit_range(images: UInt8[Tensor, "*rest"] | Float[Tensor, "*rest"]) -> Float[Tensor, "*rest"]:
     """Gray levels from 0 to 1; numbers of a table, which are no gray levels, as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def hardly_seen(sizes: Mapping[Path, tuple[int, int]], decoding: Decoding) -> str:
+    """A remark on photos that are mostly border, because they keep their pixels; "" for none."""
+    if decoding.resize != "shrink" or decoding.region is not None or not sizes:
+        return ""
+    side = float(np.median([max(size) for size in sizes.values()]))
+    if SMALL * side > decoding.image_size:
+        return ""
+    return (
+        f"photos of {side:.0f} px keep their pixels in the middle of {decoding.image_size} px (data.resize=shrink), "
+        "the rest repeats their border; data.resize=pad enlarges them"
+    )
 
 
 def unlike_the_others(sizes: Mapping[Path, tuple[int, int]]) -> str:

@@ -50,10 +50,10 @@ def number_table(
     ]
     if found.splits:
         trained = {row for row, split in enumerate(found.splits) if split == "train"}
-        if wrong := next((row for row in sorted(trained) if samples[row].label), None):
-            raise UserError(
-                f"{samples[wrong].place}: expected good rows in the split train, found {samples[wrong].defect}"
-            )
+        for row in sorted(trained):
+            if samples[row].label:
+                found_there = f"found {samples[row].defect}"
+                raise UserError(f"{samples[row].place}: expected good rows in the split train, {found_there}")
     else:
         good = [row for row, sample in enumerate(samples) if not sample.label]
         trained = set(random.Random(split_seed).sample(good, round(train_share * len(good))))

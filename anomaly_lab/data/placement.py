@@ -14,14 +14,14 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Box, Images, Placement
 from anomaly_lab.data.masks import read_white
 
-Resize = Literal["pad", "stretch", "crop"]
+Resize = Literal["pad", "shrink", "stretch", "crop"]
 
 
 def place(height: int, width: int, image_size: int, resize: Resize, region: Box | None = None) -> Placement:
     """The placement of a photo, or of a `region` of it, in a working image of `image_size` x `image_size`.
 
-    `pad` keeps the aspect ratio and the whole photo, `crop` the aspect ratio and the central square, `stretch` the
-    whole photo but not the aspect ratio.
+    `pad` keeps the aspect ratio and the whole photo; so does `shrink`, but a photo that fits keeps its pixels, in the
+    middle. `crop` keeps the aspect ratio and the central square, `stretch` the whole photo but not the aspect ratio.
     """
     photo, whole = (height, width), region or (0, 0, height, width)
     top, left, height, width = whole
@@ -32,6 +32,8 @@ def place(height: int, width: int, image_size: int, resize: Resize, region: Box 
         central = (top + (height - side) // 2, left + (width - side) // 2, side, side)
         return Placement(photo, central, (0, 0, image_size, image_size), region)
     scale = image_size / max(height, width)
+    if resize == "shrink":
+        scale = min(scale, 1.0)
     inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (image_size - inner_height) // 2, (image_size - inner_width) // 2
     return Placement(photo, whole, (top, left, inner_height, inner_width), region)

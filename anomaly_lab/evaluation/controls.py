@@ -2,9 +2,12 @@
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,37 +18,50 @@ from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv, write_json, writing
 from anomaly_lab.core.lock import lock
-from anomaly_lab.core.types import Prediction
+from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.cache import FIGURES, lock_of, note_use
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.placement import content
+from anomaly_lab.data.table_module import TableModule
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.evaluation.maps import PixelEvaluation
 from anomaly_lab.functional.scores import default_score
+from anomaly_lab.methods.base.method import Method, evaluating
 from anomaly_lab.methods.base.tiling import WholeImage, enlarge
-from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS, KINDS, Control, Kind
+from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS, KINDS, OF_CLASSES, WITHOUT_MAP, Control, Kind
+from anomaly_lab.methods.table_control import TableControl
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.runs.measures import strongest
+from anomaly_lab.runs.measures import UNTRAINED, strongest
 
-LOCAL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in IMAGE_LEVEL_CONTROLS)
 COMPARED = (
     "image_auroc", "pixel_auroc", "pixel_aupr", "pixel_aupro", "pixel_aupimo",
     "pixel_auroc_smoothed", "pixel_aupr_smoothed", "pixel_aupro_smoothed", "pixel_aupimo_smoothed",
 )  # fmt: skip
-Figures = dict[str, dict[str, float]]  # of each kind, by the name of the metric
+Figures = dict[str, dict[str, float]]  # of each control, by the name of the metric
+Answer = Callable[[Batch], Prediction]
 
 
 class Controls(pl.Callback):
-    """Evaluate every `Control` on the same test images, write controls.csv, and name the metrics that one reaches.
+    """Evaluate controls of some `kinds` on the same test images, write controls.csv, and name the metrics they reach.
 
-    The figures depend only on data and decoding. The first run computes them, before its own test, and writes them to
+    Their figures depend only on data and decoding. The first run computes them, before its own test, and writes them to
     the cache entry `cache`; other runs read them there, and wait while another process computes them. The image AUROC
-    of an image-level control is that of the better direction: darker is as easy to detect as brighter.
+    of brightness and sharpness is that of the better direction: darker is as easy to detect as brighter.
+
+    `untrained` is the method with the weights before its training. It is tested in every run, as one more control.
     """
 
-    def __init__(self, evaluation: Evaluation, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        cache: Path | None = None,
+        kinds: tuple[Kind, ...] = KINDS,
+        untrained: Method | None = None,
+    ) -> None:
         self.evaluation = evaluation
         self.cache = cache
+        self.kinds = kinds
+        self.untrained = untrained
         self.found: Figures = {}
         self.beaten_by: dict[str, tuple[str, float]] = {}
 
@@ -64,11 +80,13 @@ class Controls(pl.Callback):
                 cache = None
             self.found = of_all_processes([_read(cache)])[0]
             if not self.found:
-                self.found = figures_of(trainer)
+                self.found = figures_of(trainer, self.kinds)
                 if cache is not None:
                     _write(cache, self.found)
             if cache is not None:
                 note_use(cache, data_of(trainer).data_folder)
+        if self.untrained is not None:
+            self.found |= untrained_figures(trainer, self.untrained)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare and write; `Evaluation` precedes this callback and has its metrics."""
@@ -80,9 +98,12 @@ class Controls(pl.Callback):
                 say(f"{name} {self.evaluation.metrics[name]:.3f} does not beat the control {control}, {value:.3f}")
 
     def metrics(self) -> dict[str, float]:
-        """The value of the best control for each metric, as `control_<metric>`."""
+        """The best control of each metric, as `control_<metric>`; `untrained` as `control_untrained_<metric>` too."""
         best = strongest_ones(self.evaluation.metrics, self.found)
-        return {f"control_{name}": value for name, (_, value) in best.items()}
+        untrained = {name: value for name, value in self.found.get(UNTRAINED, {}).items() if name in best}
+        return {f"control_{name}": value for name, (_, value) in best.items()} | {
+            f"control_{UNTRAINED}_{name}": value for name, value in untrained.items()
+        }
 
 
 def not_beaten(metrics: dict[str, float], found: Figures) -> dict[str, tuple[str, float]]:
@@ -100,35 +121,69 @@ def strongest_ones(metrics: dict[str, float], found: Figures) -> dict[str, tuple
 
 
 @torch.inference_mode()
-def figures_of(trainer: pl.Trainer) -> Figures:
-    """The figures of all controls, from the training and the test images. Collective."""
+def figures_of(trainer: pl.Trainer, kinds: tuple[Kind, ...] = KINDS) -> Figures:
+    """The figures of controls of these kinds, from the training and the test images or rows. Collective."""
     data = data_of(trainer)
-    device, samples = trainer.strategy.root_device, data.test_samples
-    control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, "brightness")
+    control: Control | TableControl
+    if isinstance(data, TableModule):
+        control = TableControl(WholeImage(), len(data.columns), "norm")
+    else:
+        most: Kind = next((kind for kind in kinds if kind in OF_CLASSES), kinds[0])  # what learns most learns for all
+        control = Control(WholeImage(), data.decoding.image_size, data.decoding.channels, most)
     for batch in data.whole_training_images(trainer.global_rank, trainer.world_size):
         control.update(batch.image, batch.index)
     control.fit()
-    control.to(device)
-    scores: dict[Kind, list[tuple[int, float]]] = {kind: [] for kind in KINDS}
-    maps = {kind: PixelEvaluation() for kind in LOCAL}
-    loader, limit = data.test_dataloader(), trainer.limit_test_batches
+    control.to(trainer.strategy.root_device)
+
+    def answer(kind: Any, batch: Batch) -> Prediction:
+        anomaly_map = enlarge(control.answer(kind, batch.image), batch.image)
+        return Prediction(anomaly_map, default_score(anomaly_map, content(batch.placement, batch.image)), None)
+
+    answers: dict[str, Answer] = {kind: partial(answer, kind) for kind in kinds}
+    local = [kind for kind in kinds if kind not in WITHOUT_MAP and not isinstance(data, TableModule)]
+    figures = tested(trainer, answers, local)
+    for kind in IMAGE_LEVEL_CONTROLS:
+        if "image_auroc" in figures.get(kind, {}):
+            auroc = figures[kind]["image_auroc"]
+            figures[kind]["image_auroc"] = max(auroc, 1 - auroc)
+    return figures
+
+
+@torch.no_grad()
+def untrained_figures(trainer: pl.Trainer, method: Method) -> Figures:
+    """The figures of a method that looks at the training images and takes no step, as `untrained`. Collective."""
+    data, device = data_of(trainer), trainer.strategy.root_device
+    method.training_images = partial(data.whole_training_images, device=device)
+    with evaluating(method.to(device)):
+        method.prepare(method.training_images())
+        method.conclude(method.training_images())
+        method.calibrate(data.held_out_images(device))
+        answers: dict[str, Answer] = {UNTRAINED: lambda batch: method.test_step(batch, 0)}
+        return tested(trainer, answers, [UNTRAINED] * method.localises)
+
+
+def tested(trainer: pl.Trainer, answers: dict[str, Answer], local: Iterable[str]) -> Figures:
+    """The figures of answers to the test images, by name; pixel metrics of those in `local`. Collective."""
+    data, limit = data_of(trainer), trainer.limit_test_batches
+    device, samples, loader = trainer.strategy.root_device, data.test_samples, data.test_dataloader()
+    scores: dict[str, list[tuple[int, float]]] = {name: [] for name in answers}
+    maps = {name: PixelEvaluation() for name in local}
     most = limit if isinstance(limit, int) else int(limit * len(loader))
     for batch in islice(loader, most):
         batch = data.moved(batch, device)
-        valid = content(batch.placement, batch.image)
-        for kind in KINDS:
-            anomaly_map = enlarge(control.answer(kind, batch.image), batch.image)
-            scores[kind] += zip(batch.index.tolist(), default_score(anomaly_map, valid).tolist(), strict=True)
-            if kind in LOCAL:
-                maps[kind].update(Prediction(anomaly_map, None, None), batch, samples)
+        for name, answer in answers.items():
+            said = answer(batch)
+            assert said.score is not None
+            scores[name] += zip(batch.index.tolist(), said.score.tolist(), strict=True)
+            if name in maps:
+                maps[name].update(said, batch, samples)
     figures: Figures = {}
-    for kind in KINDS:
-        rows = sorted(of_all_processes(scores[kind]))
+    for name in answers:
+        rows = sorted(of_all_processes(scores[name]))
         label, score = np.array([samples[index].label for index, _ in rows]), np.array([score for _, score in rows])
-        figures[kind] = maps[kind].compute(samples) if kind in LOCAL else {}
+        figures[name] = maps[name].compute(samples) if name in maps else {}
         if (label == 0).any() and (label == 1).any():
-            auroc = rank(score[label == 0], score[label == 1]).auroc().value
-            figures[kind]["image_auroc"] = max(auroc, 1 - auroc) if kind in IMAGE_LEVEL_CONTROLS else auroc
+            figures[name]["image_auroc"] = rank(score[label == 0], score[label == 1]).auroc().value
     return figures
 
 

@@ -24,9 +24,10 @@ from anomaly_lab.methods.base.tiling import Tiling
 Kind = Literal[
     "brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca", "nearest", "kde"
 ]
-IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness")  # of every run, with a score and no map
-COMPARED = ("nearest", "kde")  # with the training images; no map either
-KINDS: tuple[Kind, ...] = get_args(Kind)[:7]  # of every run; the others are for photos of several classes
+IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness")  # a score in either direction, and no map
+OF_CLASSES = ("nearest", "kde")  # of photos of several classes: a distance from the training images, and no map either
+WITHOUT_MAP = (*IMAGE_LEVEL_CONTROLS, *OF_CLASSES)
+KINDS: tuple[Kind, ...] = get_args(Kind)[:7]  # of every run whose data name no others
 THUMBNAIL = 64  # px, at which principal components are computed
 SMALL = 32  # px, at which images are compared with each other
 COMPONENTS = 16
@@ -57,7 +58,7 @@ class Control(FittedMethod):
     def __init__(self, tiling: Tiling, image_size: PositiveInt, channels: Literal[1, 3], kind: Kind) -> None:
         super().__init__(tiling)
         self.kind: Kind = kind
-        self.localises = kind not in {*IMAGE_LEVEL_CONTROLS, *COMPARED}
+        self.localises = kind not in WITHOUT_MAP
         self.register_buffer("mean_image", torch.zeros(channels, image_size, image_size))
         self.register_buffer("background", torch.zeros(()))
         self.register_buffer("center", torch.zeros(THUMBNAIL**2))
@@ -66,7 +67,7 @@ class Control(FittedMethod):
         self._levels = torch.zeros(256, dtype=torch.int64)
         self._count = 0
         self._thumbnails = Reservoir(THUMBNAILS, seed=0)
-        compares = kind in COMPARED
+        compares = kind in OF_CLASSES
         self.register_buffer("known", torch.zeros(THUMBNAILS * compares, channels * SMALL**2))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of them that are images
         self.register_buffer("width", torch.ones(()))
@@ -144,8 +145,8 @@ class Control(FittedMethod):
                 return -exponents.logsumexp(dim=1).view(-1, 1, 1, 1)
 
     def _distances(self, images: Images) -> Float[Tensor, "batch known"]:
-        known = self.known[: int(self.count)].double()
-        return torch.cdist(thumbnails(images, SMALL).double(), known).float()
+        rows, known = thumbnails(images, SMALL), self.known[: int(self.count)]
+        return torch.cdist(rows, known, compute_mode="donot_use_mm_for_euclid_dist")  # products confuse near rows
 
     def _foreground(self, gray: Float[Tensor, "1 height width"]) -> Float[Tensor, "1 height width"]:
         levels = (gray * 255).round().byte().cpu().numpy()[0]

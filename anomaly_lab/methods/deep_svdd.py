@@ -47,6 +47,7 @@ class DeepSVDD(AdversarialMethod):
     version: ClassVar = 1
     localises = False
     labelled: ClassVar = True
+    control_untrained: ClassVar = True
     rates: ClassVar[tuple[str, ...]] = ("pretraining_optimizer", "optimizer")
     stages: ClassVar[tuple[str, ...]] = ("pretraining", "one class")
     leaders: ClassVar[tuple[str, ...]] = ("autoencoder", "encoder")
@@ -176,8 +177,11 @@ class DeepSVDD(AdversarialMethod):
         if self.stage == 0 or self._centred:
             return
         self._centred = True
-        if self.centre.any():  # a resumed run has it; it is never zero
-            return
         with evaluating(self), torch.no_grad():
-            codes = [self.encode(self.tiling.training_like(batch.image)) for batch in self.training_images()]
-        self.centre.copy_(hypersphere.centre(torch.cat(codes)))
+            self.conclude(self.training_images())
+
+    def conclude(self, images: Iterable[Batch]) -> None:
+        """The centre, where there is none: before the second stage, or of a network that is not trained."""
+        if not self.centre.any():  # a resumed run has it; it is never zero
+            codes = [self.encode(self.tiling.training_like(batch.image)) for batch in images]
+            self.centre.copy_(hypersphere.centre(torch.cat(codes)))

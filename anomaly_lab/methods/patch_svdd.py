@@ -94,8 +94,8 @@ class PatchSVDD(GradientMethod):
     - At the last rows and columns, where no patch of the strides reaches, the map repeats what is beside them. There
       are none at 256 px and these strides.
 
-    A network with random weights, which only the memory makes a detector, is what the training must beat:
-    `method.optimizer.lr=1e-12 budget.epochs=1`. The score is the maximum of the map.
+    A network with random weights, which only the memory makes a detector, is what the training must beat: the control
+    `untrained`. The score is the maximum of the map.
 
     Raises UserError for images below 127 px, in which two neighbours of 64 px find no room.
     """
@@ -103,6 +103,7 @@ class PatchSVDD(GradientMethod):
     version: ClassVar = 1
     sees: ClassVar = "images"
     augmented: ClassVar = False
+    control_untrained: ClassVar = True
 
     mean: Tensor
 

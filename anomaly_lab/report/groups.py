@@ -45,10 +45,11 @@ class Column(NamedTuple):
     dataset: str
     category: str
     test_set: str  # "" unless there are several
+    folds: int = 0  # parts of all photos, of which it is one (`data.fold`)
 
     @property
     def label(self) -> str:
-        """`screw`, or `screw (160 images)`."""
+        """`screw`, or `screw (160 images)`, or `screw (fold 0 of 5)`."""
         return f"{self.category} ({self.test_set})" if self.test_set else self.category
 
     @property
@@ -104,21 +105,26 @@ def _by_number(row: Row) -> list[tuple[str, float, str]]:
 
 
 def _columns(runs: Sequence[Run]) -> dict[str, Column]:
-    """The column of each run; test sets of a category that differ are numbered."""
-    sets: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    """The column of each run; test sets of a category that differ have a name."""
+    sets: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for run in runs:
-        sets[run.dataset, run.key.category][run.test_set] = len(run.images)
+        sets[run.dataset, run.key.category][run.test_set] = _test_set(run)
     columns = {}
     for run in runs:
-        there = sets[run.dataset, run.key.category]
-        count = len(run.images)
-        name = ""
-        if len(there) > 1:
-            name = (
-                f"{count} images" if list(there.values()).count(count) == 1 else f"{count} images, {run.test_set[:4]}"
-            )
-        columns[run.shown] = Column(run.dataset, run.key.category, name)
+        names = list(sets[run.dataset, run.key.category].values())
+        name = _test_set(run)
+        alike = f", {run.test_set[:4]}" if names.count(name) > 1 else ""
+        name = f"{name}{alike}" if run.fold or len(names) > 1 else ""
+        columns[run.shown] = Column(run.dataset, run.key.category, name, run.fold[1] if run.fold else 0)
     return columns
+
+
+def _test_set(run: Run) -> str:
+    """The test of a run in words, which other tests of the category may share."""
+    if run.fold is None:
+        return f"{len(run.images)} images"
+    fold, folds = run.fold
+    return f"fold {fold:0{len(str(folds - 1))}} of {folds}"  # in their order, too
 
 
 def _rows(method: str, runs: list[Run], column_of: dict[str, Column]) -> tuple[dict[str, Row], list[Run]]:

@@ -12,7 +12,7 @@ from anomaly_lab import __version__
 from anomaly_lab.core.files import finite, read_csv, write_whole
 from anomaly_lab.report.good_photos import PhotoCurve, photo_curves
 from anomaly_lab.report.groups import Groups, group
-from anomaly_lab.report.matrix import RULES, Cell, Matrix, matrices
+from anomaly_lab.report.matrix import RULES, Cell, Matrix, averaged, matrices
 from anomaly_lab.report.thumbnails import Thumbnail, thumbnails
 from anomaly_lab.report.verdict import verdict
 from anomaly_lab.runs import settings
@@ -110,7 +110,13 @@ def data_of(
         "measures": [matrix.measure._asdict() for matrix in found.values()],
         "rows": [{"method": row.method, "label": row.label, "control": row.control} for row in groups.rows],
         "columns": [
-            {"dataset": column.dataset, "category": column.category, "label": column.label, "images": images.get(i, [])}
+            {
+                "dataset": column.dataset,
+                "category": column.category,
+                "label": column.label,
+                "folds": column.folds,
+                "images": images.get(i, []),
+            }
             for i, column in enumerate(groups.columns)
         ],
         "matrices": {key: _matrix(matrix, groups) for key, matrix in found.items()},
@@ -133,13 +139,13 @@ def _matrix(matrix: Matrix, groups: Groups) -> dict[str, Any]:
     columns = {column: i for i, column in enumerate(groups.columns)}
     return {
         "cells": {f"{rows[row]},{columns[column]}": _cell(cell) for (row, column), cell in matrix.cells.items()},
-        "means": {f"{rows[row]},{dataset}": _cell(cell) for (row, dataset), cell in matrix.means.items()},
+        "means": {f"{rows[row]},{name}": _cell(cell) for (row, name), cell in matrix.means.items()},
         "controls": {f"{kind},{columns[column]}": value for (kind, column), value in matrix.controls.items()}
         | {
-            f"{kind},{dataset}": value
+            f"{kind},{name}": value
             for kind in dict.fromkeys(kind for kind, _ in matrix.controls)
-            for dataset in dict.fromkeys(dataset for _, dataset in matrix.means)
-            if (value := matrix.control(kind, [at for at in matrix.columns if at.dataset == dataset])) is not None
+            for name, members in averaged(matrix.columns).items()
+            if (value := matrix.control(kind, members)) is not None
         },
     }
 

@@ -32,10 +32,13 @@ RULES = (
     "The mean over the categories of a data set is marked best if the differences by category are more than noise (t, "
     "three categories or more). Rows that lack a category are never marked there; the number of missing ones is shown. "
     "A category that was tested on several sets of images counts once, by its mean, and then no mean is marked.",
+    "The mean over the folds of a category is that of the folds that are there; where some are missing, the number is "
+    "shown. It is never marked: folds share the photos that they learn from, so their differences understate noise.",
     "Controls are trivial detectors, tested on the same images. Their row shows the largest value over the runs of a "
     "column. A method is flagged if its mean does not exceed the strongest control of its own runs, or of the column "
     "where its runs have no controls. The image AUROC of brightness and sharpness is that of the better direction, so "
-    "it is never below .5. A run of method=control tests one direction only: bright, or sharp.",
+    "it is never below .5. A run of method=control tests one direction only: bright, or sharp. The control untrained "
+    "is a method before its training.",
     "Runs that differ only in the seed, or in keys that describe another category, form one row. Runs that differ in "
     "anything else form separate rows, named after the settings that differ.",
 )  # fmt: skip
@@ -53,7 +56,7 @@ class Cell:
     interval: Literal["seeds", "images", ""] = ""  # over what it is taken
     control: float | None = None  # the strongest one of the same runs; where they have none, of the column
     best: bool = False
-    of: int = 1  # categories that have the measure, for a mean over them
+    of: int = 1  # categories that have the measure, for a mean over them; or folds of a category, run or not
 
     @property
     def beaten(self) -> bool:
@@ -63,7 +66,7 @@ class Cell:
 
 @dataclass
 class Matrix:
-    """A measure for all rows and columns; `means` are over the columns of a data set, if there are several."""
+    """A measure for all rows and columns, and their `means`, by the names of `averaged`."""
 
     measure: Measure
     cells: dict[tuple[Row, Column], Cell] = field(default_factory=dict)
@@ -86,8 +89,10 @@ class Matrix:
         if not there:
             return None
         means = {column: cell.mean for column, cell in there.items()}
-        values = {name: fmean(means[column] for column in each) for name, each in by_category(there).items()}
-        mean = Cell(values, fmean(values.values()), of=len(by_category(columns)))
+        folds = columns[0].folds if len(by_category(columns)) == 1 else 0
+        parts = {column.label: [column] for column in there} if folds else by_category(there)
+        values = {name: fmean(means[column] for column in each) for name, each in parts.items()}
+        mean = Cell(values, fmean(values.values()), of=folds or len(by_category(columns)))
         seeds = set.intersection(*(set(cell.values) for cell in there.values()))
         by_seed = [
             _over_categories({column: cell.values[seed] for column, cell in there.items()}) for seed in sorted(seeds)
@@ -104,6 +109,18 @@ def by_category(columns: Iterable[Column]) -> dict[str, list[Column]]:
     found: dict[str, list[Column]] = {}
     for column in columns:
         found.setdefault(column.category, []).append(column)
+    return found
+
+
+def averaged(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """The columns that have a mean, by a name: the folds of a category, and the categories of a data set."""
+    found: dict[str, list[Column]] = {}
+    for dataset in dict.fromkeys(column.dataset for column in columns):
+        here = [column for column in columns if column.dataset == dataset]
+        for category, folds in dict.fromkeys((column.category, column.folds) for column in here if column.folds):
+            parts = [column for column in here if (column.category, column.folds) == (category, folds)]
+            found |= {f"{dataset}/{category}/{folds}": parts} if len(parts) > 1 else {}
+        found |= {dataset: here} if len(by_category(here)) > 1 else {}
     return found
 
 
@@ -136,11 +153,8 @@ def matrix_of(groups: Groups, measure: Measure) -> Matrix:
     for (_, column), cell in matrix.cells.items():
         if cell.control is None:  # of `controls=false`
             cell.control = max((value for (_, at), value in matrix.controls.items() if at == column), default=None)
-    for dataset in dict.fromkeys(column.dataset for column in groups.columns):
-        columns = [column for column in matrix.columns if column.dataset == dataset]
-        if len(by_category(columns)) > 1:
-            means = means_over(matrix, groups, columns)
-            matrix.means |= {(row, dataset): mean for row, mean in means.items()}
+    for name, columns in averaged(matrix.columns).items():
+        matrix.means |= {(row, name): mean for row, mean in means_over(matrix, groups, columns).items()}
     if measure.level != "cost":  # of one machine, and of another
         for column in groups.columns:
             _mark_column(matrix, groups, column)

@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.report.groups import Column, Groups, Row
-from anomaly_lab.report.matrix import Cell, Matrix, by_category, means_over
+from anomaly_lab.report.matrix import Cell, Matrix, averaged, by_category, means_over
 from anomaly_lab.runs.measures import Measure
 
 RANK = "mean rank"
@@ -41,7 +41,7 @@ class Mean(NamedTuple):
     """A column of means over others."""
 
     dataset: str
-    title: str  # mean, mean of textures, mean rank
+    title: str  # mean, mean of textures, screw, mean of 5 folds, mean rank
     columns: tuple[Column, ...]
 
 
@@ -68,17 +68,22 @@ class Sheet(NamedTuple):
 
 
 def sheet(matrix: Matrix, groups: Groups, style: Style = PLAIN) -> Sheet:
-    """The lines of a matrix; the columns of a data set with several categories are followed by their means.
+    """The lines of a matrix; the folds of a category, and the categories of a data set, are followed by their means.
 
     Raises UserError for names of rows that are not there.
     """
     columns: list[Column | Mean] = []
+    groups_of = averaged(matrix.columns)
     for dataset in dict.fromkeys(column.dataset for column in matrix.columns):
         here = [column for column in matrix.columns if column.dataset == dataset]
-        columns += here
+        for column in here:
+            columns.append(column)
+            for name, parts in groups_of.items():
+                if name != dataset and parts[-1] == column:
+                    columns.append(Mean(dataset, f"{column.category}, mean of {column.folds} folds", tuple(parts)))
         for title, members in (_kinds(groups, here) if style.kinds else {}).items():
             columns += [Mean(dataset, title, tuple(members))] if len(by_category(members)) > 1 else []
-        columns += [Mean(dataset, "mean", tuple(here))] if len(by_category(here)) > 1 else []
+        columns += [Mean(dataset, "mean", tuple(here))] if dataset in groups_of else []
     several = len({column.dataset for column in groups.columns}) > 1
     headers = [
         f"{column.dataset} {column.label}" if several and isinstance(column, Column) else column.label

@@ -80,6 +80,13 @@ class Run:
         return f"{self.key.dataset}, {self.protocol.replace('_', ' ')}" if self.protocol else self.key.dataset
 
     @property
+    def fold(self) -> tuple[int, int] | None:
+        """The part of all photos that was tested, from 0, and the number of parts; None without parts."""
+        data = self.config.get("data")
+        fold, folds = (data.get("fold"), data.get("folds")) if isinstance(data, dict) else (None, None)
+        return (fold, folds) if isinstance(fold, int) and isinstance(folds, int) and 0 <= fold < folds else None
+
+    @property
     def tested(self) -> int:
         """The place in `thresholds` of the one of the test; those behind it are later ones."""
         same = [place for place, line in enumerate(self.thresholds) if line["image"] == self.threshold]

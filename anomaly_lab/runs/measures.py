@@ -50,6 +50,7 @@ MEASURES = (
     Measure("peak_memory_mb", "peak memory, MB", "cost", "", "low"),
 )  # fmt: skip
 BY_KEY = {measure.key: measure for measure in MEASURES}
+UNTRAINED = "untrained"  # among the controls: the method with the weights before its training
 NO_LOSS = ("samples/", "seconds/", "reinitialisations", "gradient_norm")  # logged by epoch, but not losses
 
 

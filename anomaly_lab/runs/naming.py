@@ -20,6 +20,7 @@ from anomaly_lab.data.labelled import Amount, known
 from anomaly_lab.data.listing import SAMPLE, sample_of
 from anomaly_lab.data.samples import digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
+from anomaly_lab.runs.measures import UNTRAINED
 
 WEIGHTS_VERSION = 1  # raise it when a change to data path or training loop changes the weights of a configuration
 DECODING = ("image_size", "channels", "resize", "value_range", "label", "leave_out")  # the last two of a table
@@ -95,12 +96,19 @@ def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
         RESULT_VERSION,
         test_fingerprint,
         config["threshold"],
-        config["controls"],
+        _controls(config),
         _only(TILING, config["tiling"]),
         [limits, data["test_batch_size"]] if set(limits.values()) - {1.0} else [],
         _only(("threshold_images",), data),
         _callbacks(config, "result"),
     )
+
+
+def _controls(config: dict[str, Any]) -> Any:
+    """The controls of a run, as far as they are not those of every photo."""
+    kinds = config["controls"] and (config["data"].get("controls") or config["controls"])
+    untrained = kinds and class_fact(config["method"]["_target_"], "control_untrained")
+    return [kinds, UNTRAINED] if untrained else kinds
 
 
 def versions_of(config: dict[str, Any]) -> dict[str, int]:

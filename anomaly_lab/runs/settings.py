@@ -26,15 +26,17 @@ PLACE = re.compile(
 OF_THE_DATA = (
     "data.kind", "data.image_size", "data.patch_size", "data.stride", "data.channels", "data.resize",
     "data.value_range", "data.region", "data.max_pixels", "data.good", "data.on_error", "data.settings",
-    "data.test_batch_size", "augmentation", "input", "tiling", "tilings",
+    "data.test_batch_size", "data.fold", "data.folds", "augmentation", "input", "tiling", "tilings",
 )  # fmt: skip
 
 
 NOT_SHOWN = {  # paths, names, hardware
     "": {"name", "runs_dir", "rerun", "dry_run", "trust", "logger", "run_folder", "hydra", "checkpoint"},
-    "data": {"root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding"},
+    "data": {
+        "root", "workers", "cache", "cache_dir", "categories", "layout", "name", "category", "decoding", "controls",
+    },
     "trainer": {"accelerator", "devices", "num_nodes", "strategy"},
-}
+}  # fmt: skip
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ root=$1 weights=$2 part=${3:-}
 export OMP_NUM_THREADS=1
 
 declare -A set=(
-  [mnist]="data=one_class data.root=$root/one_class/mnist data.image_size=28 input.channels=1"
-  [cifar10]="data=one_class data.root=$root/one_class/cifar10 data.image_size=32"
+  [mnist]="data=one_class data.root=$root/one_class/mnist data.image_size=28 data.resize=pad input.channels=1"
+  [cifar10]="data=one_class data.root=$root/one_class/cifar10 data.image_size=32 data.resize=pad"
 )
 lab=(.venv/bin/python -m anomaly_lab trainer=cpu logger=none controls=false callbacks.anomaly_maps=null callbacks.curves=null
   callbacks.pictures=null callbacks.gallery=null)

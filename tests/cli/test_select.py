@@ -120,6 +120,8 @@ def test_the_strongest_control_runs_too_unless_it_has(tmp_path):
     two = contender("padim", {"brightness": {"image_auroc": 1.0}, "pca": {"image_auroc": 0.7}}, tmp_path)
     two.runs += contender("padim", {"brightness": {"image_auroc": 0.0}, "pca": {"image_auroc": 0.7}}, tmp_path).runs
     assert strongest_control([two]) == "control_pca"  # 0.7 on average, not 0.5
+    two.runs[0].controls["untrained"] = {"image_auroc": 1.0}  # no method of its own
+    assert strongest_control([two]) == "control_pca"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ def message(*overrides):
     every(5, [
         ("data.categry=screw", "data.categry: no such key; did you mean data.category? keys of data: kind, .* more"),
         ("data.category=scrw", "data.category: expected one of carpet, .*, found 'scrw'; did you mean 'screw'?"),
+        ("data.controls=[kdee]", "data.controls: expected 'brightness', .*, found .'kdee'."),
+        ("data.controls=[]", "data.controls: expected at least 1 item, found .."),
+        ("data.controls=pca", r"data.controls: expected a list such as data.controls=\[pca\], found 'pca'"),
         ("data.category=", "data.category: expected one of carpet, .*, found ''; for other data: .*"),
         ("metod=cae", "metod: no such key; did you mean method? keys at the top: .*"),
         ("method=cea", f"method: expected one of {', '.join(METHODS)}, found 'cea'; did you mean 'cae'?"),
@@ -50,7 +53,7 @@ def message(*overrides):
         ("data.image_size=-1", "data.image_size: expected a number greater than 0, found -1"),
         ("data.held_out=1", "data.held_out: expected a number less than 1, found 1"),
         ("data.kind=textur", "data.kind: .*'texture' or 'object'.*"),
-        ("data.resize=padd", "data.resize: expected 'pad', 'stretch' or 'crop', found 'padd'; did you mean 'pad'?"),
+        ("data.resize=padd", "data.resize: expected 'pad', .* or 'crop', found 'padd'; did you mean 'pad'?"),
         ("trainer.max_epochs=-1", "trainer.max_epochs: expected a number greater than 0, found -1"),
         ("trainer.precision=float", "trainer.precision: expected .*'32-true'.* found 'float'"),
         ("trainer.devices=none", "trainer.devices: expected .* found 'none'"),

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
-from anomaly_lab.data.images import Decoding, unlike_the_others
-from anomaly_lab.data.placement import fit, place, to_photo
+from anomaly_lab.data.images import Decoding, hardly_seen, unlike_the_others
+from anomaly_lab.data.placement import content, fit, place, to_photo
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
 
@@ -22,6 +23,7 @@ GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
     [
         ("stretch", (0, 0, 50, 100), (0, 0, 64, 64)),
         ("pad", (0, 0, 50, 100), (16, 0, 32, 64)),
+        ("shrink", (0, 0, 50, 100), (16, 0, 32, 64)),
         ("crop", (0, 25, 50, 50), (0, 0, 64, 64)),
     ],
 )
@@ -47,6 +49,31 @@ def test_a_map_comes_back_to_where_it_was_seen(resize):
     assert anomaly_map.shape == (100, 200)
     y, x = np.nonzero(anomaly_map > 127)
     assert (abs(y.mean() - 69.5) < 1, abs(x.mean() - 159.5) < 1) == (True, True)
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(28, 28, 32), (27, 20, 32), (32, 9, 32), (1, 1, 4)])
+def test_small_photos_keep_their_pixels_there_and_back(height, width, side):
+    """With zeros around a photo whose border is black, as the papers pad MNIST."""
+    photo = np.zeros((height, width, 1), np.uint8)
+    photo[2:-2, 2:-2] = np.random.default_rng(0).integers(0, 256, photo[2:-2, 2:-2].shape)
+    placement = place(height, width, side, "shrink")
+    image = fit(photo, placement, side)
+    rows, columns = side - height, side - width
+    around = (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+    assert np.array_equal(image[0], np.pad(photo[:, :, 0], around))
+    assert np.array_equal(to_photo(image[0].astype(np.float32), placement), photo[:, :, 0])
+    shown = content((placement,), torch.from_numpy(image)[None].float())
+    counted = height * width if shown is None else int(shown.sum())
+    assert counted == height * width
+
+
+def test_small_photos_in_a_large_image_are_told():
+    sizes = {Path(f"{i}.png"): (28, 20) for i in range(3)}
+    said = hardly_seen(sizes, Decoding(64, 3, "shrink"))
+    assert said.startswith("photos of 28 px keep their pixels in the middle of 64 px (data.resize=shrink)")
+    for decoding in (Decoding(32, 3, "shrink"), Decoding(64, 3), Decoding(64, 3, "shrink", region=[0, 0, 9, 9])):
+        assert not hardly_seen(sizes, decoding)
+    assert not hardly_seen({}, Decoding(64, 3, "shrink"))
 
 
 def test_padding_does_not_come_back():
@@ -105,6 +132,7 @@ def test_a_region_is_all_that_is_shown(tmp_path, write):
     [
         ("stretch", (10, 20, 16, 32), (0, 0, 64, 64)),
         ("pad", (10, 20, 16, 32), (16, 0, 32, 64)),
+        ("shrink", (10, 20, 16, 32), (24, 16, 16, 32)),
         ("crop", (10, 28, 16, 16), (0, 0, 64, 64)),
     ],
 )
@@ -183,7 +211,7 @@ def test_what_lies_outside_the_mask_cannot_change_the_working_image(tmp_path, wr
 
 
 @pytest.mark.parametrize("image_size", [7, 16, 64])
-@pytest.mark.parametrize("resize", ["pad", "stretch", "crop"])
+@pytest.mark.parametrize("resize", ["pad", "shrink", "stretch", "crop"])
 def test_every_white_pixel_of_a_mask_is_judged_and_no_other(tmp_path, write, image_size, resize):
     region, white = disc(tmp_path, write)
     path = write(tmp_path / "a.png", COLOURS)

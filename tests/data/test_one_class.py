@@ -76,6 +76,7 @@ def test_an_epoch_is_an_epoch_and_nothing_is_varied(digits):
     config = configured("method=memae", "data=one_class", f"data.root={digits}", "data.category='1'")
     data = config["data"]
     assert (data["patches"], data["image_size"], data["kind"]) == (None, 32, "object")
+    assert data["decoding"]["resize"] == "shrink"
     assert set(config["augmentation"]) == {"_target_"}
     assert data["name"].endswith("-one_vs_rest")
     other = configured(

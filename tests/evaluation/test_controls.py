@@ -3,16 +3,21 @@
 import csv
 import json
 import math
+from copy import deepcopy
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KernelDensity, NearestNeighbors
 
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.evaluation import controls
-from anomaly_lab.evaluation.controls import COMPARED, FIGURES, Controls, not_beaten
+from anomaly_lab.evaluation.controls import COMPARED, FIGURES, Controls, figures_of, not_beaten, untrained_figures
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.tiling import WholeImage
@@ -54,9 +59,13 @@ def test_a_run_says_that_it_does_not_beat_them_and_equals_the_control_as_a_metho
 
 @pytest.fixture
 def trainer(parts, tmp_path):
+    return trainer_at(64, parts, tmp_path)
+
+
+def trainer_at(side, parts, tmp_path):
     data = DataModule(
-        mvtec_ad(str(parts.parent), "bar"), Augmentation(), "object", Decoding(64, 3), 64, "patches", 8, True, 8, 4, 0,
-        "memory", None, "stop", 0.1, 0, 0,
+        mvtec_ad(str(parts.parent), "bar"), Augmentation(), "object", Decoding(side, 3), side, "patches", 8, True, 8, 4,
+        0, "memory", None, "stop", 0.1, 0, 0,
     )  # fmt: skip
     data.setup("fit")
     strategy = pl.strategies.SingleDeviceStrategy("cpu")
@@ -72,7 +81,7 @@ CROWDED = pytest.mark.filterwarnings("ignore:.* lies between .* the scores crowd
 @CROWDED
 def test_figures_are_computed_once_for_all_runs(trainer, tmp_path, capsys, monkeypatch):
     counted, compute = [], controls.figures_of
-    monkeypatch.setattr(controls, "figures_of", lambda trainer: counted.append(1) or compute(trainer))
+    monkeypatch.setattr(controls, "figures_of", lambda *given: counted.append(1) or compute(*given))
     runs = [Controls(Evaluation(Area(0.1)), tmp_path / "cache" / "entry") for _ in range(2)]
     for run in runs:
         run.setup(trainer, pl.LightningModule(), "fit")
@@ -104,6 +113,76 @@ def test_the_image_auroc_of_brightness_is_that_of_the_better_direction(trainer, 
     after = controls.figures_of(trainer)
     assert before["brightness"]["image_auroc"] == after["brightness"]["image_auroc"] == 1.0
     assert after["mean_image"]["image_auroc"] == pytest.approx(1 - before["mean_image"]["image_auroc"]) != 0.5
+
+
+def test_distances_from_the_training_images_are_those_of_scikit_learn_in_one_direction(trainer):
+    data = trainer.datamodule
+    rows = [batch.image for batch in data.whole_training_images()]
+    tested = [data.moved(batch, torch.device("cpu")).image for batch in data.test_dataloader()]
+    known, asked = (
+        torch.cat(each).unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(4, 5)).flatten(1) for each in (rows, tested)
+    )
+    apart = NearestNeighbors(n_neighbors=2).fit(known).kneighbors(known)[0][:, 1]
+    density = KernelDensity(bandwidth=np.median(apart) / 2).fit(known)
+    label = [sample.label for sample in data.test_samples]
+    expected = {
+        "nearest": roc_auc_score(label, NearestNeighbors(n_neighbors=1).fit(known).kneighbors(asked)[0]),
+        "kde": roc_auc_score(label, -density.score_samples(asked)),
+    }
+    kinds = ("nearest", "brightness", "kde")
+    found = figures_of(trainer, kinds)
+    assert list(found) == list(kinds)
+    for kind, auroc in expected.items():
+        assert found[kind] == {"image_auroc": pytest.approx(auroc)}, kind
+    data.test_samples[:] = [sample._replace(label=1 - sample.label) for sample in data.test_samples]
+    for kind, auroc in expected.items():
+        assert figures_of(trainer, kinds)[kind]["image_auroc"] == pytest.approx(1 - auroc)
+    assert min(expected.values()) > 0.5  # so that the better direction would show
+
+
+def test_data_name_the_controls():
+    words = ("method=deep_svdd", "data.root=x", "data.category=a")
+    one_class, folder = (configured(*words, f"data={data}")["data"]["controls"] for data in ("one_class", "folder"))
+    assert one_class == [*controls.KINDS, "nearest", "kde"]
+    assert folder is None
+
+
+@pytest.fixture
+def before():
+    """Deep SVDD as a training gets it."""
+    torch.manual_seed(3)
+    return build_method(configured("method=deep_svdd", "data=folder", "data.root=x", "data.image_size=64"))
+
+
+def test_the_method_before_its_training_is_a_control(trainer, before, tmp_path):
+    """Its score: the distance from the mean code of the training images, whose range it has seen."""
+    data, slow = trainer.datamodule, deepcopy(before).eval()
+    with torch.no_grad():
+        slow.contrast.learn(batch.image for batch in data.whole_training_images())
+        centre = torch.cat([slow.encode(batch.image) for batch in data.whole_training_images()]).mean(dim=0)
+        centre[(centre.abs() < 0.1) & (centre < 0)] = -0.1
+        centre[(centre.abs() < 0.1) & (centre >= 0)] = 0.1
+        images = [data.moved(batch, torch.device("cpu")).image for batch in data.test_dataloader()]
+        distances = torch.cat([(slow.encode(each) - centre).square().sum(dim=1) for each in images])
+    expected = roc_auc_score([sample.label for sample in data.test_samples], distances)
+
+    run = Controls(Evaluation(Area(0.1)), tmp_path / "cache" / "entry", ("brightness",), before)
+    run.setup(trainer, pl.LightningModule(), "test")
+    assert run.found == {"brightness": {"image_auroc": 1.0}, "untrained": {"image_auroc": pytest.approx(expected)}}
+    assert controls._read(tmp_path / "cache" / "entry") == {"brightness": {"image_auroc": 1.0}}  # of no method
+    run.evaluation.metrics = {"image_auroc": 0.8}
+    assert run.metrics() == {"control_image_auroc": 1.0, "control_untrained_image_auroc": pytest.approx(expected)}
+    run.on_test_epoch_end(trainer, pl.LightningModule())
+    with (tmp_path / "controls.csv").open() as file:
+        assert [row["control"] for row in csv.DictReader(file)] == ["brightness", "untrained"]
+
+
+@CROWDED
+def test_the_maps_of_a_method_before_its_training_have_pixel_metrics(parts, tmp_path):
+    method = build_method(configured("method=patch_svdd", "data=folder", "data.root=x", "data.image_size=128"))
+    found = untrained_figures(trainer_at(128, parts, tmp_path), method)["untrained"]
+    assert set(found) > {"image_auroc", "pixel_auroc", "pixel_aupro"}
+    assert method.small_bank.bank.shape == (9 * 25**2, 64)
 
 
 @CROWDED

@@ -48,7 +48,7 @@ def judge(folder, out, maps=False, pictures=False, **detectors):
     return rows_of(out / "scores.csv")
 
 
-@pytest.mark.parametrize("resize", ["pad", "stretch", "crop"])
+@pytest.mark.parametrize("resize", ["pad", "shrink", "stretch", "crop"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 90), (300, 2), (33, 70), (32, 32)])
 def test_photos_of_any_size_get_maps_of_their_size(tmp_path, write, height, width, resize):
     write(tmp_path / "photos/a.png", np.full((height, width), 51, np.uint8))

@@ -4,6 +4,7 @@ import csv
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import mannwhitneyu
@@ -12,6 +13,7 @@ from sklearn.datasets import load_breast_cancer
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.table_autoencoder import TableAutoencoder
+from tests.conftest import write_image
 
 
 def made(columns=30, hidden=(14, 7, 7), rate=1e-2, **options):
@@ -20,7 +22,7 @@ def made(columns=30, hidden=(14, 7, 7), rate=1e-2, **options):
     return TableAutoencoder(columns, adam, WholeImage(), list(hidden), **options)
 
 
-def trained(method, rows, steps=1500):
+def trained(method, rows, steps=600):
     method.prepare([Batch.of(rows)])
     optimizer = method.optimizer(method.trained())
     for _ in range(steps):
@@ -78,19 +80,24 @@ def test_a_table_is_checked_learnt_from_and_judged_in_rows(lab, cancer):
     assert "columns: mean radius, mean texture" in said
     assert "a run learns from 257 rows, sets its threshold on 29 and tests 283" in said
 
-    run = lab(*words, "budget.epochs=60", "trainer=cpu", "logger=none", "name=cancer")
+    run = lab(*words, "budget.epochs=25", "trainer=cpu", "logger=none", "name=cancer")
     assert "257 training rows, 29 held out, 283 test rows" in run.stdout
     assert "of 212 defective rows" in run.stdout
     folder = next(cancer.parent.glob("runs/cancer/table_autoencoder/table/*/seed=0/*"))
     metrics = json.loads((folder / "metrics.json").read_text())
-    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    with (folder / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert rows[0]["path"] == f"{cancer}:2"
     good, bad = ([float(row["score"]) for row in rows if row["label"] == label] for label in "01")
     assert metrics["image_auroc"] == pytest.approx(mannwhitneyu(bad, good).statistic / (len(good) * len(bad)))
     assert metrics["image_auroc"] > 0.9
+    with (folder / "controls.csv").open() as file:
+        controls = {row["control"]: float(row["image_auroc"]) for row in csv.DictReader(file)}
+    assert controls.keys() == {"norm", "mahalanobis", "pca"}
+    assert max(controls.values()) > 0.95
     assert not list(folder.rglob("maps")) + list(folder.rglob("pictures"))
-    assert "<svg" in (folder / "report.html").read_text()
+    assert "of 212 defective rows" in (folder / "report.html").read_text()
 
-    asked = lab("predict", f"run={folder}", f"source={cancer.parent}")
-    assert asked.returncode == 1
+    photo = write_image(cancer.parent / "photo.png", np.zeros((8, 8, 3), np.uint8))
+    asked = lab("predict", f"run={folder}", f"source={photo}", code=1)
     assert "data: expected a run on photos, found one on a table" in asked.stderr

@@ -130,6 +130,15 @@ def write_run(
     return folder
 
 
+def write_folds(root: Path, values: dict[int, float], folds: int = 5, **settings: Any) -> None:
+    """A supervised run for each fold, which tests photos of its own, with its pixel AU-PRO."""
+    for fold, value in values.items():
+        names = [f"{fold} {i:03d}.png" for i in range(40)]
+        changes = {"data__fold": fold, "data__folds": folds, "digest": f"{fold:010d}", "names": names, "aupro": value}
+        folder = write_run(root, **{**changes, **settings})
+        (folder / "metrics.json").write_text(json.dumps(read_metrics(folder) | {"protocol": "supervised"}))
+
+
 def _write_gallery(folder: Path, paths: list[str], defects: list[str], label: list[int], score: np.ndarray,
                    count: int, random: np.random.Generator) -> None:  # fmt: skip
     """Strips of three tiles with as much detail as photos of parts have."""

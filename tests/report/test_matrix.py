@@ -1,14 +1,14 @@
 """Means, noise, what is best, what the controls reach: against values worked out by hand."""
 
 import json
-from statistics import stdev
+from statistics import fmean, stdev
 
 import pytest
 
 from anomaly_lab.report.groups import group
 from anomaly_lab.report.matrix import matrices
 from anomaly_lab.runs.collect import collect
-from tests.report.synthetic import read_metrics, write_run
+from tests.report.synthetic import read_metrics, write_folds, write_run
 
 
 def matrix(tmp_path, key="image_auroc"):
@@ -192,6 +192,60 @@ def test_two_draws_of_a_category_are_one_category(tmp_path):
     others = [value for column, value in reached.items() if column.category != "screw"]
     assert (len(screw), len(others)) == (2, 2)
     assert found.control(kind, found.columns) == pytest.approx((sum(screw) / 2 + sum(others)) / 3)
+
+
+def test_folds_are_columns_of_one_row_and_have_a_mean(tmp_path):
+    values = {0: 0.5, 1: 0.6, 2: 0.9, 3: 0.8, 4: 0.4}
+    write_folds(tmp_path, values)
+    write_folds(tmp_path, {fold: value + 0.05 + 0.001 * fold for fold, value in values.items()}, method="vae")
+    write_folds(tmp_path, {1: 0.7, 3: 0.6}, method="ganomaly")
+    with_values(tmp_path, [0.99])  # of good photos alone
+    found = matrix(tmp_path, "pixel_aupro")
+    assert [column.label for column in found.columns] == ["screw", *(f"screw (fold {i} of 5)" for i in range(5))]
+    assert {name for _, name in found.means} == {"mvtec_ad, supervised/screw/5"}
+    means = {row.label: cell for (row, _), cell in found.means.items()}
+    assert set(means) == {"cae", "vae", "ganomaly"}  # whatever the fold, one row
+    assert means["cae"].mean == pytest.approx(fmean(values.values()))
+    assert (len(means["cae"].values), means["cae"].of) == (5, 5)
+    assert (means["ganomaly"].mean, len(means["ganomaly"].values), means["ganomaly"].of) == (pytest.approx(0.65), 2, 5)
+    assert not any(cell.best for cell in means.values())
+    reached = matrix(tmp_path)
+    folds = [column for column in reached.columns if column.folds]
+    assert reached.control("pca", folds) == pytest.approx(fmean(reached.controls["pca", column] for column in folds))
+
+
+def test_a_single_fold_has_no_mean_and_folds_of_another_number_have_their_own(tmp_path):
+    write_folds(tmp_path, {3: 0.5}, folds=12)
+    found = matrix(tmp_path, "pixel_aupro")
+    assert [column.label for column in found.columns] == ["screw (fold 03 of 12)"]
+    assert not found.means
+    write_folds(tmp_path, {0: 0.6, 1: 0.8}, folds=2, name="halves")
+    write_folds(tmp_path, {10: 0.7}, folds=12)
+    found = matrix(tmp_path, "pixel_aupro")
+    means = {name: (cell.mean, len(cell.values), cell.of) for (_, name), cell in found.means.items()}
+    assert means == {
+        "mvtec_ad, supervised/screw/2": (pytest.approx(0.7), 2, 2),
+        "mvtec_ad, supervised/screw/12": (pytest.approx(0.6), 2, 12),
+    }
+
+
+def test_other_draws_of_the_same_fold_are_other_columns_and_rows(tmp_path):
+    for seed in (0, 1):
+        names = [f"draw {seed} {i:03d}.png" for i in range(40)]
+        write_folds(tmp_path, {0: 0.5}, data__split_seed=seed, names=names, name=f"draw {seed}")
+    found = matrix(tmp_path, "pixel_aupro")
+    assert {row.label for row, _ in found.cells} == {"cae · data.split_seed=0", "cae · data.split_seed=1"}
+    assert all(column.label.startswith("screw (fold 0 of 5, ") for column in found.columns)
+    assert len(found.columns) == 2
+
+
+def test_in_a_mean_over_categories_each_counts_once_whatever_its_folds(tmp_path):
+    write_folds(tmp_path, {0: 0.2, 1: 0.4, 2: 0.6})
+    write_folds(tmp_path, {0: 0.8}, category="zipper")
+    means = {name: cell.mean for (_, name), cell in matrix(tmp_path, "pixel_aupro").means.items()}
+    assert means == {
+        "mvtec_ad, supervised/screw/5": pytest.approx(0.4), "mvtec_ad, supervised": pytest.approx(0.6),
+    }  # fmt: skip
 
 
 def test_a_row_that_lacks_a_category_is_never_marked(tmp_path):

@@ -10,7 +10,7 @@ from anomaly_lab.report.groups import group
 from anomaly_lab.report.html import page, write_report
 from anomaly_lab.report.matrix import matrices
 from anomaly_lab.runs.collect import collect
-from tests.report.synthetic import read_metrics, write_run
+from tests.report.synthetic import read_metrics, write_folds, write_run
 
 pytestmark = pytest.mark.slow  # a browser
 WINDOW = {"width": 1300, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -533,6 +533,38 @@ def test_a_mean_of_fewer_categories_stands_after_those_of_all_up_and_down(browse
     assert "1 of 2" in " ".join(texts(browser, "#methods small"))
     click(browser, "#matrix [data-sort='mmvtec_ad']")
     assert texts(browser, "#methods th") == ["cae", "ssim_ae", "anogan", "ganomaly"]
+
+
+def test_folds_have_their_mean_beside_another_data_set(browser, tmp_path):
+    write_folds(tmp_path, {0: 0.5, 1: 0.6, 2: 0.7}, folds=3, method="cae")
+    write_folds(tmp_path, {0: 0.9, 2: 0.8}, folds=3, method="vae")
+    for category in ("carpet", "screw"):
+        write_run(tmp_path, category=category, aupro=0.4)
+    open_page(browser, compare(tmp_path))
+    script = "view.level = 'pixel'; view.measure = 'pixel_aupro'; redraw();"
+    browser.execute_script(script)
+    assert texts(browser, "#matrix thead tr:last-child th") == [
+        "method", "carpet", "screw", "mean", "screw (fold 0 of 3)", "screw (fold 1 of 3)", "screw (fold 2 of 3)",
+        "screw, mean of 3 folds",
+    ]  # fmt: skip
+    assert texts(browser, "#matrix thead .dataset") == ["mvtec_ad", "mvtec_ad, supervised"]
+    click(browser, "#matrix [data-sort='mmvtec_ad, supervised/screw/3']")
+    assert texts(browser, "#methods th") == ["cae", "vae"]  # a mean of all folds first
+    means = texts(browser, "#methods td.mean .figure")
+    assert means == [".400", ".600", ".850"]
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('#methods td.mean span[title]')].map((n) => n.title)"
+    )
+    assert [title.split(", ")[1] for title in titles] == [
+        "mean of 2 categories", "mean of 3 folds", "mean of 2 folds of 3",
+    ]  # fmt: skip
+    browser.execute_script("view.level = 'image'; view.measure = 'image_auroc'; redraw();")
+    kinds, means = texts(browser, "#controls th[scope='row']"), texts(browser, "#controls td.mean")
+    reached = {"brightness": ".700", "sharpness": ".600", "mean_image": ".700", "pca": ".750"}  # in every run
+    assert dict(zip(kinds, zip(means[::2], means[1::2], strict=True), strict=True)) == {
+        kind: (value, value) for kind, value in reached.items()
+    }
+    assert not console(browser)
 
 
 def test_quality_against_the_number_of_good_photos(browser, tmp_path):

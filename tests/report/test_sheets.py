@@ -1,5 +1,7 @@
 """What stands in a table: rows and their names, means, ranks, figures."""
 
+import csv
+import io
 from dataclasses import replace
 
 import pytest
@@ -8,9 +10,10 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.report.groups import group
 from anomaly_lab.report.matrix import Cell, matrices
 from anomaly_lab.report.sheets import Style, figure, number, sheet
+from anomaly_lab.report.tables import as_csv
 from anomaly_lab.runs.collect import collect
 from anomaly_lab.runs.measures import BY_KEY
-from tests.report.synthetic import CONTROLS, write_run
+from tests.report.synthetic import CONTROLS, write_folds, write_run
 
 
 def test_figures_as_people_write_them():
@@ -99,6 +102,34 @@ def test_two_draws_of_a_category_are_one_place_in_ranks(tmp_path):
     assert {label: texts[-2:] for label, texts in written(shown).items()} == {
         "cae": [".600", "1.50"], "vae": [".600", "1.50"],
     }  # fmt: skip
+
+
+def test_the_mean_over_folds_stands_behind_them_and_says_how_many_are_missing(tmp_path):
+    write_folds(tmp_path, {0: 0.5, 2: 0.7}, folds=3, method="cae")
+    write_folds(tmp_path, {0: 0.6, 1: 0.6, 2: 0.9}, folds=3, method="vae")
+    write_folds(tmp_path, {0: 0.5}, folds=3, category="zipper", method="vae")
+    groups = group(collect([tmp_path]))
+    shown = sheet(matrices(groups)["pixel_aupro"], groups)
+    assert shown.headers == [
+        *(f"screw (fold {fold} of 3)" for fold in range(3)), "screw, mean of 3 folds", "zipper (fold 0 of 3)",
+        "mean of mvtec_ad, supervised",
+    ]  # fmt: skip
+    assert written(shown) == {
+        "vae": [".600", ".600", ".900", ".700", ".500", ".600"],
+        "cae": [".500", None, ".700", ".600 (2 of 3)", None, ".600 (1 of 2)"],
+    }
+    rows = csv.DictReader(io.StringIO(as_csv([shown])))
+    (row,) = [row for row in rows if row["method"] == "cae" and "folds" in row["category"]]
+    assert (row["category"], row["categories"], row["n"]) == ("screw, mean of 3 folds", "2", "1")
+
+
+def test_all_classes_of_one_class_have_their_mean(tmp_path):
+    for category, value in zip("012", (0.5, 0.6, 0.7), strict=True):
+        write_run(tmp_path, dataset="digits-one_vs_rest", category=category, aupro=value)
+    groups = group(collect([tmp_path]))
+    shown = sheet(matrices(groups)["pixel_aupro"], groups)
+    assert shown.headers == ["0", "1", "2", "mean of digits-one_vs_rest"]
+    assert written(shown)["cae"][-1] == ".600"
 
 
 @pytest.mark.parametrize(

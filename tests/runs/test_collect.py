@@ -228,3 +228,13 @@ def test_test_sets_are_told_apart(tmp_path):
 )
 def test_images_are_named_below_the_folder_that_they_share(paths, names):
     assert names_of(paths) == names
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "expected"),
+    [(0, 5, (0, 5)), (None, 5, None), (5, 5, None), (-1, 5, None), ("0", 5, None), (0, None, None), ([0], {}, None)],
+)
+def test_the_fold_of_a_run_is_one_of_its_folds(tmp_path, fold, folds, expected):
+    write_run(tmp_path, data__fold=fold, data__folds=folds)
+    (run,) = collect([tmp_path])
+    assert run.fold == expected

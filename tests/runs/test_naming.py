@@ -78,7 +78,7 @@ WEIGHTS = (
 RESULT = (
     *("threshold", "controls", "tiling._target_", "tiling.size", "tiling.stride", "tiling.score"),
     *("callbacks.synthetic", "trainer.limit_test_batches", "trainer.limit_predict_batches"),
-    *("data.datamodule.threshold_images",),
+    *("data.datamodule.threshold_images", "data.controls"),
 )  # fmt: skip
 NEITHER = ("method.name", "method.wants")
 
@@ -187,6 +187,17 @@ def test_another_threshold_keeps_the_weights_and_another_seed_does_not(config):
     assert keys(other)[0] == keys(config)[0]
     assert keys(other)[1] != keys(config)[1]
     assert keys(configured(**PATCHWISE, seed=1))[0] != keys(config)[0]
+
+
+def test_the_controls_of_every_photo_keep_the_key_and_a_network_before_its_training_is_one(config, monkeypatch):
+    before = keys(config)
+    without = changed(config, "data", {key: value for key, value in config["data"].items() if key != "controls"})
+    assert keys(without) == before  # a configuration of earlier
+    monkeypatch.setattr(naming, "class_fact", lambda target, name: name == "control_untrained" or 1)
+    after, (_, left_out) = keys(config), keys(changed(config, "controls", False))
+    assert after[1] not in (before[1], left_out)
+    monkeypatch.setattr(naming, "class_fact", class_fact)
+    assert keys(changed(config, "controls", False))[1] == left_out
 
 
 def test_the_version_of_a_method_touches_its_own_runs_alone(config, monkeypatch):

@@ -148,5 +148,12 @@ def test_what_is_no_mapping_is_refused(tmp_path):
 
 
 def test_which_settings_describe_the_data():
-    names = ("data.image_size", "augmentation.rotation", "data.settings.kind", "data.patches", "method.kind")
-    assert [settings.of_the_data(name) for name in names] == [True, True, True, False, False]
+    names = (
+        "data.image_size",
+        "augmentation.rotation",
+        "data.settings.kind",
+        "data.fold",
+        "data.patches",
+        "method.kind",
+    )
+    assert [settings.of_the_data(name) for name in names] == [True, True, True, True, False, False]

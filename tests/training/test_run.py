@@ -329,6 +329,31 @@ def test_methods_without_a_gradient_see_every_image_once(toy):
         check(configured(*toy, "method=control"))
 
 
+@pytest.mark.slow
+def test_a_control_of_the_untrained_network_changes_no_training_and_is_there_when_it_is_tested_again(
+    lab, toy, tmp_path
+):
+    words = (*toy, "method=deep_svdd", "method.pretraining_epochs=1", "data.held_out=0.2")
+    lab(*words)
+    folder = folder_of(tmp_path)
+    weights, alone = torch.load(folder / "checkpoints/last.ckpt")["state_dict"], read(folder)
+    assert "does not beat" in lab(*words, "controls=true").stdout  # tested again, from the weights of the first run
+    again = read(folder)
+    lab(*words, "controls=true", "rerun=true")
+    for name, value in torch.load(folder / "checkpoints/last.ckpt")["state_dict"].items():
+        assert torch.equal(value, weights[name]), name
+    both = without_costs(read(folder))
+    assert both == without_costs(again)
+    new = {"result_key", "control_image_auroc", "control_untrained_image_auroc"}
+    assert {name: both[name] for name in both.keys() - new} == {
+        name: alone[name] for name in without_costs(alone).keys() - new
+    }
+    assert new <= set(both)
+    rows = csv.DictReader((folder / "controls.csv").read_text().splitlines())
+    untrained = [float(row["image_auroc"]) for row in rows if row["control"] == "untrained"]
+    assert untrained == [both["control_untrained_image_auroc"]]
+
+
 # Killed, and in several processes
 
 

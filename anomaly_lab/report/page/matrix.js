@@ -9,7 +9,7 @@ function startView() {
 }
 const matrix = () => DATA.matrices[view.measure];
 const cellOf = (row, column) => matrix().cells[`${row},${column}`];
-const meanOf = (row, dataset) => matrix().means[`${row},${dataset}`];
+const meanOf = (row, name) => matrix().means[`${row},${name}`];
 
 function filters() {
   if (!view.measure) return;
@@ -44,12 +44,19 @@ function shownColumns() {
   for (const dataset of new Set(DATA.columns.map((column) => column.dataset))) {
     if (view.dataset && view.dataset !== dataset) continue;
     const here = DATA.columns.map((column, i) => ({ ...column, id: i })).filter((column) => column.dataset === dataset && there.has(column.id));
-    columns.push(...here.map((column) => ({ key: `c${column.id}`, label: column.label, dataset, column: column.id })));
-    if (here.length > 1) columns.push({ key: `m${dataset}`, label: "mean", dataset, mean: true });
+    for (const column of here) {
+      columns.push({ key: `c${column.id}`, label: column.label, dataset, column: column.id });
+      const parts = here.filter((other) => column.folds && other.category === column.category && other.folds === column.folds);
+      if (parts.length < 2 || parts.at(-1) !== column) continue;
+      const mean = `${dataset}/${column.category}/${column.folds}`;
+      columns.push({ key: `m${mean}`, label: `${column.category}, mean of ${column.folds} folds`, dataset, mean, over: "folds" });
+    }
+    const categories = new Set(here.map((column) => column.category)).size;
+    if (categories > 1) columns.push({ key: `m${dataset}`, label: "mean", dataset, mean: dataset, over: "categories" });
   }
   return columns;
 }
-const cellAt = (row, column) => (column.mean ? meanOf(row, column.dataset) : cellOf(row, column.column));
+const cellAt = (row, column) => (column.mean ? meanOf(row, column.mean) : cellOf(row, column.column));
 const valueAt = (row, column) => cellAt(row, column)?.mean ?? null;
 
 // `whole`: whether nothing is missing in a mean; a mean of fewer categories stands after those of all, up and down.
@@ -150,7 +157,7 @@ function cellNode(row, column, measure, shades) {
   const content = [el("span", { class: "figure" }, digits(cell.mean, measure.key)), el("small", {}, few || spread || " ")];
   const names = ["shade", cell.best ? "best" : null, cell.beaten ? "beaten" : null, column.mean ? "mean" : null].filter(Boolean).join(" ");
   const attributes = { class: names, style: shades(cell.mean), "data-value": cell.mean };
-  if (column.mean) return el("td", attributes, el("span", { title: told(cell, measure) }, content));
+  if (column.mean) return el("td", attributes, el("span", { title: told(cell, measure, column.over) }, content));
   const place = `${row.id},${column.column}`;
   return el("td", attributes, el("button", {
     type: "button", class: "cell", "data-place": place, "aria-expanded": String(view.open === place), title: told(cell, measure),
@@ -158,10 +165,10 @@ function cellNode(row, column, measure, shades) {
   }, content));
 }
 
-function told(cell, measure) {
+function told(cell, measure, over) {
   const parts = [`${measure.name} ${digits(cell.mean, measure.key)}`];
   if (cell.std !== null) parts.push(`± ${digits(cell.std, measure.key)}`);
-  if (cell.of > 1) parts.push(`mean of ${cell.values} categories`);
+  if (over) parts.push(`mean of ${cell.values} ${over}${cell.values < cell.of ? ` of ${cell.of}` : ""}`);
   else parts.push(cell.values === 1 ? "one run" : `${cell.values} seeds`);
   if (cell.low !== null) {
     parts.push(`95 % interval ${digits(cell.low, measure.key)} to ${digits(cell.high, measure.key)} over ${cell.interval === "seeds" ? "seeds" : "test images"}`);
@@ -173,8 +180,8 @@ function told(cell, measure) {
 
 // `runs`: lines of runs of the controls themselves, method=control.
 function controlRows(columns, measure, matches, runs) {
-  const kinds = [...new Set(Object.keys(matrix().controls).map((place) => place.slice(0, place.lastIndexOf(","))))];
-  const value = (line, column) => matrix().controls[`${line.label},${column.mean ? column.dataset : column.column}`] ?? null;
+  const kinds = [...new Set(Object.keys(matrix().controls).map((place) => place.slice(0, place.indexOf(","))))];
+  const value = (line, column) => matrix().controls[`${line.label},${column.mean ?? column.column}`] ?? null;
   const lines = sorted(kinds.map((kind) => ({ label: kind })).filter((line) => matches(`control ${line.label}`)), columns, value);
   if (!lines.length && !runs.length) return null;
   return el("tbody", { class: "part secondary", id: "controls" },
