@@ -15,7 +15,8 @@ OF_PHOTOS = {  # keys of the data that say nothing of a row, and what they are u
 
 def is_table(resolved: dict[str, Any]) -> bool:
     """Whether the data of a configuration are rows of a table."""
-    return resolved["data"]["datamodule"]["_target_"] == TABLE
+    datamodule = resolved["data"]["datamodule"]
+    return isinstance(datamodule, dict) and datamodule.get("_target_") == TABLE
 
 
 def of_tables() -> list[str]:

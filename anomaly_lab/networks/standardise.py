@@ -8,7 +8,6 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from anomaly_lab.core.types import Images
-from anomaly_lab.functional.moments import Moments
 
 Rows = Float[Tensor, "row column"]
 
@@ -26,12 +25,11 @@ class Standardise(nn.Module):
 
     def learn(self, rows: Iterable[Tensor]) -> None:
         """Find both from batches (row, column, 1, 1) of training rows."""
-        moments = Moments()
-        for batch in rows:
-            moments.add(batch)
-        if moments.count:
-            self.mean.copy_(moments.mean)
-            self.deviation.copy_(moments.deviation)
+        seen = [batch.flatten(1).double().cpu() for batch in rows]
+        if seen:
+            deviation, mean = torch.std_mean(torch.cat(seen), dim=0, correction=0)
+            self.mean.copy_(mean)
+            self.deviation.copy_(torch.where(deviation > 0, deviation, 1))
 
     def forward(self, rows: Images) -> Rows:
         """The vectors, in float32."""

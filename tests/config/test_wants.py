@@ -9,6 +9,7 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.config.wants import offered, refuse_unoffered, wants_of
 from anomaly_lab.core.errors import UserError
 from tests.conftest import METHODS
+from tests.contract import OF_TABLES, table_of
 
 
 def composed(*words):
@@ -17,8 +18,9 @@ def composed(*words):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_wish_has_a_default_that_it_replaces(method):
-    config = composed(f"method={method}")
+def test_every_wish_has_a_default_that_it_replaces(method, tmp_path):
+    data = ["data=table", f"data.root={table_of(tmp_path)}"] if method in OF_TABLES else []
+    config = composed(f"method={method}", *data)
     resolved = check(config)
     wants = dict(config.method.get("wants") or {})
     for key, value in wants.items():

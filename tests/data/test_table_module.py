@@ -76,29 +76,3 @@ def test_a_column_that_only_tested_rows_change_is_constant_too(module):
     rows = [f"{number},1,good" for number in range(9)] + ["1,2,worn"]
     with pytest.raises(UserError, match="column b: expected different values in the 6 rows that are learnt from"):
         module(rows=rows).setup("fit")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["method=padim"], "method: expected method=table_autoencoder or .* with data=table, found method=padim"),
-        (
-            ["data.corruption={_target_: anomaly_lab.data.outliers.Confetti}"],
-            "data.corruption: expected none with",
-        ),
-        (["data.image_size=32"], "data.image_size: expected none with data=table, whose rows are no photos, found 32"),
-        (["data.resize=crop"], "data.resize: expected none with data=table"),
-        (["data.labelled_abnormal=3"], "data.labelled_abnormal: expected none"),
-        (["method=supervised", "data.fold=0"], "method: expected method="),
-        (["method=transformation_classifier"], "experiment=goad_table with data=table, found method=tra"),
-        (["data.train_share=1"], "data.train_share: expected .*found 1"),
-    ],
-)
-def test_what_is_of_photos_is_refused(module, words, message):
-    with pytest.raises(UserError, match=message):
-        module(*words)
-
-
-def test_a_method_of_tables_reads_no_photos():
-    with pytest.raises(UserError, match="data: expected data=table with method=table_autoencoder, .*found demo"):
-        configured("data=demo", "method=table_autoencoder")
