@@ -48,6 +48,7 @@ class Method(pl.LightningModule, ABC):
     - `resumable`: whether a checkpoint before the end of training is of use.
     - `synthetic`: the kinds of synthetic defects (`data.corruption`) that it makes itself and trains with.
     - `labelled`: whether it can learn from labelled abnormal images too (`data.labelled_abnormal`).
+    - `masks`: whether it learns from their masks, too; training batches then have them in `defect`.
     - `supervised`: whether it learns from labelled images of both kinds, in folds (`data.fold`), and from nothing else.
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
     - `rates`: the keys of its optimizers.
@@ -68,6 +69,7 @@ class Method(pl.LightningModule, ABC):
     validation: ClassVar[float] = 1.0
     synthetic: ClassVar[frozenset[corruption.Kind]] = frozenset()
     labelled: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     supervised: ClassVar[bool] = False
     clips_gradients: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = ()
