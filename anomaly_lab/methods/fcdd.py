@@ -20,7 +20,7 @@ from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.hypersphere import classification_loss, pixel_loss, pseudo_huber, repulsion
 from anomaly_lab.functional.receptive import field_of, gaussian, gaussian_upsample
 from anomaly_lab.methods.base.gradient import GradientMethod
-from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar, refuse_unpainted
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.backbone import Backbone
@@ -92,6 +92,11 @@ class FCDD(GradientMethod):
         """The range of the training images."""
         self.contrast.learn(self.tiling.training_like(batch.image) for batch in images)
 
+    def check_training(self, epochs: int, painted: bool) -> None:
+        """Refuse good images alone."""
+        if not self.labelled_photos:
+            refuse_unpainted("fcdd", painted)
+
     def cells(self, images: Images) -> Cells:
         """A at every place."""
         shown = self.contrast(images).expand(-1, 3, -1, -1)
@@ -99,8 +104,6 @@ class FCDD(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Equation 2, of the mean over the places, or 3, of the map; all images in one mean."""
-        if batch.defect is None and not self.labelled_photos:
-            raise UserError("data.corruption: expected painted defects, from which fcdd learns, found null")
         cells = self.cells(batch.image)
         heat, abnormal = cells.mean(dim=(1, 2, 3)), batch.label == 1
         if batch.defect is None:

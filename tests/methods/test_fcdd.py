@@ -119,8 +119,12 @@ def test_labels_do_without_paint_and_nothing_abnormal_is_refused():
     expected = (1 + 0.458675 + 0.1 + 2.352168) / 4
     method = answering(fcdd(labelled=True), [1.0, 1.0, 0.1, 0.1])
     assert method.losses(bare)["loss"].item() == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UserError, match="data.corruption: expected painted defects"):
-        answering(fcdd(), [1.0, 1.0, 0.1, 0.1]).losses(bare)
+    method.check_training(1, painted=False)
+    fcdd().check_training(1, painted=True)
+    with pytest.raises(
+        UserError, match="data.corruption: expected painted defects, from which fcdd learns, found null"
+    ):
+        fcdd().check_training(1, painted=False)
 
 
 def marked_batch(marks, label):

@@ -188,3 +188,15 @@ def test_one_image_has_no_distribution():
         torch.no_grad(),
     ):
         classifier().eval().conclude([Batch.of(images(1))])
+
+
+@pytest.mark.parametrize(
+    ("copies", "objective"), [(None, "joint"), (2, "joint"), (None, "separate"), (None, "triplet")]
+)
+def test_one_image_is_learnt_from_by_its_copies(copies, objective):
+    """Which is why a batch of one is not refused: `copies` images pass the batch norms together."""
+    method, seen = classifier(copies=copies, objective=objective, score="probability"), []
+    method.network.register_forward_pre_hook(lambda network, given: seen.append(len(given[0])))
+    method.losses(Batch.of(images(1)))["loss"].backward()
+    assert seen == [method.copies] == [copies or 4]
+    assert all(weight.grad.abs().sum() > 0 for weight in method.network.parameters())
