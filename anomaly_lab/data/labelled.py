@@ -1,6 +1,7 @@
 """Defective photos that a method may learn from (`data.labelled_abnormal`): a run with them is weakly supervised."""
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -121,7 +122,7 @@ def _of_folder(folder: str, splits: Splits) -> Splits:
             )
         if any(map(is_good, [*below, file.parent.name])):
             raise UserError(f"{KEY}: expected folders of defective photos, found {file} in one of good ones")
-    masks = _masks(files, path) | beside
+    masks = _masks(files, path, remarks) | beside
     for unused in sorted(folders_of_masks):
         if not any(mask.is_relative_to(unused) for mask in masks.values()):
             remarks.add(FOLDER_OF_MASKS, unused)
@@ -130,10 +131,10 @@ def _of_folder(folder: str, splits: Splits) -> Splits:
     return splits._replace(labelled=labelled, remarks=(*splits.remarks, *lines))
 
 
-def _masks(files: list[Path], path: Path) -> dict[Path, Path]:
+def _masks(files: list[Path], path: Path, remarks: RemarkCounter) -> dict[Path, Path]:
     """The masks of photos that lie in folders of masks below `path`, or where MVTec AD has those of `test/DEFECT`.
 
-    Raises UserError for one that would be of two photos.
+    One that would be of several photos is of none.
     """
     found: dict[Path, Path] = {}
     for folder in sorted({file.parent for file in files}):
@@ -142,14 +143,11 @@ def _masks(files: list[Path], path: Path) -> dict[Path, Path]:
         holders = (path, *([kind.parent.parent] if kind.parent.name.lower() == "test" else []))
         of_kind = (masks_in(tree, folder, photos) for tree in mask_trees(kind, holders))
         found |= next(filter(None, of_kind), {})
-    photo_of: dict[Path, Path] = {}
-    for photo, mask in found.items():
-        if (other := photo_of.setdefault(mask, photo)) != photo:
-            raise UserError(
-                f"{mask}: expected the mask of one image, found {other} and {photo}; sort the masks into folders named "
-                "as the classes"
-            )
-    return found
+    photos_of = Counter(found.values())
+    for mask, number in photos_of.items():
+        if number > 1:
+            remarks.add("left out as masks of several photos (sort them into folders named as the defects)", mask)
+    return {photo: mask for photo, mask in found.items() if photos_of[mask] == 1}
 
 
 def _copies(files: list[Path], splits: Splits) -> list[str]:

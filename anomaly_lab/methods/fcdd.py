@@ -111,7 +111,8 @@ class FCDD(GradientMethod):
         marked = batch.defect.flatten(1).any(dim=1)
         if not self.labelled_photos:
             return {"loss": classification_loss(heat, abnormal | marked)}
-        by_pixel = pixel_loss(self.enlarged(cells, batch.image), batch.defect)
+        with torch.autocast(self.device.type, enabled=False):  # sums over hundreds of places
+            by_pixel = pixel_loss(self.enlarged(cells, batch.image), batch.defect)
         return {"loss": torch.where(abnormal & ~marked, repulsion(heat), by_pixel).mean()}
 
     def predict(self, images: Images) -> Prediction:
@@ -120,9 +121,8 @@ class FCDD(GradientMethod):
         return Prediction(self.enlarged(cells, images), cells.mean(dim=(1, 2, 3)), None)
 
     def enlarged(self, cells: Cells, images: Images) -> Float[Tensor, "batch 1 height width"]:
-        """A as a map of the images, in full precision."""
-        with torch.autocast(images.device.type, enabled=False):
-            return gaussian_upsample(cells, self.field, self.kernel, images.shape[2], images.shape[3])
+        """A as a map of the images."""
+        return gaussian_upsample(cells, self.field, self.kernel, images.shape[2], images.shape[3])
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
         """The features of the last convolution but one, averaged over the places."""

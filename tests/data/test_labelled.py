@@ -191,12 +191,13 @@ def test_masks_of_another_data_set_are_found_where_they_are(tmp_path):
     assert masks_of(some, tmp_path)["test/dent/0.png"] is None
 
 
-def test_a_mask_of_two_photos_is_refused(tmp_path):
-    photos(tmp_path, "crack/0.png", "dent/0.png", "masks/0.png")
-    with pytest.raises(
-        UserError, match=r"masks/0.png: expected the mask of one image, found .*crack/0.png and .*dent/0"
-    ):
-        with_labelled(Splits([], []), str(tmp_path), 0)
+def test_a_mask_of_two_photos_is_of_none(tmp_path):
+    photos(tmp_path, "crack/0.png", "dent/0.png", "dent/1.png", "masks/0.png", "masks/1.png")
+    some = with_labelled(Splits([], []), str(tmp_path), 0)
+    assert masks_of(some, tmp_path) == {"crack/0.png": None, "dent/0.png": None, "dent/1.png": "masks/1.png"}
+    (remark,) = some.remarks
+    assert remark.startswith("1 left out as masks of several photos (sort")
+    assert remark.endswith("masks/0.png")
 
 
 def test_the_line_for_people_says_how_many_have_masks():
