@@ -129,6 +129,18 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
             "method=efficient_ad method.foreign_images={parts}/train",
             "method.foreign_images: expected photos of anything",
         ),
+        (
+            "method=deep_svdd data.image_size=32 budget.epochs=3 method.pretraining_epochs=3",
+            "method.pretraining_epochs: expected at most 2, .* found 3",
+        ),
+        ("method=f_anogan data.patches=40 budget.epochs=1", "budget.epochs: expected at least 2, .* found 1"),
+        (
+            "method=fcdd data.corruption=null",
+            "data.corruption: expected painted defects, from which fcdd .* found null",
+        ),
+        ("method=draem data.corruption=null", "data.corruption: expected painted defects, from which draem .* null"),
+        ("method=nsa data.corruption=null", "data.corruption: expected painted defects, from which nsa .* null"),
+        ("method=lsa data.batch_size=1", "data.batch_size: expected at least 2 images"),
     ],
 )
 def test_a_dry_run_ends_where_the_run_would(parts, tmp_path, monkeypatch, words, message):

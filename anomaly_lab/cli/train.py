@@ -114,7 +114,8 @@ def dry_run(resolved: dict[str, Any]) -> None:
     """Print what a run would do: its state and folder, what `data check` finds in its data, and what it would cost.
 
     Writes nothing but the decoded photos in the cache. Raises UserError, in the end, where the run would stop: at
-    photos that cannot be read, a file of weights, foreign photos that are photos of the data, batches of one image.
+    photos that cannot be read, a file of weights, foreign photos that are photos of the data, batches of one image, a
+    training from which the method can learn nothing.
     """
     place = place_of(resolved)
     state = state_of(*place, resolved["rerun"])
@@ -132,6 +133,7 @@ def dry_run(resolved: dict[str, Any]) -> None:
     from anomaly_lab.training.checks import check_batches, check_foreign_photos
 
     method = build_method(resolved, resolved["trust"])
+    method.check_training(resolved["trainer"]["max_epochs"], datamodule.corruption is not None)
     method.load_local_weights()
     check_foreign_photos(method, datamodule)
     check_batches(method, datamodule, 1)

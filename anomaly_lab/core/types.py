@@ -43,7 +43,8 @@ class Batch(NamedTuple):
     placement: tuple[Placement, ...]  # where each photo lies in its working image; () in training
     row: Int[Tensor, " batch"] | None = None  # row number in the epoch; training only
     clean: Images | None = None  # the images without synthetic defects; None: `image` has none
-    defect: Bool[Tensor, "batch 1 height width"] | None = None  # where `image` differs from `clean`
+    # Where `image` differs from `clean`, and what the masks of labelled photos mark, if the method learns from them.
+    defect: Bool[Tensor, "batch 1 height width"] | None = None
 
     @classmethod
     def of(cls, images: Images) -> "Batch":

@@ -1,6 +1,6 @@
 """Folders of one class each, with the masks of their photos, wherever these lie."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
@@ -141,8 +141,8 @@ class Classes:
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
         found: dict[Path, Path] = dict(beside)
-        for tree in self._trees(folder, holders) if not beside else ():
-            found = self._from_tree(tree, photos_in, images)
+        for tree in mask_trees(folder, holders) if not beside else ():
+            found = masks_in(tree, photos_in, images)
             if found or tree.name.lower() == folder.name.lower():
                 lacking = next((path for path in images if path not in found), None)
                 if lacking:
@@ -185,36 +185,6 @@ class Classes:
         self._roles[self._name(folder)] = "defects" if label else "good"
         return [Sample(path, masks.get(path), label, defect, str(path)) for path in images]
 
-    def _trees(self, folder: Path, holders: tuple[Path, ...]) -> Iterator[Path]:
-        """The folders in which the masks of a class may lie, the most particular first."""
-        yield from mask_folders(folder)
-        for holder in holders:
-            for masks in mask_folders(holder):
-                of_test = child_of(masks, "test")
-                tree = child_of(masks, folder.name.lower()) or (of_test and child_of(of_test, folder.name.lower()))
-                yield tree or masks
-
-    def _from_tree(self, tree: Path, folder: Path, images: list[Path]) -> dict[Path, Path]:
-        """The masks of some images in a folder of masks, by their path below it: as the photo, or with `_mask` behind.
-
-        Names that read `_mask` come first; a mask of the photo's very name beside one is left over.
-        """
-        by_name = {mask.relative_to(tree).with_suffix("").as_posix(): mask for mask in images_in(tree)}
-        marked = {
-            (Path(name).parent / photo_of(Path(name).name)).as_posix(): mask
-            for name, mask in by_name.items()
-            if MASK_STEM.fullmatch(Path(name).name)
-        }
-        found = {}
-        for image in images:
-            below = image.relative_to(folder).with_suffix("")
-            inner = Path(*below.parts[1:]) if below.parts[0].lower() in PHOTOS else below
-            for name in (below.as_posix(), inner.as_posix()):
-                if mask := marked.get(name) or by_name.get(name):
-                    found[image] = mask
-                    break
-        return found
-
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else str(folder)
 
@@ -241,6 +211,41 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
                     f"the other? name it {stem.name}_mask{others[0].suffix}"
                 )
             found[photos[0]] = masks[0]
+    return found
+
+
+def mask_trees(folder: Path, holders: Iterable[Path]) -> Iterator[Path]:
+    """The folders in which the masks of a class may lie, the most particular first.
+
+    They are in the folder of the class, or in a folder of masks within one of `holders`.
+    """
+    yield from mask_folders(folder)
+    for holder in holders:
+        for masks in mask_folders(holder):
+            of_test = child_of(masks, "test")
+            tree = child_of(masks, folder.name.lower()) or (of_test and child_of(of_test, folder.name.lower()))
+            yield tree or masks
+
+
+def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Path]:
+    """The masks of some images in a folder of masks, by their path below it: as the photo, or with `_mask` behind.
+
+    Names that read `_mask` come first; a mask of the photo's very name beside one is left over.
+    """
+    by_name = {mask.relative_to(tree).with_suffix("").as_posix(): mask for mask in images_in(tree)}
+    marked = {
+        (Path(name).parent / photo_of(Path(name).name)).as_posix(): mask
+        for name, mask in by_name.items()
+        if MASK_STEM.fullmatch(Path(name).name)
+    }
+    found = {}
+    for image in images:
+        below = image.relative_to(folder).with_suffix("")
+        inner = Path(*below.parts[1:]) if below.parts[0].lower() in PHOTOS else below
+        for name in (below.as_posix(), inner.as_posix()):
+            if mask := marked.get(name) or by_name.get(name):
+                found[image] = mask
+                break
     return found
 
 

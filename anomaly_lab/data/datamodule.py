@@ -32,7 +32,7 @@ from anomaly_lab.data.pixels import unused_range
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.samples import Sample, Splits, choose, hold_out
 from anomaly_lab.data.seen import Seen
-from anomaly_lab.data.store import Cache, Store, on_device, open_store, stopped
+from anomaly_lab.data.store import Cache, Masks, Store, on_device, open_masks, open_store, stopped
 
 Knowledge = Literal["unsupervised", "weakly_supervised", "supervised"]  # what a method may learn from
 HELD_OUT = -1  # in place of an epoch: held-out images have the same synthetic defects in every validation
@@ -108,11 +108,13 @@ class DataModule(pl.LightningDataModule):
     threshold rule wants `threshold_images="training"`, the threshold. With `labelled_abnormal` the training batches
     have defective images too, label 1, as often as any other; `split_seed` chooses them. With `fold` they have those of
     all `folds` but one, which is the test. Everything else that looks at training images sees the good ones alone.
+    With `masks`, `defect` of a training batch is what the masks of defective images mark, too. Of an image without a
+    mask nothing is marked, whatever is painted.
 
-    `sees`, `passes` and `augmented` are class attributes of the method. `patches` of an epoch, or as many as there are
-    training images, come in batches of `batch_size`. So do
-    whole images, in a new order every epoch; with a fixed number of `passes` they come in order, in batches of
-    `test_batch_size`. A `corruption` adds synthetic defects to training and validation images, on the device.
+    `sees`, `passes`, `augmented` and `masks` are class attributes of the method. `patches` of an epoch, or as many as
+    there are training images, come in batches of `batch_size`. So do whole images, in a new order every epoch; with a
+    fixed number of `passes` they come in order, in batches of `test_batch_size`. A `corruption` adds synthetic defects
+    to training and validation images, on the device.
     """
 
     noun: ClassVar[str] = "images"  # what an example is
@@ -139,6 +141,7 @@ class DataModule(pl.LightningDataModule):
         threshold_images: Literal["held_out", "training"] = "held_out",
         passes: PositiveInt | None = None,
         augmented: bool = True,
+        masks: bool = False,
         corruption: Corruption | None = None,
         good_photos: PositiveInt | None = None,
         labelled_abnormal: Amount | None = None,
@@ -159,7 +162,9 @@ class DataModule(pl.LightningDataModule):
         self.all_samples = (*splits.train, *splits.test)  # with those that `good_photos` leaves out
         few = f"{len(chosen)} of {len(seen.train)} good photos are used, chosen by seed={seed} (data.good_photos)"
         self.remarks = (*seen.remarks, few) if len(chosen) < len(seen.train) else seen.remarks
-        self.remarks += (in_words(seen.labelled, len(seen.test)),) if seen.labelled and fold is None else ()
+        self.learns_masks = masks and any(sample.mask_path for sample in seen.labelled)
+        if seen.labelled and fold is None:
+            self.remarks += (in_words(seen.labelled, len(seen.test), masks),)
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
         self.augmentation = augmentation if augmented else Augmentation()
@@ -180,6 +185,7 @@ class DataModule(pl.LightningDataModule):
         self.threshold_images: Literal["held_out", "training"] = threshold_images
         self.corruption = corruption
         self.store: Store | None = None
+        self.masks: Masks | None = None  # None: training batches mark nothing
         self.sizes: dict[Path, tuple[int, int]] = {}  # height and width in px of every photo that can be read
         self.unreadable: list[str] = []  # why the others cannot be
 
@@ -204,16 +210,23 @@ class DataModule(pl.LightningDataModule):
                 f"{self.unreadable[0]}; remove what cannot be read, or set a larger data.held_out"
             )
         self.test_samples = self._readable(self.test_samples)
+        checked = len(self.unreadable)
+        if self.learns_masks:
+            good, labelled = self.good, self.train_samples[len(self.good) :]
+            self.train_samples = good + self._readable(labelled)
         kept = self.cache, self.cache_dir, self.on_error, self.data_folder
         self.store = self._placed(open_store(self.train_samples, self.decoding, self.workers, *kept))
         self.train_samples = self.store.samples
         self.labelled = sum(sample.label == 1 for sample in self.train_samples)
         if self.protocol != "unsupervised" and not self.labelled:
             key = "data.fold" if self.protocol == "supervised" else "data.labelled_abnormal"
+            reason = [*self.store.unreadable, *self.unreadable[checked:]][-1]
             raise UserError(
-                f"{key}: expected a defective photo that can be read, found none: {self.store.unreadable[-1]}; replace "
-                "it, or leave the key out"
+                f"{key}: expected a defective photo that can be read, found none: {reason}; replace it, or leave the "
+                "key out"
             )
+        if self.learns_masks:
+            self.masks = open_masks(self.train_samples, self.decoding, self.workers)
         self.sizes |= zip((sample.path for sample in self.train_samples), self.store.sizes, strict=True)
         self.unreadable += self.store.unreadable
         if self.unreadable:
@@ -319,7 +332,11 @@ class DataModule(pl.LightningDataModule):
             return self.rendered(batch, device)
         assert self.trainer is not None
         batch = self.moved(batch, device)
-        if self.corruption is None or not (self.trainer.validating or self.trainer.sanity_checking):
+        if not (self.trainer.validating or self.trainer.sanity_checking):
+            return batch
+        if self.masks is not None:
+            batch = batch._replace(defect=torch.zeros_like(batch.image[:, :1], dtype=torch.bool))
+        if self.corruption is None:
             return batch
         return self._corrupted(batch, HELD_OUT, batch.index, content(batch.placement, batch.image))
 
@@ -329,6 +346,8 @@ class DataModule(pl.LightningDataModule):
         batch = self.feed.render(rows, self.store, device)
         if self.labelled:
             batch = batch._replace(label=(batch.index >= len(self.train_samples) - self.labelled).long())
+        if self.masks is not None:
+            batch = batch._replace(defect=self.feed.marked(rows, self.masks, device))
         if self.corruption is None:
             return batch
         assert batch.row is not None
@@ -344,6 +363,10 @@ class DataModule(pl.LightningDataModule):
     ) -> Batch:
         assert self.corruption is not None
         image, defect = self.corruption(batch.image, row_keys(self.seed, epoch, row), inside)
+        if self.labelled:
+            known = torch.zeros_like(defect) if batch.defect is None else batch.defect
+            whole = (batch.label == 1) & ~known.flatten(1).any(dim=1)  # nobody knows what else of them is defective
+            defect = (defect | known) & ~whole[:, None, None, None]
         return batch._replace(image=image, clean=batch.image, defect=defect)
 
     def _images(self, samples: list[Sample], rank: int = 0, world_size: int = 1) -> Loader:

@@ -18,7 +18,7 @@ from anomaly_lab.core.types import Batch, Images
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.images import in_unit_range
 from anomaly_lab.data.patches import Kind, PatchPlan, draw_plan, render, shown
-from anomaly_lab.data.store import Store
+from anomaly_lab.data.store import Masks, Store
 
 
 class Rows(NamedTuple):
@@ -110,6 +110,18 @@ class Feed(ABC):
     def shown(self, rows: Rows, device: torch.device) -> Bool[Tensor, "row 1 side side"] | None:
         """The pixels of each row that show its photo, not padding or a repeated border. None: all of them."""
         return shown(rows.plan, self.side, self.boxes, device)
+
+    def marked(self, rows: Rows, masks: Masks, device: torch.device) -> Bool[Tensor, "row 1 side side"]:
+        """The defects of each row, from the mask of its photo, which is moved as the photo is."""
+        place = masks.place[rows.plan.image]
+        which = (place >= 0).nonzero()[:, 0]
+        marked = torch.zeros((len(place), 1, self.side, self.side), dtype=torch.bool, device=device)
+        if len(which):
+            plan = rows.plan.take(which)._replace(image=place[which])
+            plan = plan._replace(brightness=torch.zeros(len(which)), contrast=torch.ones(len(which)))
+            moved = render(masks.images, plan, self.side, self.augmentation.reach(), device)
+            marked[which.to(device)] = moved > 0.5
+        return marked
 
     def _images(self, plan: PatchPlan, store: Store, device: torch.device) -> Images:
         images, place = store.take(plan.image)

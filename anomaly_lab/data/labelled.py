@@ -1,6 +1,7 @@
 """Defective photos that a method may learn from (`data.labelled_abnormal`): a run with them is weakly supervised."""
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,9 @@ from pydantic import Field, PositiveInt
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import RemarkCounter
-from anomaly_lab.data.class_folders import masks_beside
+from anomaly_lab.data.class_folders import mask_trees, masks_beside, masks_in
 from anomaly_lab.data.folds import in_fold
-from anomaly_lab.data.listing import images_in
+from anomaly_lab.data.listing import FOLDER_OF_MASKS, images_in
 from anomaly_lab.data.names import PHOTOS, is_good
 from anomaly_lab.data.samples import Sample, Splits, choose, join_copies, same_content
 
@@ -85,7 +86,7 @@ def _in_turns(samples: list[Sample], seed: int) -> list[Sample]:
 def _of_folder(folder: str, splits: Splits) -> Splits:
     """The splits with the photos of a folder as labelled ones, each of the type that its own folder is named after.
 
-    Masks beside photos, and copies within the folder, are in the remarks.
+    Folders of masks that are of no photo, and copies within the folder, are in the remarks.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -94,15 +95,21 @@ def _of_folder(folder: str, splits: Splits) -> Splits:
             f"{KEY}: expected a number, a share below 1 or a folder of defective photos, found {found} at {path}"
         )
     remarks = RemarkCounter()
-    files = images_in(path, remarks.add)
-    masks = set(masks_beside(files).values())
-    for mask in sorted(masks):
-        remarks.add("left out as masks beside labelled photos", mask)
+    folders_of_masks: set[Path] = set()
+
+    def note(reason: str, path: Path) -> None:
+        if reason == FOLDER_OF_MASKS:
+            folders_of_masks.add(path)
+        else:
+            remarks.add(reason, path)
+
+    files = images_in(path, note)
+    beside = masks_beside(files)
     shots = {file.parent.parent for file in files if file.parent.name.lower() == "rgb"}  # of parts; no depths
     files = [
         file
         for file in files
-        if file not in masks and (file.parent.parent not in shots or file.parent.name.lower() == "rgb")
+        if file not in beside.values() and (file.parent.parent not in shots or file.parent.name.lower() == "rgb")
     ]
     if not files:
         raise UserError(f"{KEY}: expected defective photos, found none in {path}")
@@ -115,9 +122,32 @@ def _of_folder(folder: str, splits: Splits) -> Splits:
             )
         if any(map(is_good, [*below, file.parent.name])):
             raise UserError(f"{KEY}: expected folders of defective photos, found {file} in one of good ones")
+    masks = _masks(files, path, remarks) | beside
+    for unused in sorted(folders_of_masks):
+        if not any(mask.is_relative_to(unused) for mask in masks.values()):
+            remarks.add(FOLDER_OF_MASKS, unused)
     lines = [*remarks.lines(), *_copies(files, splits)]
-    labelled = tuple(Sample(file, None, 1, _of_photos(file).name, f"labelled {file}") for file in files)
+    labelled = tuple(Sample(file, masks.get(file), 1, _of_photos(file).name, f"labelled {file}") for file in files)
     return splits._replace(labelled=labelled, remarks=(*splits.remarks, *lines))
+
+
+def _masks(files: list[Path], path: Path, remarks: RemarkCounter) -> dict[Path, Path]:
+    """The masks of photos that lie in folders of masks below `path`, or where MVTec AD has those of `test/DEFECT`.
+
+    One that would be of several photos is of none.
+    """
+    found: dict[Path, Path] = {}
+    for folder in sorted({file.parent for file in files}):
+        photos = [file for file in files if file.parent == folder]
+        kind = _of_photos(photos[0])
+        holders = (path, *([kind.parent.parent] if kind.parent.name.lower() == "test" else []))
+        of_kind = (masks_in(tree, folder, photos) for tree in mask_trees(kind, holders))
+        found |= next(filter(None, of_kind), {})
+    photos_of = Counter(found.values())
+    for mask, number in photos_of.items():
+        if number > 1:
+            remarks.add("left out as masks of several photos (sort them into folders named as the defects)", mask)
+    return {photo: mask for photo, mask in found.items() if photos_of[mask] == 1}
 
 
 def _copies(files: list[Path], splits: Splits) -> list[str]:
@@ -144,14 +174,15 @@ def _of_photos(file: Path) -> Path:
     return file.parent.parent if file.parent.name.lower() in PHOTOS else file.parent
 
 
-def in_words(labelled: tuple[Sample, ...], tested: int) -> str:
-    """A line for people on what such a run is."""
+def in_words(labelled: tuple[Sample, ...], tested: int, masks: bool = False) -> str:
+    """A line for people on what such a run is; with `masks`, on how many of them it learns from."""
     kinds: dict[str, int] = {}
     for sample in labelled:
         kinds[sample.defect] = kinds.get(sample.defect, 0) + 1
     parts = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
     photos = "1 defective photo" if len(labelled) == 1 else f"{len(labelled)} defective photos"
+    marked = f", {sum(sample.mask_path is not None for sample in labelled)} with a mask" if masks else ""
     return (
-        f"{photos} to learn from ({parts}), not among the {tested} test photos: "
+        f"{photos} to learn from ({parts}){marked}, not among the {tested} test photos: "
         "the run is weakly supervised, and not compared with runs that know good photos only"
     )

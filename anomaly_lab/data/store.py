@@ -22,6 +22,8 @@ from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Placement
 from anomaly_lab.data import cache
 from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.masks import read_mask
+from anomaly_lab.data.placement import fit_mask
 from anomaly_lab.data.samples import Sample, digests
 
 Cache = Literal["auto", "disk", "device", "memory", "none"]
@@ -90,6 +92,29 @@ class OnDemandStore(NamedTuple):
         with closing(prefetch(self.decoding.read, paths, self.workers)) as decoded:
             images = [torch.from_numpy(image) for image, _ in decoded]
         return torch.stack(images), rows
+
+
+class Masks(NamedTuple):
+    """The masks of the training images that have one, at the working size."""
+
+    images: UInt8[Tensor, "mask 1 side side"]  # 255: defect
+    place: Int[Tensor, " image"]  # for every training image, where its mask is among them; -1: it has none
+
+
+def open_masks(samples: Sequence[Sample], decoding: Decoding, workers: int) -> Masks:
+    """The masks of samples, decoded. Raises UserError for a photo or mask that cannot be read."""
+    marked = [sample for sample in samples if sample.mask_path]
+    images = torch.empty((len(marked), 1, decoding.image_size, decoding.image_size), dtype=torch.uint8)
+
+    def read(sample: Sample) -> np.ndarray:
+        placement = decoding.read(sample.path)[1]
+        return fit_mask(read_mask(sample.mask_path, placement.photo), placement, decoding.image_size)
+
+    with closing(prefetch(read, marked, workers)) as masks:
+        for image, mask in zip(images, masks, strict=True):
+            image[:] = torch.from_numpy(mask)
+    has = torch.tensor([sample.mask_path is not None for sample in samples])
+    return Masks(images, torch.where(has, has.cumsum(0) - 1, -1))
 
 
 def open_store(

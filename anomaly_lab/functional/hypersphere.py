@@ -6,6 +6,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 PerImage = Float[Tensor, " batch"]
+Maps = Float[Tensor, "batch 1 height width"]
 Scalar = Float[Tensor, ""]
 NEAREST = 0.1  # of each number of a centre to zero
 NOTHING = 1e-6  # is added to a squared distance before it is inverted
@@ -52,8 +53,23 @@ def pseudo_huber(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def classification_loss(distances: PerImage, abnormal: Bool[Tensor, " batch"]) -> Scalar:
-    """The mean of the distances, of abnormal images of -log(1 - exp(-distance)) (FCDD, equation 2).
+    """The mean of the distances, of abnormal images of their `repulsion` (FCDD, equation 2)."""
+    return torch.where(abnormal, repulsion(distances), distances).mean()
 
-    At most 71.4, as in the authors' code, whose form has no digits left below 1e-7.
+
+def repulsion(distances: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """-log(1 - exp(-distance)), which falls from 71.4 at zero to nothing far from it.
+
+    The authors' code has the same largest value, and no digits left below 1e-7.
     """
-    return torch.where(abnormal, -(-torch.expm1(-distances.clamp_min(SMALLEST))).log(), distances).mean()
+    return -(-torch.expm1(-distances.clamp_min(SMALLEST))).log()
+
+
+def pixel_loss(heat: Maps, marked: Bool[Tensor, "batch 1 height width"]) -> PerImage:
+    """Of each image: the mean of the heat that is not marked, and the `repulsion` of that of the marked heat.
+
+    Both are means over all pixels. An image with nothing marked has no repulsion (FCDD, equation 3, and its code, as
+    the equation has a pole there).
+    """
+    good, bad = ((heat * part).mean(dim=(1, 2, 3)) for part in (~marked, marked))
+    return good + torch.where(marked.flatten(1).any(dim=1), repulsion(bad), 0.0)

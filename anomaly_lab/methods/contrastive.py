@@ -91,6 +91,7 @@ class Contrastive(GradientMethod):
         self.network, self.views = network, views
         self.temperature, self.guess, self.score, self.draws, self.seed = temperature, guess, score, draws, seed
         self.turns = 4 if turns else 1
+        self.copies = self.turns  # a single one leaves its two views nothing else to be compared with
         layers, before = [], network.features
         for width in projection:
             layers += [nn.Linear(before, width), nn.ReLU(inplace=True)]

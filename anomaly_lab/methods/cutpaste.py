@@ -62,6 +62,7 @@ class CutPaste(GradientMethod):
         refuse_weights(backbone, "method.backbone")
         self.backbone = backbone
         self.pasted = PASTED[task]
+        self.copies = 1 + len(self.pasted)
         features = backbone.channels[-1]
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1 + len(self.pasted)))
         self.localises = isinstance(tiling, SlidingWindow)

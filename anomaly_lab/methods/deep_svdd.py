@@ -156,11 +156,14 @@ class DeepSVDD(AdversarialMethod):
     def stage_ends(self) -> tuple[int, int]:
         """The last epochs are those of the one-class loss."""
         epochs = self.trainer.max_epochs or 0
-        return epochs // 2 if self.pretraining_epochs is None else self.pretraining_epochs, epochs
+        return self._pretraining(epochs), epochs
 
-    def on_fit_start(self) -> None:
+    def _pretraining(self, epochs: int) -> int:
+        return epochs // 2 if self.pretraining_epochs is None else self.pretraining_epochs
+
+    def check_training(self, epochs: int, painted: bool) -> None:
         """Refuse a training that pretrains only, and a soft boundary that stays without a radius."""
-        first, epochs = self.stage_ends()
+        first = self._pretraining(epochs)
         if self.boundary == "soft" and epochs - first <= self.warm_up_epochs:
             raise UserError(
                 f"method.warm_up_epochs: expected fewer than the {epochs - first} epochs of the one-class loss, so "

@@ -16,7 +16,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.functional.ssim import ssim_map
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
-from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar, refuse_unpainted
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.unet import discriminative, reconstructive
@@ -67,10 +67,14 @@ class DRAEM(GradientMethod):
         self.block = block
         self.window = odd(WINDOW * image_size)
 
+    def check_training(self, epochs: int, painted: bool) -> None:
+        """Refuse good images alone."""
+        refuse_unpainted("draem", painted)
+
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Mean squared difference, 1 - SSIM and focal loss, added (sections 3.1 and 3.2)."""
-        if batch.clean is None or batch.defect is None:
-            raise UserError("data.corruption: expected painted defects, from which draem learns, found null")
+        assert batch.clean is not None
+        assert batch.defect is not None
         reconstructions, logits, of_blocks = self.answer(batch.image)
         parts = {
             "squared": (reconstructions - batch.clean).square().mean(),

@@ -311,9 +311,8 @@ class FAnoGAN(AdversarialMethod):
         epochs = self.trainer.max_epochs or 0
         return epochs - (self.encoder_epochs or epochs // 2), epochs
 
-    def on_fit_start(self) -> None:
+    def check_training(self, epochs: int, painted: bool) -> None:
         """Refuse a training that has no room for both stages."""
-        epochs = self.trainer.max_epochs or 0
         if epochs < 2:
             raise UserError(f"budget.epochs: expected at least 2, for the GAN and for the encoder, found {epochs}")
         if self.encoder_epochs is not None and self.encoder_epochs >= epochs:

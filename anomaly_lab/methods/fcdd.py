@@ -10,16 +10,17 @@ others while the loss falls: `callbacks=synthetic` looks at kinds that were not 
 from collections.abc import Iterable
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.functional.hypersphere import classification_loss, pseudo_huber
+from anomaly_lab.functional.hypersphere import classification_loss, pixel_loss, pseudo_huber, repulsion
 from anomaly_lab.functional.receptive import field_of, gaussian, gaussian_upsample
 from anomaly_lab.methods.base.gradient import GradientMethod
-from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar, refuse_unpainted
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.backbone import Backbone
@@ -37,12 +38,18 @@ class FCDD(GradientMethod):
     the network, and stays as published.
 
     `data.corruption` makes the abnormal images, half of all: `Confetti` or `ForeignPhoto` (`data/outliers.py`), or any
-    other. An image in which nothing changed counts as good. Labelled abnormal photos (`data.labelled_abnormal`) count
-    as abnormal whole; the semi-supervised form of the paper, which knows their masks, is not here.
+    other. An image in which nothing changed counts as good.
+
+    With labelled abnormal photos (`data.labelled_abnormal`) it is the semi-supervised form of the paper (equation 3):
+    the map is pulled to zero where nothing is marked, in good images too, and its marked part is pushed away. Masks
+    mark, and so does paint. Of a photo without a mask nothing is marked: it is abnormal as a whole, as without masks
+    (equation 2). Where a run has neither masks nor paint, all images are.
 
     Decisions: ResNet-18 up to its second stage, because its weights are at hand; the paper has VGG11 with batch norm up
     to its sixth convolution (`experiment=fcdd_paper`). Batch norm keeps learning statistics below the first layer, too,
-    as published. Images are normalised as in the paper, with one range for all channels where it has one for each.
+    as published. Images are normalised as in the paper, with one range for all channels where it has one for each. A
+    labelled photo is shown as often as any other, beside painted defects; in the authors' code every second image is
+    one, and nothing is painted.
 
     Raises UserError for a backbone that is not trained on from its weights, has not two layers, or is no chain of
     convolutions, and where there is nothing abnormal to learn from.
@@ -50,6 +57,7 @@ class FCDD(GradientMethod):
 
     version: ClassVar = 1
     labelled: ClassVar = True
+    masks: ClassVar = True
 
     kernel: Tensor
 
@@ -84,25 +92,37 @@ class FCDD(GradientMethod):
         """The range of the training images."""
         self.contrast.learn(self.tiling.training_like(batch.image) for batch in images)
 
+    def check_training(self, epochs: int, painted: bool) -> None:
+        """Refuse good images alone."""
+        if not self.labelled_photos:
+            refuse_unpainted("fcdd", painted)
+
     def cells(self, images: Images) -> Cells:
         """A at every place."""
         shown = self.contrast(images).expand(-1, 3, -1, -1)
         return pseudo_huber(self.head(self.backbone.extract(shown)[-1]).float())
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
-        """Equation 2, of the mean over the places; normal and abnormal images in one mean."""
-        if batch.defect is None and not self.labelled_photos:
-            raise UserError("data.corruption: expected painted defects, from which fcdd learns, found null")
-        abnormal = batch.label == 1
-        if batch.defect is not None:
-            abnormal = abnormal | batch.defect.flatten(1).any(dim=1)
-        return {"loss": classification_loss(self.cells(batch.image).mean(dim=(1, 2, 3)), abnormal)}
+        """Equation 2, of the mean over the places, or 3, of the map; all images in one mean."""
+        cells = self.cells(batch.image)
+        heat, abnormal = cells.mean(dim=(1, 2, 3)), batch.label == 1
+        if batch.defect is None:
+            return {"loss": classification_loss(heat, abnormal)}
+        marked = batch.defect.flatten(1).any(dim=1)
+        if not self.labelled_photos:
+            return {"loss": classification_loss(heat, abnormal | marked)}
+        with torch.autocast(self.device.type, enabled=False):  # sums over hundreds of places
+            by_pixel = pixel_loss(self.enlarged(cells, batch.image), batch.defect)
+        return {"loss": torch.where(abnormal & ~marked, repulsion(heat), by_pixel).mean()}
 
     def predict(self, images: Images) -> Prediction:
         """A, enlarged by Gaussians (section 3.2), and its mean."""
         cells = self.cells(images)
-        anomaly_map = gaussian_upsample(cells, self.field, self.kernel, images.shape[2], images.shape[3])
-        return Prediction(anomaly_map, cells.mean(dim=(1, 2, 3)), None)
+        return Prediction(self.enlarged(cells, images), cells.mean(dim=(1, 2, 3)), None)
+
+    def enlarged(self, cells: Cells, images: Images) -> Float[Tensor, "batch 1 height width"]:
+        """A as a map of the images."""
+        return gaussian_upsample(cells, self.field, self.kernel, images.shape[2], images.shape[3])
 
     def embed(self, images: Images) -> Float[Tensor, "batch feature"]:
         """The features of the last convolution but one, averaged over the places."""

@@ -14,10 +14,9 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.methods.base.gradient import GradientMethod
-from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
+from anomaly_lab.methods.base.method import OptimizerFactory, Scalar, refuse_unpainted
 from anomaly_lab.methods.base.schedule import Schedule
 from anomaly_lab.methods.base.tiling import Tiling
 from anomaly_lab.networks.backbone import Backbone, refuse_weights
@@ -66,6 +65,10 @@ class NSA(GradientMethod):
         self.output = nn.Conv2d(DECODED[-1], 1, 3, padding=1)
         self.labels, self.steepness, self.middle = labels, steepness, middle
 
+    def check_training(self, epochs: int, painted: bool) -> None:
+        """Refuse good images alone."""
+        refuse_unpainted("nsa", painted)
+
     def logits(self, images: Images) -> Plane:
         """The logit of a change at every pixel."""
         values = self.backbone(images)[-1]
@@ -75,8 +78,7 @@ class NSA(GradientMethod):
 
     def label(self, batch: Batch) -> Plane:
         """By how much a pixel was changed, 0 to 1."""
-        if batch.clean is None:
-            raise UserError("data.corruption: expected painted defects, from which nsa learns, found null")
+        assert batch.clean is not None
         difference = LEVELS * (batch.image - batch.clean).abs().mean(dim=1, keepdim=True)
         changed = median_blur((difference > 1).float(), GRAIN)
         if self.labels == "binary":

@@ -75,6 +75,8 @@ def weights_key(config: dict[str, Any], train_fingerprint: str) -> str:
     if data["sees"] == "images":
         shuffled, varied = data["passes"] is None, data["augmented"]
         names = DATA + ("batch_size",) * shuffled + ("augmentation",) * varied
+    if data.get("masks") and data.get("labelled_abnormal") is not None:  # else there are none
+        names += ("masks",)
     if config["trainer"].get("limit_train_batches", 1.0) != 1.0:  # so many batches, of how many images?
         names += ("batch_size", "test_batch_size")
     return _hash(

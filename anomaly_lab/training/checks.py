@@ -83,13 +83,13 @@ def check_batch_norm(trainer: pl.Trainer, settings: dict[str, Any]) -> None:
 def check_batches(method: Method, data: DataModule, processes: int) -> None:
     """Refuse batches of one image for batch norm that learns from them, before anything is measured on one.
 
-    A batch of the only training image is none that was asked for.
+    A batch of the only training image is none that was asked for. Several versions of it (`Method.copies`) are enough.
     """
     if data.passes is None:
         size = (
             min(data.batch_size, data.patches or len(data.train_samples)) if data.sees == "patches" else data.batch_size
         )
-        refuse_one_image(method.train(), size // processes)
+        refuse_one_image(method.train(), size // processes * method.copies)
 
 
 def check_strategy(method: Method, trainer: pl.Trainer) -> None:

@@ -62,6 +62,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     datamodule = made("data.datamodule", resolved["data"]["datamodule"], DataModule)
     method = build_method(resolved, resolved["trust"])
     check_manual_optimisation(method, resolved["trainer"])
+    method.check_training(resolved["trainer"]["max_epochs"], datamodule.corruption is not None)
     callbacks = [made(f"callbacks.{name}", node, pl.Callback) for name, node in resolved["callbacks"].items() if node]
     evaluation, throughput = (
         Evaluation(build(resolved["threshold"], ThresholdRule, "threshold", resolved["trust"])),

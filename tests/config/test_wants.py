@@ -59,6 +59,32 @@ def test_what_is_typed_an_experiment_and_the_data_beat_a_wish():
     assert check(composed("method=texture_inspection", "data=demo"))["data"]["image_size"] == 128  # of the demo data
 
 
+EPOCHS = {  # images that an epoch of the paper shows: those of the classes that are good
+    "lsa_paper": 5400, "memae_paper": 5000, "adae_paper": 43200, "egbad_paper": 50200, "ganomaly_paper": 45000,
+    "skip_ganomaly_paper": 45000, "avid_paper": 5000, "keras_cae": 60000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", EPOCHS)
+def test_an_epoch_of_a_paper_of_classes_is_that_of_the_classes_at_hand(experiment):
+    """And typed it is what was typed; elsewhere as many as in the paper."""
+    words = f"experiment={experiment}", "data=one_class", "data.root=photos", "data.category=horse"
+    assert check(composed(*words))["data"]["patches"] is None
+    assert check(composed(*words, "data.patches=7"))["data"]["patches"] == 7
+    assert check(composed(words[0], "data.category=screw"))["data"]["patches"] == EPOCHS[experiment]
+
+
+def test_experiments_that_keep_their_patches_with_classes_are_of_other_data():
+    """Those whose number is an epoch of images of classes would show these too often or too seldom."""
+    fixed = {
+        file.stem for file in CONF.glob("experiment/*.yaml") if OmegaConf.select(OmegaConf.load(file), "data.patches")
+    }
+    assert fixed == {
+        "anogan_paper", "cae_paper", "cavga_paper", "cutpaste_paper", "demo", "f_anogan_paper", "fcdd_paper", "quick",
+        "slides_ganomaly", "ssim_ae_paper", "vae_paper",
+    }  # fmt: skip
+
+
 def test_a_wish_that_nothing_offers_is_a_mistake():
     with pytest.raises(UserError, match=r"found 'budget.epoch'; did you mean 'budget.epochs'\?"):
         refuse_unoffered({"wants": {"budget.epoch": 3}})

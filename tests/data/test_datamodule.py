@@ -308,3 +308,113 @@ def test_the_remarks_of_the_layout_and_inverted_masks_are_printed_once(parts, wr
         "data: 5 of 5 masks mark most of their photo; if black marks the defects in them, they are inverted, and pixel "
         "metrics say nothing",
     ]
+
+
+SHOWN = Augmentation(rotation=180, horizontal_flip=True, vertical_flip=True, shift=0.1)
+
+
+def rendered(data, epoch=0):
+    """All batches of an epoch as one."""
+    return [data.rendered(rows, CPU) for rows in data.feed.loader(epoch)]
+
+
+def test_batches_have_the_masks_of_labelled_photos_moved_with_them(parts):
+    """A defect is the only thing that is white, at the size of the photo."""
+    data = datamodule(parts, labelled_abnormal=3, masks=True, augmentation=SHOWN, decoding=Decoding(140, 3))
+    data.setup("fit")
+    batches = rendered(data)
+    assert all(batch.clean is None for batch in batches)
+    image, defect, label = (
+        torch.cat([getattr(batch, name) for batch in batches]) for name in ("image", "defect", "label")
+    )
+    assert label.sum() > 3
+    white = image.amin(dim=1, keepdim=True) > 200 / 255
+    assert not defect[label == 0].any()
+    assert (defect[label == 1].flatten(1).sum(dim=1) > 200).all()
+    assert (white[label == 1] != defect[label == 1]).float().mean() < 0.1 * defect[label == 1].float().mean()
+
+
+@pytest.mark.parametrize("changes", [{}, {"masks": True}, {"labelled_abnormal": 3}], ids=str)
+def test_without_labelled_photos_or_a_method_that_asks_nothing_is_marked(parts, changes):
+    plain, data = datamodule(parts), datamodule(parts, **changes)
+    data.setup("fit")
+    assert data.masks is None
+    assert all(batch.defect is None for batch in rendered(data))
+    if "labelled_abnormal" not in changes:
+        plain.setup("fit")
+        for ours, theirs in zip(rendered(data), rendered(plain), strict=True):
+            assert torch.equal(ours.image, theirs.image)
+
+
+def test_masks_change_neither_images_nor_labels(parts):
+    every = []
+    for masks in (False, True):
+        data = datamodule(parts, labelled_abnormal=3, masks=masks, augmentation=SHOWN, corruption=Blob())
+        data.setup("fit")
+        every.append(rendered(data))
+    for ours, theirs in zip(*every, strict=True):
+        for name in ("image", "clean", "label", "index", "row"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_painted_defects_and_masks_are_marked_together(parts):
+    settings = {"labelled_abnormal": 3, "augmentation": SHOWN, "corruption": Blob()}
+    both, paint, masks = (
+        datamodule(parts, **settings | changes)
+        for changes in ({"masks": True}, {"labelled_abnormal": None}, {"masks": True, "corruption": None})
+    )
+    for data in (both, masks, paint):
+        data.setup("fit")
+    for batch, bare in zip(rendered(both), rendered(masks), strict=True):
+        assert torch.equal(batch.clean, bare.image)
+        changed = (batch.image - batch.clean).abs().amax(1, keepdim=True) >= 0.5 / 255
+        assert torch.equal(batch.defect, changed | bare.defect)
+    assert all(batch.defect.flatten(1).any(1).all() for batch in rendered(paint))
+
+
+def test_of_a_photo_without_a_mask_nothing_is_marked_even_where_it_is_painted(parts, tmp_path):
+    for number in range(2):
+        write_image(tmp_path / f"more/dent/{number}.png", np.full((140, 140, 3), 7 + number, np.uint8))
+    mask = np.zeros((140, 140), np.uint8)
+    mask[:70] = 255
+    write_image(tmp_path / "more/dent/1_mask.png", mask)
+    data = datamodule(parts, labelled_abnormal=str(tmp_path / "more"), masks=True, corruption=Blob())
+    data.setup("fit")
+    names = [sample.path.name for sample in data.train_samples]
+    for batch in rendered(data):
+        for index, defect in zip(batch.index, batch.defect, strict=True):
+            assert defect.any() == (names[index] != "0.png" or data.train_samples[index].label == 0)
+            assert names[index] != "1.png" or defect[:, :32].all() or not data.train_samples[index].label
+    (tmp_path / "more/dent/1_mask.png").unlink()
+    data = datamodule(parts, labelled_abnormal=str(tmp_path / "more"), masks=True, corruption=Blob())
+    data.setup("fit")
+    for batch in rendered(data):
+        assert torch.equal(batch.defect.flatten(1).any(1), batch.label == 0)
+
+
+@pytest.mark.parametrize("corruption", [None, Blob()], ids=["bare", "painted"])
+def test_the_validation_marks_nothing_of_good_images_but_paint(parts, corruption):
+    data = datamodule(parts, labelled_abnormal=3, masks=True, corruption=corruption)
+    data.setup("fit")
+    data.trainer = stand_in(pl.Trainer, validating=True, sanity_checking=False, strategy=None)
+    batch = data.transfer_batch_to_device(next(iter(data.val_dataloader())), CPU, 0)
+    assert batch.defect.shape == (2, 1, 64, 64)
+    assert batch.defect.any() == (corruption is not None)
+    data.trainer = stand_in(pl.Trainer, validating=False, sanity_checking=False)
+    assert data.transfer_batch_to_device(next(iter(data.val_dataloader())), CPU, 0).defect is None
+
+
+def test_a_labelled_photo_whose_mask_cannot_be_used_is_named_or_left_out(parts, write):
+    drawn = datamodule(parts, labelled_abnormal=2).train_samples[-2:]
+    write(drawn[0].mask_path, np.full((70, 70), 255, np.uint8))
+    with pytest.raises(UserError, match=r"expected a mask of the size of its image, .*data.on_error=skip"):
+        datamodule(parts, labelled_abnormal=2, masks=True).setup("fit")
+    data = datamodule(parts, labelled_abnormal=2, masks=True, on_error="skip")
+    data.setup("fit")
+    assert (data.labelled, data.train_samples[-1]) == (1, drawn[1])
+    assert data.masks.place.tolist() == [-1] * 8 + [0]
+    write(drawn[1].mask_path, np.full((70, 70), 255, np.uint8))
+    data = datamodule(parts, labelled_abnormal=2, masks=True, on_error="skip")
+    with pytest.raises(UserError, match="expected a defective photo that can be read, found none: .*_mask.png: exp"):
+        data.setup("fit")
+    datamodule(parts, labelled_abnormal=2).setup("fit")  # which reads no mask

@@ -1,5 +1,7 @@
 """Feeds: the same rows whatever the processes and the resumes; every image once; what training sees of them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.feeds import ImageFeed, PatchFeed
-from anomaly_lab.data.store import Decoded
+from anomaly_lab.data.store import Decoded, Masks
 
 NONE = Augmentation()
 CPU = torch.device("cpu")
@@ -101,3 +103,61 @@ def test_only_objects_have_parts_that_are_not_shown():
     texture = patches(kind="texture")
     assert texture.shown(next(iter(texture.loader(0))), CPU) is None
     assert texture.render(next(iter(texture.loader(0))), STORE, CPU).image.shape == (16, 3, 8, 8)
+
+
+BLOBS = torch.from_numpy(np.kron(np.random.default_rng(1).random((3, 1, 8, 8)) < 0.3, np.ones((4, 4)))) > 0
+MASKS = Masks(255 * BLOBS.to(torch.uint8), torch.tensor([-1, 0, -1, -1, 1, 2, -1]))
+MOVED = Augmentation(180, True, 0.2, True, True, brightness=0.3, contrast=0.3)
+
+
+def moved_slowly(mask, plan, row, side=32):
+    """Pixel by pixel: mirrored, turned and shifted about the middle, bilinear, the border repeated."""
+    flip_y, flip_x = (1 - 2 * plan.flip[row].double()).tolist()
+    angle, (y, x) = plan.angle[row].item(), plan.center[row].tolist()
+    out = np.empty((side, side))
+    for v in range(side):
+        for u in range(side):
+            right, down = flip_x * (u + 0.5 - side / 2), flip_y * (v + 0.5 - side / 2)
+            at_x = float(np.clip(x + math.cos(angle) * right - math.sin(angle) * down - 0.5, 0, side - 1))
+            at_y = float(np.clip(y + math.sin(angle) * right + math.cos(angle) * down - 0.5, 0, side - 1))
+            left, top = min(int(at_x), side - 2), min(int(at_y), side - 2)
+            a, b, c, d = mask[top, left], mask[top, left + 1], mask[top + 1, left], mask[top + 1, left + 1]
+            upper, lower = a + (at_x - left) * (b - a), c + (at_x - left) * (d - c)
+            out[v, u] = upper + (at_y - top) * (lower - upper)
+    return out
+
+
+@pytest.mark.parametrize("feed", [patches(21, 21, MOVED), images(7, MOVED)], ids=["patches", "images"])
+def test_a_mask_is_turned_flipped_and_shifted_with_its_photo(feed):
+    rows = next(iter(feed.loader(0)))
+    marked = feed.marked(rows, MASKS, CPU)
+    assert (marked.shape[1:], marked.dtype) == ((1, 32, 32), torch.bool)
+    seen = 0
+    for row, image in enumerate(rows.plan.image.tolist()):
+        place = MASKS.place[image].item()
+        if place < 0:
+            assert not marked[row].any()
+            continue
+        expected = moved_slowly(BLOBS[place, 0].double().numpy(), rows.plan, row)
+        clear = abs(expected - 0.5) > 1e-3
+        assert np.array_equal(marked[row, 0].numpy()[clear], (expected > 0.5)[clear])
+        seen += 1
+    assert seen > 2
+
+
+def test_a_mask_of_an_image_that_stays_as_it_is_stays_as_it_is():
+    (rows,) = images(7).loader(1)
+    marked = images(7).marked(rows, MASKS, CPU)
+    for row, image in enumerate(rows.plan.image.tolist()):
+        place = MASKS.place[image].item()
+        assert torch.equal(marked[row], BLOBS[place] if place >= 0 else torch.zeros(1, 32, 32, dtype=torch.bool))
+
+
+def test_two_processes_have_the_masks_of_one():
+    feed = patches(16, 16, MOVED)
+    (whole,) = feed.loader(2)
+    expected, found = feed.marked(whole, MASKS, CPU), {}
+    for rank in range(2):
+        (rows,) = feed.loader(2, rank, 2)
+        found |= dict(zip(rows.number.tolist(), feed.marked(rows, MASKS, CPU), strict=True))
+    assert torch.equal(torch.stack([found[number] for number in range(16)]), expected)

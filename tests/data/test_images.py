@@ -13,7 +13,7 @@ from PIL import Image
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Placement
 from anomaly_lab.data.images import Decoding, hardly_seen, unlike_the_others
-from anomaly_lab.data.placement import content, fit, place, to_photo
+from anomaly_lab.data.placement import content, fit, fit_mask, place, to_photo
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
 
@@ -271,3 +271,31 @@ def test_a_photo_of_another_size_or_shape_than_most_is_named():
         said = unlike_the_others({**alike, Path(f"{name}.png"): size})
         assert said.startswith("of a very different size or shape than the others (median ")
         assert f"1 of 10 photos, such as {name}.png ({size[1]} x {size[0]} px)" in said
+
+
+def test_a_mask_is_placed_as_its_photo_and_keeps_every_marked_pixel():
+    """Shrunk by four: a block is marked where one of its pixels is. A defect at the border goes on in the padding."""
+    random = np.random.default_rng(0)
+    mask = random.random((64, 128)) < 0.02
+    mask[0, :7] = True
+    fitted = fit_mask(mask, place(64, 128, 32, "pad"), 32)
+    assert fitted.shape == (1, 32, 32)
+    assert set(np.unique(fitted)) == {0, 255}
+    blocks = mask.reshape(16, 4, 32, 4).any(axis=(1, 3))
+    expected = np.concatenate([blocks[:1].repeat(8, 0), blocks, blocks[-1:].repeat(8, 0)])
+    assert np.array_equal(fitted[0] > 0, expected)
+    cropped = fit_mask(mask, place(64, 128, 16, "crop"), 16)
+    assert np.array_equal(cropped[0] > 0, blocks[:, 8:24])
+
+
+def test_nothing_is_marked_outside_a_region(tmp_path):
+    white = np.zeros((16, 16), np.uint8)
+    white[4:12, 2:14] = 255
+    white[4:8, 2:6] = 0
+    Image.fromarray(white).save(tmp_path / "white.png")
+    Image.fromarray(GRADIENT).save(tmp_path / "photo.png")
+    decoding = Decoding(12, 1, resize="stretch", region=str(tmp_path / "white.png"))
+    placement = decoding.read(tmp_path / "photo.png")[1]
+    fitted = fit_mask(np.ones((16, 16), bool), placement, 12)
+    assert np.array_equal(fitted, fit(white[:, :, None], placement._replace(white=None), 12).clip(0, 1) * 255)
+    assert not fit_mask(white == 0, placement, 12).any()

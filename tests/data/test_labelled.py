@@ -8,7 +8,7 @@ import pytest
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import samples
-from anomaly_lab.data.labelled import known, with_labelled
+from anomaly_lab.data.labelled import in_words, known, with_labelled
 from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.data.samples import Sample, Splits
 from tests.conftest import write_image
@@ -151,14 +151,60 @@ def test_copies_within_a_folder_are_a_remark(tmp_path):
     assert remark.endswith("crack/2.png of " + str(tmp_path / "crack/0.png"))
 
 
-def test_masks_are_no_labelled_photos_wherever_they_lie(tmp_path):
-    photos(tmp_path, "crack/0.png", "crack/0_mask.png", "dent/1.jpg", "dent/1.png", "masks/crack/0.png", "gt/1.png")
+def test_masks_are_no_labelled_photos_but_those_of_their_photos(tmp_path):
+    photos(tmp_path, "crack/0.png", "crack/0_mask.png", "dent/1.jpg", "dent/1.png", "masks/crack/0.png", "gt/2.png")
     some = with_labelled(Splits([], []), str(tmp_path), 0)
-    assert [sample.path.relative_to(tmp_path).as_posix() for sample in some.labelled] == ["crack/0.png", "dent/1.jpg"]
-    assert some.remarks == (
-        "2 left out as a folder of masks: " + f"{tmp_path.name}/gt, {tmp_path.name}/masks",
-        "2 left out as masks beside labelled photos: crack/0_mask.png, dent/1.png",
-    )
+    assert masks_of(some, tmp_path) == {"crack/0.png": "crack/0_mask.png", "dent/1.jpg": "dent/1.png"}
+    assert some.remarks == ("2 left out as a folder of masks: " + f"{tmp_path.name}/gt, {tmp_path.name}/masks",)
+
+
+def masks_of(splits, folder):
+    """The mask of each labelled photo, both by their path below a folder."""
+    return {
+        sample.path.relative_to(folder).as_posix(): sample.mask_path and sample.mask_path.relative_to(folder).as_posix()
+        for sample in splits.labelled
+    }
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask"),
+    [
+        ("crack/0.png", "masks/crack/0.png"),
+        ("crack/0.png", "ground_truth/crack/0_mask.png"),
+        ("crack/0.png", "crack/gt/0.png"),
+        ("crack/rgb/0.png", "crack/gt/0.png"),
+        ("0.png", "masks/0.png"),
+    ],
+)
+def test_masks_of_labelled_photos_are_found_in_folders_of_masks(photo, mask, tmp_path):
+    photos(tmp_path, photo, "dent/9.png", mask)
+    some = with_labelled(Splits([], []), str(tmp_path), 0)
+    assert masks_of(some, tmp_path) == {photo: mask, "dent/9.png": None}
+    assert some.remarks == ()
+
+
+def test_masks_of_another_data_set_are_found_where_they_are(tmp_path):
+    photos(tmp_path, "test/crack/0.png", "test/dent/0.png", "ground_truth/crack/0_mask.png", "ground_truth/dent/1.png")
+    some = with_labelled(Splits([], []), str(tmp_path / "test/crack"), 0)
+    assert masks_of(some, tmp_path) == {"test/crack/0.png": "ground_truth/crack/0_mask.png"}
+    some = with_labelled(Splits([], []), str(tmp_path / "test"), 0)
+    assert masks_of(some, tmp_path)["test/dent/0.png"] is None
+
+
+def test_a_mask_of_two_photos_is_of_none(tmp_path):
+    photos(tmp_path, "crack/0.png", "dent/0.png", "dent/1.png", "masks/0.png", "masks/1.png")
+    some = with_labelled(Splits([], []), str(tmp_path), 0)
+    assert masks_of(some, tmp_path) == {"crack/0.png": None, "dent/0.png": None, "dent/1.png": "masks/1.png"}
+    (remark,) = some.remarks
+    assert remark.startswith("1 left out as masks of several photos (sort")
+    assert remark.endswith("masks/0.png")
+
+
+def test_the_line_for_people_says_how_many_have_masks():
+    labelled = splits(("crack", 2)).test[-2:]
+    assert " to learn from (crack 2), not among the 7 test photos: " in in_words((*labelled,), 7)
+    marked = labelled[0]._replace(mask_path=Path("mask"))
+    assert " to learn from (crack 2), 1 with a mask, not among" in in_words((marked, labelled[1]), 7, masks=True)
 
 
 def test_depths_beside_rgb_are_no_labelled_photos(tmp_path):

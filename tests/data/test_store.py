@@ -17,7 +17,7 @@ from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data import cache, store
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
-from anomaly_lab.data.store import OnDemandStore, on_device, open_store
+from anomaly_lab.data.store import OnDemandStore, on_device, open_masks, open_store
 
 DECODING = Decoding(64, 3)
 
@@ -319,3 +319,14 @@ def test_copies_of_the_photos_share_an_entry(samples, folder, counting, tmp_path
     found = opened(mvtec_ad(str(tmp_path / "elsewhere"), "bar").train, folder, decoding=counting)
     assert len(counting.read_files) == count
     assert torch.equal(found.images, expected(samples))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_masks_are_those_of_the_photos_that_have_one(parts, workers):
+    every = mvtec_ad(str(parts.parent), "bar").test  # five good ones, five defective ones
+    mixed = [*every[:2], every[5], every[6]._replace(mask_path=None), every[7]]
+    masks = open_masks(mixed, Decoding(140, 3), workers)
+    assert masks.place.tolist() == [-1, -1, 0, -1, 1]
+    for image, sample in zip(masks.images, (every[5], every[7]), strict=True):
+        assert np.array_equal(image[0].numpy(), cv2.imread(str(sample.mask_path), cv2.IMREAD_GRAYSCALE))
+    assert open_masks(every[:5], DECODING, workers).images.shape == (0, 1, 64, 64)

@@ -7,6 +7,7 @@ import torch
 from anomaly_lab.functional.hypersphere import (
     centre,
     classification_loss,
+    pixel_loss,
     pseudo_huber,
     radius,
     semi_supervised_loss,
@@ -79,3 +80,39 @@ def test_an_abnormal_image_without_distance_is_finite_with_its_gradient():
     assert distances.grad.isfinite().all()
     assert distances.grad[0].item() == pytest.approx(-1e8 / 3, rel=1e-3)
     assert distances.grad[2].item() == pytest.approx(1 / 3)
+
+
+def marks(*shares, side=4):
+    """A mask for each share of its rows."""
+    marked = torch.zeros(len(shares), 1, side, side, dtype=torch.bool)
+    for mask, share in zip(marked, shares, strict=True):
+        mask[:, : round(share * side)] = True
+    return marked
+
+
+@pytest.mark.parametrize("heat", [0.1, 1.0, 5.0])
+def test_the_pixel_loss_of_constant_heat_in_closed_form(heat):
+    """FCDD, equation 3: a share p that is marked costs (1 - p) A - log(1 - exp(-p A)), nothing marked A."""
+    found = pixel_loss(torch.full((3, 1, 4, 4), heat), marks(0, 0.25, 1))
+    expected = [heat, 0.75 * heat - np.log(1 - np.exp(-0.25 * heat)), -np.log(1 - np.exp(-heat))]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_marked_pixels_are_pushed_up_and_the_others_down():
+    heat = torch.full((2, 1, 4, 4), 0.8, requires_grad=True)
+    marked = marks(0, 0.25)
+    pixel_loss(heat, marked).sum().backward()
+    assert heat.grad is not None
+    torch.testing.assert_close(heat.grad[~marked], torch.full((28,), 1 / 16))
+    pushed = -1 / (np.exp(0.25 * 0.8) - 1) / 16  # of -log(1 - exp(-x)) at x, the mean of the marked heat
+    torch.testing.assert_close(heat.grad[marked], torch.full((4,), pushed))
+
+
+def test_no_marked_heat_at_all_has_a_finite_gradient():
+    heat = torch.zeros(2, 1, 4, 4, requires_grad=True)
+    loss = pixel_loss(heat, marks(0, 0.5))
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([0, 71.3802], rel=1e-4)
+    assert heat.grad is not None
+    assert heat.grad.isfinite().all()
+    assert (heat.grad[0] == 1 / 16).all()

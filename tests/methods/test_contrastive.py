@@ -175,3 +175,14 @@ def test_a_feature_that_never_varied_does_not_decide_alone():
     usual, odd = score(method, known), score(method, 0.5 + known / 2)
     assert odd.isfinite().all()
     assert odd.median() < 1e6 * usual.median()
+
+
+@pytest.mark.parametrize(("turns", "copies"), [(True, 4), (False, 1)])
+def test_one_image_is_learnt_from_by_its_turns_and_not_without(turns, copies):
+    """Two views of one image are compared with nothing else: a loss of zero, without a gradient."""
+    method = contrastive("kde", turns=turns, guess=False)
+    loss = method.losses(Batch.of(images(1)))["loss"]
+    loss.backward()
+    moved = max(weight.grad.abs().max().item() for weight in method.network.parameters())
+    assert method.copies == copies
+    assert (loss.item() > 0.01) == (moved > 1e-6) == turns

@@ -118,3 +118,12 @@ def test_one_image_has_no_gaussian():
 def test_a_network_that_does_not_learn_from_the_beginning_is_refused(given, found):
     with pytest.raises(UserError, match=f"method.backbone: expected a network that is trained .*, found {found}"):
         CutPaste(WholeImage(), torch.optim.SGD, Backbone("resnet18", ["layer1"], **given), "patch", 8)
+
+
+@pytest.mark.parametrize(("task", "copies"), [("patch", 2), ("three_way", 3)])
+def test_one_image_is_learnt_from_by_its_versions(task, copies):
+    method, seen = cutpaste(task=task), []
+    method.backbone.register_forward_pre_hook(lambda network, given: seen.append(len(given[0])))
+    method.losses(Batch.of(torch.rand(1, 3, 32, 32)))["loss"].backward()
+    assert seen == [method.copies] == [copies]
+    assert all(weight.grad.isfinite().all() for weight in method.head.parameters())

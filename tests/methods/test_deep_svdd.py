@@ -71,9 +71,18 @@ def test_the_epochs_of_the_autoencoder(tmp_path, given, epochs, first):
     assert [bool(centre.any()) for centre in seen.centres] == [False] * 2 * first + [True] * 2 * (epochs - first)
 
 
-def test_a_training_that_only_pretrains_is_refused(tmp_path):
+def test_a_training_that_only_pretrains_is_refused():
+    deep_svdd(pretraining_epochs=1).check_training(2, painted=False)
+    deep_svdd().check_training(1, painted=False)
     with pytest.raises(UserError, match="method.pretraining_epochs: expected at most 1, .*, found 2"):
-        trained(tmp_path, 2, pretraining_epochs=2)
+        deep_svdd(pretraining_epochs=2).check_training(2, painted=False)
+
+
+def test_a_soft_boundary_without_a_radius_is_refused():
+    soft = deep_svdd(boundary="soft", warm_up_epochs=3, pretraining_epochs=1)
+    soft.check_training(5, painted=False)
+    with pytest.raises(UserError, match="method.warm_up_epochs: expected fewer than the 3 epochs of .*, found 3"):
+        soft.check_training(4, painted=False)
 
 
 def test_the_centre_is_the_mean_code_of_the_training_images_as_the_test_sees_them(tmp_path):

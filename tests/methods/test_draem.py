@@ -129,8 +129,9 @@ def test_with_a_block_there_is_one_loss_more():
 
 
 def test_where_nothing_is_painted_nothing_can_be_learnt():
-    with pytest.raises(UserError, match=r"data.corruption: expected painted defects.*found null"):
-        draem().losses(Batch.of(torch.rand(1, 3, 64, 64)))
+    draem().check_training(1, painted=True)
+    with pytest.raises(UserError, match=r"data.corruption: expected painted defects.* draem learns, found null"):
+        draem().check_training(1, painted=False)
 
 
 def test_images_that_cannot_be_halved_five_times_are_refused():

@@ -146,11 +146,12 @@ def test_each_stage_trains_its_own_networks_and_says_what_it_does(tmp_path, caps
     assert not torch.equal(method.state_dict()["critic.decision.weight"], second["critic.decision.weight"])
 
 
-def test_there_must_be_room_for_both_stages(tmp_path):
+def test_there_must_be_room_for_both_stages():
+    f_anogan(encoder_epochs=2).check_training(3, painted=False)
     with pytest.raises(UserError, match="budget.epochs: expected at least 2, .*found 1"):
-        fit(f_anogan(), tmp_path, 1)
+        f_anogan().check_training(1, painted=False)
     with pytest.raises(UserError, match="method.encoder_epochs: expected 1 to 2, .*found 3"):
-        fit(f_anogan(encoder_epochs=3), tmp_path, 3)
+        f_anogan(encoder_epochs=3).check_training(3, painted=False)
 
 
 def moved(loss, network, steps):

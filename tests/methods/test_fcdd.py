@@ -1,5 +1,6 @@
 """FCDD: what is trained, which images are abnormal, its loss and its map."""
 
+import math
 from functools import partial
 
 import pytest
@@ -118,8 +119,59 @@ def test_labels_do_without_paint_and_nothing_abnormal_is_refused():
     expected = (1 + 0.458675 + 0.1 + 2.352168) / 4
     method = answering(fcdd(labelled=True), [1.0, 1.0, 0.1, 0.1])
     assert method.losses(bare)["loss"].item() == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UserError, match="data.corruption: expected painted defects"):
-        answering(fcdd(), [1.0, 1.0, 0.1, 0.1]).losses(bare)
+    method.check_training(1, painted=False)
+    fcdd().check_training(1, painted=True)
+    with pytest.raises(
+        UserError, match="data.corruption: expected painted defects, from which fcdd learns, found null"
+    ):
+        fcdd().check_training(1, painted=False)
+
+
+def marked_batch(marks, label):
+    """A batch of 32 px of which the upper rows of some images are marked."""
+    defect = torch.zeros(4, 1, 32, 32, dtype=torch.bool)
+    for row, rows in enumerate(marks):
+        defect[row, :, :rows] = True
+    return Batch.of(images())._replace(label=torch.tensor(label), defect=defect)
+
+
+def test_with_masks_the_loss_is_that_of_the_map():
+    """Equation 3 in a loop; the last image is abnormal without a mask, and costs what equation 2 says."""
+    method = answering(fcdd(labelled=True, sigma=5.0), [1.0, 1.0, 0.1, 0.1])
+    batch = marked_batch((0, 8, 16, 0), (0, 1, 0, 1))
+    enlarged = gaussian_upsample(method.cells(batch.image), method.field, gaussian(99, 5.0), 32, 32).double()
+    expected = [enlarged[0].mean(), None, None, -math.log(1 - math.exp(-0.1))]
+    for row, rows in ((1, 8), (2, 16)):
+        good, bad = enlarged[row, 0, rows:].sum() / 32**2, enlarged[row, 0, :rows].sum() / 32**2
+        expected[row] = good - math.log(1 - math.exp(-bad))
+    assert method.losses(batch)["loss"].item() == pytest.approx(float(sum(expected)) / 4, rel=1e-5)
+
+
+def test_a_mask_pushes_up_the_places_that_it_covers_and_the_others_down():
+    """Places far from the edge of the mask; sigma is small, so that a place is a spot of the map."""
+    method = fcdd(labelled=True, sigma=2.0)
+    cells = torch.full((4, 1, 8, 8), 0.5, requires_grad=True)
+    method.cells = lambda shown: cells
+    defect = torch.zeros(4, 1, 64, 64, dtype=torch.bool)
+    defect[1, :, :32] = True
+    label = torch.tensor([0, 1, 0, 1])
+    method.losses(Batch.of(images(side=64))._replace(label=label, defect=defect))["loss"].backward()
+    assert cells.grad is not None
+    assert (cells.grad[0] > 0).all()
+    assert (cells.grad[1, :, :3] < 0).all()
+    assert (cells.grad[1, :, 5:] > 0).all()
+    torch.testing.assert_close(cells.grad[1, :, 5:], cells.grad[0, :, 5:])
+    assert (cells.grad[2] > 0).all()
+    whole = cells.grad[3]
+    assert (whole < 0).all()
+    torch.testing.assert_close(whole, whole.flatten()[0].expand_as(whole))
+
+
+def test_without_labelled_photos_what_is_painted_counts_by_image():
+    """As the unsupervised rows of the paper."""
+    method = answering(fcdd(), [1.0, 1.0, 0.1, 0.1])
+    expected = (1 + 0.458675 + 0.1 + 2.352168) / 4
+    assert method.losses(marked_batch((0, 8, 0, 3), (0, 0, 0, 0)))["loss"].item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,9 @@ def test_the_score_is_the_mean_of_the_map_which_has_the_size_of_the_image():
 
 
 def test_where_nothing_is_painted_nothing_can_be_learnt():
-    with pytest.raises(UserError, match=r"data.corruption: expected painted defects.*found null"):
-        nsa().losses(Batch.of(torch.rand(1, 3, 64, 64)))
+    nsa().check_training(1, painted=True)
+    with pytest.raises(UserError, match=r"data.corruption: expected painted defects.* nsa learns, found null"):
+        nsa().check_training(1, painted=False)
 
 
 def test_a_network_with_weights_of_others_is_refused():

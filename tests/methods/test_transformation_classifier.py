@@ -257,3 +257,15 @@ def test_both_networks_or_none_are_refused():
     for network, projections, found in ((None, None, "neither"), (photos, rows, "both")):
         with pytest.raises(UserError, match=f"method.network: expected .* found {found}"):
             TransformationClassifier(network, ADAM, WholeImage(), ["turn"], projections=projections)
+
+
+@pytest.mark.parametrize(
+    ("copies", "objective"), [(None, "joint"), (2, "joint"), (None, "separate"), (None, "triplet")]
+)
+def test_one_image_is_learnt_from_by_its_copies(copies, objective):
+    """Which is why a batch of one is not refused: `copies` images pass the batch norms together."""
+    method, seen = classifier(copies=copies, objective=objective, score="probability"), []
+    method.network.register_forward_pre_hook(lambda network, given: seen.append(len(given[0])))
+    method.losses(Batch.of(images(1)))["loss"].backward()
+    assert seen == [method.copies] == [copies or 4]
+    assert all(weight.grad.abs().sum() > 0 for weight in method.network.parameters())

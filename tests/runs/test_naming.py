@@ -267,6 +267,14 @@ def test_labelled_photos_decide_weights_and_test(tmp_path, write):
     assert len({place.result_key for place in (none, one, three, other)}) == 4
 
 
+def test_masks_of_labelled_photos_count_where_a_method_learns_from_them(config):
+    """Without labelled photos the key is that of before there were masks."""
+    labelled = changed(config, "data.datamodule.labelled_abnormal", 3)
+    asking = [changed(each, "data.datamodule.masks", True) for each in (config, labelled)]
+    assert weights_key(asking[0], "train") == weights_key(config, "train")
+    assert weights_key(asking[1], "train") != weights_key(labelled, "train")
+
+
 def test_a_mask_image_counts_by_its_pixels(config, tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[2:5] = 255

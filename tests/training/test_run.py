@@ -548,12 +548,13 @@ def test_batches_of_one_image_are_refused_before_anything_is_measured_on_one(
         DataModule, passes=None, sees=sees, batch_size=batch_size, patches=patches, train_samples=[None] * 7
     )
     frozen, learns = nn.Sequential(nn.BatchNorm1d(3)).eval(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
-    check_batches(stand_in(Method, train=lambda: frozen), data, processes)
+    check_batches(stand_in(Method, train=lambda: frozen, copies=1), data, processes)
+    check_batches(stand_in(Method, train=lambda: learns, copies=2), data, processes)
     if not refused:
-        check_batches(stand_in(Method, train=lambda: learns), data, processes)
+        check_batches(stand_in(Method, train=lambda: learns, copies=1), data, processes)
         return
     with pytest.raises(UserError, match="data.batch_size: expected at least 2 images for each process, .* found 1"):
-        check_batches(stand_in(Method, train=lambda: learns), data, processes)
+        check_batches(stand_in(Method, train=lambda: learns, copies=1), data, processes)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from anomaly_lab.core.console import say
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Placement, Prediction
 from anomaly_lab.data import corruption
 from anomaly_lab.data.placement import content
@@ -31,8 +32,8 @@ class Method(pl.LightningModule, ABC):
     """One paper: `training_step` learns from a batch of normal images, `predict` answers for images or tiles.
 
     A subclass is a `GradientMethod`, an `AdversarialMethod` or a `FittedMethod`. It draws from torch's global generator
-    only (seeded at every step) and never sees a file, a mask or a metric. Tiling, scores, thresholds, metrics and
-    pictures are outside and know only `forward`.
+    only (seeded at every step) and never sees a file, a metric, or a mask of a test image. Tiling, scores, thresholds,
+    metrics and pictures are outside and know only `forward`.
 
     A frozen or fine-tuned `Backbone` among its modules has its weights before the training.
 
@@ -51,6 +52,7 @@ class Method(pl.LightningModule, ABC):
     - `labelled`: whether it can learn from labelled abnormal images too (`data.labelled_abnormal`).
     - `control_untrained`: whether its weights before the training, with all that it keeps of the training images, are a
       detector that the trained ones must beat; a run then has it as a control.
+    - `masks`: whether it learns from their masks, too; training batches then have them in `defect`.
     - `supervised`: whether it learns from labelled images of both kinds, in folds (`data.fold`), and from nothing else.
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
     - `rates`: the keys of its optimizers.
@@ -73,12 +75,14 @@ class Method(pl.LightningModule, ABC):
     synthetic: ClassVar[frozenset[corruption.Kind]] = frozenset()
     labelled: ClassVar[bool] = False
     control_untrained: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     supervised: ClassVar[bool] = False
     clips_gradients: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = ()
     own_line: ClassVar[float | None] = None
     scaled_line: ClassVar[float | None] = None
 
+    copies: int = 1  # of each image that its network sees at once, so that a batch of one image has several
     localises: bool = True  # False: one number an image; nothing scores its pixels
     search_steps: int = 0  # gradient steps that `predict` takes for every image
     stage: int = 0  # of a training in several stages, the one of the present epoch
@@ -117,6 +121,13 @@ class Method(pl.LightningModule, ABC):
 
         What it finds belongs into buffers, which the checkpoint keeps, and must follow from the weights and these
         images alone: a run that was broken off here calls it again. The default looks at none.
+        """
+
+    def check_training(self, epochs: int, painted: bool) -> None:
+        """Raise UserError where it can learn nothing in so many epochs, or from images that are painted or not.
+
+        `painted`: with synthetic defects (`data.corruption`). A run calls it before anything else, and so does
+        `dry_run=true`. By default there is nothing to raise.
         """
 
     def prepare_data(self) -> None:
@@ -201,6 +212,12 @@ class Method(pl.LightningModule, ABC):
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """The same answer as in the test."""
         return self.test_step(batch, batch_idx)
+
+
+def refuse_unpainted(method: str, painted: bool) -> None:
+    """Raise UserError for images without synthetic defects."""
+    if not painted:
+        raise UserError(f"data.corruption: expected painted defects, from which {method} learns, found null")
 
 
 def needs_weights(module: nn.Module) -> TypeGuard[PretrainedNetwork]:
