@@ -1,7 +1,6 @@
 """A table of numbers: a row is an example, one column its label, the others what is known of it."""
 
 import csv as csv_file
-import math
 import random
 from array import array
 from collections import Counter
@@ -16,6 +15,7 @@ from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.samples import Sample, Splits
 from anomaly_lab.data.tables import delimiter_of, kind_of, lines_of, named, text_of
 
+LARGEST = 1e15  # of a number, whose square must be one of 32 bits
 SPLIT = "split"  # a column of this name says train or test
 
 
@@ -137,8 +137,9 @@ def _number(text: str, where: str, column: str) -> float:
             f"{where}, column {column}: expected a number, found {found}; fill it, or leave the column out: "
             f"data.leave_out=[{column}]"
         ) from None
-    if not math.isfinite(value):
-        raise UserError(f"{where}, column {column}: expected a number, found {value}; fill it, or remove the row")
+    if not abs(value) < LARGEST:
+        found = f"expected a number below {LARGEST:g}, found {value:g}"
+        raise UserError(f"{where}, column {column}: {found}; change it, or remove the row")
     return value
 
 

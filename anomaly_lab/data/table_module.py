@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -52,9 +52,10 @@ class RowBatches:
 
 
 class TableModule(DataModule):
-    """Rows as they stand in the file, in float32: a method scales the columns itself, by the rows it learns from.
+    """Rows without the mean of those that are learnt from, in float32; a method scales the columns itself.
 
-    There are no patches, no augmentation and no masks. Everything else is as for photos.
+    The mean is taken away in float64, so that a date in seconds keeps its digits. There are no patches, no augmentation
+    and no masks. Everything else is as for photos.
     """
 
     noun = "rows"
@@ -62,6 +63,7 @@ class TableModule(DataModule):
     def __init__(self, decoding: Columns, **rest: Any) -> None:
         super().__init__(decoding=Decoding(image_size=1, channels=1), **rest)  # of photos, of which there are none
         self.read = decoding
+        self._mean: Float64[np.ndarray, " column"] | None = None
 
     def setup(self, stage: str) -> None:
         """Look up the rows. Raises UserError for a column that has one value in all rows that are learnt from."""
@@ -69,15 +71,16 @@ class TableModule(DataModule):
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
-        values = self._values(self.train_samples)
-        if len(values) > 1 and (same := (values == values[0]).all(dim=0).flatten()).any():
-            place = int(same.nonzero()[0])
+        rows = self._rows(self.train_samples)
+        if len(rows) > 1 and (same := (rows == rows[0]).all(axis=0)).any():
+            place = int(same.argmax())
             column = self.columns[place]
             raise UserError(
-                f"{self.train_samples[0].path}, column {column}: expected different values in the {len(values)} rows "
-                f"that are learnt from, found {values[0, place].item():g} in all; leave it out: "
-                f"data.leave_out=[{column}]"
+                f"{self.train_samples[0].path}, column {column}: expected different values in the {len(rows)} rows "
+                f"that are learnt from, found {rows[0, place]:g} in all; leave it out: data.leave_out=[{column}]"
             )
+        self._mean = rows.mean(axis=0)
+        values = self._values(self.train_samples)
         self.store = Decoded(values, self.train_samples, [PIXEL] * len(values), [(1, 1)] * len(values))
 
     @property
@@ -93,11 +96,13 @@ class TableModule(DataModule):
         return RowBatches(samples, self._values(samples), self._share(len(samples), world_size), rank, world_size)
 
     def _values(self, samples: list[Sample]) -> Values:
+        assert self._mean is not None
+        return torch.from_numpy((self._rows(samples) - self._mean).astype(np.float32))[..., None, None]
+
+    def _rows(self, samples: list[Sample]) -> Float64[np.ndarray, "row column"]:
         table = self._table
         row = {line: number for number, line in enumerate(table.lines)}
-        values = np.frombuffer(table.values).reshape(len(table.lines), -1)
-        chosen = values[[row[sample.line] for sample in samples]]
-        return torch.from_numpy(chosen.astype(np.float32))[..., None, None]
+        return np.frombuffer(table.values).reshape(len(table.lines), -1)[[row[sample.line] for sample in samples]]
 
     @property
     def _table(self) -> Numbers:

@@ -8,7 +8,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.number_table import column_count, number_table, numbers
 from anomaly_lab.data.samples import fingerprint
 
-NUMBERS = st.floats(-1e300, 1e300).map(repr)
+NUMBERS = st.floats(-1e14, 1e14).map(repr)
 ROWS = st.lists(st.tuples(st.sampled_from(("0", "good", "1", "hole")), NUMBERS, NUMBERS), min_size=1)
 
 
@@ -59,8 +59,9 @@ def test_a_column_may_say_what_is_learnt_from(tmp_path):
         ("a,b,label\n1,2,0\n3,two,0\n", {}, r"line 3, column b: expected a number, found 'two'; .*leave_out=\[b\]"),
         ("a,b,label\n1,,0\n", {}, "line 2, column b: expected a number, found nothing; fill it"),
         ("a,b,label\n1, ,0\n", {}, "line 2, column b: expected a number, found nothing"),
-        ("a,b,label\nnan,2,0\n", {}, "line 2, column a: expected a number, found nan"),
-        ("a,b,label\n1,-inf,0\n", {}, "line 2, column b: expected a number, found -inf"),
+        ("a,b,label\nnan,2,0\n", {}, "line 2, column a: expected a number .*found nan"),
+        ("a,b,label\n1,-inf,0\n", {}, "line 2, column b: expected a number .*found -inf"),
+        ("a,b,label\n1,2e20,0\n", {}, "line 2, column b: expected a number .*found 2e.20"),
         ("a;label\n1,5;0\n", {}, "line 2, column a: expected a number, found '1,5'"),
         ("a,label\n1,2\n", {}, "line 2, column label: expected a label 0, 1, good"),
         ("a,label\n1,\n", {}, "line 2, column label: expected a label .*found none"),
