@@ -17,6 +17,10 @@ from anomaly_lab.core.errors import UserError, nearest
 OBJECT = dict  # the type of a parameter that another constructor builds
 PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
 NAMES = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
+PLAIN = (
+    ast.Name, ast.Load, ast.Subscript, ast.Tuple, ast.List, ast.Constant, ast.BinOp, ast.BitOr, ast.Pow, ast.Sub,
+    ast.UnaryOp, ast.USub, ast.keyword,
+)  # fmt: skip
 Parameters = dict[str, Any]  # names and types
 Imports = dict[str, tuple[str, str]]  # local name -> module, name there
 ON_PATH = "put the folder that contains it on PYTHONPATH"
@@ -47,7 +51,7 @@ def parameters_of(target: str) -> Parameters | None:
         return signature(target)
     try:
         return _parameters(target)
-    except (UserError, OSError, SyntaxError):
+    except (UserError, OSError):
         return None
 
 
@@ -106,7 +110,7 @@ def refuse_missing(path: str, target: Any) -> None:
         raise UserError(f"{path}: expected a class of an installed package, found no module {module!r}{hint}")
     try:
         names = _names(_source_tree(module))
-    except (UserError, OSError, SyntaxError):
+    except (UserError, OSError):
         return  # no source in Python
     if names and name not in names and not any(_is_module(folder, [*parts, name]) for folder in folders):
         raise UserError(f"{path}: expected a class of {module}, found {name!r}{nearest(name, names)}")
@@ -202,10 +206,17 @@ def _source_tree(module: str) -> ast.Module:
         path = Path(folder).joinpath(*parts)
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():
-                return ast.parse(file.read_text(encoding="utf-8"))
+                return _parsed(file)
     if not parts and (spec.origin or "").endswith(".py"):  # a package of one file
-        return ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
+        return _parsed(Path(str(spec.origin)))
     raise UserError(f"_target_: expected a module of {package}, found {module!r}")
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:  # the second: no text, or a NUL in it
+        raise UserError(f"{file}: expected a module in Python, found: {error}") from error
 
 
 def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
@@ -224,10 +235,19 @@ def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
         left = _type(annotation.left, tree)
         if left is not Any:
             return left | None
+    if not all(_is_plain(node) for node in ast.walk(annotation)):
+        return Any
     try:
         return eval(ast.unparse(annotation), {"__builtins__": {}}, NAMES)
     except (NameError, AttributeError, TypeError):
         return Any
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """Whether a part of an annotation runs nothing: the source may be anybody's, such as that of a run folder."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "Field" and not node.args
+    return isinstance(node, PLAIN)
 
 
 @cache

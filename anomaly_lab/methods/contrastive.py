@@ -12,9 +12,8 @@ from typing import Annotated, Literal
 
 import torch
 import torch.distributed.nn
-from annotated_types import Len
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 from torch.nn import functional
@@ -74,7 +73,7 @@ class Contrastive(GradientMethod):
         optimizer: OptimizerFactory,
         tiling: Tiling,
         views: Views,
-        projection: Annotated[list[PositiveInt], Len(1)],
+        projection: Annotated[list[PositiveInt], Field(min_length=1)],
         temperature: PositiveFloat,
         turns: bool,
         guess: bool,

@@ -7,9 +7,8 @@ distance of a row from the mean finds as much (`method=table_control`).
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Len
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from anomaly_lab.core.types import Batch, Images, Prediction
@@ -41,7 +40,7 @@ class TableAutoencoder(GradientMethod):
         channels: PositiveInt,
         optimizer: OptimizerFactory,
         tiling: Tiling,
-        hidden: Annotated[list[PositiveInt], Len(3, 3)],
+        hidden: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)],
         output: Literal["linear", "relu"] = "linear",
         activity: NonNegativeFloat = 1e-7,
         schedule: Schedule = "constant",

@@ -194,7 +194,7 @@ def decides(callback: str) -> str | None:
     """The key that a callback, given by its class, enters: weights, result or None."""
     try:
         return class_fact(callback, "decides")
-    except (UserError, OSError, SyntaxError):  # no such fact; of another package maybe no source either
+    except (UserError, OSError):  # no such fact; of another package maybe no source either
         return None if is_ours(callback) else "weights"
 
 

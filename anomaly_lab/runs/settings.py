@@ -91,7 +91,7 @@ def _fact(target: str, name: str) -> Any:
     """A class attribute of a method; None if the class does not exist."""
     try:
         return class_fact(target, name)
-    except (UserError, OSError, SyntaxError):
+    except (UserError, OSError):
         return None
 
 

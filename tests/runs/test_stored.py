@@ -124,6 +124,34 @@ def test_a_foreign_class_at_any_key_is_never_called(run, tmp_path, every):
             assert line, place
 
 
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "__import__('pathlib').Path({path!r}).touch()",
+        "Annotated[int, open({path!r}, 'w')]",
+        "list[[open({path!r}, 'w') for _ in (1,)]]",
+        "Field(default_factory=open({path!r}, 'w'))",
+        "Literal[(lambda: open({path!r}, 'w'))()]",
+        "int if open({path!r}, 'w') else str",
+        "f'{{open(NAME, chr(119))}}'",
+        "no Python (",
+    ],
+)
+@pytest.mark.parametrize("place", [("method",), ("method", "network"), ("threshold",), ("data", "decoding")])
+def test_a_source_in_a_run_folder_is_read_and_never_run(run, tmp_path, monkeypatch, place, annotation):
+    """The folder that holds it is on the path where a program is started in it: annotations were evaluated."""
+    reached = str(tmp_path / "reached")
+    annotated = annotation.format(path=reached)
+    source = f"NAME = {reached!r}\nclass Planted:\n    def __init__(self, a: {annotated} = 1): pass\n"
+    (package := tmp_path / f"planted_{abs(hash((place, annotation)))}").mkdir()
+    (package / "inside.py").write_text(f"version = 1\n{source}")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    planted(run, config, (*place, "_target_"), f"{package.name}.inside.Planted")
+    assert answer(run)
+    assert not (tmp_path / "reached").exists()
+
+
 @pytest.mark.parametrize("value", [None, 3, ["a.b.C"], {}])
 def test_a_method_without_a_class_is_one_line(run, value):
     planted(run, yaml.safe_load((run / ".hydra/config.yaml").read_text()), ("method", "_target_"), value)
