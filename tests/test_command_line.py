@@ -95,7 +95,7 @@ def test_help_names_the_files_of_somebody_elses_folder(tmp_path):
             "# own.py: a method of one's own.\n_target_: own.A\nwants: {budget.epochs: 3}\n"
         )
     assert methods(tmp_path).endswith("\n  own: a method of one's own\n    sets budget.epochs=3")
-    assert "  data: csv, demo, folder, mvtec_ad, one_class, own\n" in groups(tmp_path)
+    assert "  data: csv, demo, folder, mvtec_ad, one_class, own, table\n" in groups(tmp_path)
     assert methods(None) + "\n  own: a method of one's own\n    sets budget.epochs=3" == methods(tmp_path)
     words, folder = config_folder(["seed=1", "--config-dir", f"{tmp_path}", "name=a"])
     assert (words, folder) == config_folder([f"--config-dir={tmp_path}", "seed=1", "name=a"])

@@ -69,6 +69,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"format: expected {' or '.join(NEEDED)}, found {kind!r}{nearest(kind, NEEDED)}")
     run = finished_run(options["run"])
     out = Path(options["out"]).expanduser() if "out" in options else run / "export" / f"model.{kind}"
+    if out.suffix.lower() in {f".{other}" for other in NEEDED} - {f".{kind}"}:
+        raise UserError(f"out: expected a file called *.{kind}, as format={kind} says, found {out.name}")
     check_target(out)
     if missing := [package for package in NEEDED[kind] if find_spec(package) is None]:
         raise UserError(
@@ -97,7 +99,7 @@ def unwritable(out: Path, error: OSError) -> UserError:
 def export(run: Path, kind: str, out: Path, trust: list[str]) -> None:
     """Build the file in memory, compare its outputs with those of the method, and only then write it."""
     from anomaly_lab.inference import graph
-    from anomaly_lab.inference.detector import Detector
+    from anomaly_lab.inference.detector import Detector, fitting
     from anomaly_lab.runs.stored import open_run
 
     stored = open_run(str(run))
@@ -115,7 +117,8 @@ def export(run: Path, kind: str, out: Path, trust: list[str]) -> None:
     facts = json.dumps(describe(detector, name, commit(run)), indent=2)
     print(f"export: {name} as {kind}, a minute or two; 1 of 3: tracing", flush=True)
     trial = photos(run, decoding) or noise(decoding)
-    expected = graph.answer_of(method, trial.images, trial.placement)  # before the method is traced
+    with fitting(run):
+        expected = graph.answer_of(method, trial.images, trial.placement)  # before the method is traced
     valid = graph.valid_pixels(trial.images, trial.placement)
     program = graph.traced(method, decoding.channels, decoding.image_size)
     write, ask = (graph.to_onnx, graph.ask_onnx) if kind == "onnx" else (graph.to_pt2, graph.ask_pt2)

@@ -5,6 +5,7 @@ from pathlib import Path
 from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.lock import lock
 from anomaly_lab.inference.sources import base_of, claim_folder, find, new_folder, result
 from anomaly_lab.runs.collect import key_at
 from anomaly_lab.runs.lookup import finished_runs
@@ -46,17 +47,18 @@ def main(arguments: list[str]) -> None:
     detectors = {name: Detector.load(run, trust=packages(options)) for name, run in zip(names, runs, strict=True)}
     if "out" not in options:
         out = claim_folder(default, source)
-    try:
-        write_results(detectors, photos, base, out, maps, pictures, unlisted)
-    finally:  # photos that cannot be read are an error at the end, beside a whole result
-        if (out / "scores.csv").is_file():
-            supported = {
-                name: f"{guarantee(detector.threshold.name, detector.threshold.normals)} {knows(run)}".strip()
-                for (name, detector), run in zip(detectors.items(), runs, strict=True)
-            }
-            page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"), supported)
-            if page:
-                say(f"page: {page}")
+    with lock(out / ".lock", lambda _: say(f"out: another process predicts into {out}, waiting for it")):
+        try:
+            write_results(detectors, photos, base, out, maps, pictures, unlisted)
+        finally:  # photos that cannot be read are an error at the end, beside a whole result
+            if (out / "scores.csv").is_file():
+                supported = {
+                    name: f"{guarantee(detector.threshold.name, detector.threshold.normals)} {knows(run)}".strip()
+                    for (name, detector), run in zip(detectors.items(), runs, strict=True)
+                }
+                page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"), supported)
+                if page:
+                    say(f"page: {page}")
 
 
 def knows(run: Path) -> str:

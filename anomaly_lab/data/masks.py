@@ -43,6 +43,8 @@ def read_white(path: Path, max_pixels: int) -> np.ndarray:
     half of the lowest marked value. Where strokes are drawn on a transparent ground, the opaque pixels are marked
     whatever their colour. Raises UserError if the file cannot be read.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: expected an image file, found {'none' if not path.exists() else 'something else'}")
     values = read_pixels(path, max_pixels).values  # as they are stored: a mask of 16 bits may hold 0 and 1
     alpha = read_alpha(path)
     if alpha is None or alpha.min() == alpha.max():

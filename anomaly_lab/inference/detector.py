@@ -37,8 +37,8 @@ Python, photo by photo, with any number of detectors that share the decoding, an
             prediction = detector.photo_prediction(result)
 """
 
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
@@ -63,7 +63,7 @@ from anomaly_lab.data.seen import Look, Seen
 from anomaly_lab.evaluation.drawing import SIDE, Panel, panel, write_map, write_picture
 from anomaly_lab.evaluation.maps import inner_map
 from anomaly_lab.inference.sources import find, is_several
-from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.build import NO_MEMORY, build_method
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.thresholds import Threshold
 from anomaly_lab.runs.checkpoint import load_weights
@@ -217,8 +217,9 @@ class Detector:
         except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).partition("\n")[0].split())  # a UserError has one line, torch has many
             raise UserError(f"{stored.folder / CONFIG}: {reason}") from error
+        weights = load_weights(stored.checkpoint, method.state_dict())
         try:
-            method.load_state_dict(load_weights(stored.checkpoint))
+            method.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(
                 f"{stored.checkpoint}: expected the weights of the {type(method).__name__} that the configuration "
@@ -300,7 +301,7 @@ class Detector:
         if not batches:
             return [image for image in images if isinstance(image, UserError)]
         batch = collate(batches)
-        with torch.inference_mode():
+        with torch.inference_mode(), fitting(self.folder):
             prediction = self.method(batch.image.to(self.method.device), batch.placement)
         assert prediction.score is not None
         maps, scores = prediction.anomaly_map.float().cpu(), prediction.score.cpu()
@@ -324,6 +325,21 @@ class Detector:
         own = prediction.remarks[number] if prediction.remarks else ""
         look = Look.of(photo.image[0].numpy() * 255, photo.placement[0])
         return "; ".join(filter(None, (own, self.seen.unlike(look) if self.seen else "")))
+
+
+@contextmanager
+def fitting(run: Path | None) -> Iterator[None]:
+    """Raise UserError where a method cannot be asked, because its configuration says one size and its weights another.
+
+    What the machine lacks, such as memory, stays as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if NO_MEMORY.search(str(error)) or run is None:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{run / CONFIG}: expected sizes that fit the weights, found others ({reason})") from error
 
 
 def iter_predictions(

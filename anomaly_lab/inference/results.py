@@ -16,6 +16,7 @@ from anomaly_lab.core.remarks import NAMED, RemarkCounter
 from anomaly_lab.core.types import Batch
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.evaluation.drawing import SIDE, WHITE, beside, captioned, panel, write_map, write_picture
+from anomaly_lab.evaluation.plausibility import FEWEST
 from anomaly_lab.inference.detector import Decision, Detector, ImageResult, iter_predictions, read_batch
 from anomaly_lab.inference.sources import result
 from anomaly_lab.metrics.thresholds import guarantee
@@ -41,6 +42,7 @@ class Summary:
         self.judged = 0  # photos scored by at least one run
         self.failed = 0  # photos that at least one run could not read
         self.abnormal: Counter[str] = Counter()  # by run
+        self.ends: dict[str, tuple[float, float]] = {}  # the lowest and the highest score, by run
         self.remarks = RemarkCounter()
         self.reasons: list[str] = []
         self.lines: list[str] = []  # of the first photos, one a photo and run
@@ -52,6 +54,9 @@ class Summary:
         self.failed += bool(errors)
         for run, verdict in verdicts.items():
             self.abnormal[run] += verdict.decision.is_abnormal
+            score = verdict.decision.score
+            low, high = self.ends.get(run, (score, score))
+            self.ends[run] = min(low, score), max(high, score)
             if self.seen <= LISTED:
                 word = "abnormal" if verdict.decision.is_abnormal else "normal"
                 of_run = f"  {run}" if self.runs > 1 else ""
@@ -124,7 +129,8 @@ def write_results(
         say(remark)
     for run, detector in detectors.items():
         promise = guarantee(detector.threshold.name, detector.threshold.normals)
-        for line in filter(None, (doubt(summary.abnormal[run], summary.judged), promise)):
+        same = equal_scores(summary.ends.get(run), summary.judged)
+        for line in filter(None, (doubt(summary.abnormal[run], summary.judged), same, promise)):
             say(f"{run}: " * (len(detectors) > 1) + line)
     if not summary.reasons:
         unreadable.unlink()
@@ -133,6 +139,15 @@ def write_results(
     raise UserError(
         f"{summary.failed} of {summary.seen} files{folders} could not be read, see {unreadable}: "
         f"{'; '.join(summary.reasons)}"
+    )
+
+
+def equal_scores(ends: tuple[float, float] | None, photos: int) -> str:
+    """A line about several photos with one score, "" for others."""
+    if ends is None or photos < FEWEST or ends[0] < ends[1]:
+        return ""
+    return (
+        f"All {photos} photos have the same score, {ends[0]:.6g}: the method cannot tell them apart; look at the maps."
     )
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read safely."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,29 @@ def load_checkpoint(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are not a checkpoint can raise anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if "weights_only" in str(error):  # torch advises to load it all the same
+            reason = "more than tensors and numbers, which may run code and is not loaded"
         raise UserError(f"{path}: expected a whole checkpoint, found: {reason}") from error
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
+def load_weights(path: Path, own: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """The weights and buffers in a checkpoint, by name.
 
-    Raises UserError if the file is missing or damaged, or if a weight is no finite number.
+    Raises UserError if the file is missing or damaged, if a weight is no finite number, or if it is of another type
+    than the one of its name in `own`: torch would round it, and say nothing.
     """
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise UserError(f"{path}: expected a checkpoint with the tensors of a state_dict, found none")
     if broken := next((name for name, value in state.items() if not value.isfinite().all()), None):
         raise UserError(f"{path}: expected finite weights, found others in {broken}; train it again with rerun=true")
+    for name, weight in (own or {}).items():
+        if name in state and state[name].dtype != weight.dtype:
+            expected, found = (str(value.dtype).removeprefix("torch.") for value in (weight, state[name]))
+            raise UserError(f"{path}: expected {name} as {expected}, found {found}; train it again with rerun=true")
     return state
 
 

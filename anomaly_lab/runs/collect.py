@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import read_csv
+from anomaly_lab.data.names import category_of
 from anomaly_lab.runs import settings
 from anomaly_lab.runs.folder import RESULT_VERSION
 from anomaly_lab.runs.lock import is_left
@@ -18,6 +20,8 @@ from anomaly_lab.runs.measures import BY_KEY
 
 MARKS = ("job.json", "metrics.json")  # files that mark the folder of a run
 ROUNDING = 1e-6  # by which a rate may lie beyond 0 or 1
+REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
+CATEGORY = re.compile(r"\$\{category:([^${}]*)\}")
 STATES = ("done", "running", "interrupted", "failed", "unreadable")
 Table = list[dict[str, str]]
 
@@ -219,9 +223,21 @@ def key_of(folder: Path, config: dict[str, Any]) -> Key:
     data, method = (node if isinstance(node, dict) else {} for node in (data, method))
     found = (config.get("name"), method.get("name"), data.get("name"), data.get("category"), config.get("seed"))
     name, method_name, dataset, category, seed = (
-        "unknown" if value is None else settings.public(str(value)) for value in found
+        "unknown" if value is None else settings.public(written_out(str(value), config)) for value in found
     )
     return Key(name, method_name, dataset, category, seed)
+
+
+def written_out(text: str, config: dict[str, Any]) -> str:
+    """A name of a configuration without `${data.root}`, a key of its own, and `${category:PATH}`."""
+
+    def value(found: re.Match[str]) -> str:
+        node: Any = config
+        for part in found[1].split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return found[0] if node is None or isinstance(node, dict | list) else str(node)
+
+    return CATEGORY.sub(lambda found: category_of(found[1]), REFERENCE.sub(value, text))
 
 
 def _read_scores(run: Run, trouble: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A finished run as its folder describes it, read and checked once: the folder may come from anyone."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
-from anomaly_lab.config.check import check_node, check_value
+from anomaly_lab.config.check import FOLDERS, check_node, check_value
 from anomaly_lab.config.files import CONF
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wiring import wired
@@ -103,6 +104,9 @@ def open_run(run: str) -> StoredRun:
             "data": data, "seed": values["seed"], "budget": {"schedule": values["budget.schedule"]},
             "method": values["method"], "tiling": values["tiling"],
         }  # fmt: skip
+        name = values["method"].get("name")
+        if not isinstance(name, str) or not re.fullmatch(FOLDERS["method.name"], name):
+            raise UserError(f"method.name: expected letters, digits and . _ + -, found {name!r}")
         for key in ("data.decoding", "tiling", "threshold"):
             check_node(key, values[key])
         check_node("method", wired(parts))

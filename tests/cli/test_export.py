@@ -185,6 +185,11 @@ def test_what_cannot_be_exported_or_says_something_else_is_not_written(toy_run, 
         (["run={}/no", "format=onnx"], "run: expected the folder of a finished run"),
         (["run={}", "format=pt2", "out={}"], "out: expected a file, found the folder"),
         (
+            ["run={}", "format=pt2", "out=m.onnx"],
+            r"out: expected a file called \*.pt2, as format=pt2 says, found m.onnx",
+        ),
+        (["run={}", "format=onnx", "out=m.PT2"], r"out: expected a file called \*.onnx"),
+        (
             ["run={}", "format=pt2", "out={}/job.json/model.pt2"],
             "out: expected a file in a folder, found the file",
         ),

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from collections import Counter
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import tifffile
 from anomaly_lab.cli.predict import knows, main, short_names
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
+from anomaly_lab.core.lock import lock
 from anomaly_lab.runs.folder import RESULT_VERSION, write_job
 from tests.report.synthetic import read_metrics, write_run
 
@@ -128,3 +130,17 @@ def test_of_a_run_that_knew_defective_photos_it_is_said(tmp_path):
     assert knows(folder) == "The run is weakly supervised: it has learnt from known defective photos, too."
     (folder / "metrics.json").write_text("{")
     assert knows(folder) == ""
+
+
+def test_two_processes_that_predict_into_one_folder_take_turns(toy_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    photo = next((toy_run.photos / "test/good").iterdir())
+    other = Thread(target=main, args=([f"run={toy_run.folder}", f"source={photo}", "out=shared", "pictures=false"],))
+    with lock(tmp_path / "shared/.lock", None):
+        other.start()
+        other.join(timeout=10)
+        assert other.is_alive()
+        assert [path.name for path in (tmp_path / "shared").iterdir()] == [".lock"]
+    other.join()
+    assert "another process predicts into shared, waiting for it" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"predictions.html", "scores.csv"}

@@ -1,5 +1,7 @@
 """Which pixels of a mask are marked, in any encoding of masks that people use."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -119,3 +121,11 @@ def test_masks_that_mark_most_of_nearly_every_photo_are_named():
     assert mostly_marked([0.7]) is not None
     for shares in ([], [0.1], [0.9] * 8 + [0.1] * 2, [0.5]):
         assert mostly_marked(shares) is None
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="mask.png: expected an image file, found something else"):
+        read_white(tmp_path / "mask.png", 10**6)
+    with pytest.raises(UserError, match="none.png: expected an image file, found none"):
+        read_white(tmp_path / "none.png", 10**6)

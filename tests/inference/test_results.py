@@ -100,7 +100,8 @@ def test_hostile_names(tmp_path, capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"20 images scored, 0 abnormal; scores and pictures and maps: {tmp_path / 'out'}"
     assert told[1].startswith("20 dark: ")
-    assert told[2:] == ["The threshold comes from 1 good image. It cannot guarantee a false alarm rate below 1 in 2."]
+    assert told[2].startswith("All 20 photos have the same score")  # they are one photo
+    assert told[3:] == ["The threshold comes from 1 good image. It cannot guarantee a false alarm rate below 1 in 2."]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "maps", "pictures", "scores.csv", "unreadable.csv"
     ]  # fmt: skip
@@ -226,3 +227,13 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch):
     before, after = (peak(count, tmp_path / str(count), monkeypatch) for count in (few, many))
     assert len(rows_of(tmp_path / f"{many}/scores.csv")) == many * 9 // 10
     assert after - before < bound < (many - few) * 200  # what a list of paths would take
+
+
+def test_several_photos_of_one_score_are_told(tmp_path, write, capsys):
+    for number in range(4):
+        write(tmp_path / f"photos/{number}.png", np.full((8, 8), 51, np.uint8))
+    judge(tmp_path / "photos", tmp_path / "out")
+    assert "All 4 photos have the same score, 0.2: the method cannot tell them apart" in capsys.readouterr().out
+    write(tmp_path / "photos/3.png", np.full((8, 8), 52, np.uint8))
+    judge(tmp_path / "photos", tmp_path / "out")
+    assert "the same score" not in capsys.readouterr().out

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.runs.collect import Key, collect, find, names_of, prefixes, read
+from anomaly_lab.runs.collect import Key, collect, find, key_of, names_of, prefixes, read
 from tests.report.synthetic import read_metrics, read_rows, write_run
 
 
@@ -238,3 +238,19 @@ def test_the_fold_of_a_run_is_one_of_its_folds(tmp_path, fold, folds, expected):
     write_run(tmp_path, data__fold=fold, data__folds=folds)
     (run,) = collect([tmp_path])
     assert run.fold == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "category"),
+    [
+        ({"name": "folder", "category": "${category:${data.root}}", "root": "lineA/part"}, "folder", "lineA-part"),
+        ({"name": "folder", "category": "${category:${data.root}}", "root": "lineB/part"}, "folder", "lineB-part"),
+        ({"name": "${category:${data.root}}-${data.protocol}", "category": "3", "root": "digits",
+          "protocol": "one_vs_rest"}, "digits-one_vs_rest", "3"),
+        ({"name": "${oc.env:HOME}", "category": "${data.nowhere}"}, "${oc.env:HOME}", "${data.nowhere}"),
+        ({"name": "${data}", "category": "${category:${data}}"}, "${data}", "${category:${data}}"),
+    ],
+)  # fmt: skip
+def test_a_copied_run_has_the_name_of_its_data_written_out(tmp_path, data, name, category):
+    key = key_of(tmp_path / "copied", {"name": "sweep", "method": {"name": "cae"}, "data": data, "seed": 1})
+    assert (key.dataset, key.category, key.seed) == (name, category, "1")

@@ -4,10 +4,11 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -252,3 +253,54 @@ def test_whatever_a_method_is_configured_with_can_be_read_again():
     used = {name for text in texts for name in re.findall(r"[$][{]([a-z_.]+):", text)}
     assert "given" in used
     assert used <= RESOLVERS
+
+
+def changed(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """The run with another checkpoint."""
+    path = run / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"] = change(checkpoint["state_dict"])
+    path.unlink()  # shared with other copies
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: {1: torch.zeros(2)}, "expected a checkpoint with the tensors of a state_dict, found none"),
+        (lambda state: {**state, 7: torch.zeros(2)}, "expected a checkpoint with the tensors of a state_dict"),
+        (lambda state: {name: weight.to(torch.int8) for name, weight in state.items()}, "as float32, found int8"),
+        (lambda state: {name: weight.to(torch.complex64) for name, weight in state.items()}, "found complex64"),
+        (lambda state: {name: weight.half() for name, weight in state.items()}, "found float16; train it again"),
+    ],
+)
+def test_weights_of_other_names_or_types_are_one_line(run, change, told):
+    changed(run, change)
+    line = answer(run)
+    assert told in line
+    assert str(run / "checkpoints/last.ckpt") in line
+
+
+def test_a_checkpoint_that_is_more_than_numbers_is_refused_without_torchs_advice(run):
+    path = run / "checkpoints/last.ckpt"
+    path.unlink()
+    torch.save({"state_dict": {}, "path": Path("x")}, path)
+    line = answer(run)
+    assert "more than tensors and numbers" in line
+    assert "weights_only" not in line
+
+
+@pytest.mark.parametrize("name", [r"\${oc.env:HOME}", "../../x", "a/b", "", 0.5, None])
+def test_a_method_has_a_name(run, name):
+    planted(run, yaml.safe_load((run / ".hydra/config.yaml").read_text()), ("method", "name"), name)
+    line = answer(run)
+    assert "method.name: expected letters, digits" in line
+    assert str(Path.home()) not in line
+
+
+def test_a_size_that_does_not_fit_the_weights_is_one_line(run, tmp_path):
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    planted(run, config, ("data", "decoding", "image_size"), 64)
+    detector = Detector.load(run, "cpu")
+    with pytest.raises(UserError, match="config.yaml: expected sizes that fit the weights, found others"):
+        detector.predict(np.zeros((128, 128, 3), np.uint8))
