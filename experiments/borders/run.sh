@@ -41,8 +41,8 @@ row painted method=nsa $small method.labels=binary $transistor
 row painted experiment=cutpaste_patches data.image_size=128 data.patch_size=32 data.stride=8 data.patches=5000 \
   budget.epochs=1 $transistor
 row painted method=fcdd data.image_size=128 data.batch_size=16 budget.epochs=1 method.backbone.weights=$weights $transistor
-row patches method=patch_svdd data.image_size=128 method.pairs=1 budget.epochs=20 method.optimizer.lr=1e-3 $transistor
-row attention method=cavga data.image_size=64 data.patches=2000 budget.epochs=2 'method.backbone.layers=[stride16]' \
+row patches method=patch_svdd data.image_size=128 method.pairs=1 budget.epochs=20 method.optimizer.lr=3e-4 $transistor
+row attention method=cavga data.image_size=64 data.patches=2000 budget.epochs=10 'method.backbone.layers=[stride16]' \
   method.backbone.weights="$weights" $transistor
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
