@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lab.config.labels import check_amount, check_labelled
 from anomaly_lab.config.resolvers import register, resolve
-from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing, signature
+from anomaly_lab.config.schema import OBJECT, class_fact, is_ours, parameters_of, refuse_missing
 from anomaly_lab.config.tables import check_reads
 from anomaly_lab.config.wants import refuse_unoffered
 from anomaly_lab.config.wiring import complete, sources, wired
@@ -28,8 +28,6 @@ from anomaly_lab.networks.offline import OFFLINE
 POSITIVE = pydantic.PositiveInt
 KIND = typing.Literal["texture", "object"]
 KINDS, BY_KIND = typing.get_args(KIND), ("input", "tilings")  # sections with the values of each kind of data
-CONTROLS = "anomaly_lab.methods.control.Control", "anomaly_lab.methods.table_control.TableControl"
-CONTROL = typing.Literal[tuple(kind for each in CONTROLS for kind in typing.get_args(signature(each)["kind"]))]  # type: ignore[valid-type]
 # Keys that the program reads itself, by type: no constructor states them.
 READ = {
     "seed": typing.Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)],
@@ -48,7 +46,7 @@ READ = {
     "data.name": str,
     "data.category": str,
     "data.kind": KIND,
-    "data.controls": pydantic.conlist(CONTROL, min_length=1) | None,
+    "data.controls": pydantic.conlist(str, min_length=1) | None,
     "data.foreign_images": typing.Annotated[str, pydantic.Field(min_length=1)],
     **dict.fromkeys(("data.layout", "data.decoding", "data.datamodule", "tiling", "threshold", "trainer"), OBJECT),
 }

@@ -1,12 +1,13 @@
 """Refusals of a method that cannot read its data: rows of a table (`data=table`), or photos."""
 
-from typing import Any
+from typing import Any, get_args
 
 from anomaly_lab.config.labels import takers
-from anomaly_lab.config.schema import class_fact
-from anomaly_lab.core.errors import UserError
+from anomaly_lab.config.schema import class_fact, signature
+from anomaly_lab.core.errors import UserError, nearest
 
 TABLE = "anomaly_lab.data.table_module.TableModule"
+CONTROLS = {True: "anomaly_lab.methods.table_control.TableControl", False: "anomaly_lab.methods.control.Control"}
 OF_PHOTOS = {  # keys of the data that say nothing of a row, and what they are unless somebody typed them
     "resize": "pad", "value_range": None, "region": None, "corruption": None, "labelled_abnormal": None, "fold": None,
     "image_size": 1, "patches": None, "on_error": "stop",
@@ -38,6 +39,12 @@ def check_reads(resolved: dict[str, Any]) -> None:
     if not table and "photos" not in reads:
         found = resolved["data"]["name"]
         raise UserError(f"data: expected data=table with method={name}, which reads rows of numbers, found {found}")
+    kinds = get_args(signature(CONTROLS[table])["kind"])
+    controls = resolved["data"].get("controls")
+    for kind in controls if isinstance(controls, list) else ():
+        if kind not in kinds:
+            hint = nearest(str(kind), kinds)
+            raise UserError(f"data.controls: expected some of {', '.join(kinds)}, found {kind!r}{hint}")
     if not table:
         return
     for key, usual in OF_PHOTOS.items():

@@ -1,7 +1,7 @@
 """What the maps of good test images are like near the border: `python experiments/borders/where.py RUN`, a line a run.
 
-Mean of the maps within 8 px of the border and inside; the lowest and highest row and column of the maxima, as shares; how
-much a pixel differs between the images, and the mean map between its pixels, as standard deviations.
+Mean of the maps within 8 px of the border and inside; the lowest and highest row and column of the maxima, as shares;
+standard deviations, of a pixel between the images and of the mean map between its pixels.
 """
 
 import sys
@@ -21,6 +21,6 @@ for folder in sys.argv[1:]:
     print(
         f"{folder}: mean {maps[:, border].mean():.2f} near the border, {maps[:, ~border].mean():.2f} inside; maxima at "
         f"{shares[:, 0].min():.2f} to {shares[:, 0].max():.2f} of the height, {shares[:, 1].min():.2f} to "
-        f"{shares[:, 1].max():.2f} of the width; deviation between images {maps.std(axis=0).mean():.3f}, between pixels "
-        f"{maps.mean(axis=0).std():.3f}"
+        f"{shares[:, 1].max():.2f} of the width; deviation {maps.std(axis=0).mean():.3f} between images, "
+        f"{maps.mean(axis=0).std():.3f} between pixels"
     )

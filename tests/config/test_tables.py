@@ -20,6 +20,7 @@ from tests.contract import table_of
         (["data.labelled_abnormal=3"], "data.labelled_abnormal: expected none"),
         (["method=supervised", "data.fold=0"], "method: expected method="),
         (["method=transformation_classifier"], "experiment=goad_table with data=table, found method=tra"),
+        (["data.controls=[brightness]"], "data.controls: expected some of norm, mahalanobis, pca, found 'brightness'"),
         (["data.train_share=1"], "data.train_share: expected .*found 1"),
     ],
 )
@@ -31,3 +32,13 @@ def test_what_is_of_photos_is_refused(words, message, tmp_path):
 def test_a_method_of_tables_reads_no_photos():
     with pytest.raises(UserError, match="data: expected data=table with method=table_autoencoder, .*found demo"):
         configured("data=demo", "method=table_autoencoder")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [("[norm]", "expected some of brightness, .*found 'norm'"), ("[pac]", "did you mean 'pca'"), ("[]", "at least 1"),
+     ("pca", "data.controls: expected"), ("[3]", "found 3")],
+)  # fmt: skip
+def test_controls_of_photos_are_some_of_those(kinds, message):
+    with pytest.raises(UserError, match=message):
+        configured("data=demo", "method=control", f"data.controls={kinds}")
