@@ -2,10 +2,11 @@
 
 The format is recognised by the content, never by the suffix. simplejpeg decodes JPEG, because it refuses damaged data,
 OpenCV PNG, because Pillow halves the 16 bits of colour (8 bits come 1.2 to 1.3 times as fast, and the same), tifffile
-the types that only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's formula (ITU-R 601) with
-every decoder.
+the types that only TIFF can hold, NumPy PGM and PPM of more than 8 bits, Pillow everything else. Colour becomes gray by
+Pillow's formula (ITU-R 601) with every decoder.
 """
 
+import math
 import struct
 import threading
 import zlib
@@ -47,18 +48,20 @@ def read_photo(
     """Decode a file or an image in memory to uint8 (height, width, channels), upright; 1 channel is gray, 3 are RGB.
 
     Alpha is ignored, in palettes too: a transparent pixel has its stored colour. 8-bit files are used as they are.
-    Wider ones are scaled so that `value_range` (black, white) becomes 0 to 255, rounded; values outside become black or
-    white, with a warning. Without `value_range` the range is that of the type for 16 bits, 0 to 1 for floating point
-    within it, and otherwise that of the values of the file, with a warning. Of several pages the first is read. Every
-    warning appears once per run.
+    Wider ones are scaled so that `value_range` (black, white), of the stored values, becomes 0 to 255, rounded; values
+    outside become black or white, with a warning. Without `value_range` the range is that of the type for 16 bits (of
+    PGM and PPM 0 to the white that the file declares), 0 to 1 for floating point within it, and otherwise that of the
+    values of the file, with a warning. Of several pages the first is read. Every warning appears once per run.
 
     Raises UserError naming the file if it is missing, not an image, damaged or truncated, declares more than
     `max_pixels`, contains NaN, or, without `value_range`, marks missing data by values far from all others; and for an
-    image in memory that `in_memory` does not accept, or an array that is not scaled as its type demands.
+    image in memory that `in_memory` does not accept, or that was not opened from a file and is not scaled as its type
+    demands.
     """
     pixels = read_pixels(photo, max_pixels) if isinstance(photo, Path) else in_memory(photo, max_pixels)
     values = pixels.values
-    if isinstance(photo, np.ndarray) and value_range is None:
+    made = isinstance(photo, np.ndarray) or (isinstance(photo, Image.Image) and photo.format is None)
+    if made and value_range is None:  # what comes from a file is scaled as the file
         _check_scale(values)
     if values.dtype != np.uint8:
         values = to_8_bits(name_of(photo), pixels, value_range)
@@ -111,14 +114,17 @@ def in_memory(image: Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> 
     check_size(name, *image.size, max_pixels)
     try:
         with _loading:  # Pillow reads a file lazily, and two threads may load the same image
+            if image.format == "PPM" and image.tile and (white := _white_of_netpbm(image)) > 255:
+                return Pixels(_wide_netpbm(image.fp, image), white=white)
             upright = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise any exception on broken files
         raise UserError(f"{name}: expected a readable image, found: {' '.join(str(error).split())}") from error
-    return Pixels(with_pillow(upright))
+    values = with_pillow(upright)
+    return Pixels(values.astype(np.uint16) if image.format == "PPM" and image.mode == "I" else values)
 
 
 def _check_scale(values: np.ndarray) -> None:
-    """Refuse an array whose values do not span black to white of its type: it was divided or cast on the way."""
+    """Refuse values that do not span black to white of their type: they were divided or cast on the way."""
     low, high, dtype = values.min(), values.max(), values.dtype
     if dtype.kind == "f" and np.isfinite([low, high]).all() and not 0 <= low <= high <= 1:
         do = "divide by the value of white"
@@ -126,6 +132,8 @@ def _check_scale(values: np.ndarray) -> None:
         do = "multiply by 255 before the cast to uint8"
     elif dtype.itemsize == 2 and dtype.kind in "iu" and 0 <= low <= high <= 255 and high > 0:
         do = "pass 8-bit values as uint8"
+    elif dtype == np.int32:
+        do = "pass uint8 or uint16"
     else:
         return
     raise UserError(
@@ -184,6 +192,8 @@ def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
         values = None
         if image.format in {"PNG", "JPEG", "MPO"}:
             values = _png_or_jpeg(file, image)
+        elif image.format == "PPM" and (white := _white_of_netpbm(image)) > 255:
+            return Pixels(_wide_netpbm(file, image), white=white)
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # the JPEG of a phone ends with previews
         return Pixels(with_pillow(image) if values is None else values, pages)
 
@@ -213,6 +223,31 @@ def _png_or_jpeg(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
         kind == b"eXIf" for kind, _, _ in chunks
     )
     return upright(values, image.getexif().get(ORIENTATION, 1) if declared else 1)
+
+
+def _white_of_netpbm(image: Image.Image) -> int:
+    """The value of white that the header of a PGM or PPM declares; of bits and floats something below 256."""
+    arguments = image.tile[0].args
+    return arguments[1] if isinstance(arguments, tuple) else 65535 if arguments == "I;16B" else 255
+
+
+def _wide_netpbm(file: BinaryIO, image: Image.Image) -> np.ndarray:
+    """Decode a PGM or PPM of more than 8 bits to uint16 as it is stored: Pillow would scale it, colour to 8 bits."""
+    decoder, _, offset, _ = image.tile[0]
+    shape = (image.height, image.width, 3) if image.mode == "RGB" else (image.height, image.width)
+    count = math.prod(shape)
+    file.seek(offset)
+    if decoder == "ppm_plain":
+        lines = (line.partition(b"#")[0] for line in file)
+        values = np.array(b" ".join(lines).split()[:count], np.uint16)
+    else:
+        data = file.read(2 * count)
+        values = np.frombuffer(data, ">u2", len(data) // 2).astype(np.uint16)
+    if len(values) < count:
+        raise OSError("the file is truncated")
+    if values.max() > (white := _white_of_netpbm(image)):
+        raise OSError(f"damaged data (a value of {values.max()}, the largest of the file is {white})")
+    return values.reshape(shape)
 
 
 def _flags(image: Image.Image) -> int:

@@ -30,7 +30,7 @@ class Pixels(NamedTuple):
 
     values: np.ndarray  # (height, width) gray or (height, width, 3) RGB; uint8, or a wider type, not yet scaled
     pages: int = 1
-    bits: int | None = None  # per sample, if fewer than those of the type
+    white: int | None = None  # of unsigned integers, if below the largest value of the type
 
 
 def say_once(what: str, text: str) -> None:
@@ -123,8 +123,8 @@ def _default_range(path: Path | str, pixels: Pixels) -> tuple[float, float]:
     low, high = values.min().item(), values.max().item()
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
         black, white = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
-        if values.dtype.kind == "u" and pixels.bits:
-            white = 2**pixels.bits - 1
+        if values.dtype.kind == "u" and pixels.white:
+            white = pixels.white
         _note(str(values.dtype), black, white, low, high)
         return black, white
     if not (math.isfinite(low) and math.isfinite(high)):

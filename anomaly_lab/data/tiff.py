@@ -47,7 +47,7 @@ def decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
         values = _tiff_of_8_bits(file) if page.dtype in (np.uint8, np.bool_) else None
         if values is None:
             values = _wide_tiff(path, file, page)
-        return Pixels(values, pages, page.bitspersample)
+        return Pixels(values, pages, 2**page.bitspersample - 1)
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarra
         values = values.dtype.type(2**page.bitspersample - 1) - values
     if photometric == "SEPARATED":
         full = [0.0, 2.0**page.bitspersample - 1] if values.dtype.kind == "u" else None  # ink: no gray level is lost
-        inks = to_8_bits(path, Pixels(values, 1, page.bitspersample), full)
+        inks = to_8_bits(path, Pixels(values), full)
         return np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
     return values[:, :, 0] if values.ndim == 3 and colours == 1 else values
 
