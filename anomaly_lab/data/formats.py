@@ -11,12 +11,13 @@ import struct
 import threading
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.PpmImagePlugin import PpmImageFile
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import tiff
@@ -114,7 +115,7 @@ def in_memory(image: Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> 
     check_size(name, *image.size, max_pixels)
     try:
         with _loading:  # Pillow reads a file lazily, and two threads may load the same image
-            if image.format == "PPM" and image.tile and (white := _white_of_netpbm(image)) > 255:
+            if isinstance(image, PpmImageFile) and image.fp and image.tile and (white := _white_of_netpbm(image)) > 255:
                 return Pixels(_wide_netpbm(image.fp, image), white=white)
             upright = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise any exception on broken files
@@ -225,13 +226,13 @@ def _png_or_jpeg(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
     return upright(values, image.getexif().get(ORIENTATION, 1) if declared else 1)
 
 
-def _white_of_netpbm(image: Image.Image) -> int:
+def _white_of_netpbm(image: ImageFile.ImageFile) -> int:
     """The value of white that the header of a PGM or PPM declares; of bits and floats something below 256."""
     arguments = image.tile[0].args
     return arguments[1] if isinstance(arguments, tuple) else 65535 if arguments == "I;16B" else 255
 
 
-def _wide_netpbm(file: BinaryIO, image: Image.Image) -> np.ndarray:
+def _wide_netpbm(file: IO[bytes], image: ImageFile.ImageFile) -> np.ndarray:
     """Decode a PGM or PPM of more than 8 bits to uint16 as it is stored: Pillow would scale it, colour to 8 bits."""
     decoder, _, offset, _ = image.tile[0]
     shape = (image.height, image.width, 3) if image.mode == "RGB" else (image.height, image.width)

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from anomaly_lab.core.errors import UserError
 
@@ -43,7 +43,7 @@ def say_once(what: str, text: str) -> None:
 
 
 @contextmanager
-def opened(file: Path | BinaryIO, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def opened(file: Path | BinaryIO, formats: tuple[str, ...]) -> Iterator[ImageFile.ImageFile]:
     """Open an image without Pillow's own pixel limit, which would precede `max_pixels`; reads only the header."""
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
