@@ -73,11 +73,11 @@ class Decoding:
         in_px = all(isinstance(number, int) for number in self.region)
         sides = (1, 1, 1, 1) if in_px else (width, height, width, height)
         x, y, region_width, region_height = (round(n * side) for n, side in zip(self.region, sides, strict=True))
-        if 0 < min(region_width, region_height) < LEAST:
+        if 0 < min(region_width, region_height) < min(LEAST, width, height):
             raise UserError(
-                f"{name}: expected data.region of at least {LEAST} x {LEAST} px, found {self.region} (x,y,width,height), "
-                f"{region_width} x {region_height} px of {width} x {height}; shares of the photo are decimal numbers, the "
-                "whole photo 0.0,0.0,1.0,1.0"
+                f"{name}: expected data.region (x,y,width,height) of at least {LEAST} x {LEAST} px, found "
+                f"{self.region}, {region_width} x {region_height} px; shares are decimal numbers: 0.0,0.0,1.0,1.0 is "
+                "the whole photo"
             )
         inside = 0 <= x < x + region_width <= width and 0 <= y < y + region_height <= height
         if not inside:
