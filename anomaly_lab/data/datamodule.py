@@ -25,7 +25,7 @@ from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
 from anomaly_lab.data.images import Decoding, hardly_seen, in_unit_range, unlike_the_others
 from anomaly_lab.data.labelled import Amount, in_words, known
-from anomaly_lab.data.masks import Marks, mostly_marked, read_mask
+from anomaly_lab.data.masks import Marks, mostly_marked, not_turned, read_mask
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
@@ -247,7 +247,7 @@ class DataModule(pl.LightningDataModule):
             """The error, or the size of the photo and what of it is marked."""
             try:
                 size = self.decoding.size(sample.path)
-                return size, Marks.of(read_mask(sample.mask_path, size))
+                return size, Marks.of(read_mask(sample.mask_path, size), sample.path, sample.mask_path)
             except UserError as error:
                 return error
 
@@ -262,8 +262,9 @@ class DataModule(pl.LightningDataModule):
                     raise stopped(answer)
                 else:
                     self.unreadable.append(str(answer))
-        if remark := mostly_marked(marks):
-            say(f"data: {printable(remark)}")
+        for remark in (mostly_marked(marks), not_turned(marks)):
+            if remark:
+                say(f"data: {printable(remark)}")
         return good
 
     def seen(self) -> dict[str, Any]:

@@ -167,6 +167,16 @@ def read_alpha(path: Path) -> np.ndarray | None:
         return None
 
 
+def orientation_of(path: Path) -> int:
+    """The orientation that the header of a file declares, 1 to 8; 1 if it declares none or Pillow cannot read it."""
+    try:
+        with opened(path, FORMATS) as image:
+            tag = Image.Image.getexif(image).get(ORIENTATION, 1)  # that of PNG would decode the pixels
+    except (OSError, ValueError, SyntaxError):
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
 def _reason(path: Path, error: Exception) -> str:
     if path.is_dir():
         return "a folder"

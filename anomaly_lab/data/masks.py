@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.formats import MAX_PIXELS, read_alpha, read_pixels, to_gray
+from anomaly_lab.data.formats import MAX_PIXELS, orientation_of, read_alpha, read_pixels, to_gray
 
 FEW = 32  # values that fill no area; a soft or compressed mask has more
 NEAR = 0.2  # of the range: values so near black and white are noise of a compressed mask
@@ -22,12 +22,18 @@ class Marks(NamedTuple):
 
     share: float  # of the pixels
     framed: bool  # the whole border, but not all
+    unturned: bool = False  # EXIF turns the photo, not the mask, and their sizes agree in both positions
 
     @classmethod
-    def of(cls, mask: np.ndarray) -> "Marks":
-        """The marks of a mask, bool (height, width)."""
+    def of(cls, mask: np.ndarray, photo: Path | None = None, path: Path | None = None) -> "Marks":
+        """The marks of a mask, bool (height, width), with the files of the photo and of the mask."""
         share = float(mask.mean())
-        return cls(share, share < 1 and all(bool(side.all()) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])))
+        framed = share < 1 and all(bool(side.all()) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+        if photo is None or path is None:
+            return cls(share, framed)
+        same_size = {1, 2, 3, 4, *((5, 6, 7, 8) if mask.shape[0] == mask.shape[1] else ())}
+        turned = orientation_of(photo)
+        return cls(share, framed, turned > 1 and turned in same_size and orientation_of(path) == 1)
 
 
 def read_mask(path: Path | None, photo: tuple[int, int]) -> np.ndarray:
@@ -87,6 +93,17 @@ def mostly_marked(marks: Mapping[Path, Marks]) -> str | None:
     return (
         f"{len(named)} of {len(marks)} masks mark most of their photo{where}, such as {named[0]}; if black marks the "
         "defects there, they are inverted, and pixel metrics say nothing"
+    )
+
+
+def not_turned(marks: Mapping[Path, Marks]) -> str | None:
+    """A remark if EXIF turns photos, not their masks, and nothing tells in which position these were drawn."""
+    named = [path for path, marked in marks.items() if marked.unturned]
+    if not named:
+        return None
+    return (
+        f"{len(named)} of {len(marks)} photos with masks are turned by their EXIF, and their masks, such as "
+        f"{named[0]}, have no such tag; if these were drawn on the stored pixels, turn them: pixel metrics say nothing"
     )
 
 

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.masks import Marks, mostly_marked, read_mask, read_white
+from anomaly_lab.data.masks import Marks, mostly_marked, not_turned, read_mask, read_white
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
 REGIONS = np.zeros((96, 120), np.uint8)  # two kinds of defects that touch, and a stroke of one pixel
@@ -155,6 +155,28 @@ def test_resized_masks_are_marked_above_the_middle(tmp_path, size, how):
     resized = cv2.resize(np.uint8(255) * MARKED, size, interpolation=how)
     cv2.imwrite(str(tmp_path / "mask.png"), resized)
     assert np.array_equal(read_white(tmp_path / "mask.png", 10**6), resized > 127.5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 16)])
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_masks_of_photos_that_exif_turns_are_named_where_sizes_do_not_tell(tmp_path, size, kind, orientation):
+    """A mask of another size than the photo is refused, so that its position is known."""
+    tagged, plain = tmp_path / f"a.{kind}", tmp_path / "mask.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros(size, np.uint8)).save(tagged, exif=exif)
+    turned = orientation in ({2, 3, 4, 5, 6, 7, 8} if size == (16, 16) else {2, 3, 4})
+    mask = np.zeros(size if orientation not in {5, 6, 7, 8} else size[::-1], bool)
+    mask[2:4, 3:5] = True
+    Image.fromarray(mask).save(plain)
+    remark = not_turned({plain: Marks.of(mask, tagged, plain), tmp_path / "b.png": Marks.of(mask, plain, plain)})
+    if turned:
+        assert remark.startswith(f"1 of 2 photos with masks are turned by their EXIF, and their masks, such as {plain}")
+    else:
+        assert remark is None
+    assert not Marks.of(mask, tagged, tagged).unturned
+    assert not Marks.of(mask, tmp_path / "nothing", plain).unturned
 
 
 def marks(*masks):
