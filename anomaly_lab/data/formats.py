@@ -37,6 +37,7 @@ from anomaly_lab.data.pixels import (
 
 MAX_PIXELS = 200_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000")  # MPO, the JPEG of phones, comes with JPEG
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # PNG, 8.2
 
 Photo = Path | Image.Image | np.ndarray  # a file, or a decoded image
 
@@ -281,7 +282,17 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
 
 
 def _check_png(data: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
+    """Raise OSError for a wrong checksum or missing rows, which Pillow leaves black."""
     for kind, start, length in chunks:
         stored = int.from_bytes(data[start + length : start + length + 4])
         if zlib.crc32(memoryview(data)[start - 4 : start + length]) != stored:
             raise OSError(f"damaged data (the checksum of its part {kind.decode('latin-1')} is wrong)")
+    width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits *= {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = ((-(-(width - x) // right), -(-(height - y) // down)) for x, y, right, down in passes)
+    needed = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0)
+    pixels = zlib.decompressobj()
+    found = sum(len(pixels.decompress(data[start : start + n])) for kind, start, n in chunks if kind == b"IDAT")
+    if found < needed:
+        raise OSError(f"the file is truncated (it holds {found} of {needed} bytes of pixels)")

@@ -587,6 +587,65 @@ def test_jpegs_that_are_damaged_inside_are_refused(tmp_path, mode, progressive):
             read_photo(saved(tmp_path / "a.jpg", damaged), 3)
 
 
+SMOOTH = np.rint(cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8), (0, 0), 2)).astype(
+    np.uint8
+)
+
+
+def with_segments(kind, compression):
+    """A TIFF in several strips, or in tiles."""
+    if kind == "tiles":
+        return tiff(SMOOTH, photometric="rgb", compression="zlib", tile=(32, 32))
+    image = Image.fromarray(SMOOTH).convert(kind)
+    return encoded(image, "TIFF", compression=compression, **({"tiffinfo": {278: 32}} if compression != "jpeg" else {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "compression"),
+    [
+        *(("RGB", name) for name in ("tiff_deflate", "tiff_adobe_deflate", "jpeg")), ("L", "jpeg"), ("CMYK", "jpeg"),
+        ("L", "tiff_deflate"), ("tiles", ""),
+    ],
+)  # fmt: skip
+def test_tiffs_that_are_damaged_inside_are_refused(tmp_path, kind, compression):
+    """libtiff passes over a wrong checksum of Deflate, and over what libjpeg says of a JPEG inside."""
+    whole = with_segments(kind, compression)
+    expected = np.asarray(Image.open(io.BytesIO(whole)).convert("RGB"))
+    assert np.array_equal(read_photo(saved(tmp_path / "a.tif", whole), 3), expected)
+    with tifffile.TiffFile(io.BytesIO(whole)) as pages:
+        start, length = pages.pages[0].dataoffsets[-1], pages.pages[0].databytecounts[-1]
+    for at, damage in ((start + length // 2, b"\0" * 40), (start + length // 2, bytes(range(7, 47)))):
+        with pytest.raises(UserError, match="a.tif: expected a readable image, found: ."):
+            read_photo(saved(tmp_path / "a.tif", whole[:at] + damage + whole[at + len(damage) :]), 3)
+    if compression != "jpeg":
+        last = start + length - 1
+        wrong = whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :]  # the pixels are whole, or only seem so
+        with pytest.raises(UserError, match=r"a.tif: .*(incorrect data check|decoder error)"):
+            read_photo(saved(tmp_path / "a.tif", wrong), 3)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("columns", "rows"), [(32, 24), (3, 1), (1, 3), (13, 9)])
+def test_pngs_that_hold_too_few_rows_are_refused(tmp_path, monkeypatch, interlaced, columns, rows):
+    """The stream of such a file is whole, and its checksums are right; Pillow leaves the rest black."""
+    values = np.random.default_rng(0).integers(0, 256, (rows, columns), np.uint8)
+    passes = [values[y::down, x::right] for x, y, right, down in formats.ADAM7] if interlaced else [values]
+    pixels = b"".join(b"\0" + row.tobytes() for part in passes if part.size for row in part)
+
+    def file(pixels):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, int(interlaced)))
+        parts = zlib.compress(pixels)
+        halves = chunk(b"IDAT", parts[:9]) + chunk(b"IDAT", parts[9:])
+        return saved(tmp_path / "a.png", b"\x89PNG\r\n\x1a\n" + header + halves + chunk(b"IEND", b""))
+
+    for decoder in (formats.with_opencv, lambda data, flags: None):
+        monkeypatch.setattr(formats, "with_opencv", decoder)
+        assert np.array_equal(read_photo(file(pixels), 1)[:, :, 0], values)
+        for left in (len(pixels) - 1, len(pixels) // 2):
+            with pytest.raises(UserError, match=rf"a.png: .*truncated \(it holds {left} of {len(pixels)} bytes of pix"):
+                read_photo(file(pixels[:left]), 1)
+
+
 def test_folders_texts_and_empty_files_are_named(tmp_path):
     (tmp_path / "folder.png").mkdir()
     saved(tmp_path / "empty.tif", b"")
