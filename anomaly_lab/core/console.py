@@ -1,10 +1,12 @@
 """Messages and progress bars beside Lightning's own. Imports nothing heavy, because a sweep uses it too."""
 
 import logging
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import pytorch_lightning
@@ -14,6 +16,8 @@ _shown: ContextVar["Progress | None"] = ContextVar("_shown", default=None)  # th
 
 
 LOGGER = logging.getLogger("anomaly_lab")
+PACKAGE = Path(__file__).parents[1]
+_show_other = warnings.showwarning
 
 
 class _ToStandardOutput(logging.Handler):
@@ -27,11 +31,24 @@ def say(text: str) -> None:
 
 
 def print_messages() -> None:
-    """Print the messages of `say` to standard output; for the command line, which owns its process."""
+    """Print the messages of `say` and our own warnings to standard output, a line each.
+
+    For the command line, which owns its process.
+    """
     if not any(isinstance(handler, _ToStandardOutput) for handler in LOGGER.handlers):
         LOGGER.addHandler(_ToStandardOutput())
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
+    warnings.showwarning = _show
+
+
+def _show(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+    """Say a warning of this package as its other messages, without the place in the code; show others as they are."""
+    if not (issubclass(category, UserWarning) and PACKAGE in Path(filename).parents):
+        _show_other(message, category, filename, *where, **more)
+        return
+    of_data = PACKAGE / "data" in Path(filename).parents
+    say(("data: " if of_data else "") + printable(str(message)))
 
 
 def tracked(items: Generator[Item, None, None], what: str, total: int | None = None) -> Generator[Item, None, None]:

@@ -25,7 +25,7 @@ from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
 from anomaly_lab.data.images import Decoding, hardly_seen, in_unit_range, unlike_the_others
 from anomaly_lab.data.labelled import Amount, in_words, known
-from anomaly_lab.data.masks import mostly_marked, read_mask
+from anomaly_lab.data.masks import Marks, mostly_marked, not_turned, read_mask
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
@@ -243,27 +243,28 @@ class DataModule(pl.LightningDataModule):
     def _readable(self, samples: list[Sample]) -> list[Sample]:
         """The samples that can be read; others end the run, or are noted and left out (`on_error`)."""
 
-        def look(sample: Sample) -> UserError | tuple[tuple[int, int], float]:
-            """The error, or the size of the photo and the share of it that is marked."""
+        def look(sample: Sample) -> UserError | tuple[tuple[int, int], Marks]:
+            """The error, or the size of the photo and what of it is marked."""
             try:
                 size = self.decoding.size(sample.path)
-                return size, float(read_mask(sample.mask_path, size).mean())
+                return size, Marks.of(read_mask(sample.mask_path, size), sample.path, sample.mask_path)
             except UserError as error:
                 return error
 
-        good, shares = [], []
+        good, marks = [], {}
         with closing(tracked(prefetch(look, samples, self.workers), "checking", len(samples))) as answers:
             for sample, answer in zip(samples, answers, strict=True):
                 if not isinstance(answer, UserError):
                     good.append(sample)
                     self.sizes[sample.path] = answer[0]
-                    shares += [answer[1]] if sample.mask_path else []
+                    marks |= {sample.mask_path: answer[1]} if sample.mask_path else {}
                 elif self.on_error == "stop":
                     raise stopped(answer)
                 else:
                     self.unreadable.append(str(answer))
-        if remark := mostly_marked(shares):
-            say(f"data: {remark}")
+        for remark in (mostly_marked(marks), not_turned(marks)):
+            if remark:
+                say(f"data: {printable(remark)}")
         return good
 
     def seen(self) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 The format is recognised by the content, never by the suffix. simplejpeg decodes JPEG, because it refuses damaged data,
 OpenCV PNG, because Pillow halves the 16 bits of colour (8 bits come 1.2 to 1.3 times as fast, and the same), tifffile
-the types that only TIFF can hold, Pillow everything else. Colour becomes gray by Pillow's formula (ITU-R 601) with
-every decoder.
+the types that only TIFF can hold, NumPy PGM and PPM of more than 8 bits, Pillow everything else. Colour becomes gray by
+Pillow's formula (ITU-R 601) with every decoder.
 """
 
+import math
 import struct
 import threading
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.PpmImagePlugin import PpmImageFile
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import tiff
@@ -35,6 +37,7 @@ from anomaly_lab.data.pixels import (
 
 MAX_PIXELS = 200_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000")  # MPO, the JPEG of phones, comes with JPEG
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # PNG, 8.2
 
 Photo = Path | Image.Image | np.ndarray  # a file, or a decoded image
 
@@ -47,18 +50,20 @@ def read_photo(
     """Decode a file or an image in memory to uint8 (height, width, channels), upright; 1 channel is gray, 3 are RGB.
 
     Alpha is ignored, in palettes too: a transparent pixel has its stored colour. 8-bit files are used as they are.
-    Wider ones are scaled so that `value_range` (black, white) becomes 0 to 255, rounded; values outside become black or
-    white, with a warning. Without `value_range` the range is that of the type for 16 bits, 0 to 1 for floating point
-    within it, and otherwise that of the values of the file, with a warning. Of several pages the first is read. Every
-    warning appears once per run.
+    Wider ones are scaled so that `value_range` (black, white), of the stored values, becomes 0 to 255, rounded; values
+    outside become black or white, with a warning. Without `value_range` the range is that of the type for 16 bits (of
+    PGM and PPM 0 to the white that the file declares), 0 to 1 for floating point within it, and otherwise that of the
+    values of the file, with a warning. Of several pages the first is read. Every warning appears once per run.
 
     Raises UserError naming the file if it is missing, not an image, damaged or truncated, declares more than
     `max_pixels`, contains NaN, or, without `value_range`, marks missing data by values far from all others; and for an
-    image in memory that `in_memory` does not accept, or an array that is not scaled as its type demands.
+    image in memory that `in_memory` does not accept, or that was not opened from a file and is not scaled as its type
+    demands.
     """
     pixels = read_pixels(photo, max_pixels) if isinstance(photo, Path) else in_memory(photo, max_pixels)
     values = pixels.values
-    if isinstance(photo, np.ndarray) and value_range is None:
+    made = isinstance(photo, np.ndarray) or (isinstance(photo, Image.Image) and photo.format is None)
+    if made and value_range is None:  # what comes from a file is scaled as the file
         _check_scale(values)
     if values.dtype != np.uint8:
         values = to_8_bits(name_of(photo), pixels, value_range)
@@ -111,14 +116,17 @@ def in_memory(image: Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> 
     check_size(name, *image.size, max_pixels)
     try:
         with _loading:  # Pillow reads a file lazily, and two threads may load the same image
+            if isinstance(image, PpmImageFile) and image.fp and image.tile and (white := _white_of_netpbm(image)) > 255:
+                return Pixels(_wide_netpbm(image.fp, image), white=white)
             upright = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise any exception on broken files
         raise UserError(f"{name}: expected a readable image, found: {' '.join(str(error).split())}") from error
-    return Pixels(with_pillow(upright))
+    values = with_pillow(upright)
+    return Pixels(values.astype(np.uint16) if image.format == "PPM" and image.mode == "I" else values)
 
 
 def _check_scale(values: np.ndarray) -> None:
-    """Refuse an array whose values do not span black to white of its type: it was divided or cast on the way."""
+    """Refuse values that do not span black to white of their type: they were divided or cast on the way."""
     low, high, dtype = values.min(), values.max(), values.dtype
     if dtype.kind == "f" and np.isfinite([low, high]).all() and not 0 <= low <= high <= 1:
         do = "divide by the value of white"
@@ -126,6 +134,8 @@ def _check_scale(values: np.ndarray) -> None:
         do = "multiply by 255 before the cast to uint8"
     elif dtype.itemsize == 2 and dtype.kind in "iu" and 0 <= low <= high <= 255 and high > 0:
         do = "pass 8-bit values as uint8"
+    elif dtype == np.int32:
+        do = "pass uint8 or uint16"
     else:
         return
     raise UserError(
@@ -158,6 +168,16 @@ def read_alpha(path: Path) -> np.ndarray | None:
         return None
 
 
+def orientation_of(path: Path) -> int:
+    """The orientation that the header of a file declares, 1 to 8; 1 if it declares none or Pillow cannot read it."""
+    try:
+        with opened(path, FORMATS) as image:
+            tag = Image.Image.getexif(image).get(ORIENTATION, 1)  # that of PNG would decode the pixels
+    except (OSError, ValueError, SyntaxError):
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
 def _reason(path: Path, error: Exception) -> str:
     if path.is_dir():
         return "a folder"
@@ -184,6 +204,8 @@ def _decode(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
         values = None
         if image.format in {"PNG", "JPEG", "MPO"}:
             values = _png_or_jpeg(file, image)
+        elif image.format == "PPM" and (white := _white_of_netpbm(image)) > 255:
+            return Pixels(_wide_netpbm(file, image), white=white)
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # the JPEG of a phone ends with previews
         return Pixels(with_pillow(image) if values is None else values, pages)
 
@@ -215,6 +237,31 @@ def _png_or_jpeg(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
     return upright(values, image.getexif().get(ORIENTATION, 1) if declared else 1)
 
 
+def _white_of_netpbm(image: ImageFile.ImageFile) -> int:
+    """The value of white that the header of a PGM or PPM declares; of bits and floats something below 256."""
+    arguments = image.tile[0].args
+    return arguments[1] if isinstance(arguments, tuple) else 65535 if arguments == "I;16B" else 255
+
+
+def _wide_netpbm(file: IO[bytes], image: ImageFile.ImageFile) -> np.ndarray:
+    """Decode a PGM or PPM of more than 8 bits to uint16 as it is stored: Pillow would scale it, colour to 8 bits."""
+    decoder, _, offset, _ = image.tile[0]
+    shape = (image.height, image.width, 3) if image.mode == "RGB" else (image.height, image.width)
+    count = math.prod(shape)
+    file.seek(offset)
+    if decoder == "ppm_plain":
+        lines = (line.partition(b"#")[0] for line in file)
+        values = np.array(b" ".join(lines).split()[:count], np.uint16)
+    else:
+        data = file.read(2 * count)
+        values = np.frombuffer(data, ">u2", len(data) // 2).astype(np.uint16)
+    if len(values) < count:
+        raise OSError("the file is truncated")
+    if values.max() > (white := _white_of_netpbm(image)):
+        raise OSError(f"damaged data (a value of {values.max()}, the largest of the file is {white})")
+    return values.reshape(shape)
+
+
 def _flags(image: Image.Image) -> int:
     return cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_GRAYSCALE if image.mode in GRAY_MODES else cv2.IMREAD_COLOR_RGB)
 
@@ -235,7 +282,17 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
 
 
 def _check_png(data: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
+    """Raise OSError for a wrong checksum or missing rows, which Pillow leaves black."""
     for kind, start, length in chunks:
         stored = int.from_bytes(data[start + length : start + length + 4])
         if zlib.crc32(memoryview(data)[start - 4 : start + length]) != stored:
             raise OSError(f"damaged data (the checksum of its part {kind.decode('latin-1')} is wrong)")
+    width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits *= {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = ((-(-(width - x) // right), -(-(height - y) // down)) for x, y, right, down in passes)
+    needed = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0)
+    pixels = zlib.decompressobj()
+    found = sum(len(pixels.decompress(data[start : start + n])) for kind, start, n in chunks if kind == b"IDAT")
+    if found < needed:
+        raise OSError(f"the file is truncated (it holds {found} of {needed} bytes of pixels)")

@@ -18,6 +18,7 @@ from anomaly_lab.data.placement import Resize, fit, place, place_in_white
 
 SMALL = 2  # times smaller than the working image, in which a photo that keeps its pixels is hardly seen
 FAR = 4  # times smaller or larger than the median of all photos
+LEAST = 8  # px of a region; below, its numbers are meant as shares
 LONG = 2  # times longer, for its width, than the median
 
 
@@ -72,6 +73,12 @@ class Decoding:
         in_px = all(isinstance(number, int) for number in self.region)
         sides = (1, 1, 1, 1) if in_px else (width, height, width, height)
         x, y, region_width, region_height = (round(n * side) for n, side in zip(self.region, sides, strict=True))
+        if 0 < min(region_width, region_height) < min(LEAST, width, height):
+            raise UserError(
+                f"{name}: expected data.region (x,y,width,height) of at least {LEAST} x {LEAST} px, found "
+                f"{self.region}, {region_width} x {region_height} px; shares are decimal numbers: 0.0,0.0,1.0,1.0 is "
+                "the whole photo"
+            )
         inside = 0 <= x < x + region_width <= width and 0 <= y < y + region_height <= height
         if not inside:
             raise UserError(

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from anomaly_lab.core.errors import UserError
 
@@ -30,7 +30,7 @@ class Pixels(NamedTuple):
 
     values: np.ndarray  # (height, width) gray or (height, width, 3) RGB; uint8, or a wider type, not yet scaled
     pages: int = 1
-    bits: int | None = None  # per sample, if fewer than those of the type
+    white: int | None = None  # of unsigned integers, if below the largest value of the type
 
 
 def say_once(what: str, text: str) -> None:
@@ -43,7 +43,7 @@ def say_once(what: str, text: str) -> None:
 
 
 @contextmanager
-def opened(file: Path | BinaryIO, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def opened(file: Path | BinaryIO, formats: tuple[str, ...]) -> Iterator[ImageFile.ImageFile]:
     """Open an image without Pillow's own pixel limit, which would precede `max_pixels`; reads only the header."""
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -123,8 +123,8 @@ def _default_range(path: Path | str, pixels: Pixels) -> tuple[float, float]:
     low, high = values.min().item(), values.max().item()
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
         black, white = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
-        if values.dtype.kind == "u" and pixels.bits:
-            white = 2**pixels.bits - 1
+        if values.dtype.kind == "u" and pixels.white:
+            white = pixels.white
         _note(str(values.dtype), black, white, low, high)
         return black, white
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -1,6 +1,7 @@
 """Decoding of TIFF: tifffile for the types that only TIFF can hold, Pillow for 8 bits, OpenCV for the rest."""
 
 import logging
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +10,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
+import simplejpeg
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
@@ -26,6 +28,7 @@ from anomaly_lab.data.pixels import (
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4}  # without alpha
+JPEG = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # what simplejpeg decodes so many channels to
 
 _decoding = ContextVar("_decoding", default=False)
 
@@ -45,9 +48,11 @@ def decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
         if end > tiff.filehandle.size:
             raise OSError(f"the file is truncated (its pixels end at byte {end} of {tiff.filehandle.size})")
         values = _tiff_of_8_bits(file) if page.dtype in (np.uint8, np.bool_) else None
+        if values is not None:
+            _check_segments(tiff, page)
         if values is None:
             values = _wide_tiff(path, file, page)
-        return Pixels(values, pages, page.bitspersample)
+        return Pixels(values, pages, 2**page.bitspersample - 1)
 
 
 @contextmanager
@@ -74,6 +79,24 @@ def _tiff_of_8_bits(file: BinaryIO) -> np.ndarray | None:
         return None
 
 
+def _check_segments(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
+    """Raise an error for damaged strips and tiles of Deflate and JPEG, which libtiff passes over.
+
+    Deflate has a checksum, which libtiff reads only if a strip is short; of JPEG it shows what libjpeg makes of it.
+    """
+    kind = getattr(page.compression, "name", "")
+    if kind not in {"DEFLATE", "ADOBE_DEFLATE", "JPEG"} or page.fillorder != 1:
+        return
+    tables = page.jpegtables[:-2] if page.jpegtables else b""  # without the mark of the end
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        tiff.filehandle.seek(start)
+        data = tiff.filehandle.read(count)
+        if count and kind == "JPEG":
+            simplejpeg.decode_jpeg(tables + data[2:] if tables else data, JPEG[page.samplesperpixel], strict=True)
+        elif count:
+            zlib.decompress(data)
+
+
 def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:
     """The page as gray or RGB in the type of its samples."""
     photometric = getattr(page.photometric, "name", str(page.photometric))
@@ -98,7 +121,7 @@ def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarra
         values = values.dtype.type(2**page.bitspersample - 1) - values
     if photometric == "SEPARATED":
         full = [0.0, 2.0**page.bitspersample - 1] if values.dtype.kind == "u" else None  # ink: no gray level is lost
-        inks = to_8_bits(path, Pixels(values, 1, page.bitspersample), full)
+        inks = to_8_bits(path, Pixels(values), full)
         return np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))
     return values[:, :, 0] if values.ndim == 3 and colours == 1 else values
 

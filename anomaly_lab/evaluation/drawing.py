@@ -58,7 +58,7 @@ class Panel(NamedTuple):
 
     def captioned(self, low: float, high: float) -> np.ndarray:
         """The pictures side by side below the caption and the decision."""
-        return captioned(self.draw(low, high), [self.caption, ", ".join(self.decision)], SIDE, self.color)
+        return captioned(self.draw(low, high), [self.caption, ", ".join(self.decision)], 2 * SIDE, self.color)
 
     def draw(self, low: float, high: float) -> np.ndarray:
         """The pictures side by side, with the map coloured from `low` (dark) to `high` (yellow)."""
@@ -91,10 +91,15 @@ def panel(
     threshold: Threshold | None = None,
     decision_score: float = 0.0,
 ) -> Panel:
-    """The panel of image `i` of a batch, `side` px along its longer side, without padding."""
+    """The panel of image `i` of a batch, `side` px along its longer side, without padding.
+
+    A narrow image is larger, so that something is seen of it: a quarter of `side` along its shorter side, if the longer
+    one is then at most three times `side`.
+    """
     place = batch.placement[i]
     top, left, height, width = place.target
-    size = (max(1, side * width // max(height, width)), max(1, side * height // max(height, width)))
+    longer = max(side, min(3 * side, side * max(height, width) // (4 * min(height, width))))
+    size = (max(1, longer * width // max(height, width)), max(1, longer * height // max(height, width)))
 
     def shown(image: np.ndarray) -> np.ndarray:
         inner = image[..., top : top + height, left : left + width].transpose(1, 2, 0)

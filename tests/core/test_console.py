@@ -1,7 +1,9 @@
 """Durations as people say them, and the bar of what is long inside a batch."""
 
 import io
+import warnings
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,8 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import Progress
 
-from anomaly_lab.core.console import counted, duration, printable, printable_lines, tracked
+from anomaly_lab.core import console
+from anomaly_lab.core.console import counted, duration, print_messages, printable, printable_lines, tracked
 from tests.conftest import stand_in
 
 
@@ -19,6 +22,24 @@ from tests.conftest import stand_in
 )
 def test_durations_as_a_person_says_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_our_own_warnings_are_said_in_one_line_and_others_shown_as_they_are(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    others = []
+    monkeypatch.setattr(console, "_show_other", lambda message, *where: others.append(str(message)))
+    print_messages()
+    print_messages()  # of a sweep: not twice as much
+    ours = Path(console.__file__).parents[1]
+    for text, kind, file in (
+        ("a.tif: 2 pages\n\x1b[2J", UserWarning, ours / "data/x.py"),
+        ("no pixel metrics", UserWarning, ours / "metrics/x.py"),
+        ("foreign", UserWarning, Path("/lib/x.py")),
+        ("old", DeprecationWarning, ours / "data/x.py"),
+    ):
+        warnings.showwarning(kind(text), kind, str(file), 7)
+    assert capsys.readouterr().out == "data: a.tif: 2 pages\\n\\x1b[2J\nno pixel metrics\n"
+    assert others == ["foreign", "old"]
 
 
 def with_bar(progress):

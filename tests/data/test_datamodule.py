@@ -305,8 +305,8 @@ def test_the_remarks_of_the_layout_and_inverted_masks_are_printed_once(parts, wr
     assert lines == [
         "data: byte copies of training images among the test images, whose scores say little: 1, such as "
         f"{parts / 'test/good/000.png'} of {parts / 'train/good/003.png'}",
-        "data: 5 of 5 masks mark most of their photo; if black marks the defects in them, they are inverted, and pixel "
-        "metrics say nothing",
+        f"data: 5 of 5 masks mark most of their photo, such as {parts / 'ground_truth/hole/000_mask.png'}; if black "
+        "marks the defects there, they are inverted, and pixel metrics say nothing",
     ]
 
 

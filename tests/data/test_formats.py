@@ -351,6 +351,89 @@ def test_value_range_leaves_8_bits_alone(tmp_path):
     assert np.array_equal(read_photo(path, 3, [0.0, 4095.0]), RGB)
 
 
+def netpbm(values, white, plain=False):
+    """A PGM or PPM; plain numbers with a comment among them."""
+    kind = b"P" + str((3 if values.ndim == 3 else 2) + (0 if plain else 3)).encode()
+    header = b"%s %d %d %d\n" % (kind, values.shape[1], values.shape[0], white)
+    if plain:
+        return header + b"# a comment 7\n" + b"\n".join(b"%d" % number for number in values.reshape(-1))
+    return header + values.astype(">u2" if white > 255 else "u1").tobytes()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("white", [256, 1023, 4095, 65535])
+def test_pgm_and_ppm_of_more_than_8_bits_span_black_to_the_white_that_they_declare(tmp_path, white, plain):
+    for values in (WIDE // (65536 // (white + 1)), WIDE[:, :, 0] // (2 * 65536 // (white + 1))):  # the second is dark
+        path = saved(tmp_path / "a.pgm", netpbm(values, white, plain))
+        assert np.array_equal(read_pixels(path).values, values)
+        expected = np.rint(values * (255 / white)).astype(np.uint8)
+        expected = expected if values.ndim == 3 else expected[:, :, None].repeat(3, axis=2)
+        assert_reads(path, expected)
+        with Image.open(path) as image:
+            assert np.array_equal(read_photo(image, 3), expected)
+        doubled = read_photo(path, 3, [0.0, 2.0 * white])  # the stored values, not those that Pillow makes of them
+        assert np.array_equal(doubled[:, :, :1], np.rint(values.reshape(24, 32, -1)[:, :, :1] * (127.5 / white)))
+    with Image.open(path) as image:
+        image.load()  # Pillow has scaled it to 16 bits
+        assert np.abs(read_photo(image, 3).astype(int) - expected).max() <= 1
+
+
+def test_a_dark_pgm_is_remarked_and_8_bits_of_netpbm_stay_as_they_are(tmp_path):
+    read_photo(saved(tmp_path / "a.pgm", netpbm(WIDE[:, :, 0] // 16, 65535)), 1)
+    assert unused_range().endswith("set data.value_range=0,4095")
+    assert np.array_equal(read_photo(saved(tmp_path / "a.ppm", netpbm(RGB, 255)), 3), RGB)
+    assert np.array_equal(read_photo(saved(tmp_path / "a.pgm", netpbm(GRAY, 255, plain=True)), 1)[:, :, 0], GRAY)
+    expected = np.rint((GRAY // 3) * (255 / 85))
+    assert np.array_equal(read_photo(saved(tmp_path / "a.pgm", netpbm(GRAY // 3, 85)), 1)[:, :, 0], expected)
+    for kind, bits in ((b"P4 32 24\n", np.packbits(GRAY < 128, axis=1).tobytes()), (b"P1 32 24\n", None)):
+        data = kind + (bits or b" ".join(b"%d" % bit for bit in (GRAY < 128).reshape(-1)))
+        assert np.array_equal(read_photo(saved(tmp_path / "a.pbm", data), 1)[:, :, 0] > 0, GRAY >= 128)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (netpbm(WIDE, 65535)[:-1], "the file is truncated"),
+        (netpbm(WIDE[:, :, 0] // 16, 4095)[:-1], "the file is truncated"),
+        (b"P2 2 2 4095\n1 2 3", "the file is truncated"),
+        (b"P2 2 1 4095\n1 4096", r"damaged data \(a value of 4096, the largest of the file is 4095\)"),
+        (b"P5 2 1 4095\n\1\2\xff\xff", r"damaged data .a value of 65535, the largest of the file is 4095"),
+        (b"P2 2 1 4095\n1 70000", "."), (b"P2 2 1 4095\n1 x", "."), (b"P2 2 1 4095\n1 -3", "."),
+    ],
+)  # fmt: skip
+def test_damaged_pgm_and_ppm_are_named(tmp_path, data, reason):
+    with pytest.raises(UserError, match=f"a.pgm: expected a readable image, found: {reason}"):
+        read_photo(saved(tmp_path / "a.pgm", data), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "do"),
+    [
+        (GRAY.astype(np.float32), "divide by the value of white"),
+        (GRAY.astype(np.int32), "found int32 from .*pass uint8 or uint16"),
+        (WIDE[:, :, 0].astype(np.int32), "pass uint8 or uint16"),
+        (GRAY.astype(np.uint16), "pass 8-bit values as uint8"),
+        (GRAY // 128, "multiply by 255"),
+    ],
+)
+def test_images_in_memory_that_do_not_span_their_type_are_refused(tmp_path, values, do):
+    """An image that Pillow has opened is read as its file is."""
+    for image in (Image.fromarray(values), values):
+        with pytest.raises(UserError, match=f"image: expected .*{do}" if image is not values else "image: expected"):
+            read_photo(image, 1)
+    expected = np.rint(np.clip(values / 255.0, 0, 1) * 255)
+    if values.dtype != np.uint8:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert np.array_equal(read_photo(Image.fromarray(values), 1, [0.0, 255.0])[:, :, 0], expected)
+            path = saved(tmp_path / "a.tif", encoded(Image.fromarray(values), "TIFF"))
+            with Image.open(path) as image:
+                assert np.array_equal(read_photo(image, 1), read_photo(path, 1))
+    whole = {np.dtype(np.float32): np.float32(GRAY / 255), np.dtype(np.uint16): GRAY * np.uint16(257)}
+    right = Image.fromarray(whole.get(values.dtype, GRAY))
+    assert np.array_equal(read_photo(right, 1)[:, :, 0], GRAY)
+
+
 def test_scaling_is_done_in_blocks(tmp_path, monkeypatch):
     path = written(tmp_path / "a.tif", WIDE, photometric="rgb")
     monkeypatch.setattr(pixels, "BLOCK", 100)
@@ -502,6 +585,65 @@ def test_jpegs_that_are_damaged_inside_are_refused(tmp_path, mode, progressive):
     ):
         with pytest.raises(UserError, match="a.jpg: expected a readable image"):
             read_photo(saved(tmp_path / "a.jpg", damaged), 3)
+
+
+SMOOTH = np.rint(cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8), (0, 0), 2)).astype(
+    np.uint8
+)
+
+
+def with_segments(kind, compression):
+    """A TIFF in several strips, or in tiles."""
+    if kind == "tiles":
+        return tiff(SMOOTH, photometric="rgb", compression="zlib", tile=(32, 32))
+    image = Image.fromarray(SMOOTH).convert(kind)
+    return encoded(image, "TIFF", compression=compression, **({"tiffinfo": {278: 32}} if compression != "jpeg" else {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "compression"),
+    [
+        *(("RGB", name) for name in ("tiff_deflate", "tiff_adobe_deflate", "jpeg")), ("L", "jpeg"), ("CMYK", "jpeg"),
+        ("L", "tiff_deflate"), ("tiles", ""),
+    ],
+)  # fmt: skip
+def test_tiffs_that_are_damaged_inside_are_refused(tmp_path, kind, compression):
+    """libtiff passes over a wrong checksum of Deflate, and over what libjpeg says of a JPEG inside."""
+    whole = with_segments(kind, compression)
+    expected = np.asarray(Image.open(io.BytesIO(whole)).convert("RGB"))
+    assert np.array_equal(read_photo(saved(tmp_path / "a.tif", whole), 3), expected)
+    with tifffile.TiffFile(io.BytesIO(whole)) as pages:
+        start, length = pages.pages[0].dataoffsets[-1], pages.pages[0].databytecounts[-1]
+    for at, damage in ((start + length // 2, b"\0" * 40), (start + length // 2, bytes(range(7, 47)))):
+        with pytest.raises(UserError, match="a.tif: expected a readable image, found: ."):
+            read_photo(saved(tmp_path / "a.tif", whole[:at] + damage + whole[at + len(damage) :]), 3)
+    if compression != "jpeg":
+        last = start + length - 1
+        wrong = whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :]  # the pixels are whole, or only seem so
+        with pytest.raises(UserError, match=r"a.tif: .*(incorrect data check|decoder error)"):
+            read_photo(saved(tmp_path / "a.tif", wrong), 3)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("columns", "rows"), [(32, 24), (3, 1), (1, 3), (13, 9)])
+def test_pngs_that_hold_too_few_rows_are_refused(tmp_path, monkeypatch, interlaced, columns, rows):
+    """The stream of such a file is whole, and its checksums are right; Pillow leaves the rest black."""
+    values = np.random.default_rng(0).integers(0, 256, (rows, columns), np.uint8)
+    passes = [values[y::down, x::right] for x, y, right, down in formats.ADAM7] if interlaced else [values]
+    pixels = b"".join(b"\0" + row.tobytes() for part in passes if part.size for row in part)
+
+    def file(pixels):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, int(interlaced)))
+        parts = zlib.compress(pixels)
+        halves = chunk(b"IDAT", parts[:9]) + chunk(b"IDAT", parts[9:])
+        return saved(tmp_path / "a.png", b"\x89PNG\r\n\x1a\n" + header + halves + chunk(b"IEND", b""))
+
+    for decoder in (formats.with_opencv, lambda data, flags: None):
+        monkeypatch.setattr(formats, "with_opencv", decoder)
+        assert np.array_equal(read_photo(file(pixels), 1)[:, :, 0], values)
+        for left in (len(pixels) - 1, len(pixels) // 2):
+            with pytest.raises(UserError, match=rf"a.png: .*truncated \(it holds {left} of {len(pixels)} bytes of pix"):
+                read_photo(file(pixels[:left]), 1)
 
 
 def test_folders_texts_and_empty_files_are_named(tmp_path):

@@ -182,6 +182,17 @@ def test_a_region_outside_the_photo_is_refused(tmp_path, write, region):
             getattr(Decoding(16, 3, region=region), method)(path)
 
 
+@pytest.mark.parametrize("region", [[0, 0, 1, 1], [0, 0, 1, 40], [1, 1, 7, 30], [0.0, 0.0, 0.01, 0.5]])
+def test_a_region_of_a_few_pixels_is_refused_with_the_way_to_write_shares(tmp_path, write, region):
+    path = write(tmp_path / "a.png", COLOURS)
+    message = r"a.png: expected data.region .* at least 8 x 8 px, .*, [17] x \d+ px; .* 0.0,0.0,1.0,1.0 is the whole"
+    with pytest.raises(UserError, match=message):
+        Decoding(16, 3, region=region).read(path)
+    tiny = write(tmp_path / "b.png", COLOURS[:4, :4])
+    for whole in ([0, 0, 4, 4], [0.0, 0.0, 1.0, 1.0]):
+        assert Decoding(16, 3, region=whole).read(tiny)[1].region == (0, 0, 4, 4)
+
+
 def disc(tmp_path, write, name="region.png"):
     mask = np.zeros((40, 60), np.uint8)
     cv2.circle(mask, (30, 20), 12, 255, -1)

@@ -1,6 +1,7 @@
 """Which pixels of a mask are marked, in any encoding of masks that people use."""
 
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.masks import mostly_marked, read_mask, read_white
+from anomaly_lab.data.masks import Marks, mostly_marked, not_turned, read_mask, read_white
 
 GRADIENT = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
 REGIONS = np.zeros((96, 120), np.uint8)  # two kinds of defects that touch, and a stroke of one pixel
@@ -109,6 +110,47 @@ def test_soft_borders_are_marked_above_the_middle(tmp_path, quality):
     assert np.count_nonzero(grays != MARKED) < 0.03 * np.count_nonzero(MARKED)
 
 
+NUMBERS = np.zeros((400, 400), np.uint8)  # 50 squares with the numbers 1 to 50
+for square in range(50):
+    row, column = 50 * (square // 8) + 5, 50 * (square % 8) + 5
+    NUMBERS[row : row + 25, column : column + 25] = square + 1
+TOUCHING = np.zeros((200, 200), np.uint8)  # rows of parts that touch, of 5 px upwards
+TOUCHING[10:190, 10:190] = 1 + np.add.outer(np.arange(180) // 5 * 7, np.arange(180) // 6) % 83
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        NUMBERS, np.where(NUMBERS == 7, 0, NUMBERS), 5 * NUMBERS, np.where(NUMBERS, 204 + NUMBERS, 0),
+        (6 * NUMBERS.clip(0, 40).astype(int) + 5 * (NUMBERS > 0)).astype(np.uint8), TOUCHING, 3 * TOUCHING,
+        np.where(NUMBERS, NUMBERS.astype(np.uint16) * 900, 0).astype(np.uint16),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["png", "tif", "jpg"])
+def test_every_number_of_a_lossless_mask_is_marked(tmp_path, values, kind):
+    """A PNG that is called JPEG is one."""
+    path = tmp_path / f"mask.{kind}"
+    Image.fromarray(values.astype(values.dtype)).save(path, "TIFF" if kind == "tif" else "PNG")
+    assert np.array_equal(read_white(path, 10**6), values > 0)
+
+
+@pytest.mark.parametrize("quality", [98, 95, 75, 40])
+@pytest.mark.parametrize("grays", [(30, 255), (20, 255), (30, 100, 255), (40, 50, 60), (255, 255)])
+@pytest.mark.parametrize("name", ["mask.jpg", "mask.png"])
+def test_separate_gray_levels_of_a_jpeg_are_all_marked(tmp_path, quality, grays, name):
+    """Whatever the file is called; the areas are 10 x 10 px and more."""
+    values = np.zeros((160, 200), np.uint8)
+    for number, gray in enumerate(grays):
+        values[12 + 40 * number : 35 + 40 * number, 20:130] = gray
+        values[20 + 40 * number : 30 + 40 * number, 155:165] = gray
+    Image.fromarray(values).save(tmp_path / name, "JPEG", quality=quality)
+    white = read_white(tmp_path / name, 10**6)
+    assert white[values > 0].mean() > 0.98
+    assert np.count_nonzero(white & (values == 0)) < 0.04 * np.count_nonzero(values)
+    if len(set(grays)) == 1:
+        assert np.array_equal(white, values > 0)
+
+
 @pytest.mark.parametrize(("size", "how"), [((300, 240), cv2.INTER_LINEAR), ((60, 48), cv2.INTER_AREA)])
 def test_resized_masks_are_marked_above_the_middle(tmp_path, size, how):
     resized = cv2.resize(np.uint8(255) * MARKED, size, interpolation=how)
@@ -116,11 +158,53 @@ def test_resized_masks_are_marked_above_the_middle(tmp_path, size, how):
     assert np.array_equal(read_white(tmp_path / "mask.png", 10**6), resized > 127.5)
 
 
-def test_masks_that_mark_most_of_nearly_every_photo_are_named():
-    assert mostly_marked([0.9] * 9 + [0.1]).startswith("9 of 10 masks mark most of their photo; if black marks")
-    assert mostly_marked([0.7]) is not None
-    for shares in ([], [0.1], [0.9] * 8 + [0.1] * 2, [0.5]):
-        assert mostly_marked(shares) is None
+@pytest.mark.parametrize("size", [(16, 16), (12, 16)])
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_masks_of_photos_that_exif_turns_are_named_where_sizes_do_not_tell(tmp_path, size, kind, orientation):
+    """A mask of another size than the photo is refused, so that its position is known."""
+    tagged, plain = tmp_path / f"a.{kind}", tmp_path / "mask.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros(size, np.uint8)).save(tagged, exif=exif)
+    turned = orientation in ({2, 3, 4, 5, 6, 7, 8} if size == (16, 16) else {2, 3, 4})
+    mask = np.zeros(size if orientation not in {5, 6, 7, 8} else size[::-1], bool)
+    mask[2:4, 3:5] = True
+    Image.fromarray(mask).save(plain)
+    remark = not_turned({plain: Marks.of(mask, tagged, plain), tmp_path / "b.png": Marks.of(mask, plain, plain)})
+    if turned:
+        assert remark.startswith(f"1 of 2 photos with masks are turned by their EXIF, and their masks, such as {plain}")
+    else:
+        assert remark is None
+    assert not Marks.of(mask, tagged, tagged).unturned
+    assert not Marks.of(mask, tmp_path / "nothing", plain).unturned
+
+
+def marks(*masks):
+    return {Path(f"{number}.png"): Marks.of(np.array(mask, bool)) for number, mask in enumerate(masks)}
+
+
+HOLE, HALF = np.pad(np.zeros((4, 4)), 2, constant_values=1), np.repeat([[1.0], [0]], [5, 3], axis=0).repeat(8, axis=1)
+SMALL = 1 - HOLE.clip(0, 1)
+SMALL[2:4] = 0  # a quarter of the photo and less
+
+
+def test_masks_that_look_inverted_are_named():
+    inverted = "if black marks the defects there, they are inverted, and pixel metrics say nothing"
+    most = mostly_marked(marks(SMALL, HALF, HOLE))
+    assert most == f"2 of 3 masks mark most of their photo, such as 1.png; {inverted}"
+    for others in (1, 3, 99):
+        one = mostly_marked(marks(*[SMALL] * others, HOLE))
+        assert one == (
+            f"1 of {others + 1} masks mark most of their photo and its whole border, such as {others}.png; {inverted}"
+        )
+    assert mostly_marked(marks(*[SMALL] * 3, *[1 - SMALL] * 3)).startswith("3 of 6 masks mark most of their photo")
+
+
+def test_photos_that_are_mostly_defective_among_others_are_not_named():
+    whole = np.ones((8, 8))
+    for masks in ([], [SMALL], [SMALL] * 2 + [HALF], [SMALL] * 3 + [whole, HALF, HALF.T], [np.eye(8)] * 4):
+        assert mostly_marked(marks(*masks)) is None
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

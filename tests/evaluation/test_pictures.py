@@ -38,6 +38,23 @@ def test_a_panel_shows_image_reconstruction_map_and_outline_without_padding():
     assert (picture[:, 192:] == (0, 255, 0)).all(axis=2).sum() == 4 * 9  # the outline of a 10 x 10 square
 
 
+@pytest.mark.parametrize(
+    ("photo", "shown"),
+    [
+        ((900, 60), (192, 12)), ((60, 900), (12, 192)), ((1024, 128), (128, 16)), ((100, 1), (192, 2)),
+        ((256, 64), (64, 16)), ((300, 200), (64, 42)), ((64, 64), (64, 64)),
+    ],
+)  # fmt: skip
+def test_narrow_photos_are_shown_larger(photo, shown):
+    placement = place(*photo, 256, "pad")
+    batch = Batch(torch.zeros(1, 1, 256, 256), (None,), torch.tensor([1]), torch.tensor([0]), (placement,))
+    mask = torch.zeros(1, *photo, dtype=torch.bool)
+    drawn = panel("a", 0, Prediction(torch.zeros(1, 1, 256, 256), None, None), batch, 64, mask)
+    assert drawn.image.shape[:2] == drawn.anomaly_map.shape == drawn.mask.shape
+    assert drawn.image.shape[:2] == pytest.approx(shown, abs=2)
+    assert drawn.draw(0, 1).shape[1] == 3 * drawn.image.shape[1]
+
+
 def test_without_a_mask_the_map_is_laid_over_the_image():
     gray = np.full((8, 8, 3), 100, np.uint8)
     picture = Panel("a", gray, None, np.zeros((8, 8), np.float32), None).draw(0, 1)
@@ -81,7 +98,7 @@ def test_what_is_found_and_what_the_mask_marks_have_outlines_of_their_own():
     assert both.decision == ["score 1.25", "threshold 1.5: normal"]
     abnormal = both._replace(decision_score=1.5)
     assert (abnormal.decision[1], abnormal.color) == ("threshold 1.5: abnormal", ORANGE)
-    assert both.captioned(0, 1).shape == (44 + 16, 256, 3)
+    assert both.captioned(0, 1).shape == (44 + 16, 512, 3)  # the caption is whole
     assert (image == 50).all()
     for other in (line._replace(pixel=0.6), line._replace(minimum_area=17 / 256)):  # the region is too small
         assert (both._replace(threshold=other).outlined(0, 1) == ORANGE).all(axis=2).sum() == 0
