@@ -1,21 +1,31 @@
 """Folders of one class each, with the masks of their photos, wherever these lie."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import RemarkCounter
-from anomaly_lab.data.listing import FOLDER_OF_MASKS, child_of, images_in, mask_folders, subfolders, walk
+from anomaly_lab.data.listing import (
+    FOLDER_OF_MASKS,
+    child_of,
+    images_in,
+    is_mask_folder,
+    mask_folders,
+    subfolders,
+    walk,
+)  # fmt: skip
 from anomaly_lab.data.names import (
     LOSSLESS,
     LOSSY,
-    MASK_STEM,
+    MASK_WORDS,
     PHOTOS,
     SUFFIXES,
     is_good,
     is_masks,
     is_system,
     photo_of,
+    speaks_of_good,
 )  # fmt: skip
 from anomaly_lab.data.samples import Sample, Splits, with_copies
 
@@ -51,7 +61,7 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     if test and all(sample.label for sample in test):
         reading.remarks.add("no folder of good test photos: every class of the test counts as defective", path / "test")
     for child in path.iterdir():
-        if child.is_dir() and child not in (train_folder, test_folder) and not is_masks(child.name):
+        if child.is_dir() and child not in (train_folder, test_folder) and not is_mask_folder(child):
             reading.leave_out("left out as no part of the layout", child)
     reading.check_masks(path, *([test_folder] if test_folder else []))
     if not train:
@@ -135,11 +145,15 @@ class Classes:
         images = [path for path in images if path not in set(beside.values())]
         if not label:
             for mask in beside.values():
-                if not MASK_STEM.fullmatch(mask.stem):
+                if photo_of(mask.stem) == mask.stem:
                     raise UserError(f"{mask}: expected one photo of this name, found two suffixes")
                 self.remarks.add("left out as masks beside good photos", mask)
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
+        if MASK_WORDS.search(folder.name.lower()):
+            self.remarks.add("read as defects, although the name speaks of masks (call those ground_truth)", folder)
+        elif speaks_of_good(folder.name):
+            self.remarks.add("read as defects, although the name speaks of good parts (data.good=[...])", folder)
         found: dict[Path, Path] = dict(beside)
         for tree in mask_trees(folder, holders) if not beside else ():
             found = masks_in(tree, photos_in, images)
@@ -156,8 +170,10 @@ class Classes:
     def check_masks(self, *holders: Path) -> None:
         """Refuse masks without an image: with a misspelt folder the pixel metrics would be missing silently."""
         for folder in (child for holder in (*holders, *self._class_folders) for child in mask_folders(holder)):
+            if not is_masks(folder.name):
+                self.remarks.add("read as masks, because its files are named as photos beside it", folder)
             for mask in images_in(folder):
-                of_good = mask.parent == folder and photo_of(mask.stem) in self._good_stems
+                of_good = mask.parent == folder and not self._good_stems.isdisjoint({mask.stem, photo_of(mask.stem)})
                 of_good = of_good or is_good(mask.parent.name)
                 if mask not in self._masks and not of_good:
                     raise UserError(
@@ -180,6 +196,9 @@ class Classes:
                     f"{mask}: expected the mask of one image, found {other} and {photo}; sort the masks into folders "
                     "named as the classes"
                 )
+        if affix := common_affix(images):
+            what = f"read as photos, though many are named as another one with {affix!r} (masks? name them _mask)"
+            self.remarks.add(what, folder)
         if not label:
             self._good_stems |= {path.stem for path in images}
         self._roles[self._name(folder)] = "defects" if label else "good"
@@ -199,8 +218,12 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
         by_stem.setdefault(path.with_suffix(""), []).append(path)
     found: dict[Path, Path] = {}
     for stem, (first, *others) in by_stem.items():
-        photos = by_stem.get(stem.with_name(photo_of(stem.name)), [])
-        if MASK_STEM.fullmatch(stem.name) and len(photos) == 1 and not others:
+        photos = by_stem.get(stem.parent / photo_of(stem.name), [])
+        if len(photos) == 1 and photos[0] != first and not others:
+            if photos[0] in found:
+                raise UserError(
+                    f"{first}: expected one mask of {photos[0].name}, found {found[photos[0]].name} beside it"
+                )
             found[photos[0]] = first
         if others:
             photos = [path for path in (first, *others) if path.suffix.lower() in LOSSY]
@@ -212,6 +235,20 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
                 )
             found[photos[0]] = masks[0]
     return found
+
+
+def common_affix(images: list[Path]) -> str | None:
+    """What a third of the photos or more have before or behind the name of another one; digits alone do not count."""
+    stems = {path.with_suffix("") for path in images}
+    found: Counter[str] = Counter()
+    for stem in stems:
+        name = stem.name
+        parts = [(name[:i], name[i:]) for i in range(1, len(name))]
+        found.update(rest for part, rest in [*parts, *((b, a) for a, b in parts)] if stem.parent / part in stems)
+    for affix, count in found.most_common():
+        if 3 * count >= len(images) and any(map(str.isalpha, affix)):
+            return affix
+    return None
 
 
 def mask_trees(folder: Path, holders: Iterable[Path]) -> Iterator[Path]:
@@ -236,7 +273,7 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
     marked = {
         (Path(name).parent / photo_of(Path(name).name)).as_posix(): mask
         for name, mask in by_name.items()
-        if MASK_STEM.fullmatch(Path(name).name)
+        if photo_of(Path(name).name) != Path(name).name
     }
     found = {}
     for image in images:
