@@ -25,9 +25,12 @@ from anomaly_lab.data.names import (
     is_masks,
     is_system,
     photo_of,
+    speaks_of_defects,
     speaks_of_good,
 )  # fmt: skip
 from anomaly_lab.data.samples import Sample, Splits, with_copies
+
+GOOD_IN_SPITE = "read as good, although the name speaks of defects"
 
 
 def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
@@ -40,16 +43,17 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     normal = [child for child in subfolders(train_folder) if is_good(child.name, good)]
     bad = [child.name for child in subfolders(train_folder) if not is_good(child.name, good) | _is_shots(child)]
     if bad and not normal:
-        raise UserError(
-            f"{train_folder}: expected the folder 'good', found {', '.join(bad)}; if its parts are good, "
-            f"data=folder data.good=[{','.join(bad)}]"
-        )
+        may_be = [name for name in bad if not (speaks_of_defects(name) or MASK_WORDS.search(name.lower()))]
+        hint = f"; if its parts are good, data=folder data.good=[{','.join(may_be)}]" if may_be else ""
+        raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}{hint}")
     if normal:
         if bad:
             raise UserError(
                 f"{train_folder}: expected only the folder {normal[0].name!r}, found {', '.join(bad)} beside it"
             )
         reading.refuse_loose(train_folder, "train/good")
+    if not normal:
+        _refuse_masked(train_folder)
     train = [sample for child in normal or [train_folder] for sample in reading.samples(child, "good", 0)]
     test = []
     for child in subfolders(test_folder) if test_folder else []:
@@ -200,12 +204,26 @@ class Classes:
             what = f"read as photos, though many are named as another one with {affix!r} (masks? name them _mask)"
             self.remarks.add(what, folder)
         if not label:
+            if found := folder_of_defects(folder, images):
+                raise UserError(
+                    f"{found}: expected good photos alone in {folder}, found a folder whose name speaks of defects; "
+                    f"move it beside {folder.name}/, or rename it"
+                )
+            for path in images:
+                if speaks_of_defects(path.stem):
+                    self.remarks.add(GOOD_IN_SPITE, path)
             self._good_stems |= {path.stem for path in images}
         self._roles[self._name(folder)] = "defects" if label else "good"
         return [Sample(path, masks.get(path), label, defect, str(path)) for path in images]
 
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else str(folder)
+
+
+def folder_of_defects(folder: Path, images: Iterable[Path]) -> Path | None:
+    """The first of the folders below one of good photos whose name speaks of defects."""
+    below = {parent for image in images for parent in image.relative_to(folder).parents}
+    return next((folder / parent for parent in sorted(below) if speaks_of_defects(parent.name)), None)
 
 
 def masks_beside(images: list[Path]) -> dict[Path, Path]:
@@ -289,6 +307,17 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
 def _is_shots(folder: Path) -> bool:
     """Whether a folder in a flat train/ holds the photos or the depths of good parts: rgb, xyz."""
     return folder.name.lower() in {"rgb", "xyz"}
+
+
+def _refuse_masked(train: Path) -> None:
+    """Refuse masks of photos in a flat train/: these are defective."""
+    for tree in mask_folders(train):
+        for photo, mask in masks_in(tree, train, [path for path in images_in(train) if path.parent == train]).items():
+            raise UserError(
+                f"{mask}: expected photos of good parts alone in {train}, found what may be the mask of {photo.name}; "
+                f"put the good ones into {train.name}/good/ and the others into test/<defect>/, or list the images in "
+                "a table (data=csv)"
+            )
 
 
 def _suffixes() -> str:

@@ -89,6 +89,16 @@ def test_masks_of_a_split_whatever_their_folder_is_called(tmp_path, name, place)
         (("0.png", "1.png", "mask_0.png"), "mask_0.png: expected photos of good parts alone, .* mask of 0.png"),
         ((*GOOD, "A/1.png", "A/1_mask.png", "A/1_seg.png"), "1_seg.png: expected one mask of 1.png, found 1_mask.png"),
         (("0.png", "1.png", "label/0.png"), "found the folder 'label', whose name speaks of another layout"),
+        *(
+            ((*GOOD, f"OK/lot/{name}/0.png", "NG/0.png"), f"{name}: expected good photos alone in .*OK, found a folder")
+            for name in ("NG", "defect_scratch", "Ausschuss", "rework", "not_ok")
+        ),
+        ((*GOOD, "OK/lot2/bad/0.png"), "bad: expected good photos alone"),
+        (("train/good/0.png", "train/good/NG/1.png"), "NG: expected good photos alone"),
+        (("Train/0.png", "Train/1.png", "Train/Label/0_label.png", "Test/0.png"), "0_label.png: .* the mask of 0.png"),
+        (("Train/0.png", "Train/Label/9_label.png"), "Train: expected the folder 'good', found Label$"),
+        (("train/NG/0.png", "test/good/1.png"), "train: expected the folder 'good', found NG$"),
+        (("train/0.png", "train/1.png", "train/masks/1.png"), "1.png: .* the mask of 1.png; put the good ones into"),
         (("0.png", "gt/0.png"), "found the folder 'gt', whose name speaks of another layout"),
     ],
 )
@@ -142,3 +152,10 @@ def test_good_photos_of_a_side_called_label_stay_photos(tmp_path):
     names = [f"good/{side}/{number}.png" for side in ("front", "label") for number in range(3)]
     splits = folder(str(made(tmp_path, *names, "bad/front/0.png")), 0)
     assert len(splits.train) + len(splits.test) == 7
+
+
+def test_good_photos_whose_names_speak_of_defects_are_named(tmp_path):
+    made(tmp_path, "0.png", "1.png", "NG_0.png", "defect_1.png", "undamaged_2.png", "no_defect/3.png")
+    splits = folder(str(tmp_path), 0)
+    assert len(splits.train) == 6
+    assert splits.remarks[-1].startswith("2 read as good, although the name speaks of defects")
