@@ -1,5 +1,6 @@
 """`python -m anomaly_lab threshold`: set the threshold of a finished run from other normal images, without training."""
 
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ def normals_in(folder: Path) -> list[Path]:
     good = [] if is_good(folder.name) else sorted(each for each in below if is_good(each.name))
     other = next((each for each in sorted(below) for one in good if each != one and each.parent == one.parent), None)
     if found := folder_of_defects(folder, paths) or other:
-        hint = f"type normals={good[0]}" if good else "take it out, or rename it"
+        hint = f"type {shlex.quote(f'normals={good[0]}')}" if good else "take it out, or rename it"
         raise UserError(f"normals: expected normal images alone in {folder}, found the folder {found}; {hint}")
     return paths
 

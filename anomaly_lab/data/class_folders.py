@@ -21,6 +21,7 @@ from anomaly_lab.data.names import (
     MASK_WORDS,
     PHOTOS,
     SUFFIXES,
+    as_typed,
     is_good,
     is_masks,
     is_system,
@@ -44,7 +45,7 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     bad = [child.name for child in subfolders(train_folder) if not is_good(child.name, good) | _is_shots(child)]
     if bad and not normal:
         may_be = [name for name in bad if not (speaks_of_defects(name) or MASK_WORDS.search(name.lower()))]
-        hint = f"; if its parts are good, data=folder data.good=[{','.join(may_be)}]" if may_be else ""
+        hint = f"; if its parts are good, data=folder {as_typed(may_be)}" if may_be else ""
         raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}{hint}")
     if normal:
         if bad:

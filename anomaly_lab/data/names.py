@@ -4,8 +4,10 @@ The only place that decides this, whatever the case of a name.
 """
 
 import hashlib
+import json
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,6 +82,12 @@ def speaks_of_defects(name: str) -> bool:
 def speaks_of_good(name: str) -> bool:
     """Whether a name has a word for good parts, such as `OK_2`, and none for defects."""
     return GOOD_WORDS.search(name.lower()) is not None and not speaks_of_defects(name)
+
+
+def as_typed(good: Iterable[str]) -> str:
+    """The word for a shell that names folders of good photos."""
+    names = (name if re.fullmatch(r"[\w .+-]+", name) else json.dumps(name, ensure_ascii=False) for name in good)
+    return shlex.quote(f"data.good=[{','.join(names)}]")
 
 
 def is_system(name: str) -> bool:

@@ -1,10 +1,14 @@
 """What names mean."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from anomaly_lab.config.overrides import as_people_write
 from anomaly_lab.data.names import (
+    as_typed,
     category_of,
     is_good,
     is_masks,
@@ -47,3 +51,9 @@ def test_data_sets_of_different_folders_have_different_names(tmp_path, monkeypat
 def test_names_are_whole_words_in_any_case(rule, yes, no):
     assert [bool(rule(name)) for name in yes.split()] == [True] * len(yes.split())
     assert [bool(rule(name)) for name in no.split()] == [False] * len(no.split())
+
+
+@pytest.mark.parametrize("names", [["intact"], ["良", "gut ü"], ["it's", 'a "b"'], ["a,b", "[c]"], ["$(rm) & x"]])
+def test_a_proposed_word_comes_back_from_a_shell(names):
+    (word,) = as_people_write(shlex.split(as_typed(names)))
+    assert OverridesParser.create().parse_overrides([word])[0].value() == names
