@@ -30,7 +30,8 @@ TWO_FILES = "left out beside the photo of the same name"
 BY_CONTENT = "read, because the content is a photo, whatever the suffix says"
 NO_FILE = "left out, because it is no file"
 FOLDER_OF_MASKS = "left out as a folder of masks"
-RESULTS = "left out, because the folder holds results of predict"
+OF_RESULTS = (b"path,run,score,decision_score,", b"path,defect,label,score,")  # how scores.csv begins
+RESULTS = "left out, because the folder holds results of predict or of a run"
 NOT_LISTED = "left out, because the folder cannot be listed"
 
 
@@ -116,7 +117,7 @@ def walk(
 
     failed = partial(_not_listed, note=note, unlisted=unlisted)
     for folder, folders, files in os.walk(path, onerror=failed, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if _enters(Path(folder, name), read, note)]
+        folders[:] = [name for name in sorted(folders) if enters(Path(folder, name), read, note)]
         stems = {Path(name).stem for name in files if Path(name).suffix.lower() in SUFFIXES}
         for name in sorted(files):
             file = Path(folder, name)
@@ -151,20 +152,32 @@ def is_photo(file: Path) -> bool:
         return False
 
 
+def holds_results(folder: Path) -> bool:
+    """Whether a folder holds the scores of `predict`, complete or not, or of the test of a run."""
+    for name in ("scores.csv", "scores.csv.part"):
+        try:
+            with (folder / name).open("rb") as begun:
+                if begun.read(40).startswith(OF_RESULTS):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
 def _not_listed(error: OSError, note: LeftOut, unlisted: Callable[[OSError], None] | None) -> None:
     note(NOT_LISTED, Path(error.filename))
     if unlisted:
         unlisted(error)
 
 
-def _enters(below: Path, read: list[str], note: LeftOut) -> bool:
+def enters(below: Path, read: list[str], note: LeftOut) -> bool:
     """Whether a folder has photos that are not `read` yet; a target of a link is added to those that are."""
     if is_system(below.name):
         return False
     if is_mask_folder(below):
         note(FOLDER_OF_MASKS, below)
         return False
-    if (below / "scores.csv").exists() or (below / "scores.csv.part").exists():
+    if holds_results(below):
         note(RESULTS, below)
         return False
     if below.is_symlink():
