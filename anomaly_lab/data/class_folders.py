@@ -25,6 +25,7 @@ from anomaly_lab.data.names import (
     is_good,
     is_masks,
     is_system,
+    may_be_masks,
     photo_of,
     speaks_of_defects,
     speaks_of_good,
@@ -44,7 +45,7 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     normal = [child for child in subfolders(train_folder) if is_good(child.name, good)]
     bad = [child.name for child in subfolders(train_folder) if not is_good(child.name, good) | _is_shots(child)]
     if bad and not normal:
-        may_be = [name for name in bad if not (speaks_of_defects(name) or MASK_WORDS.search(name.lower()))]
+        may_be = [name for name in bad if not (speaks_of_defects(name) or may_be_masks(name))]
         hint = f"; if its parts are good, data=folder {as_typed(may_be)}" if may_be else ""
         raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}{hint}")
     if normal:
@@ -155,10 +156,11 @@ class Classes:
                 self.remarks.add("left out as masks beside good photos", mask)
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
-        if MASK_WORDS.search(folder.name.lower()):
+        if may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
             self.remarks.add("read as defects, although the name speaks of masks (call those ground_truth)", folder)
         elif speaks_of_good(folder.name):
-            self.remarks.add("read as defects, although the name speaks of good parts (data.good=[...])", folder)
+            what = f"read as defects, although the name speaks of good parts ({as_typed([folder.name])})"
+            self.remarks.add(what, folder)
         found: dict[Path, Path] = dict(beside)
         for tree in mask_trees(folder, holders) if not beside else ():
             found = masks_in(tree, photos_in, images)
@@ -223,7 +225,8 @@ class Classes:
 
 def folder_of_defects(folder: Path, images: Iterable[Path]) -> Path | None:
     """The first of the folders below one of good photos whose name speaks of defects."""
-    below = {parent for image in images for parent in image.relative_to(folder).parents}
+    inner = {image.parent for image in images}
+    below = {parent for path in inner for parent in (path.relative_to(folder), *path.relative_to(folder).parents)}
     return next((folder / parent for parent in sorted(below) if speaks_of_defects(parent.name)), None)
 
 
@@ -258,12 +261,15 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
 
 def common_affix(images: list[Path]) -> str | None:
     """What a third of the photos or more have before or behind the name of another one; digits alone do not count."""
-    stems = {path.with_suffix("") for path in images}
+    names: dict[Path, set[str]] = {}
+    for path in images:
+        names.setdefault(path.parent, set()).add(path.stem)
     found: Counter[str] = Counter()
-    for stem in stems:
-        name = stem.name
-        parts = [(name[:i], name[i:]) for i in range(1, len(name))]
-        found.update(rest for part, rest in [*parts, *((b, a) for a, b in parts)] if stem.parent / part in stems)
+    for stems in names.values():
+        for stem in stems:
+            cuts = range(1, len(stem))
+            found.update(stem[cut:] for cut in cuts if stem[:cut] in stems)
+            found.update(stem[:cut] for cut in cuts if stem[cut:] in stems)
     for affix, count in found.most_common():
         if 3 * count >= len(images) and any(map(str.isalpha, affix)):
             return affix

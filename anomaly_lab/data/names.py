@@ -46,7 +46,7 @@ NO_DEFECT = re.compile(
     rf"(?<![a-z])((no|not|non|without|zero|ohne|keine?)[ _.-]*({_BAD})|({_BAD})[ _.-]*free)(?![a-z])"
 )
 GOOD_WORDS = re.compile(r"(?<![a-z])(good|normal|ok|pass)(?![a-z])")
-MASK_WORDS = re.compile(r"(?<![a-z])(masks?|gt|ground[ _-]?truth|labels?|annotations?|segmentations?)(?![a-z])")
+MASK_WORDS = re.compile(r"(?<![a-z])(masks?|gt|ground[ _-]?truth|annotations?|segmentations?)(?![a-z])")
 _MASK = "(mask|gt|label|seg|segmentation|anno|annotation|ground[ _-]?truth)s?"
 MASK_STEMS = [
     re.compile(pattern, re.IGNORECASE)

@@ -133,11 +133,12 @@ def test_labels_of_a_split_are_masks_and_said_to_be(tmp_path, place):
         (("label/7.png", "NG/7.png", "masks/label/7.png", "masks/NG/7.png"), "although the name speaks of masks"),
         (("NG_mask/7.png", "NG/7.png"), "read as defects, although the name speaks of masks"),
         (("NG/scratch_label.png", "NG/8.png"), ""),
+        (("torn_label/7.png", "NG/8.png"), ""),
         (("NG/7_m.png", "NG/7.png", "NG/8_m.png", "NG/8.png"), "many are named as another one with '_m'"),
         (("NG/7_defect.png", "NG/7.png"), "many are named as another one with '_defect'"),
         (("NG/7_2.png", "NG/7.png", "NG/8_2.png", "NG/8.png"), ""),
         (tuple(f"NG/{number}.png" for number in range(20)), ""),
-        (("OK_2/7.png", "NG/8.png"), "read as defects, although the name speaks of good parts"),
+        (("OK_2/7.png", "NG/8.png"), r"although the name speaks of good parts ('data.good=[OK_2]')"),
         (("good_rotated/7.png",), "read as defects, although the name speaks of good parts"),
     ],
 )
