@@ -6,6 +6,7 @@ from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.lock import lock
+from anomaly_lab.data.listing import holds_results
 from anomaly_lab.inference.sources import base_of, claim_folder, find, new_folder, result
 from anomaly_lab.runs.collect import key_at
 from anomaly_lab.runs.lookup import finished_runs
@@ -33,6 +34,12 @@ def main(arguments: list[str]) -> None:
     out = Path(options["out"]).expanduser() if "out" in options else new_folder(default, source)
     if file := next((path for path in (out, *out.parents) if path.is_file()), None):
         raise UserError(f"out: expected a folder, found the file {file}")
+    if not holds_results(out):
+        for name in ("scores.csv", "unreadable.csv", "predictions.html"):
+            if (out / name).exists():
+                raise UserError(
+                    f"out: expected a new folder or one of predict, found {out / name}, a file of another kind"
+                )
     base, unlisted = base_of(source), list[OSError]()
     photos = find(source, out, unlisted.append)
 

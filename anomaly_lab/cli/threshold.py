@@ -1,5 +1,6 @@
 """`python -m anomaly_lab threshold`: set the threshold of a finished run from other normal images, without training."""
 
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.remarks import RemarkCounter
+from anomaly_lab.data.class_folders import GOOD_IN_SPITE, folder_of_defects, masks_beside
 from anomaly_lab.data.listing import images_in
+from anomaly_lab.data.names import is_good, speaks_of_defects
 from anomaly_lab.runs.lookup import finished_run
 
 if TYPE_CHECKING:  # torch takes seconds: mistakes are answered before
@@ -36,13 +39,7 @@ def main(arguments: list[str]) -> None:
     if options is None:
         return
     run = finished_run(options["run"])
-    folder = Path(options["normals"]).expanduser()
-    left_out = RemarkCounter()
-    paths = images_in(folder, left_out.add) if folder.is_dir() else []
-    for line in left_out.lines():
-        print(f"normals: {line}")
-    if not paths:
-        raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
+    paths = normals_in(Path(options["normals"]).expanduser())
 
     from anomaly_lab.runs.stored import open_run  # and torch with it
 
@@ -51,14 +48,51 @@ def main(arguments: list[str]) -> None:
     draw(stored, paths, rule_config(stored.rule, options, stored.method["method"]), packages(options))
 
 
+def normals_in(folder: Path) -> list[Path]:
+    """The photos below a folder; prints what is left out.
+
+    Raises UserError where there are none, and where names speak of defects or masks among them.
+    """
+    remarks = RemarkCounter()
+    paths = images_in(folder, remarks.add) if folder.is_dir() else []
+    if not paths:
+        for line in remarks.lines():
+            print(f"normals: {line}")
+        raise UserError(f"normals: expected a folder of normal images, found none at {folder}")
+    for path in (folder, *paths):
+        if speaks_of_defects(path.stem):
+            remarks.add(GOOD_IN_SPITE, path)
+    for line in remarks.lines():
+        print(f"normals: {line}")
+    if beside := masks_beside(paths):
+        photo, mask = next(iter(beside.items()))
+        raise UserError(f"normals: expected normal images alone, found {mask}, which may be the mask of {photo.name}")
+    below = {folder / parent for path in paths for parent in path.relative_to(folder).parents} - {folder}
+    good = [] if is_good(folder.name) else sorted(each for each in below if is_good(each.name))
+    other = next((each for each in sorted(below) for one in good if each != one and each.parent == one.parent), None)
+    if found := folder_of_defects(folder, paths) or other:
+        hint = f"type {shlex.quote(f'normals={good[0]}')}" if good else "take it out, or rename it"
+        raise UserError(f"normals: expected normal images alone in {folder}, found the folder {found}; {hint}")
+    return paths
+
+
 def unseen(paths: list[Path], seen: "Seen | None") -> list[Path]:
-    """The files that the run has neither trained on nor tested, by their content; prints the others.
+    """The files that the run has neither trained on nor tested, each content once; prints the others.
 
     Raises UserError if none is left.
     """
     from anomaly_lab.data.seen import names_of
 
     names = names_of(paths)
+    copies, first = RemarkCounter(), dict[str, Path]()
+    for path, name in zip(paths, names, strict=True):
+        if first.setdefault(name, path) != path:
+            copies.add(f"of {len(paths)} files left out as byte copies of others, which count once", path)
+    for line in copies.lines():
+        print(f"normals: {line}")
+    names, paths = list(first), list(first.values())
+    if seen is None:
+        print("normals: the run has kept nothing of its photos: it cannot be told whether these are new to it")
     for done, known in (("trained on", seen.trained), ("tested", seen.tested)) if seen else ():
         remarks = RemarkCounter()
         for path, name in zip(paths, names, strict=True):

@@ -5,6 +5,7 @@
 - `METHOD.KEY=VALUE` counts for the jobs of that method alone, so that a sweep can hold settings of each of its methods.
 - `logger=[wandb,csv]` opens both.
 - `data.region=1,2,30,40` is a list, not a sweep.
+- Names in `data.good=[gut ü,良]` need no quotes, and one alone no brackets; nor do letters beyond ASCII elsewhere.
 - `method.backbone=offline` is the model whose weights the extra `offline` installs, and these weights.
 """
 
@@ -31,6 +32,10 @@ SWEEP = r"(?:choice|range|interval|tag|glob|sort|shuffle|int|float)\(.*\)"
 OF_HYDRA = re.compile(rf"null|true|false|(['\"]).*\1|\[[\d., -]+\]|.*\$\{{.*|{SWEEP}", re.DOTALL)  # no path
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)  # no folder, where a number may stand
 NEEDS_NO_QUOTES = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*", re.ASCII)
+GOOD = re.compile(r"(\+{0,2}data\.good)=(.+)", re.DOTALL)
+BEYOND_ASCII = re.compile(  # plain text, or a flat list of it
+    r"(\+{0,2}[\w.@/]+)=((?=.*[^\x00-\x7f])(?:\[[^][{}()'\"$=]+\]|[^][{}()'\"$=]+)(?:,\[[^][{}()'\"$=]+\])*)", re.DOTALL
+)
 BACKBONE = re.compile(rf"(\+{{0,2}}[\w.]+\.backbone)={OFFLINE}")
 LOGGERS = re.compile(r"logger=\[(\w+(?:,\w+)*)\]")
 NULL = "__null__"  # in a choice of one value, for which Hydra takes no null
@@ -94,6 +99,11 @@ def _rewritten(word: str, is_sweep: bool) -> list[str]:
         return [f"{backbone[1]}.name={MODEL}", f"{backbone[1]}.weights={OFFLINE}"]
     word = NUMBERS.sub(r"\1=[\2]", word)
     path = PATH.fullmatch(word)
+    names = GOOD.fullmatch(word) or (None if path else BEYOND_ASCII.fullmatch(word))
+    if names and not OF_HYDRA.fullmatch(names[2]):
+        values = _parts(names[2])
+        if is_sweep or len(values) == 1:
+            return [f"{names[1]}={','.join(_plain(value, names.re is GOOD) for value in values)}"]
     if path is None or OF_HYDRA.fullmatch(path[2]):
         return [word]
     values = _parts(path[2]) if is_sweep and not Path(path[2]).exists() else [path[2]]
@@ -110,6 +120,19 @@ def _quoted(path: str, counts: bool) -> str:
         return path
     path = str(Path(path).expanduser())
     return path if NEEDS_NO_QUOTES.fullmatch(path) else QuotedString(path, Quote.single).with_quotes()
+
+
+def _plain(value: str, is_list: bool) -> str:
+    """A text or a flat list of texts, in quotes where they need them; with `is_list` one text is a list, too."""
+    listed = value.startswith("[") and value.endswith("]")
+    texts = [text.strip() for text in _parts(value[1:-1])] if listed else [value]
+    quoted = [
+        text
+        if re.fullmatch(r"(['\"]).*\1", text) or NEEDS_NO_QUOTES.fullmatch(text) or NUMBER.fullmatch(text)
+        else QuotedString(text, Quote.single).with_quotes()
+        for text in texts
+    ]
+    return f"[{','.join(quoted)}]" if listed or is_list else quoted[0]
 
 
 def _parts(value: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +78,11 @@ def explain(error: BaseException) -> UserError:
         )
     if isinstance(error, OverrideParseException) and "=" not in error.override:
         word = error.override
-        folder = f"; for a folder of photos type data=folder data.root={word}" if Path(word).is_dir() else ""
+        folder = (
+            f"; for a folder of photos type data=folder {shlex.quote(f'data.root={word}')}"
+            if Path(word).is_dir()
+            else ""
+        )
         return UserError(f"{word}: expected key=value, found a word without ={folder}")
     if isinstance(error, OverrideParseException) and error.override.startswith("-"):
         return without_dashes(error.override)

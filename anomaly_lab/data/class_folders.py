@@ -1,23 +1,38 @@
 """Folders of one class each, with the masks of their photos, wherever these lie."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import RemarkCounter
-from anomaly_lab.data.listing import FOLDER_OF_MASKS, child_of, images_in, mask_folders, subfolders, walk
+from anomaly_lab.data.listing import (
+    FOLDER_OF_MASKS,
+    child_of,
+    images_in,
+    is_mask_folder,
+    mask_folders,
+    subfolders,
+    walk,
+)  # fmt: skip
 from anomaly_lab.data.names import (
     LOSSLESS,
     LOSSY,
-    MASK_STEM,
+    MASK_WORDS,
     PHOTOS,
     SUFFIXES,
+    as_typed,
     is_good,
     is_masks,
     is_system,
+    may_be_masks,
     photo_of,
+    speaks_of_defects,
+    speaks_of_good,
 )  # fmt: skip
 from anomaly_lab.data.samples import Sample, Splits, with_copies
+
+GOOD_IN_SPITE = "read as good, although the name speaks of defects"
 
 
 def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
@@ -30,16 +45,17 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     normal = [child for child in subfolders(train_folder) if is_good(child.name, good)]
     bad = [child.name for child in subfolders(train_folder) if not is_good(child.name, good) | _is_shots(child)]
     if bad and not normal:
-        raise UserError(
-            f"{train_folder}: expected the folder 'good', found {', '.join(bad)}; if its parts are good, "
-            f"data=folder data.good=[{','.join(bad)}]"
-        )
+        may_be = [name for name in bad if not (speaks_of_defects(name) or may_be_masks(name))]
+        hint = f"; if its parts are good, data=folder {as_typed(may_be)}" if may_be else ""
+        raise UserError(f"{train_folder}: expected the folder 'good', found {', '.join(bad)}{hint}")
     if normal:
         if bad:
             raise UserError(
                 f"{train_folder}: expected only the folder {normal[0].name!r}, found {', '.join(bad)} beside it"
             )
         reading.refuse_loose(train_folder, "train/good")
+    if not normal:
+        _refuse_masked(train_folder)
     train = [sample for child in normal or [train_folder] for sample in reading.samples(child, "good", 0)]
     test = []
     for child in subfolders(test_folder) if test_folder else []:
@@ -51,7 +67,7 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     if test and all(sample.label for sample in test):
         reading.remarks.add("no folder of good test photos: every class of the test counts as defective", path / "test")
     for child in path.iterdir():
-        if child.is_dir() and child not in (train_folder, test_folder) and not is_masks(child.name):
+        if child.is_dir() and child not in (train_folder, test_folder) and not is_mask_folder(child):
             reading.leave_out("left out as no part of the layout", child)
     reading.check_masks(path, *([test_folder] if test_folder else []))
     if not train:
@@ -135,11 +151,16 @@ class Classes:
         images = [path for path in images if path not in set(beside.values())]
         if not label:
             for mask in beside.values():
-                if not MASK_STEM.fullmatch(mask.stem):
+                if photo_of(mask.stem) == mask.stem:
                     raise UserError(f"{mask}: expected one photo of this name, found two suffixes")
                 self.remarks.add("left out as masks beside good photos", mask)
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
+        if may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
+            self.remarks.add("read as defects, although the name speaks of masks (call those ground_truth)", folder)
+        elif speaks_of_good(folder.name):
+            what = f"read as defects, although the name speaks of good parts ({as_typed([folder.name])})"
+            self.remarks.add(what, folder)
         found: dict[Path, Path] = dict(beside)
         for tree in mask_trees(folder, holders) if not beside else ():
             found = masks_in(tree, photos_in, images)
@@ -156,8 +177,10 @@ class Classes:
     def check_masks(self, *holders: Path) -> None:
         """Refuse masks without an image: with a misspelt folder the pixel metrics would be missing silently."""
         for folder in (child for holder in (*holders, *self._class_folders) for child in mask_folders(holder)):
+            if not is_masks(folder.name):
+                self.remarks.add("read as masks, because its files are named as photos beside it", folder)
             for mask in images_in(folder):
-                of_good = mask.parent == folder and photo_of(mask.stem) in self._good_stems
+                of_good = mask.parent == folder and not self._good_stems.isdisjoint({mask.stem, photo_of(mask.stem)})
                 of_good = of_good or is_good(mask.parent.name)
                 if mask not in self._masks and not of_good:
                     raise UserError(
@@ -180,13 +203,31 @@ class Classes:
                     f"{mask}: expected the mask of one image, found {other} and {photo}; sort the masks into folders "
                     "named as the classes"
                 )
+        if affix := common_affix(images):
+            what = f"read as photos, though many are named as another one with {affix!r} (masks? name them _mask)"
+            self.remarks.add(what, folder)
         if not label:
+            if found := folder_of_defects(folder, images):
+                raise UserError(
+                    f"{found}: expected good photos alone in {folder}, found a folder whose name speaks of defects; "
+                    f"move it beside {folder.name}/, or rename it"
+                )
+            for path in images:
+                if speaks_of_defects(path.stem):
+                    self.remarks.add(GOOD_IN_SPITE, path)
             self._good_stems |= {path.stem for path in images}
         self._roles[self._name(folder)] = "defects" if label else "good"
         return [Sample(path, masks.get(path), label, defect, str(path)) for path in images]
 
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else str(folder)
+
+
+def folder_of_defects(folder: Path, images: Iterable[Path]) -> Path | None:
+    """The first of the folders below one of good photos whose name speaks of defects."""
+    inner = {image.parent for image in images}
+    below = {parent for path in inner for parent in (path.relative_to(folder), *path.relative_to(folder).parents)}
+    return next((folder / parent for parent in sorted(below) if speaks_of_defects(parent.name)), None)
 
 
 def masks_beside(images: list[Path]) -> dict[Path, Path]:
@@ -199,8 +240,12 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
         by_stem.setdefault(path.with_suffix(""), []).append(path)
     found: dict[Path, Path] = {}
     for stem, (first, *others) in by_stem.items():
-        photos = by_stem.get(stem.with_name(photo_of(stem.name)), [])
-        if MASK_STEM.fullmatch(stem.name) and len(photos) == 1 and not others:
+        photos = by_stem.get(stem.parent / photo_of(stem.name), [])
+        if len(photos) == 1 and photos[0] != first and not others:
+            if photos[0] in found:
+                raise UserError(
+                    f"{first}: expected one mask of {photos[0].name}, found {found[photos[0]].name} beside it"
+                )
             found[photos[0]] = first
         if others:
             photos = [path for path in (first, *others) if path.suffix.lower() in LOSSY]
@@ -212,6 +257,23 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
                 )
             found[photos[0]] = masks[0]
     return found
+
+
+def common_affix(images: list[Path]) -> str | None:
+    """What a third of the photos or more have before or behind the name of another one; digits alone do not count."""
+    names: dict[Path, set[str]] = {}
+    for path in images:
+        names.setdefault(path.parent, set()).add(path.stem)
+    found: Counter[str] = Counter()
+    for stems in names.values():
+        for stem in stems:
+            cuts = range(1, len(stem))
+            found.update(stem[cut:] for cut in cuts if stem[:cut] in stems)
+            found.update(stem[:cut] for cut in cuts if stem[cut:] in stems)
+    for affix, count in found.most_common():
+        if 3 * count >= len(images) and any(map(str.isalpha, affix)):
+            return affix
+    return None
 
 
 def mask_trees(folder: Path, holders: Iterable[Path]) -> Iterator[Path]:
@@ -236,7 +298,7 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
     marked = {
         (Path(name).parent / photo_of(Path(name).name)).as_posix(): mask
         for name, mask in by_name.items()
-        if MASK_STEM.fullmatch(Path(name).name)
+        if photo_of(Path(name).name) != Path(name).name
     }
     found = {}
     for image in images:
@@ -252,6 +314,17 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
 def _is_shots(folder: Path) -> bool:
     """Whether a folder in a flat train/ holds the photos or the depths of good parts: rgb, xyz."""
     return folder.name.lower() in {"rgb", "xyz"}
+
+
+def _refuse_masked(train: Path) -> None:
+    """Refuse masks of photos in a flat train/: these are defective."""
+    for tree in mask_folders(train):
+        for photo, mask in masks_in(tree, train, [path for path in images_in(train) if path.parent == train]).items():
+            raise UserError(
+                f"{mask}: expected photos of good parts alone in {train}, found what may be the mask of {photo.name}; "
+                f"put the good ones into {train.name}/good/ and the others into test/<defect>/, or list the images in "
+                "a table (data=csv)"
+            )
 
 
 def _suffixes() -> str:

@@ -12,8 +12,8 @@ from pydantic import NonNegativeInt
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes, class_folders
-from anomaly_lab.data.listing import child_of, images_in, is_photo, subfolders
-from anomaly_lab.data.names import DEFECT_WORDS, is_good, is_masks, is_system
+from anomaly_lab.data.listing import child_of, images_in, is_mask_folder, is_photo, subfolders
+from anomaly_lab.data.names import as_typed, is_good, is_system, speaks_of_defects, speaks_of_good
 from anomaly_lab.data.samples import Splits, hold_out, join_copies, with_copies
 
 POOLS = ("all", "textures", "objects")  # instead of a category: all of them, or those of one kind
@@ -117,10 +117,10 @@ def folder(
     if not normal:
         _refuse_other_layouts(path, root)
         if len(classes) > 1:
-            found = ", ".join(child.name for child in classes)
+            every = [child.name for child in classes]
             raise UserError(
-                f"data.good: expected the names of the folders of good photos in {root}, found {found}; type "
-                f"data.good=[{classes[0].name}] or data.good=[{','.join(child.name for child in classes)}]; "
+                f"data.good: expected the names of the folders of good photos in {root}, found {', '.join(every)}; "
+                f"type {as_typed([_likely_good(every)])} or {as_typed(every)}, whichever are good; "
                 "the others are defects"
             )
         for child in classes:
@@ -142,13 +142,23 @@ def _only_folder(path: Path, good: set[str]) -> Path:
     """The folder that holds the photos: the only one in a folder without photos, as an unpacked archive has it."""
     while True:
         children = subfolders(path)
-        if len(children) != 1 or DEFECT_WORDS.search(children[0].name.lower()):
+        if len(children) != 1 or speaks_of_defects(children[0].name):
             return path
         if is_good(children[0].name, {*good, "train", "test"}) or any(
-            is_masks(child.name) or (is_photo(child)) for child in path.iterdir()
+            (child.is_dir() and is_mask_folder(child)) or is_photo(child) for child in path.iterdir()
         ):
             return path
         path = children[0]
+
+
+def _likely_good(names: list[str]) -> str:
+    """The name that most likely means good parts: it speaks of them, or others say that they are not like it."""
+
+    def doubt(name: str) -> tuple[bool, bool, bool]:
+        is_denied = any(name != other and name.lower() in other.lower() for other in names)
+        return speaks_of_defects(name), not speaks_of_good(name), not is_denied
+
+    return min(names, key=doubt)
 
 
 def _refuse_other_layouts(path: Path, root: str) -> None:
@@ -157,7 +167,7 @@ def _refuse_other_layouts(path: Path, root: str) -> None:
         name = found.name.lower()
         if any(is_system(part) for part in found.relative_to(path).parts):
             continue
-        if is_good(name, ("train", "test")) or is_masks(name) or DEFECT_WORDS.search(name):
+        if is_good(name, ("train", "test")) or is_mask_folder(found) or speaks_of_defects(name):
             raise UserError(
                 f"data.root: expected in {root} good images alone, or good/ beside folders of defects, or train/good "
                 f"and test/<class>; found the folder {found.relative_to(path).as_posix()!r}, whose name speaks of "

@@ -7,7 +7,18 @@ from functools import partial
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.names import SIGNATURES, SUFFIXES, UNREADABLE, is_masks, is_system
+from anomaly_lab.data.names import (
+    PHOTOS,
+    SIGNATURES,
+    SUFFIXES,
+    UNREADABLE,
+    is_good,
+    is_masks,
+    is_system,
+    may_be_masks,
+    photo_of,
+    speaks_of_defects,
+)  # fmt: skip
 
 SAMPLE = 1000  # photos of a folder that are kept where not all are needed: 200 MB at 256 px
 LeftOut = Callable[[str, Path], None]  # receives a reason and a path
@@ -19,14 +30,15 @@ TWO_FILES = "left out beside the photo of the same name"
 BY_CONTENT = "read, because the content is a photo, whatever the suffix says"
 NO_FILE = "left out, because it is no file"
 FOLDER_OF_MASKS = "left out as a folder of masks"
-RESULTS = "left out, because the folder holds results of predict"
+OF_RESULTS = (b"path,run,score,decision_score,", b"path,defect,label,score,")  # how scores.csv begins
+RESULTS = "left out, because the folder holds results of predict or of a run"
 NOT_LISTED = "left out, because the folder cannot be listed"
 
 
 def subfolders(path: Path) -> list[Path]:
     """The folders of images in a folder, sorted; without folders of masks and those of a system."""
     return sorted(
-        child for child in path.iterdir() if child.is_dir() and not is_system(child.name) and not is_masks(child.name)
+        child for child in path.iterdir() if child.is_dir() and not is_system(child.name) and not is_mask_folder(child)
     )
 
 
@@ -37,7 +49,36 @@ def child_of(path: Path, name: str) -> Path | None:
 
 def mask_folders(path: Path) -> list[Path]:
     """The folders of masks in a folder, sorted."""
-    return sorted(child for child in path.iterdir() if child.is_dir() and is_masks(child.name))
+    return sorted(child for child in path.iterdir() if child.is_dir() and is_mask_folder(child))
+
+
+def is_mask_folder(folder: Path) -> bool:
+    """Whether a folder holds masks: by its name, or a name such as `labels` and files named as photos beside it.
+
+    These lie in its parent, in a folder of images or of defects there, or in one of any other name where the folders
+    beside it are the classes. A class that has a folder of masks of its own is none.
+    """
+    if is_masks(folder.name):
+        return True
+    if not may_be_masks(folder.name):
+        return False
+    beside = [child for child in folder.parent.iterdir() if child.is_dir() and child != folder]
+    is_in_test = folder.parent.name.lower() == "test"
+    above = folder.parent.parent.iterdir() if is_in_test else ()
+    if any(is_masks(child.name) and (child / folder.name).is_dir() for child in (*beside, *above)):
+        return False
+    photos = [child for child in beside if not (is_system(child.name) or is_masks(child.name))]
+    photos = [child for child in photos if not may_be_masks(child.name)]
+    are_classes = is_in_test or any(is_good(child.name) for child in photos)
+    places = [
+        child
+        for child in photos
+        if are_classes or child.name.lower() in {*PHOTOS, "train", "test"} or speaks_of_defects(child.name)
+    ]
+    stems = {file.stem for file in folder.parent.iterdir() if is_photo(file)}
+    stems |= {file.stem for place in places for file in walk(place)}
+    masks = [file.stem for file in walk(folder)]
+    return bool(masks) and all(stem in stems or photo_of(stem) in stems for stem in masks)
 
 
 def images_in(path: Path, left_out: LeftOut | None = None) -> list[Path]:
@@ -76,7 +117,7 @@ def walk(
 
     failed = partial(_not_listed, note=note, unlisted=unlisted)
     for folder, folders, files in os.walk(path, onerror=failed, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if _enters(Path(folder, name), read, note)]
+        folders[:] = [name for name in sorted(folders) if enters(Path(folder, name), read, note)]
         stems = {Path(name).stem for name in files if Path(name).suffix.lower() in SUFFIXES}
         for name in sorted(files):
             file = Path(folder, name)
@@ -111,20 +152,32 @@ def is_photo(file: Path) -> bool:
         return False
 
 
+def holds_results(folder: Path) -> bool:
+    """Whether a folder holds the scores of `predict`, complete or not, or of the test of a run."""
+    for name in ("scores.csv", "scores.csv.part"):
+        try:
+            with (folder / name).open("rb") as begun:
+                if begun.read(40).startswith(OF_RESULTS):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
 def _not_listed(error: OSError, note: LeftOut, unlisted: Callable[[OSError], None] | None) -> None:
     note(NOT_LISTED, Path(error.filename))
     if unlisted:
         unlisted(error)
 
 
-def _enters(below: Path, read: list[str], note: LeftOut) -> bool:
+def enters(below: Path, read: list[str], note: LeftOut) -> bool:
     """Whether a folder has photos that are not `read` yet; a target of a link is added to those that are."""
     if is_system(below.name):
         return False
-    if is_masks(below.name):
+    if is_mask_folder(below):
         note(FOLDER_OF_MASKS, below)
         return False
-    if (below / "scores.csv").exists() or (below / "scores.csv.part").exists():
+    if holds_results(below):
         note(RESULTS, below)
         return False
     if below.is_symlink():

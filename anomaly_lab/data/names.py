@@ -4,8 +4,10 @@ The only place that decides this, whatever the case of a name.
 """
 
 import hashlib
+import json
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,11 +32,31 @@ PHOTOS = {"rgb", "image", "images", "img"}  # the photos of a class, where masks
 LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif"}
 LOSSLESS = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"}
 
-DEFECT_WORDS = re.compile(  # whole words: a union nut is no NIO part, a badge is not bad
-    r"(?<![a-z])(bad|defect(s|ive)?|anomal(y|ies|ous)|abnormal|nok|nio|ng|ko|reject(s|ed)?|fault(s|y)?"
-    r"|fail(s|ed|ures?)?|scrap|crack(s|ed)?|scratch(es|ed)?|broken|damaged?|defekte?|schlecht|ausschuss|fehler)(?![a-z])"
+MAYBE_MASKS = re.compile(  # folders of masks, if their files are named as photos beside them
+    r"labels?|annos?|annotations?|segs?|segmentations?|label[ _-]?(images|masks)|segmentation[ _-]?masks"
 )
-MASK_STEM = re.compile(r"(?P<photo>.+?)[ _.-](mask|gt|label|ground_?truth)", re.IGNORECASE)
+_BAD = (
+    r"bad|defect(s|ive)?|anomal(y|ies|ous)|abnormal|nok|nio|ng|ko|reject(s|ed)?|fault(s|y)?|fail(s|ed|ures?)?|scrap|rework"
+    r"|crack(s|ed)?|scratch(es|ed)?|broken|damaged?|defekte?|schlecht|ausschuss|fehler|nacharbeit"
+)
+DEFECT_WORDS = re.compile(  # whole words: a union nut is no NIO part, a badge is not bad
+    rf"(?<![a-z])({_BAD}|(not|no|nicht)[ _.-]*(ok|good|normal|gut))(?![a-z])"
+)
+NO_DEFECT = re.compile(
+    rf"(?<![a-z])((no|not|non|without|zero|ohne|keine?)[ _.-]*({_BAD})|({_BAD})[ _.-]*free)(?![a-z])"
+)
+GOOD_WORDS = re.compile(r"(?<![a-z])(good|normal|ok|pass)(?![a-z])")
+MASK_WORDS = re.compile(r"(?<![a-z])(masks?|gt|ground[ _-]?truth|annotations?|segmentations?)(?![a-z])")
+_MASK = "(mask|gt|label|seg|segmentation|anno|annotation|ground[ _-]?truth)s?"
+MASK_STEMS = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"(?P<photo>.+?)[ _.-]{_MASK}",
+        rf"(?P<photo>.*\d){_MASK}",
+        rf"{_MASK}[ _.-](?P<photo>.+)",
+        rf"{_MASK}(?P<photo>\d.*)",
+    )
+]
 
 
 def is_good(name: str, also: Iterable[str] = ()) -> bool:
@@ -47,14 +69,35 @@ def is_masks(name: str) -> bool:
     return re.sub(r"[ _-]", "", name.lower()) in MASKS
 
 
+def may_be_masks(name: str) -> bool:
+    """Whether a folder of this name may hold masks as well as something else: its files decide."""
+    return MAYBE_MASKS.fullmatch(name.lower()) is not None
+
+
+def speaks_of_defects(name: str) -> bool:
+    """Whether a name has a word for defects, and does not say that there are none."""
+    return DEFECT_WORDS.search(NO_DEFECT.sub("", name.lower())) is not None
+
+
+def speaks_of_good(name: str) -> bool:
+    """Whether a name has a word for good parts, such as `OK_2`, and none for defects."""
+    return GOOD_WORDS.search(name.lower()) is not None and not speaks_of_defects(name)
+
+
+def as_typed(good: Iterable[str]) -> str:
+    """The word for a shell that names folders of good photos."""
+    names = (name if re.fullmatch(r"[\w .+-]+", name) else json.dumps(name, ensure_ascii=False) for name in good)
+    return shlex.quote(f"data.good=[{','.join(names)}]")
+
+
 def is_system(name: str) -> bool:
     """Whether a file or folder of this name is hidden or belongs to a system, such as thumbnails."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def photo_of(stem: str) -> str:
-    """The stem of the photo whose mask has this stem: `000` of `000_mask`, `000_GT`, `000_label` and `000`."""
-    found = MASK_STEM.fullmatch(stem)
+    """The stem of the photo whose mask has this stem: `000` of `000_mask`, `gt_000`, `000label` and `000`."""
+    found = next(filter(None, (pattern.fullmatch(stem) for pattern in MASK_STEMS)), None)
     return found["photo"] if found else stem
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.samples import Sample, Splits
-from anomaly_lab.data.tables import delimiter_of, kind_of, lines_of, named, text_of
+from anomaly_lab.data.tables import delimiter_of, doubts, kind_of, lines_of, named, text_of
 
 LARGEST = 1e15  # of a number, whose square must be one of 32 bits
 SPLIT = "split"  # a column of this name says train or test
@@ -62,7 +62,8 @@ def number_table(
     )
     if not train:
         raise UserError(f"{root}: expected good rows to learn from, found none of {len(samples)}")
-    return Splits(train, test, f"a table of {len(found.columns)} columns of numbers")
+    layout = f"a table of {len(found.columns)} columns of numbers"
+    return Splits(train, test, layout, remarks=doubts(test))
 
 
 def numbers(root: str, label: str, leave_out: tuple[str, ...]) -> Numbers:

@@ -1,7 +1,9 @@
 """What a run keeps of its photos: which they are, and how those of the training look."""
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,12 +64,17 @@ class Seen(NamedTuple):
     @classmethod
     def from_json(cls, found: Any) -> "Seen":
         """The photos of a file. Raises ValueError, TypeError or LookupError for other values."""
-        names = [frozenset(name for name in found[key] if isinstance(name, str)) for key in ("trained", "tested")]
-        looks = [
-            Look(int(part["height"]), int(part["width"]), bool(part["coloured"]), float(part["level"]))
-            for part in (found["least"], found["largest"])
-        ]
-        return cls(names[0], names[1], *looks)
+        for key in ("trained", "tested"):
+            if not isinstance(found[key], list) or not all(map(_is_name, found[key])):
+                raise ValueError(f"{key}: expected a list of {DIGITS} hexadecimal digits each")
+        if not found["trained"]:
+            raise ValueError("trained: expected photos, found none")
+        looks = [Look(**{name: found[key][name] for name in Look._fields}) for key in ("least", "largest")]
+        for look in looks:
+            numbers = [isinstance(value, int | float) and 0 <= value < inf for value in look]
+            if not (all(numbers) and [type(value) is bool for value in look] == [False, False, True, False]):
+                raise ValueError(f"least, largest: expected height, width, coloured and level, found {look}")
+        return cls(frozenset(found["trained"]), frozenset(found["tested"]), *looks)
 
     def unlike(self, look: Look) -> str:
         """In what a photo is unlike those of the training, "" if it is like them."""
@@ -81,6 +88,11 @@ class Seen(NamedTuple):
         if not least.level - LEVELS <= look.level <= largest.level + LEVELS:
             found.append(f"value range (their mean gray is {least.level:.0f} to {largest.level:.0f} of 255)")
         return f"unlike the training photos in {', '.join(found)}" if found else ""
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value of a file is one of `names_of`."""
+    return isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}", value) is not None
 
 
 def names_of(files: Sequence[Path]) -> list[str]:

@@ -4,15 +4,20 @@ import csv as csv_file
 import io
 import re
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.names import GOOD
+from anomaly_lab.data.names import GOOD, NO_DEFECT, speaks_of_good
 from anomaly_lab.data.samples import Sample, Splits, with_copies
 
 NEEDED, OPTIONAL = {"path", "label", "split"}, {"mask", "defect", "group"}
 DELIMITERS = ",;\t|"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+DEPENDS = {  # on whether the column asks for defects or for good parts, or on who fills gaps
+    "true", "false", "t", "f", "yes", "no", "y", "n", "ja", "nein", "positive", "negative", "none", "null", "nan", "na",
+    "n/a", "unknown", "?", "-",
+}  # fmt: skip
 Row = dict[str, str | None]
 
 
@@ -20,8 +25,8 @@ def csv(root: str) -> Splits:
     """Read a table with the columns path, label, split and optionally mask, defect, group.
 
     `root` is the CSV file; paths are relative to its folder. Columns are separated by commas, semicolons, tabs or `|`.
-    label: 0, good, normal, ok or pass, or 1 or any other text for a defect; split: train or test. Raises UserError
-    naming the line of a mistake.
+    label: 0, good, normal, ok, pass or "no defect", or 1 or any other text for a defect; split: train or test. Raises
+    UserError naming the line of a mistake.
     """
     table = Path(root).expanduser()
     if not table.is_file():
@@ -44,7 +49,7 @@ def csv(root: str) -> Splits:
         raise UserError(f"{root}: expected every image once, found {twice} in {paths[twice]} rows")
     if both := {sample.group for sample in splits.train} & {sample.group for sample in splits.test}:
         raise UserError(f"{root}: expected a group in one split, found {sorted(both)[0]!r} in train and test")
-    return with_copies(splits)
+    return with_copies(splits._replace(remarks=doubts(splits.test)))
 
 
 def _rows(table: Path, root: str) -> list[tuple[int, Row]]:
@@ -109,15 +114,35 @@ def _sample(row: Row, base: Path, where: str) -> Sample:
 
 
 def kind_of(label: str, where: str) -> str:
-    """What a label says: "good", "bad" for 1, or the name of a defect. Raises UserError for none and for numbers."""
+    """What a label says: "good", "bad" for 1, or the name of a defect.
+
+    Raises UserError for none, for other numbers, and for a word whose meaning depends on the question: True, no, none.
+    """
     if not label:
         raise UserError(f"{where}: expected a label (0, good, normal, ok or anything else for a defect), found none")
-    number = float(label) if re.fullmatch(r"-?\d+(\.\d*)?", label) else None
+    if label.lower() in DEPENDS:
+        raise UserError(
+            f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}, which may "
+            "mean either; write 0 for all good ones and 1 for all defective ones"
+        )
+    number = float(label) if NUMBER.fullmatch(label) else None
     if number not in {None, 0, 1}:
         raise UserError(f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}")
-    if number == 0 or label.lower() in GOOD:
+    if number == 0 or label.lower() in GOOD or NO_DEFECT.fullmatch(label.lower()):
         return "good"
     return "bad" if number == 1 else label
+
+
+def doubts(test: Sequence[Sample]) -> tuple[str, ...]:
+    """Remarks on the labels of a test: no good ones, and defects whose name speaks of good parts."""
+    found = [sample.defect for sample in test if sample.label and speaks_of_good(sample.defect)]
+    remarks = [
+        f"rows read as defects, although the label speaks of good parts: {len(found)}, such as {name!r}; write good"
+        for name in found[:1]
+    ]
+    if test and all(sample.label for sample in test):
+        remarks.append("no good test rows: every row of the test counts as defective")
+    return tuple(remarks)
 
 
 def named(defect: str, where: str) -> str:

@@ -3,14 +3,14 @@
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import RemarkCounter
-from anomaly_lab.data.listing import walk
+from anomaly_lab.data.listing import TWICE, LeftOut, enters, walk
 from anomaly_lab.data.names import SUFFIXES
 
 LONGEST = 230  # bytes of a file name; disks allow 255, and the temporary name is longer
@@ -35,7 +35,7 @@ def find(source: str, out: Path | None, unlisted: Callable[[OSError], None] | No
     elif Path(source).is_file():
         paths = iter([Path(source)])
     else:
-        paths = expand(source)
+        paths = expand(source, remarks.add)
     results = out and out.resolve()
     if out and results == Path(source).resolve():
         raise UserError(f"out: expected another folder than the photos, found {out}; its files are left out")
@@ -52,15 +52,48 @@ def _with_remarks(photos: Iterator[Path], remarks: RemarkCounter) -> Iterator[Pa
         say(line)
 
 
-def expand(pattern: str) -> Iterator[Path]:
-    """The files and dead links that `glob.glob` finds, folder by folder, each sorted."""
+def expand(pattern: str, left_out: LeftOut | None = None) -> Iterator[Path]:
+    """The files and dead links that `glob.glob` finds, folder by folder, each sorted.
+
+    With `left_out`, folders that `walk` leaves out are left out, unless the pattern itself has their name, and so are
+    links to folders that are found anyway.
+    """
     head, tail = os.path.split(pattern if Path(pattern).is_absolute() else f"./{pattern}")
     if tail == "**":
         head, tail = f"{head}/**", "*"
-    for folder in sorted(set(glob.glob(f"{head.rstrip('/')}/", recursive=True))):
+    folders = sorted(set(glob.glob(f"{head.rstrip('/')}/", recursive=True)))
+    for folder in folders if left_out is None else _of_photos(folders, pattern, left_out):
         for name in sorted(glob.glob(glob.escape(folder) + tail)):
             if Path(name).is_file() or (Path(name).is_symlink() and not Path(name).exists()):
                 yield Path(name)
+
+
+def _of_photos(folders: Sequence[str], pattern: str, left_out: LeftOut) -> list[str]:
+    """The folders without those that `walk` leaves out, and each once, whatever links lead to it."""
+    base, named = base_of(pattern), {*Path(pattern).parts}
+    read = {os.path.realpath(folder) for folder in folders if not _is_linked(Path(folder), base)}
+    entered: dict[Path, bool] = {}
+
+    def enter(folder: Path) -> bool:
+        """Whether no folder from the base to this one is left out; each is asked once."""
+        if folder == base or base not in folder.parents:
+            return True
+        if folder not in entered:
+            entered[folder] = enter(folder.parent) and (folder.name in named or enters(folder, [], left_out))
+            if entered[folder] and _is_linked(folder, base):
+                target = os.path.realpath(folder)
+                if target in read:
+                    left_out(TWICE, folder)
+                    entered[folder] = False
+                read.add(target)
+        return entered[folder]
+
+    return [folder for folder in folders if enter(Path(folder))]
+
+
+def _is_linked(folder: Path, base: Path) -> bool:
+    """Whether a link leads from the base to a folder."""
+    return any(part.is_symlink() for part in (folder, *folder.parents) if base in part.parents)
 
 
 def base_of(source: str) -> Path:

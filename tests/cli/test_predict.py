@@ -67,6 +67,27 @@ def test_predict_equals_the_test_of_every_run(toy_run, tmp_path, monkeypatch, ca
     assert cv2.imread(str(default / "pictures/wide.png")).shape == (44 + 152, 4 * 256, 3)  # a caption of two lines
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("scores.csv", "name,grade\nx.png,5\n"), ("scores.csv", ""), ("unreadable.csv", "mine"), ("predictions.html", "")],
+)
+def test_files_of_others_in_the_result_folder_stay(toy_run, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"out: expected a new folder or one of predict, found .*{name}"):
+        main([f"run={toy_run.folder}", f"source={toy_run.photos}/test/good/000.png", f"out={tmp_path}"])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_earlier_results_are_written_again(toy_run, tmp_path):
+    words = [f"run={toy_run.folder}", f"source={toy_run.photos}/test/good/000.png", f"out={tmp_path}", "pictures=false"]
+    main(words)
+    before = (tmp_path / "scores.csv").read_text()
+    (tmp_path / "scores.csv").rename(tmp_path / "scores.csv.part")  # as an interrupted one leaves it
+    main(words)
+    assert (tmp_path / "scores.csv").read_text() == before
+
+
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
     def run(place, seed=0):
         (tmp_path / place / ".hydra").mkdir(parents=True)

@@ -8,7 +8,7 @@ import cv2
 import pytest
 
 from anomaly_lab.cli import predict
-from anomaly_lab.cli.threshold import main, rule_config
+from anomaly_lab.cli.threshold import main, normals_in, rule_config, unseen
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.metrics.thresholds import just_above
 
@@ -71,6 +71,48 @@ def test_a_line_drawn_again_counts_and_the_old_one_stays(toy_run, tmp_path, caps
             draw(*words)
         assert "\n" not in str(told.value)
     assert len(json.loads((run / "threshold.json").read_text())) == 4
+
+
+def made(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("good/0.png", "bad/0.png", "masks/0.png"), "found the folder .*/bad; type normals=.*/good"),
+        (("good/0.png", "hole/0.png"), "found the folder .*/hole; type normals=.*/good"),
+        (("train/good/0.png", "test/good/1.png", "test/hole/1.png"), "found the folder .*/test/hole; type normals="),
+        (("monday/0.png", "monday/NG/1.png"), "found the folder .*/monday/NG; take it out, or rename it"),
+        (("0.png", "defects/1.png"), "found the folder .*/defects; take it out"),
+        (("0.png", "1.png", "mask_1.png"), "found .*/mask_1.png, which may be the mask of 1.png"),
+    ],
+)
+def test_normals_among_defects_or_masks_are_refused(tmp_path, names, message):
+    with pytest.raises(UserError, match=f"normals: expected normal images alone.*{message}"):
+        normals_in(made(tmp_path, *names))
+
+
+def test_names_of_normals_that_speak_of_defects_are_said(tmp_path, capsys):
+    folder = made(tmp_path / "false_rejects", "0.png", "monday/1.png", "monday/NG_2.png", "masks/0.png")
+    assert len(normals_in(folder)) == 3
+    assert "normals: 1 left out as a folder of masks: false_rejects/masks" in (said := capsys.readouterr().out)
+    assert "2 read as good, although the name speaks of defects" in said
+    assert len(normals_in(made(tmp_path / "good", "ok/0.png", "tuesday/1.png"))) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_content_counts_once_and_a_run_without_a_list_of_its_photos_is_named(tmp_path, capsys):
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):
+        file.write_bytes(b"same" if number in {1, 2, 4, 5} else bytes([number]))
+    assert unseen(files, None) == [files[0], files[1], files[3]]
+    said = capsys.readouterr().out
+    assert "3 of 6 files left out as byte copies of others, which count once" in said
+    assert "cannot be told whether these are new to it" in said
 
 
 @pytest.mark.parametrize(("method", "line"), [("texture_inspection.TextureInspection", 1.0), ("cae.CAE", None)])

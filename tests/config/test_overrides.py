@@ -123,6 +123,37 @@ def test_every_path_may_begin_at_home_and_have_a_comma(key, monkeypatch):
     assert as_people_write([f"{key}=~/a"]) == [f"{key}=/home/x/a"]
 
 
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["data.good=[良]"], [["良"]]),
+        (["data.good=良"], [["良"]]),
+        (["data.good=fine"], [["fine"]]),
+        (["data.good=0"], [[0]]),
+        (["data.good=[0,1]"], [[0, 1]]),
+        (["data.good=[gut ü, OK 2,b]"], [["gut ü", "OK 2", "b"]]),
+        (["data.good=a & b (c)"], [["a & b (c)"]]),
+        (["data.good=[it's]"], [["it's"]]),
+        (["data.good=['a,b',\"良\"]"], [["a,b", "良"]]),
+        (["data.good=[]"], [[]]),
+        (["name=ä"], ["ä"]),
+        (["name=größe 2"], ["größe 2"]),
+        (["logger.tags=[ä,b]"], [["ä", "b"]]),
+        (["name='ä'"], ["ä"]),
+        (["-m", "data.good=[ü],[b,良]"], [["ü"], ["b", "良"]]),
+        (["-m", "data.good=ü,b"], [["ü"], ["b"]]),
+        (["-m", "name=ä,b"], ["ä", "b"]),
+    ],
+)
+def test_names_need_no_quotes_whatever_their_letters(words, values):
+    (override,) = OverridesParser.create().parse_overrides([as_people_write(words)[-1]])
+    if override.is_sweep_override():
+        found = [OverridesParser.create().parse_overrides([f"x={one}"])[0] for one in override.sweep_string_iterator()]
+    else:
+        found = [override]
+    assert [one.value() for one in found] == values
+
+
 def test_a_folder_with_a_comma_is_one_also_in_a_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()

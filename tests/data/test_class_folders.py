@@ -40,6 +40,12 @@ GOOD = ("OK/0.png", "OK/1.png", "OK/2.png")
         ("NG/a/7.png", "NG/a/7-mask.png", ()),
         ("NG/images/7.png", "NG/masks/7.png", ()),
         ("NG/rgb/7.png", "NG/gt/7.png", ("NG/xyz/7.tiff",)),
+        *(("NG/7.png", f"NG/{name}.png", ()) for name in ("mask_7", "gt_7", "7_seg", "7_anno", "7mask", "label-7")),
+        *(("NG/7.png", f"{name}/7.png", ()) for name in ("labels", "Annotations", "seg")),
+        ("NG/7.png", "labels/7_label.png", ("labels/0.png",)),  # of a good photo
+        ("NG/7.png", "label/NG/7.png", ()),
+        ("NG/images/7.png", "NG/labels/7.png", ()),
+        ("NG/7.png", "NG/label/7.png", ()),
     ],
 )
 def test_masks_are_found(tmp_path, photo, mask, others):
@@ -80,6 +86,19 @@ def test_masks_of_a_split_whatever_their_folder_is_called(tmp_path, name, place)
         ((*GOOD, "A/1.png", "A/2.png", "A/1_mask.png"), "A/2.png: expected its mask"),
         ((*GOOD, "A/1.png", "MASK/8.png"), "MASK/8.png: expected the image of this mask"),
         ((*GOOD, "A/1.png", "A/gt/8.png"), "gt/8.png: expected the image of this mask"),
+        (("0.png", "1.png", "mask_0.png"), "mask_0.png: expected photos of good parts alone, .* mask of 0.png"),
+        ((*GOOD, "A/1.png", "A/1_mask.png", "A/1_seg.png"), "1_seg.png: expected one mask of 1.png, found 1_mask.png"),
+        (("0.png", "1.png", "label/0.png"), "found the folder 'label', whose name speaks of another layout"),
+        *(
+            ((*GOOD, f"OK/lot/{name}/0.png", "NG/0.png"), f"{name}: expected good photos alone in .*OK, found a folder")
+            for name in ("NG", "defect_scratch", "Ausschuss", "rework", "not_ok")
+        ),
+        ((*GOOD, "OK/lot2/bad/0.png"), "bad: expected good photos alone"),
+        (("train/good/0.png", "train/good/NG/1.png"), "NG: expected good photos alone"),
+        (("Train/0.png", "Train/1.png", "Train/Label/0_label.png", "Test/0.png"), "0_label.png: .* the mask of 0.png"),
+        (("Train/0.png", "Train/Label/9_label.png"), "Train: expected the folder 'good', found Label$"),
+        (("train/NG/0.png", "test/good/1.png"), "train: expected the folder 'good', found NG$"),
+        (("train/0.png", "train/1.png", "train/masks/1.png"), "1.png: .* the mask of 1.png; put the good ones into"),
         (("0.png", "gt/0.png"), "found the folder 'gt', whose name speaks of another layout"),
     ],
 )
@@ -94,3 +113,50 @@ def test_masks_beside_good_photos_are_left_out_and_a_test_without_good_photos_is
     assert [Path(sample.path).name for sample in splits.train] == ["0.png", "1.png"]
     assert describe(splits).remarks[0] == "1 left out as masks beside good photos: good/0_mask.png"
     assert "every class of the test counts as defective" in describe(splits).remarks[1]
+
+
+@pytest.mark.parametrize("place", ["test/label/0.png", "label/hole/0.png", "labels/test/hole/0.png"])
+def test_labels_of_a_split_are_masks_and_said_to_be(tmp_path, place):
+    splits = folder(
+        str(made(tmp_path, "train/good/8.png", "train/good/9.png", "test/good/7.png", "test/hole/0.png", place)), 0
+    )
+    assert masks_of(splits, tmp_path) == {"test/hole/0.png": place}
+    assert [
+        line for line in describe(splits).remarks if line.startswith("1 read as masks, because its files are named")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("label/7.png", "NG/8.png"), "read as defects, although the name speaks of masks"),  # no photo of this name
+        (("label/7.png", "NG/7.png", "masks/label/7.png", "masks/NG/7.png"), "although the name speaks of masks"),
+        (("NG_mask/7.png", "NG/7.png"), "read as defects, although the name speaks of masks"),
+        (("NG/scratch_label.png", "NG/8.png"), ""),
+        (("torn_label/7.png", "NG/8.png"), ""),
+        (("NG/7_m.png", "NG/7.png", "NG/8_m.png", "NG/8.png"), "many are named as another one with '_m'"),
+        (("NG/7_defect.png", "NG/7.png"), "many are named as another one with '_defect'"),
+        (("NG/7_2.png", "NG/7.png", "NG/8_2.png", "NG/8.png"), ""),
+        (tuple(f"NG/{number}.png" for number in range(20)), ""),
+        (("OK_2/7.png", "NG/8.png"), r"although the name speaks of good parts ('data.good=[OK_2]')"),
+        (("good_rotated/7.png",), "read as defects, although the name speaks of good parts"),
+    ],
+)
+def test_what_may_be_masks_or_good_is_read_as_defects_and_named(tmp_path, names, said):
+    splits = folder(str(made(tmp_path, *GOOD, *names)), 0)
+    found = {sample.path.relative_to(tmp_path).as_posix() for sample in splits.test if sample.label}
+    assert found == {name for name in names if not name.startswith("masks/")}
+    assert [said in line for line in describe(splits).remarks] == [True] * bool(said)
+
+
+def test_good_photos_of_a_side_called_label_stay_photos(tmp_path):
+    names = [f"good/{side}/{number}.png" for side in ("front", "label") for number in range(3)]
+    splits = folder(str(made(tmp_path, *names, "bad/front/0.png")), 0)
+    assert len(splits.train) + len(splits.test) == 7
+
+
+def test_good_photos_whose_names_speak_of_defects_are_named(tmp_path):
+    made(tmp_path, "0.png", "1.png", "NG_0.png", "defect_1.png", "undamaged_2.png", "no_defect/3.png")
+    splits = folder(str(tmp_path), 0)
+    assert len(splits.train) == 6
+    assert splits.remarks[-1].startswith("2 read as good, although the name speaks of defects")

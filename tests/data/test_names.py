@@ -1,10 +1,23 @@
 """What names mean."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from anomaly_lab.data.names import DEFECT_WORDS, category_of, is_good, is_masks, is_system, photo_of
+from anomaly_lab.config.overrides import as_people_write
+from anomaly_lab.data.names import (
+    as_typed,
+    category_of,
+    is_good,
+    is_masks,
+    is_system,
+    may_be_masks,
+    photo_of,
+    speaks_of_defects,
+    speaks_of_good,
+)  # fmt: skip
 
 
 def test_data_sets_of_different_folders_have_different_names(tmp_path, monkeypatch):
@@ -27,10 +40,20 @@ def test_data_sets_of_different_folders_have_different_names(tmp_path, monkeypat
         (is_good, "good Good OK NORMAL pass 0", "goods 1 okay intact"),
         (is_masks, "mask MASKS gt GT ground_truth Ground-Truth groundtruth", "masked gts truth ground"),
         (is_system, ".hidden @eaDir __MACOSX $RECYCLE.BIN lost+found", "eaDir recycle"),
-        (DEFECT_WORDS.search, "ng_parts ng defekt scrap-1 ko", "bang ring kodak undamaged"),
-        (lambda stem: photo_of(stem) != stem, "0_mask 0_GT 0-label 0.gt 0_groundtruth", "mask 0mask 0_masked label_0"),
+        (may_be_masks, "label Labels annotations SEG segmentation", "mask labelled annotated segment good"),
+        (speaks_of_defects, "ng_parts ng defekt scrap-1 ko NG_0 not_ok Ausschuss no_good rework",
+         "bang ring kodak undamaged no_defect defect-free non-defective ohne_fehler reworked"),
+        (speaks_of_good, "OK_2 good_rotated good-2024 Good NORMAL_1", "not_ok abnormal ng_ok goods book_1 intact"),
+        (lambda stem: photo_of(stem) == "0", "0_mask 0_GT 0-label 0.gt 0_groundtruth 0mask label_0 mask_0 gt-0 0_seg "
+         "0_anno 0_annotation 0_labels 0-segmentation mask0", "mask 0_masked 0_m 0_defect masked_0"),
     ],
-)
+)  # fmt: skip
 def test_names_are_whole_words_in_any_case(rule, yes, no):
     assert [bool(rule(name)) for name in yes.split()] == [True] * len(yes.split())
     assert [bool(rule(name)) for name in no.split()] == [False] * len(no.split())
+
+
+@pytest.mark.parametrize("names", [["intact"], ["良", "gut ü"], ["it's", 'a "b"'], ["a,b", "[c]"], ["$(rm) & x"]])
+def test_a_proposed_word_comes_back_from_a_shell(names):
+    (word,) = as_people_write(shlex.split(as_typed(names)))
+    assert OverridesParser.create().parse_overrides([word])[0].value() == names

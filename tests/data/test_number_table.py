@@ -64,6 +64,7 @@ def test_a_column_may_say_what_is_learnt_from(tmp_path):
         ("a,b,label\n1,2e20,0\n", {}, "line 2, column b: expected a number .*found 2e.20"),
         ("a;label\n1,5;0\n", {}, "line 2, column a: expected a number, found '1,5'"),
         ("a,label\n1,2\n", {}, "line 2, column label: expected a label 0, 1, good"),
+        ("a,label\n1,False\n2,True\n", {}, "line 2, column label: .* found 'False', which may mean either; write 0"),
         ("a,label\n1,\n", {}, "line 2, column label: expected a label .*found none"),
         ("a,label\n1,in/out\n", {}, "line 2: expected a defect name without /"),
         ("a,label\n1,0\n2\n", {}, "line 3: expected 2 columns, found 1"),
@@ -97,3 +98,8 @@ def test_a_table_that_changes_is_read_again(tmp_path):
     assert numbers(path, "label", ()).values.tolist() == [1]
     table(tmp_path, "a,label\n25,0\n")
     assert numbers(path, "label", ()).values.tolist() == [25]
+
+
+def test_a_test_without_good_rows_is_named(tmp_path):
+    splits = read(table(tmp_path, "a,split,label\n1,train,ok\n2,train,no defect\n3,test,1\n4,test,accepted\n"))
+    assert splits.remarks == ("no good test rows: every row of the test counts as defective",)

@@ -58,7 +58,20 @@ def test_photos_of_several_shapes_have_a_range(tmp_path, write):
     assert "shape (theirs is 60 x 40 to 90 x 80 px)" in found.unlike(Look.of(*DECODING.read(photo(50, 91))))
 
 
-@pytest.mark.parametrize("found", [None, [], {}, {"trained": [], "tested": []}, {"trained": 1}])
+LOOK = {"height": 40, "width": 60, "coloured": True, "level": 100.0}
+FOUND = {"trained": ["0123456789abcdef"], "tested": [], "least": LOOK, "largest": LOOK}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [None, [], {}, "text", {"trained": [], "tested": []}, {"trained": 1}]
+    + [{**FOUND, "trained": value} for value in ("x", [], {}, None, ["zz"], [5], ["0123456789ABCDEF"], [["0" * 16]])]
+    + [{**FOUND, "tested": value} for value in ("x", {"0123456789abcdef": 1}, None, [5])]
+    + [{**FOUND, "least": {**LOOK, name: value}} for name in LOOK for value in ("5", None, float("nan"), -1)]
+    + [{**FOUND, "largest": {**LOOK, name: value}} for name, value in (("height", True), ("coloured", 1))]
+    + [{**FOUND, "least": value} for value in (None, [40, 60, True, 100.0], {})],
+)
 def test_other_values_are_no_photos(found):
+    assert Seen.from_json(FOUND).trained == {"0123456789abcdef"}
     with pytest.raises((ValueError, TypeError, LookupError)):
         Seen.from_json(found)

@@ -25,10 +25,10 @@ def touch(path):
     return path
 
 
-LABELS = {True: ("0", "0.0", "good", "Normal", " OK "), False: ("1", "1.0", "hole")}
+LABELS = {True: ("0", "0.0", "good", "Normal", " OK ", "No defect", "defect-free"), False: ("1", "1.0", "1e0", "hole")}
 
 
-@given(rows=st.lists(st.tuples(NAMES, st.sampled_from(("train", "test", "TEST")), st.integers(0, 4), st.booleans(),
+@given(rows=st.lists(st.tuples(NAMES, st.sampled_from(("train", "test", "TEST")), st.integers(0, 6), st.booleans(),
                                st.none() | NAMES, st.none() | NAMES),
                      unique_by=lambda row: row[0], min_size=1),
        delimiter=st.sampled_from(",;\t|"))  # fmt: skip
@@ -59,6 +59,14 @@ def test_a_table_comes_back_as_it_was_written(tmp_path, rows, delimiter):
         ("path,label,split\na.png,0,val", "line 2: expected split train or test, found 'val'"),
         ("path,label,split\na.png,1,train", "line 2: expected normal images in the split train"),
         ("path,label,split\nno.png,0,train", "line 2: expected the file .*no.png"),
+        *(
+            (
+                f"path,label,split\na.png,0,train\nb.png,{label},test",
+                f"line 3: .*, found '{label}', which may mean either",
+            )
+            for label in ("False", "TRUE", "yes", "no", "none", "nan", "negative", "n/a")
+        ),
+        ("path,label,split\na.png,1e1,train", "line 2: expected a label 0, 1, .* found '1e1'"),
         ("path,label,split\na.png,,train", "line 2: expected a label"),
         ("path,label,split,defect\na.png,1,test,../x", "line 2: expected a defect name without /"),
         ("path,label,split\n,0,train", "line 2: expected a path"),
@@ -76,6 +84,31 @@ def test_mistakes_in_a_table_are_named_with_their_line(tmp_path, write, text, me
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         csv(str(tmp_path / "table.csv"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "remarks"),
+    [
+        (("good", "bad"), []),
+        (("not good", "bad"), ["no good test rows: every row of the test counts as defective"]),
+        (
+            ("OK part", "good"),
+            ["rows read as defects, although the label speaks of good parts: 1, such as 'OK part'; write good"],
+        ),
+        (
+            ("Good 2", "no good"),
+            ["rows read as defects, although the label speaks of good parts: 1, such as 'Good 2'", "no good test"],
+        ),
+    ],
+)
+def test_labels_that_may_mean_something_else_are_named(tmp_path, write, labels, remarks):
+    for number in range(3):
+        write(tmp_path / f"{number}.png", PIXELS + number)
+    rows = ["0.png,0,train", *(f"{number}.png,{label},test" for number, label in enumerate(labels, 1))]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    found = csv(str(tmp_path / "table.csv")).remarks
+    assert len(found) == len(remarks)
+    assert all(line.startswith(start) for line, start in zip(found, remarks, strict=True))
 
 
 def test_a_table_in_another_encoding_is_refused(tmp_path):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.evaluation.evaluation import SCORES as TESTED
 from anomaly_lab.inference import sources
+from anomaly_lab.inference.results import SCORES
 from anomaly_lab.inference.sources import base_of, claim_folder, expand, find, new_folder, result
 from anomaly_lab.runs.folder import refuse_unwritable
 
@@ -127,10 +129,38 @@ def test_a_photo_keeps_its_suffix_where_another_has_its_stem(tmp_path):
 def test_results_of_an_earlier_predict_are_left_out(tmp_path, photos, capsys):
     results = photos / "out"
     results.mkdir()
-    (results / "scores.csv").touch()
     (photos / "x/2.tif").rename(results / "2.tif")
-    assert "2.tif" not in [path.name for path in find(str(photos), tmp_path / "elsewhere")]
-    assert "the folder holds results of predict" in capsys.readouterr().out
+    for header in (SCORES, TESTED):
+        for name in ("scores.csv", "scores.csv.part"):
+            (results / name).write_text(",".join(header) + "\n")
+            for source in (photos, photos / "**/*.tif"):
+                assert "2.tif" not in [path.name for path in find(str(source), tmp_path / "elsewhere")]
+                assert "the folder holds results of predict or of a run: photos/out" in capsys.readouterr().out
+            (results / name).unlink()
+    for own in ("name,grade\nx.png,5\n", "", "path,run\n"):
+        (results / "scores.csv").write_text(own)
+        assert "2.tif" in [path.name for path in find(str(photos), tmp_path / "elsewhere")]
+        assert "results" not in capsys.readouterr().out
+
+
+def test_a_glob_leaves_out_what_its_folder_would(photos, capsys):
+    for name in ("x/@eaDir/2.tif", "x/ground_truth/2.tif", "x/y/labels/z.tif", "x/y/z.tif", "lot/a.tif"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    (photos / "0link").symlink_to("x")
+    (photos / "x/back").symlink_to("../lot")
+    assert names(photos / "**/*.tif", photos) == ["lot/a.tif", "x/10.tif", "x/2.tif", "x/y/z.tif"]
+    assert capsys.readouterr().out.splitlines() == [
+        "2 left out, because the link leads to a folder that is read already: photos/0link, x/back",
+        "3 left out as a folder of masks: photos/masks, x/ground_truth, y/labels",
+    ]
+    assert names(photos / "**/*", photos) == [*names(photos, photos)[:2], "notes.txt", *names(photos, photos)[2:]]
+    assert names(photos / "*/ground_truth/*.tif", photos) == ["x/ground_truth/2.tif"]
+    assert names(photos / "0link/*.tif", photos) == ["0link/10.tif", "0link/2.tif"]
+    assert names(photos / "[0z]*/*.tif", photos) == ["0link/10.tif", "0link/2.tif"]
+    (photos / "1link").symlink_to("x")
+    assert names(photos / "[01]*/*.tif", photos) == ["0link/10.tif", "0link/2.tif"]
+    assert names(photos / "*" / "*.tif", photos) == ["lot/a.tif", "x/10.tif", "x/2.tif"]
 
 
 def test_long_names_are_cut_and_told_apart(tmp_path):
