@@ -86,6 +86,13 @@ def test_turns_are_quarters_of_a_turn():
         assert torch.equal(turned[2 * number : 2 * number + 2], images(2).rot90(number, (2, 3)))
 
 
+def test_every_turn_of_an_image_has_a_view_of_its_own():
+    """Turns of an image of one colour are the same; their views are not."""
+    method, given = contrastive(), torch.full((1, 3, 16, 16), 0.5) * torch.tensor([1.2, 0.8, 1.0]).view(1, 3, 1, 1)
+    views = method.view(given, torch.tensor([3])).mean(dim=(2, 3))
+    assert torch.cdist(views, views).fill_diagonal_(1).min() > 1e-3
+
+
 def test_the_csi_score_image_by_image():
     method, known, given = contrastive(), images(6), images(3, seed=2)
     concluded(method, known)
