@@ -1,10 +1,13 @@
 """Confetti and foreign photos: how many, how large, where, and that no row depends on another."""
 
+import math
+
 import pytest
 import torch
 from PIL import Image
 
 from anomaly_lab.data import outliers
+from anomaly_lab.data.corruption import region_of
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.outliers import Confetti, ForeignPhoto
 from anomaly_lab.data.textures import ForeignTextures
@@ -56,6 +59,26 @@ def test_the_numbers_of_pieces_are_those_of_independent_pixels(monkeypatch):
     assert found.mean().item() == pytest.approx(1.39 / 2 + 1.19, abs=0.05)
     assert 1 <= found.min() <= 1.1
     assert found.max() <= 7
+
+
+def test_a_piece_pixel_by_pixel(monkeypatch):
+    """Turned by up to an eighth either way about its centre, 8 to 54 of 240 px wide, edges of 23.5 px."""
+    drawn = torch.rand(5, 6, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(outliers, "scalars", lambda keys, count: drawn[..., None, None].unbind(0))
+    found = outliers.piece(gray(6, 40), keys(6), region_of(gray(6, 40), None))
+    for row, (high, wide, y, x, turns) in enumerate(drawn.T.tolist()):
+        angle = (2 * turns - 1) * math.pi / 4
+        for v in range(40):
+            for u in range(40):
+                down, right = v + 0.5 - 40 * y, u + 0.5 - 40 * x
+                cos, sin = math.cos(angle), math.sin(angle)
+                along = cos * down + sin * right, cos * right - sin * down
+                expected = 1.0
+                for distance, share in zip(along, (high, wide), strict=True):
+                    beyond = 6 * abs(distance) - (8 + 46 * share) / 2  # px of 240
+                    t = min(1.0, max(0.0, 0.5 - beyond / 23.5))
+                    expected *= t**3 * (10 - 15 * t + 6 * t * t)
+                assert found[row].squeeze()[v, u].item() == pytest.approx(expected, abs=1e-3)
 
 
 def test_nothing_changes_outside_of_a_region():

@@ -177,6 +177,14 @@ def test_the_method_before_its_training_is_a_control(trainer, before, tmp_path):
         assert [row["control"] for row in csv.DictReader(file)] == ["brightness", "untrained"]
 
 
+def test_the_method_before_its_training_is_calibrated_on_the_held_out_photos(trainer, before, monkeypatch):
+    seen = []
+    monkeypatch.setattr(before, "calibrate", lambda held_out: seen.extend(batch.image for batch in held_out))
+    untrained_figures(trainer, before)
+    held_out = torch.cat([batch.image for batch in trainer.datamodule.val_dataloader()])
+    torch.testing.assert_close(torch.cat(seen), held_out / 255)
+
+
 @CROWDED
 def test_the_maps_of_a_method_before_its_training_have_pixel_metrics(parts, tmp_path):
     method = build_method(configured("method=patch_svdd", "data=folder", "data.root=x", "data.image_size=128"))

@@ -36,6 +36,14 @@ def test_a_channel_is_weighted_by_its_mean_gradient():
     torch.testing.assert_close(found, (values.mean(dim=(2, 3), keepdim=True) * values).sum(1, keepdim=True).abs())
 
 
+def test_the_gradient_of_a_map_is_that_of_its_weights_and_of_its_features():
+    """Of half the sum of the squares, a channel's map adds up to 20 times the square of its mean."""
+    features = torch.randn(2, 3, 4, 5, requires_grad=True)
+    grad_cam(features, features.square().sum(dim=(1, 2, 3)) / 2, rectify=None, create_graph=True).sum().backward()
+    expected = 2 * features.detach().mean(dim=(2, 3), keepdim=True).expand_as(features)
+    torch.testing.assert_close(features.grad, expected)
+
+
 def test_a_batch_gives_what_single_images_give():
     features = torch.randn(3, 3, 4, 4, requires_grad=True)
     alone = [row.detach()[None].clone().requires_grad_() for row in features]

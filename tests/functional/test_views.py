@@ -79,6 +79,19 @@ def test_a_fifth_of_the_views_is_gray_and_a_fifth_keeps_its_colours():
     assert 0.15 < kept.float().mean() < 0.25
 
 
+def test_four_views_in_five_are_darker_or_brighter_and_have_less_or_more_contrast():
+    """By a factor that is uniform in 0.6 to 1.4; of a view in the middle of the range nothing is cut."""
+    given = 0.4 + 0.1 * images(2000, channels=1)
+    before, after = PLAIN(given, keys(2000)), replace(PLAIN, jitter=0.4)(given, keys(2000))
+    bright = after.mean(dim=(1, 2, 3)) / before.mean(dim=(1, 2, 3))
+    contrast = after.std(dim=(1, 2, 3)) / before.std(dim=(1, 2, 3)) / bright
+    for factor in (bright, contrast):
+        changed = factor[(factor - 1).abs() > 1e-4]
+        assert len(changed) / 2000 == pytest.approx(0.8, abs=0.03)
+        found = changed.quantile(torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+        torch.testing.assert_close(found, torch.tensor([0.6, 0.8, 1, 1.2, 1.4]), rtol=0, atol=0.03)
+
+
 def test_a_turned_hue_is_that_of_the_standard_library():
     given = images(40)
     before = PLAIN(given, keys(40))
@@ -100,3 +113,14 @@ def test_blur_takes_the_fine_structure():
     assert finer.max() <= 1
     assert finer.median() < 0.8
     torch.testing.assert_close(functional.avg_pool2d(after, 16), functional.avg_pool2d(before, 16), rtol=0.1, atol=0.03)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_blur_is_as_wide_in_sides_whatever_the_size(side):
+    """A point becomes a Gaussian, here of 1.05 px at 32 px, cut at twice the widest deviation in px at 32 px."""
+    point = torch.zeros(1, 1, side, side)
+    point[..., side // 2, side // 2] = 1
+    blurred = replace(PLAIN, blur=1.0)._blurred(point, (torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.5)))
+    away = torch.arange(side) - side // 2
+    line = torch.exp(-(away**2) / (2 * (1.05 * side / 32) ** 2)) * (away.abs() <= 2 * side // 32)
+    torch.testing.assert_close(blurred[0, 0], torch.outer(line, line) / line.sum() ** 2)

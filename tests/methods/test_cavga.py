@@ -147,6 +147,17 @@ def test_the_autoencoder_wants_its_images_taken_for_real():
     assert discriminator.parts["fake"].item() > 3 > 0.1 > discriminator.parts["real"].item()
 
 
+def test_the_discriminator_sees_photos_and_generated_images_in_one_range():
+    method, seen = cavga(), []
+    method.autoencoder.decode = lambda codes: codes.sum() * 0 - torch.full((3, 3, 32, 32), 5.0)
+    method.discriminator.forward = lambda shown: (seen.append(shown), (shown.mean(dim=(1, 2, 3)), None))[1]
+    turns(method)
+    made, photos, again = seen
+    torch.testing.assert_close(made, torch.full((3, 3, 32, 32), -2.5).tanh())
+    assert torch.equal(made, again)
+    torch.testing.assert_close(photos, 2 * images() - 1)
+
+
 @pytest.mark.parametrize(("layer", "side", "widths"), [("layer2", 32, [8, 8, 8]), ("layer4", 64, [64, 32, 16, 8, 8])])
 def test_the_residual_decoder_doubles_the_side_and_halves_the_channels(layer, side, widths):
     backbone = Backbone("resnet18.tv_in1k", [layer], fine_tuned=True)

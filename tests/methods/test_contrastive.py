@@ -72,6 +72,8 @@ def test_turns_are_images_of_their_own_and_are_told_apart():
     losses = method.losses(Batch.of(given))
     ((shown, features),) = seen
     assert shown.shape == (2 * 4 * 3, 3, 16, 16)  # one batch
+    one, other = shown.chunk(2)
+    assert (one - other).abs().amax(dim=(1, 2, 3)).min() > 0.01  # two views
     torch.testing.assert_close(losses["loss"], losses["similarity"] + losses["turn"])
     first, second = method.projection(features).chunk(2)
     torch.testing.assert_close(losses["similarity"], nt_xent(first, second, 0.5))
@@ -84,6 +86,26 @@ def test_turns_are_quarters_of_a_turn():
     turned = contrastive().turned(images(2))
     for number in range(4):
         assert torch.equal(turned[2 * number : 2 * number + 2], images(2).rot90(number, (2, 3)))
+
+
+def test_every_turn_of_an_image_has_a_view_of_its_own():
+    """Turns of an image of one colour are the same; their views are not."""
+    method, given = contrastive(), torch.full((1, 3, 16, 16), 0.5) * torch.tensor([1.2, 0.8, 1.0]).view(1, 3, 1, 1)
+    views = method.view(given, torch.tensor([3])).mean(dim=(2, 3))
+    assert torch.cdist(views, views).fill_diagonal_(1).min() > 1e-3
+
+
+def test_views_follow_from_epoch_and_row(monkeypatch):
+    method, given, seen = contrastive(), Batch.of(images(3))._replace(row=torch.arange(3)), []
+    method.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    for batch in (given, given, given._replace(row=torch.tensor([3, 4, 5]))):
+        method.losses(batch)
+    monkeypatch.setattr(Contrastive, "current_epoch", 1)
+    method.losses(given)
+    first, again, *others = seen
+    assert torch.equal(first, again)
+    for other in others:
+        assert (other - first).abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
 def test_the_csi_score_image_by_image():
@@ -120,6 +142,10 @@ def test_draws_are_the_same_for_every_image_and_every_call():
     plain = concluded(contrastive(), images(6))
     assert not torch.allclose(score(plain, given), score(method, given), rtol=1e-3)
     assert "3 random views" in method.export_obstacle
+    areas, view = [], method.view
+    method.view = lambda shown, keys, area=None: areas.append(area) or view(shown, keys, area)
+    score(method, given)
+    assert areas == [0.54] * 3
     assert plain.export_obstacle is None
 
 

@@ -63,6 +63,8 @@ def test_the_encoder_learns_in_both_stages_the_decoder_in_the_first_and_the_cent
         assert not torch.equal(before, after)
     assert not torch.equal(seen.decoders[0], seen.decoders[3])
     assert (method.centre.abs() >= 0.1).all()
+    method.conclude(method.training_images())  # as a run does after the training
+    assert torch.equal(method.centre, seen.centres[-1])
 
 
 @pytest.mark.parametrize(("given", "epochs", "first"), [(None, 4, 2), (None, 1, 0), (0, 2, 0), (3, 4, 3)])

@@ -32,6 +32,7 @@ from anomaly_lab.data.corruption import AnyOf, Blob, PerlinTexture
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.data.textures import ForeignTextures
+from anomaly_lab.evaluation import controls
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.efficient_ad import EfficientAD
@@ -49,6 +50,7 @@ from anomaly_lab.training.checks import (
     check_processes,
     check_strategy,
 )
+from anomaly_lab.training.run import fit_and_test
 from anomaly_lab.training.strategy import DDP
 from tests.conftest import QUIET, stand_in, variables
 from tests.features import Pixels
@@ -327,6 +329,20 @@ def test_methods_without_a_gradient_see_every_image_once(toy):
     told = "trainer.max_epochs: expected 1, because Control sees every training image once, found 2"
     with pytest.raises(UserError, match=told):
         check(configured(*toy, "method=control"))
+
+
+def test_the_control_untrained_has_the_weights_from_before_the_training(toy, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(controls, "figures_of", lambda trainer, kinds: {})
+    monkeypatch.setattr(controls, "untrained_figures", lambda trainer, method: seen.append(method) or {})
+    words = *toy, "method=deep_svdd", "method.pretraining_epochs=0", "trainer.max_epochs=1", "data.patches=16"
+    fit_and_test(configured(*words, "controls=true"), tmp_path, None)
+    trained = torch.load(tmp_path / "checkpoints/last.ckpt")["state_dict"]
+    (untrained,) = seen
+    assert trained["centre"].any()
+    assert not untrained.centre.any()
+    for name, weight in untrained.encoder.named_parameters():
+        assert not torch.equal(weight, trained[f"encoder.{name}"]), name
 
 
 @pytest.mark.slow
