@@ -64,8 +64,8 @@ def read_white(path: Path, max_pixels: int) -> np.ndarray:
     on a transparent ground, the opaque pixels are marked whatever their colour. Raises UserError if the file cannot be
     read.
     """
-    if not path.is_file():  # a pipe would be waited for
-        raise UserError(f"{path}: expected an image file, found {'none' if not path.exists() else 'something else'}")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: expected an image file, found something else")
     values = read_pixels(path, max_pixels).values  # as they are stored: a mask of 16 bits may hold 0 and 1
     lossy = _is_jpeg(path)
     alpha = None if lossy else read_alpha(path)

@@ -211,5 +211,5 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "mask.png")
     with pytest.raises(UserError, match="mask.png: expected an image file, found something else"):
         read_white(tmp_path / "mask.png", 10**6)
-    with pytest.raises(UserError, match="none.png: expected an image file, found none"):
+    with pytest.raises(UserError, match="none.png: expected an image, found no such file"):
         read_white(tmp_path / "none.png", 10**6)
