@@ -1,5 +1,6 @@
 """`python -m anomaly_lab predict`: score new images with finished runs. Checks the options before it imports torch."""
 
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from anomaly_lab.cli.options import TRUST, Options, packages, parse, switch
@@ -54,7 +55,11 @@ def main(arguments: list[str]) -> None:
     detectors = {name: Detector.load(run, trust=packages(options)) for name, run in zip(names, runs, strict=True)}
     if "out" not in options:
         out = claim_folder(default, source)
-    with lock(out / ".lock", lambda _: say(f"out: another process predicts into {out}, waiting for it")):
+    with ExitStack() as turns:
+        with suppress(OSError):  # whoever writes the first file says so
+            turns.enter_context(
+                lock(out / ".lock", lambda _: say(f"out: another process predicts into {out}, waiting"))
+            )
         try:
             write_results(detectors, photos, base, out, maps, pictures, unlisted)
         finally:  # photos that cannot be read are an error at the end, beside a whole result

@@ -69,7 +69,10 @@ def normals_in(folder: Path) -> list[Path]:
         raise UserError(f"normals: expected normal images alone, found {mask}, which may be the mask of {photo.name}")
     below = {folder / parent for path in paths for parent in path.relative_to(folder).parents} - {folder}
     good = [] if is_good(folder.name) else sorted(each for each in below if is_good(each.name))
-    other = next((each for each in sorted(below) for one in good if each != one and each.parent == one.parent), None)
+    if any(each.name.isdigit() and each.name not in {"0", "1"} for each in below):  # cameras or days, not labels
+        good = [each for each in good if each.name != "0"]
+    beside = [each for each in sorted(below) if each not in good]
+    other = next((each for each in beside for one in good if each.parent == one.parent), None)
     if found := folder_of_defects(folder, paths) or other:
         hint = f"type {shlex.quote(f'normals={good[0]}')}" if good else "take it out, or rename it"
         raise UserError(f"normals: expected normal images alone in {folder}, found the folder {found}; {hint}")

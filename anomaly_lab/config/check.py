@@ -322,7 +322,10 @@ def check_value(path: str, value: Any, expected: Any) -> None:
     if isinstance(value, int) and abs(value) > LARGEST:
         raise UserError(f"{path}: expected a number up to {LARGEST}, found {value}")
     if repr(expected) not in ADAPTERS:  # some types cannot be hashed, and making an adapter takes milliseconds
-        ADAPTERS[repr(expected)] = pydantic.TypeAdapter(expected)
+        try:
+            ADAPTERS[repr(expected)] = pydantic.TypeAdapter(expected)
+        except pydantic.PydanticUserError:  # of another package: no type that can be checked
+            return
     literals = typing.get_args(expected) if typing.get_origin(expected) is typing.Literal else None
     is_exact = literals is None or any(type(value) is type(each) for each in literals)  # else True is 1
     try:

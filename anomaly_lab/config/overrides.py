@@ -32,7 +32,7 @@ SWEEP = r"(?:choice|range|interval|tag|glob|sort|shuffle|int|float)\(.*\)"
 OF_HYDRA = re.compile(rf"null|true|false|(['\"]).*\1|\[[\d., -]+\]|.*\$\{{.*|{SWEEP}", re.DOTALL)  # no path
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE)  # no folder, where a number may stand
 NEEDS_NO_QUOTES = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*", re.ASCII)
-GOOD = re.compile(r"(\+{0,2}data\.good)=(.+)", re.DOTALL)
+GOOD = re.compile(r"(\+{0,2}data\.(?:good|leave_out))=(.+)", re.DOTALL)
 BEYOND_ASCII = re.compile(  # plain text, or a flat list of it
     r"(\+{0,2}[\w.@/]+)=((?=.*[^\x00-\x7f])(?:\[[^][{}()'\"$=]+\]|[^][{}()'\"$=]+)(?:,\[[^][{}()'\"$=]+\])*)", re.DOTALL
 )

@@ -16,11 +16,8 @@ from anomaly_lab.core.errors import UserError, nearest
 
 OBJECT = dict  # the type of a parameter that another constructor builds
 PYDANTIC = ("Field", "PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat")
-NAMES = {**vars(builtins), **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
-PLAIN = (
-    ast.Name, ast.Load, ast.Subscript, ast.Tuple, ast.List, ast.Constant, ast.BinOp, ast.BitOr, ast.Pow, ast.Sub,
-    ast.UnaryOp, ast.USub, ast.keyword,
-)  # fmt: skip
+TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
+NAMES = {**TYPES, **vars(typing), **{name: getattr(pydantic, name) for name in PYDANTIC}}
 Parameters = dict[str, Any]  # names and types
 Imports = dict[str, tuple[str, str]]  # local name -> module, name there
 ON_PATH = "put the folder that contains it on PYTHONPATH"
@@ -235,7 +232,7 @@ def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
         left = _type(annotation.left, tree)
         if left is not Any:
             return left | None
-    if not all(_is_plain(node) for node in ast.walk(annotation)):
+    if not _is_plain(annotation):
         return Any
     try:
         return eval(ast.unparse(annotation), {"__builtins__": {}}, NAMES)
@@ -243,11 +240,29 @@ def _type(annotation: ast.expr | None, tree: ast.Module) -> Any:
         return Any
 
 
-def _is_plain(node: ast.AST) -> bool:
-    """Whether a part of an annotation runs nothing: the source may be anybody's, such as that of a run folder."""
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id == "Field" and not node.args
-    return isinstance(node, PLAIN)
+def _is_plain(node: ast.AST, words: bool = False) -> bool:
+    """Whether an annotation runs nothing when it is evaluated: the source may be anybody's, as that of a run folder.
+
+    A text stands in `Literal[...]` and as an argument of `Field` alone (`words`): pydantic evaluates others as code.
+    """
+    match node:
+        case ast.Name():
+            return True
+        case ast.Constant():
+            return words or not isinstance(node.value, str | bytes)
+        case ast.Subscript():
+            return _is_plain(node.value) and _is_plain(node.slice, ast.unparse(node.value) == "Literal")
+        case ast.Tuple() | ast.List():
+            return all(_is_plain(each, words) for each in node.elts)
+        case ast.BinOp(op=ast.BitOr() | ast.Sub()):
+            return _is_plain(node.left) and _is_plain(node.right)
+        case ast.BinOp(op=ast.Pow(), left=ast.Constant(value=int()), right=ast.Constant(value=int(power))):
+            return 0 <= power <= 64
+        case ast.UnaryOp(op=ast.USub()):
+            return _is_plain(node.operand)
+        case ast.Call(func=ast.Name(id="Field"), args=[]):
+            return all(_is_plain(each.value, words=True) for each in node.keywords)
+    return False
 
 
 @cache

@@ -30,7 +30,7 @@ def check_reads(resolved: dict[str, Any]) -> None:
     """Refuse a method for other data than it reads, and keys of photos for a table."""
     method, table = resolved["method"], is_table(resolved)
     reads, name = class_fact(method["_target_"], "reads"), method["name"]
-    if len(reads) > 1:
+    if len(reads) > 1 and "projections" in signature(method["_target_"]):
         reads = ("tables",) if method.get("projections") else ("photos",)
     if table and "tables" not in reads:
         raise UserError(

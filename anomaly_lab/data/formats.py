@@ -292,7 +292,7 @@ def _check_png(data: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
     passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = ((-(-(width - x) // right), -(-(height - y) // down)) for x, y, right, down in passes)
     needed = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0)
-    pixels = zlib.decompressobj()
-    found = sum(len(pixels.decompress(data[start : start + n])) for kind, start, n in chunks if kind == b"IDAT")
+    packed = (data[start : start + length] for kind, start, length in chunks if kind == b"IDAT")
+    found = tiff.unpacked(packed, needed)
     if found < needed:
         raise OSError(f"the file is truncated (it holds {found} of {needed} bytes of pixels)")

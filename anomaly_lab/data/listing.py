@@ -1,7 +1,9 @@
 """The photos below a folder, and what is left out there. No image is decoded."""
 
+import codecs
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,7 @@ TWO_FILES = "left out beside the photo of the same name"
 BY_CONTENT = "read, because the content is a photo, whatever the suffix says"
 NO_FILE = "left out, because it is no file"
 FOLDER_OF_MASKS = "left out as a folder of masks"
-OF_RESULTS = (b"path,run,score,decision_score,", b"path,defect,label,score,")  # how scores.csv begins
+OF_RESULTS = (b"path", b"run", b"score", b"decision_score"), (b"path", b"defect", b"label", b"score")  # of scores.csv
 RESULTS = "left out, because the folder holds results of predict or of a run"
 NOT_LISTED = "left out, because the folder cannot be listed"
 
@@ -56,7 +58,7 @@ def is_mask_folder(folder: Path) -> bool:
     """Whether a folder holds masks: by its name, or a name such as `labels` and files named as photos beside it.
 
     These lie in its parent, in a folder of images or of defects there, or in one of any other name where the folders
-    beside it are the classes. A class that has a folder of masks of its own is none.
+    beside it are the classes; some of them are not good. Where a folder is called masks or ground truth, this is none.
     """
     if is_masks(folder.name):
         return True
@@ -65,7 +67,7 @@ def is_mask_folder(folder: Path) -> bool:
     beside = [child for child in folder.parent.iterdir() if child.is_dir() and child != folder]
     is_in_test = folder.parent.name.lower() == "test"
     above = folder.parent.parent.iterdir() if is_in_test else ()
-    if any(is_masks(child.name) and (child / folder.name).is_dir() for child in (*beside, *above)):
+    if any(is_masks(child.name) and child.is_dir() for child in (*beside, *above)):
         return False
     photos = [child for child in beside if not (is_system(child.name) or is_masks(child.name))]
     photos = [child for child in photos if not may_be_masks(child.name)]
@@ -75,10 +77,11 @@ def is_mask_folder(folder: Path) -> bool:
         for child in photos
         if are_classes or child.name.lower() in {*PHOTOS, "train", "test"} or speaks_of_defects(child.name)
     ]
-    stems = {file.stem for file in folder.parent.iterdir() if is_photo(file)}
-    stems |= {file.stem for place in places for file in walk(place)}
-    masks = [file.stem for file in walk(folder)]
-    return bool(masks) and all(stem in stems or photo_of(stem) in stems for stem in masks)
+    defective = {file.stem for file in folder.parent.iterdir() if is_photo(file)}
+    defective |= {file.stem for place in places if not is_good(place.name) for file in walk(place)}
+    stems = defective | {file.stem for place in places for file in walk(place)}
+    masks = [{file.stem, photo_of(file.stem)} for file in walk(folder)]
+    return any(names & defective for names in masks) and all(names & stems for names in masks)
 
 
 def images_in(path: Path, left_out: LeftOut | None = None) -> list[Path]:
@@ -156,11 +159,14 @@ def holds_results(folder: Path) -> bool:
     """Whether a folder holds the scores of `predict`, complete or not, or of the test of a run."""
     for name in ("scores.csv", "scores.csv.part"):
         try:
+            if not (folder / name).is_file():  # a pipe would be waited for
+                continue
             with (folder / name).open("rb") as begun:
-                if begun.read(40).startswith(OF_RESULTS):
-                    return True
+                header = begun.read(64).removeprefix(codecs.BOM_UTF8)
         except OSError:
             continue
+        if tuple(re.split(rb"[,;\t|]", header)[:4]) in OF_RESULTS:  # a spreadsheet may have saved it again
+            return True
     return False
 
 

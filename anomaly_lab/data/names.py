@@ -36,8 +36,8 @@ MAYBE_MASKS = re.compile(  # folders of masks, if their files are named as photo
     r"labels?|annos?|annotations?|segs?|segmentations?|label[ _-]?(images|masks)|segmentation[ _-]?masks"
 )
 _BAD = (
-    r"bad|defect(s|ive)?|anomal(y|ies|ous)|abnormal|nok|nio|ng|ko|reject(s|ed)?|fault(s|y)?|fail(s|ed|ures?)?|scrap|rework"
-    r"|crack(s|ed)?|scratch(es|ed)?|broken|damaged?|defekte?|schlecht|ausschuss|fehler|nacharbeit"
+    r"bad|defect(s|ive)?|anomal(y|ies|ous)|abnormal|nok|nio|ng|ko|reject(s|ed)?|fault(s|y)?|fail(s|ed|ures?)?|scrap"
+    r"|crack(s|ed)?|scratch(es|ed)?|broken|damaged?|defekte?|schlecht|ausschuss|fehler"
 )
 DEFECT_WORDS = re.compile(  # whole words: a union nut is no NIO part, a badge is not bad
     rf"(?<![a-z])({_BAD}|(not|no|nicht)[ _.-]*(ok|good|normal|gut))(?![a-z])"
@@ -84,10 +84,10 @@ def speaks_of_good(name: str) -> bool:
     return GOOD_WORDS.search(name.lower()) is not None and not speaks_of_defects(name)
 
 
-def as_typed(good: Iterable[str]) -> str:
-    """The word for a shell that names folders of good photos."""
+def as_typed(good: Iterable[str], key: str = "data.good") -> str:
+    """The word for a shell that names folders of good photos, or what else belongs to a key."""
     names = (name if re.fullmatch(r"[\w .+-]+", name) else json.dumps(name, ensure_ascii=False) for name in good)
-    return shlex.quote(f"data.good=[{','.join(names)}]")
+    return shlex.quote(f"{key}=[{','.join(names)}]")
 
 
 def is_system(name: str) -> bool:

@@ -12,11 +12,12 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, NonNegativeInt
 
 from anomaly_lab.core.errors import UserError, nearest
+from anomaly_lab.data.names import as_typed
 from anomaly_lab.data.samples import Sample, Splits
 from anomaly_lab.data.tables import delimiter_of, doubts, kind_of, lines_of, named, text_of
 
 LARGEST = 1e15  # of a number, whose square must be one of 32 bits
-SPLIT = "split"  # a column of this name says train or test
+SPLIT = "split"  # a column of this name, in any case, says train or test
 
 
 class Numbers(NamedTuple):
@@ -90,7 +91,8 @@ def _read(root: str, label: str, leave_out: tuple[str, ...], *_status: int) -> N
         reader = csv_file.reader(lines_of(text), delimiter=delimiter)
         header = [name.strip() for name in next(reader, [])]
         places = _places(root, header, label, leave_out)
-        at, split = header.index(label), header.index(SPLIT) if SPLIT in header else None
+        at = header.index(label)
+        split = next((place for place, name in enumerate(header) if name.lower() == SPLIT != label), None)
         found = Numbers(tuple(header[place] for place in places), [], [], [], array("d"))
         for row in reader:
             if not row:
@@ -123,7 +125,7 @@ def _places(root: str, header: list[str], label: str, leave_out: tuple[str, ...]
         raise UserError(
             f"data.leave_out: expected names of columns of {root}, found {unknown!r}{nearest(unknown, header)}"
         )
-    places = [place for place, name in enumerate(header) if name not in {label, SPLIT, *leave_out}]
+    places = [place for place, name in enumerate(header) if name not in {label, *leave_out} and name.lower() != SPLIT]
     if not places:
         raise UserError(f"{root}: expected columns of numbers beside {label!r}, found none")
     return places
@@ -136,7 +138,7 @@ def _number(text: str, where: str, column: str) -> float:
         found = repr(text) if text.strip() else "nothing"
         raise UserError(
             f"{where}, column {column}: expected a number, found {found}; fill it, or leave the column out: "
-            f"data.leave_out=[{column}]"
+            f"{as_typed([column], 'data.leave_out')}"
         ) from None
     if not abs(value) < LARGEST:
         found = f"expected a number below {LARGEST:g}, found {value:g}"

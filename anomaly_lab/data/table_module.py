@@ -15,6 +15,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Placement
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
+from anomaly_lab.data.names import as_typed
 from anomaly_lab.data.number_table import Numbers, numbers
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.data.store import Decoded
@@ -77,7 +78,8 @@ class TableModule(DataModule):
             column = self.columns[place]
             raise UserError(
                 f"{self.train_samples[0].path}, column {column}: expected different values in the {len(rows)} rows "
-                f"that are learnt from, found {rows[0, place]:g} in all; leave it out: data.leave_out=[{column}]"
+                f"that are learnt from, found {rows[0, place]:g} in all; leave it out: "
+                f"{as_typed([column], 'data.leave_out')}"
             )
         self._mean = rows.mean(axis=0)
         values = self._values(self.train_samples)

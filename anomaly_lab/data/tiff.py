@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,6 +28,7 @@ from anomaly_lab.data.pixels import (
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CHANNELS = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "SEPARATED": 4}  # without alpha
+PIECE = 2**20  # bytes that are unpacked at once
 JPEG = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # what simplejpeg decodes so many channels to
 
 _decoding = ContextVar("_decoding", default=False)
@@ -79,6 +80,20 @@ def _tiff_of_8_bits(file: BinaryIO) -> np.ndarray | None:
         return None
 
 
+def unpacked(parts: Iterable[bytes], most: int) -> int:
+    """The bytes that parts of one Deflate stream unpack to, counted up to `most` and kept a piece at a time.
+
+    Raises zlib.error for a damaged stream.
+    """
+    stream, count = zlib.decompressobj(), 0
+    for part in parts:
+        rest = part
+        while rest and count < most:
+            count += len(stream.decompress(rest, PIECE))
+            rest = stream.unconsumed_tail
+    return count
+
+
 def _check_segments(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     """Raise an error for damaged strips and tiles of Deflate and JPEG, which libtiff passes over.
 
@@ -87,6 +102,8 @@ def _check_segments(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     kind = getattr(page.compression, "name", "")
     if kind not in {"DEFLATE", "ADOBE_DEFLATE", "JPEG"} or page.fillorder != 1:
         return
+    if kind == "JPEG" and page.samplesperpixel not in JPEG:
+        return
     tables = page.jpegtables[:-2] if page.jpegtables else b""  # without the mark of the end
     for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         tiff.filehandle.seek(start)
@@ -94,7 +111,7 @@ def _check_segments(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
         if count and kind == "JPEG":
             simplejpeg.decode_jpeg(tables + data[2:] if tables else data, JPEG[page.samplesperpixel], strict=True)
         elif count:
-            zlib.decompress(data)
+            unpacked([data], page.nbytes + 1)
 
 
 def _wide_tiff(path: Path, file: BinaryIO, page: tifffile.TiffPage) -> np.ndarray:

@@ -87,6 +87,7 @@ class Controls(pl.Callback):
                 note_use(cache, data_of(trainer).data_folder)
         if self.untrained is not None:
             self.found |= untrained_figures(trainer, self.untrained)
+            self.untrained = None  # and its memory with it
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare and write; `Evaluation` precedes this callback and has its metrics."""

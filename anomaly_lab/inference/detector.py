@@ -37,6 +37,7 @@ Python, photo by photo, with any number of detectors that share the decoding, an
             prediction = detector.photo_prediction(result)
 """
 
+import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ from anomaly_lab.runs.stored import CONFIG, StoredRun, open_run
 
 __all__ = ["Decision", "Detector", "ImageResult", "PhotoPrediction", "iter_predictions"]
 Given = TypeVar("Given", bound=Photo)
+OF_SHAPES = re.compile(r"^(?!.*(CUDA|cuDNN|CUBLAS|MPS)).*(size|shape|channel|dimension)", re.DOTALL)
 OnError = Literal["stop", "skip"]  # at a photo, of several, that cannot be read
 
 
@@ -331,12 +333,12 @@ class Detector:
 def fitting(run: Path | None) -> Iterator[None]:
     """Raise UserError where a method cannot be asked, because its configuration says one size and its weights another.
 
-    What the machine lacks, such as memory, stays as it is.
+    What the machine lacks, such as memory, and other mistakes stay as they are.
     """
     try:
         yield
     except RuntimeError as error:
-        if NO_MEMORY.search(str(error)) or run is None:
+        if run is None or not OF_SHAPES.search(str(error)) or NO_MEMORY.search(str(error)):
             raise
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{run / CONFIG}: expected sizes that fit the weights, found others ({reason})") from error

@@ -14,7 +14,7 @@ import numpy as np
 from anomaly_lab.metrics.intervals import auroc_difference, t_interval
 from anomaly_lab.report.groups import Column, Groups, Row
 from anomaly_lab.runs.collect import Run
-from anomaly_lab.runs.measures import MEASURES, Measure
+from anomaly_lab.runs.measures import MEASURES, UNTRAINED, Measure
 
 CONFIDENCE = 0.95
 SEEDS = 3  # common seeds, or categories, from which on their differences say something
@@ -152,7 +152,8 @@ def matrix_of(groups: Groups, measure: Measure) -> Matrix:
                 _add_controls(matrix, run, column)
     for (_, column), cell in matrix.cells.items():
         if cell.control is None:  # of `controls=false`
-            cell.control = max((value for (_, at), value in matrix.controls.items() if at == column), default=None)
+            found = (value for (kind, at), value in matrix.controls.items() if at == column and kind != UNTRAINED)
+            cell.control = max(found, default=None)  # untrained is another method, before its training
     for name, columns in averaged(matrix.columns).items():
         matrix.means |= {(row, name): mean for row, mean in means_over(matrix, groups, columns).items()}
     if measure.level != "cost":  # of one machine, and of another

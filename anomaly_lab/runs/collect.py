@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anomaly_lab.config.tables import TABLE
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.data.names import category_of
@@ -76,7 +77,10 @@ class Run:
     @property
     def noun(self) -> str:
         """What an example is."""
-        return "row" if self.key.dataset == "table" else "image"
+        data = self.config.get("data")
+        module = data.get("datamodule") if isinstance(data, dict) else None
+        target = module.get("_target_") if isinstance(module, dict) else None
+        return "row" if target == TABLE else "image"
 
     @property
     def dataset(self) -> str:

@@ -107,7 +107,7 @@ def result_key(config: dict[str, Any], test_fingerprint: str) -> str:
 
 
 def _controls(config: dict[str, Any]) -> Any:
-    """The controls of a run, as far as they are not those of every photo."""
+    """The controls of a run; true where they are the default ones."""
     kinds = config["controls"] and (config["data"].get("controls") or config["controls"])
     untrained = kinds and class_fact(config["method"]["_target_"], "control_untrained")
     return [kinds, UNTRAINED] if untrained else kinds

@@ -28,6 +28,7 @@ from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.methods.base.method import Method, evaluating
 from anomaly_lab.methods.control import KINDS, Control
+from anomaly_lab.methods.table_control import TableControl
 from anomaly_lab.metrics.thresholds import ThresholdRule
 from anomaly_lab.runs.checkpoint import AtomicCheckpointIO
 from anomaly_lab.runs.folder import RESULT_VERSION, keep_region, remove_result
@@ -71,10 +72,10 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     has_labels = bool(datamodule.test_samples)
     compares = resolved["controls"] and has_labels
     kinds = tuple(resolved["data"]["controls"] or KINDS)
-    untrained = deepcopy(method) if compares and method.control_untrained else None
-    controls = Controls(evaluation, controls_cache(resolved, datamodule), kinds, untrained) if compares else None
     check_memory(method, len(datamodule.good))
     method.prepare_data()  # weights of a pretrained network
+    untrained = deepcopy(method) if compares and method.control_untrained else None
+    controls = Controls(evaluation, controls_cache(resolved, datamodule), kinds, untrained) if compares else None
     datamodule.setup("fit")  # before a logger is opened: most mistakes in the data show here
     if resume is None:
         check_foreign_photos(method, datamodule)
@@ -166,6 +167,6 @@ def controls_cache(resolved: dict[str, Any], datamodule: DataModule) -> Path:
     They learn from the training images, so the split decides too.
     """
     split = [resolved["data"]["datamodule"][name] for name in ("held_out", "split_seed", "on_error")]
-    versions = ["controls", RESULT_VERSION, Control.version, resolved["data"]["controls"]]
+    versions = ["controls", RESULT_VERSION, Control.version, TableControl.version, resolved["data"]["controls"]]
     decides = [*versions, *fingerprints_of(resolved), decoding_key(resolved), split]
     return entry(datamodule.cache_dir, decides)

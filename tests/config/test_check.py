@@ -30,7 +30,7 @@ def message(*overrides):
     every(5, [
         ("data.categry=screw", "data.categry: no such key; did you mean data.category? keys of data: kind, .* more"),
         ("data.category=scrw", "data.category: expected one of carpet, .*, found 'scrw'; did you mean 'screw'?"),
-        ("data.controls=[kdee]", "data.controls: expected 'brightness', .*, found .'kdee'."),
+        ("data.controls=[kdee]", "data.controls: expected some of brightness, .*, found 'kdee'; did you mean 'kde'?"),
         ("data.controls=[]", "data.controls: expected at least 1 item, found .."),
         ("data.controls=pca", r"data.controls: expected a list such as data.controls=\[pca\], found 'pca'"),
         ("data.category=", "data.category: expected one of carpet, .*, found ''; for other data: .*"),

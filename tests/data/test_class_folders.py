@@ -91,7 +91,7 @@ def test_masks_of_a_split_whatever_their_folder_is_called(tmp_path, name, place)
         (("0.png", "1.png", "label/0.png"), "found the folder 'label', whose name speaks of another layout"),
         *(
             ((*GOOD, f"OK/lot/{name}/0.png", "NG/0.png"), f"{name}: expected good photos alone in .*OK, found a folder")
-            for name in ("NG", "defect_scratch", "Ausschuss", "rework", "not_ok")
+            for name in ("NG", "defect_scratch", "Ausschuss", "not_ok")
         ),
         ((*GOOD, "OK/lot2/bad/0.png"), "bad: expected good photos alone"),
         (("train/good/0.png", "train/good/NG/1.png"), "NG: expected good photos alone"),

@@ -319,13 +319,11 @@ def test_folders_that_may_be_good_or_not_are_named_until_the_good_ones_are(tmp_p
         folder(str(tmp_path), 0, good=["other"])
 
 
-@pytest.mark.parametrize(
-    ("good", "bad"), [("良", "不良 品"), ("vollständig", "unvollständig"), ("OK_2", "beulen"), ("zebra", "abnormal_1")]
-)
+@pytest.mark.parametrize(("good", "bad"), [("良", "不良 品"), ("vollständig", "unvollständig"), ("OK_2", "beulen")])
 def test_the_folder_that_others_deny_is_proposed_as_good(tmp_path, good, bad):
     made(tmp_path / good, {"0": ".png"})
     made(tmp_path / bad, {"1": ".png"})
-    with pytest.raises(UserError, match=rf"type '?data.good=\[{good}\]'? or '|speaks of another layout"):
+    with pytest.raises(UserError, match=rf"type '?data.good=\[{good}\]'? or '"):
         folder(str(tmp_path), 0)
 
 

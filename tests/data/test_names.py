@@ -41,8 +41,8 @@ def test_data_sets_of_different_folders_have_different_names(tmp_path, monkeypat
         (is_masks, "mask MASKS gt GT ground_truth Ground-Truth groundtruth", "masked gts truth ground"),
         (is_system, ".hidden @eaDir __MACOSX $RECYCLE.BIN lost+found", "eaDir recycle"),
         (may_be_masks, "label Labels annotations SEG segmentation", "mask labelled annotated segment good"),
-        (speaks_of_defects, "ng_parts ng defekt scrap-1 ko NG_0 not_ok Ausschuss no_good rework",
-         "bang ring kodak undamaged no_defect defect-free non-defective ohne_fehler reworked"),
+        (speaks_of_defects, "ng_parts ng defekt scrap-1 ko NG_0 not_ok Ausschuss no_good",
+         "bang ring kodak undamaged no_defect defect-free non-defective ohne_fehler reworked rework-station"),
         (speaks_of_good, "OK_2 good_rotated good-2024 Good NORMAL_1", "not_ok abnormal ng_ok goods book_1 intact"),
         (lambda stem: photo_of(stem) == "0", "0_mask 0_GT 0-label 0.gt 0_groundtruth 0mask label_0 mask_0 gt-0 0_seg "
          "0_anno 0_annotation 0_labels 0-segmentation mask0", "mask 0_masked 0_m 0_defect masked_0"),

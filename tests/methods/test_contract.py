@@ -379,6 +379,9 @@ def test_the_first_losses_are_those_of_yesterday(name, parts, weights, tmp_path,
     pl.seed_everything(0, verbose=False)
     data = instantiate(resolved["data"]["datamodule"], _convert_="all")
     method, losses = build_method(resolved, TRUST), FiveLosses()
+    if name in OF_TABLES:  # a column of thousands would hide the others
+        data.setup("fit")
+        method.prepare(data.whole_training_images())
     trainer = pl.Trainer(
         max_epochs=3 if method.sees == "patches" else 9,  # of at least one batch
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

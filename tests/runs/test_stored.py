@@ -135,6 +135,13 @@ def test_a_foreign_class_at_any_key_is_never_called(run, tmp_path, every):
         "Literal[(lambda: open({path!r}, 'w'))()]",
         "int if open({path!r}, 'w') else str",
         "f'{{open(NAME, chr(119))}}'",
+        "\"open({path!r}, 'w')\"",
+        "list[\"open({path!r}, 'w')\"]",
+        "Optional[\"open({path!r}, 'w')\"]",
+        "Annotated[int, \"open({path!r}, 'w')\"]",
+        "Literal[9**9**9]",
+        "eval",
+        "callable",
         "no Python (",
     ],
 )
