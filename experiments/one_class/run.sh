@@ -47,5 +47,9 @@ fcdd() {  # EPOCHS RATE
 fcdd 1 1e-12
 for epochs in 2 4 8 16 32; do fcdd $epochs 1e-2; done
 
+if [ -d runs/one_class_painted32 ]; then
+  .venv/bin/python experiments/one_class/painted.py runs/one_class_painted* experiments/one_class/painted.csv \
+    experiments/one_class/painted.jpg
+fi
 .venv/bin/python experiments/table.py one_class_ > experiments/one_class/results.csv
 .venv/bin/python experiments/one_class/means.py experiments/one_class/results.csv | tee experiments/one_class/means.csv
