@@ -22,9 +22,11 @@ def check_data(words: list[str]) -> None:
     Raises UserError where there are no data, and, in the end, where a run would stop at photos that cannot be read.
     """
     resolved = configuration(words)
+    from anomaly_lab.data.table_module import TableModule  # and torch with it, after mistakes in the words
+
     datamodule, samples = examined(resolved)
-    if is_table(resolved):
-        names = datamodule.columns  # type: ignore[attr-defined]
+    if isinstance(datamodule, TableModule):
+        names = datamodule.columns
         print(f"columns: {', '.join(map(printable, names[:MOST]))}{', ...' * (len(names) > MOST)} ({len(names)})")
         learnt, held, tested = datamodule.train_samples, datamodule.held_out_samples, datamodule.test_samples
         print(f"a run learns from {len(learnt)} rows, sets its threshold on {len(held)} and tests {len(tested)}")

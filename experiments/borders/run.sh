@@ -23,7 +23,7 @@ done
 for data in "$transistor" "$wood"; do
   row stride4_dense $layer3 method.evaluation=dense $data
 done
-for method in padim patchcore; do
+for method in padim patchcore spade; do
   for data in "$transistor" "$wood"; do
     row features method=$method method.backbone.weights=$weights $data
   done
