@@ -42,8 +42,20 @@ row painted experiment=cutpaste_patches data.image_size=128 data.patch_size=32 d
   budget.epochs=1 $transistor
 row painted method=fcdd data.image_size=128 data.batch_size=16 budget.epochs=1 method.backbone.weights=$weights $transistor
 row patches method=patch_svdd data.image_size=128 method.pairs=1 budget.epochs=20 method.optimizer.lr=3e-4 $transistor
-row attention method=cavga data.image_size=64 data.patches=2000 budget.epochs=10 'method.backbone.layers=[stride16]' \
-  method.backbone.weights="$weights" $transistor
+attention="method=cavga data.image_size=64 data.patches=2000 budget.epochs=10 method.backbone.layers=[stride16] \
+  method.backbone.weights=$weights"
+row attention $attention $transistor
+row alone $attention method.adversarial_weight=0 $transistor
+taught() {  # METHOD NETWORK KEY LAYERS WORDS...: with a small teacher, distilled on the good photos themselves
+  case borders_taught in *"$part"*) ;; *) return 0 ;; esac
+  teacher=runs/borders_$2.safetensors
+  .venv/bin/python -m anomaly_lab teacher network="$2" images="$root/mvtec_ad_small/transistor/train" out="$teacher" width=0.25 \
+    steps=300 batch_size=4 backbone.weights="$weights" backbone.layers="$4"
+  row taught method="$1" method.$3.weights="$teacher" method.$3.width=0.25 data.image_size=256 data.batch_size=2 \
+    budget.epochs=2 $transistor "${@:5}"
+}
+taught efficient_ad pdn_small teacher "[layer2,layer3]"
+taught uninformed_students patch33 patch33 "[layer3]"
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
 for method in cae ssim_ae vae memae; do
@@ -51,6 +63,16 @@ for method in cae ssim_ae vae memae; do
 done
 for method in ganomaly skip_ganomaly adae avid egbad lsa f_anogan anogan; do  # 500 steps: a border needs no more to show
   row quick method=$method experiment=quick data.patches=1000 data.image_size=64 $transistor
+done
+
+row slides method=slides_cae experiment=quick $transistor
+
+# Turned by a quarter, what a map owes to the photos turns too.
+turned="data=folder data.root=runs/borders_data/turned data.category=turned data.kind=texture data.image_size=256"
+case borders_turned in *"$part"*) .venv/bin/python experiments/borders/turned.py "$root/wood_boards_256" runs/borders_data/turned ;; esac
+row turned method=texture_inspection $turned
+for method in padim spade; do
+  row turned method=$method method.backbone.weights="$weights" $turned
 done
 
 .venv/bin/python experiments/borders/borders.py runs/borders_* | tee experiments/borders/results.csv
