@@ -65,7 +65,7 @@ for method in ganomaly skip_ganomaly adae avid egbad lsa f_anogan anogan; do  # 
   row quick method=$method experiment=quick data.patches=1000 data.image_size=64 $transistor
 done
 
-row slides method=slides_cae experiment=quick $transistor
+row slides method=slides_cae experiment=quick data.patches=1000 $transistor
 
 # Turned by a quarter, what a map owes to the photos turns too.
 turned="data=folder data.root=runs/borders_data/turned data.category=turned data.kind=texture data.image_size=256"
