@@ -282,7 +282,7 @@ def test_two_processes_learn_what_one_does(tmp_path, weights):
 OURS = {
     "adae": {"margin", "optimizer"}, "avid": {"contextual_weight", "optimizer"},
     "f_anogan": {"encoder_epochs"}, "ganomaly": {"test_batchnorm"}, "skip_ganomaly": {"test_batchnorm"},
-    "cavga": {"classification_weight"}, "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
+    "cavga": {"adversarial_weight", "classification_weight"}, "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
     "egbad": {"optimizer"}, "memae": {"score"},
