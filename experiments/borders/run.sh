@@ -44,8 +44,10 @@ row painted method=fcdd data.image_size=128 data.batch_size=16 budget.epochs=1 m
 row patches method=patch_svdd data.image_size=128 method.pairs=1 budget.epochs=20 method.optimizer.lr=3e-4 $transistor
 attention="method=cavga data.image_size=64 data.patches=2000 budget.epochs=10 method.backbone.layers=[stride16] \
   method.backbone.weights=$weights"
-row attention $attention $transistor
+row attention $attention method.adversarial_weight=1 $transistor  # as published
+row light $attention $transistor                                  # the default
 row alone $attention method.adversarial_weight=0 $transistor
+
 taught() {  # METHOD NETWORK KEY LAYERS WORDS...: with a small teacher, distilled on the good photos themselves
   case borders_taught in *"$part"*) ;; *) return 0 ;; esac
   teacher=runs/borders_$2.safetensors
@@ -56,6 +58,7 @@ taught() {  # METHOD NETWORK KEY LAYERS WORDS...: with a small teacher, distille
 }
 taught efficient_ad pdn_small teacher "[layer2,layer3]"
 taught uninformed_students patch33 patch33 "[layer3]"
+
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
 for method in cae ssim_ae vae memae; do
@@ -64,7 +67,6 @@ done
 for method in ganomaly skip_ganomaly adae avid egbad lsa f_anogan anogan; do  # 500 steps: a border needs no more to show
   row quick method=$method experiment=quick data.patches=1000 data.image_size=64 $transistor
 done
-
 row slides method=slides_cae experiment=quick data.patches=1000 $transistor
 
 # Turned by a quarter, what a map owes to the photos turns too.
