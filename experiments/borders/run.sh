@@ -47,6 +47,7 @@ attention="method=cavga data.image_size=64 data.patches=2000 budget.epochs=10 me
 row attention $attention method.adversarial_weight=1 $transistor  # as published
 row light $attention $transistor                                  # the default
 row alone $attention method.adversarial_weight=0 $transistor
+row untrained $attention data.patches=64 budget.epochs=1 method.optimizer.lr=1e-12 $transistor
 
 taught() {  # METHOD NETWORK KEY LAYERS WORDS...: with a small teacher, distilled on the good photos themselves
   case borders_taught in *"$part"*) ;; *) return 0 ;; esac
