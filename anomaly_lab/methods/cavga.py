@@ -132,8 +132,8 @@ class CAVGA(AdversarialMethod):
       published threshold would never be passed. The number whose gradient is taken is the sum of the mean code by the
       root of its channels: the sum alone is so large that A is 0 or 1 from the start, whatever the image.
     - Cross entropy and divergence are divided by the number of values of an image. With their sums the weight of the
-      attention, .01, would be that of nothing. The published weight of the discriminator, 1, is then too large: it wins,
-      and the map is the same for every photo (experiments/borders). Ours is .01.
+      attention, .01, would be that of nothing. The published weight of the discriminator, 1, is then too large: it
+      wins, and the map is the same for every photo (experiments/borders). Ours is .01.
     - The autoencoder wants its images taken for real. The loss that the paper prints adds that of the discriminator to
       it, and would help the discriminator.
     - The networks against each other start from DCGAN's random weights; those of CelebA, the paper's, are not public.
