@@ -49,13 +49,13 @@ row light $attention $transistor                                  # the default
 row alone $attention method.adversarial_weight=0 $transistor
 row untrained $attention data.patches=64 budget.epochs=1 method.optimizer.lr=1e-12 $transistor
 
-taught() {  # METHOD NETWORK KEY LAYERS WORDS...: with a small teacher, distilled on the good photos themselves
+taught() {  # METHOD NETWORK KEY LAYERS: with a small teacher, distilled on the good photos themselves
   case borders_taught in *"$part"*) ;; *) return 0 ;; esac
   teacher=runs/borders_$2.safetensors
   .venv/bin/python -m anomaly_lab teacher network="$2" images="$root/mvtec_ad_small/transistor/train" out="$teacher" width=0.25 \
     steps=300 batch_size=4 backbone.weights="$weights" backbone.layers="$4"
   row taught method="$1" method.$3.weights="$teacher" method.$3.width=0.25 data.image_size=256 data.batch_size=2 \
-    budget.epochs=2 $transistor "${@:5}"
+    budget.epochs=2 $transistor
 }
 taught efficient_ad pdn_small teacher "[layer2,layer3]"
 taught uninformed_students patch33 patch33 "[layer3]"
