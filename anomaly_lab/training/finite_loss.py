@@ -104,5 +104,9 @@ def stopped(trainer: pl.Trainer, pl_module: Method, why: str) -> UserError:
     checkpoint = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     left = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written before"
     rates = f" ({', '.join(f'method.{key}.lr' for key in pl_module.rates)})" if pl_module.rates else ""
-    precision = "" if trainer.precision == "32-true" else " or trainer.precision=32-true"
-    return UserError(f"{why}: training stopped, {left}; try a lower learning rate{rates}{precision}")
+    tries = [f"a lower learning rate{rates}"]
+    if pl_module.automatic_optimization and trainer.gradient_clip_val is None:
+        tries.append("trainer.gradient_clip_val=1")
+    if trainer.precision != "32-true":
+        tries.append("trainer.precision=32-true")
+    return UserError(f"{why}: training stopped, {left}; try {' or '.join(tries)}")

@@ -7,16 +7,20 @@ import torch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
-from anomaly_lab.training.finite_loss import FiniteLoss
+from anomaly_lab.training.finite_loss import FiniteLoss, stopped
 from tests.conftest import stand_in
+
+
+def the_trainer(**attributes):
+    """A trainer that clips no gradients."""
+    return stand_in(pl.Trainer, **{"gradient_clip_val": None, **attributes})
 
 
 def feed(callback, losses, device, automatic=True, folder="nowhere"):
     """Return how many batches passed before the stop."""
     module = stand_in(Method, rates=(), device=torch.device(device), automatic_optimization=automatic)
     for i, loss in enumerate(losses):
-        trainer = stand_in(
-            pl.Trainer,
+        trainer = the_trainer(
             callback_metrics={"train/loss": torch.tensor(loss), "train/loss_epoch": torch.tensor(float("nan"))},
             is_last_batch=i == len(losses) - 1, current_epoch=3, default_root_dir=str(folder),
         )  # fmt: skip
@@ -42,8 +46,8 @@ def test_on_an_accelerator_every_few_batches_but_with_the_right_step():
 
 def test_of_what_a_step_returns():
     callback, module = FiniteLoss(), stand_in(Method, rates=(), device=torch.device("cpu"))
-    trainer = stand_in(
-        pl.Trainer, callback_metrics={"train/loss": torch.tensor(1.0)}, is_last_batch=False, current_epoch=0,
+    trainer = the_trainer(
+        callback_metrics={"train/loss": torch.tensor(1.0)}, is_last_batch=False, current_epoch=0,
         default_root_dir="nowhere",
     )  # fmt: skip
     callback.on_train_batch_end(trainer, module, {"discriminator": torch.tensor(2.0)}, None, 0)
@@ -54,8 +58,8 @@ def test_of_what_a_step_returns():
 @pytest.mark.parametrize("outputs", [None, {}])
 def test_a_step_that_returns_nothing(outputs):
     callback, module = FiniteLoss(), stand_in(Method, rates=(), device=torch.device("cpu"))
-    trainer = stand_in(
-        pl.Trainer, callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
+    trainer = the_trainer(
+        callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
         default_root_dir="nowhere",
     )  # fmt: skip
     with pytest.raises(UserError, match="the loss is nan at batch 0 of epoch 1"):
@@ -69,8 +73,8 @@ def test_at_the_last_batch_before_the_checkpoint():
 
 
 def test_weights_that_the_last_step_spoilt_are_not_saved():
-    trainer = stand_in(
-        pl.Trainer, callback_metrics={"validation/loss": torch.tensor(float("nan"))}, current_epoch=2,
+    trainer = the_trainer(
+        callback_metrics={"validation/loss": torch.tensor(float("nan"))}, current_epoch=2,
         default_root_dir="nowhere",
     )  # fmt: skip
     with pytest.raises(UserError, match="the loss is nan after the last batch of epoch 3"):
@@ -108,7 +112,7 @@ def test_large_losses_that_are_no_sign_of_it():
 
 
 def test_what_is_usual_in_one_stage_says_nothing_about_the_next():
-    callback, trainer = FiniteLoss(), stand_in(pl.Trainer)
+    callback, trainer = FiniteLoss(), the_trainer()
     feed(callback, STEADY, "cpu", False)
     for stage, refused in ((1, False), (1, True)):  # the second time it goes on in the same stage
         callback.on_train_epoch_start(trainer, stand_in(Method, rates=(), stage=stage))
@@ -119,8 +123,8 @@ def test_what_is_usual_in_one_stage_says_nothing_about_the_next():
 def test_nothing_that_was_not_looked_at_is_saved():
     callback = FiniteLoss(every_batches=100)
     module = stand_in(Method, rates=(), device=torch.device("cuda"), automatic_optimization=False)
-    trainer = stand_in(
-        pl.Trainer, callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
+    trainer = the_trainer(
+        callback_metrics={"train/loss": torch.tensor(float("nan"))}, is_last_batch=False, current_epoch=0,
         default_root_dir="nowhere",
     )  # fmt: skip
     callback.on_train_batch_end(trainer, module, None, None, 4)
@@ -132,7 +136,7 @@ def test_held_out_images_tell_of_a_game_that_is_lost_before_its_checkpoint_is_wr
     callback = FiniteLoss()
     feed(callback, STEADY, "cpu", False)
     module = stand_in(Method, rates=(), device=torch.device("cpu"), automatic_optimization=False)
-    trainer = stand_in(pl.Trainer, current_epoch=2, default_root_dir="nowhere")
+    trainer = the_trainer(current_epoch=2, default_root_dir="nowhere")
     trainer.callback_metrics = {"validation/loss": torch.tensor(1e4)}
     callback.on_train_epoch_end(trainer, module)
     trainer.callback_metrics = {"validation/loss": torch.tensor(2e4)}
@@ -155,9 +159,20 @@ def test_weights_that_are_no_numbers_are_not_saved():
     module = TwoRates(WholeImage())
     module.layer = torch.nn.Linear(2, 2)
     module.register_buffer("unknown", torch.tensor(torch.inf))
-    trainer = stand_in(pl.Trainer, current_epoch=0, default_root_dir="nowhere", precision="bf16-mixed")
+    trainer = the_trainer(current_epoch=0, default_root_dir="nowhere", precision="bf16-mixed")
     FiniteLoss().on_save_checkpoint(trainer, module, {})
     torch.nn.init.constant_(module.layer.bias, torch.inf)
-    advice = "method.optimizer.lr, method.encoder_optimizer.lr. or trainer.precision=32-true"
+    rates = "method.optimizer.lr, method.encoder_optimizer.lr"
+    advice = f"a lower learning rate .{rates}. or trainer.gradient_clip_val=1 or trainer.precision=32-true"
     with pytest.raises(UserError, match=f"layer.bias is NaN or infinite in epoch 1: .*{advice}"):
         FiniteLoss().on_save_checkpoint(trainer, module, {})
+
+
+@pytest.mark.parametrize(
+    ("clip", "automatic", "offered"), [(None, True, True), (1.0, True, False), (None, False, False)]
+)
+def test_clipping_is_offered_where_it_is_possible_and_not_done_yet(clip, automatic, offered):
+    trainer = the_trainer(default_root_dir="nowhere", precision="32-true", gradient_clip_val=clip)
+    said = str(stopped(trainer, stand_in(Method, rates=(), automatic_optimization=automatic), "the loss is inf"))
+    rest = " or trainer.gradient_clip_val=1" if offered else ""
+    assert said.endswith(f"no checkpoint was written before; try a lower learning rate{rest}")
