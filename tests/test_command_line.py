@@ -140,6 +140,10 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
         ),
         ("method=draem data.corruption=null", "data.corruption: expected painted defects, from which draem .* null"),
         ("method=nsa data.corruption=null", "data.corruption: expected painted defects, from which nsa .* null"),
+        (
+            "method=transformation_classifier data.image_size=32 data.good_photos=2",
+            "data: expected 2 training images at least, because TransformationClassifier .* found 1",
+        ),
         ("method=lsa data.batch_size=1", "data.batch_size: expected at least 2 images"),
     ],
 )

@@ -130,10 +130,11 @@ def dry_run(resolved: dict[str, Any]) -> None:
     refuse_unreadable(datamodule, resolved)
 
     from anomaly_lab.methods.base.build import build_method
-    from anomaly_lab.training.checks import check_batches, check_foreign_photos
+    from anomaly_lab.training.checks import check_batches, check_foreign_photos, check_images
 
     method = build_method(resolved, resolved["trust"])
     method.check_training(resolved["trainer"]["max_epochs"], datamodule.corruption is not None)
+    check_images(method, len(datamodule.good))
     method.load_local_weights()
     check_foreign_photos(method, datamodule)
     check_batches(method, datamodule, 1)

@@ -89,6 +89,7 @@ class Contrastive(GradientMethod):
             raise UserError("method.score: expected mahalanobis, kde or ocsvm with method.guess=false, found csi")
         self.network, self.views = network, views
         self.temperature, self.guess, self.score, self.draws, self.seed = temperature, guess, score, draws, seed
+        self.fewest = 2 if score == "mahalanobis" else 1
         self.turns = 4 if turns else 1
         self.copies = self.turns  # a single one leaves its two views nothing else to be compared with
         layers, before = [], network.features

@@ -39,7 +39,7 @@ class CutPaste(GradientMethod):
     the last step, is shrunk by Ledoit and Wolf. The network sees all versions of an image in one batch, so that a batch
     norm cannot tell them apart.
 
-    Raises UserError for a `backbone` that is not trained, and at the end for fewer than two training images.
+    Raises UserError for a `backbone` that is not trained, and for fewer than two training images.
     """
 
     version: ClassVar = 1
@@ -66,6 +66,7 @@ class CutPaste(GradientMethod):
         features = backbone.channels[-1]
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1 + len(self.pasted)))
         self.localises = isinstance(tiling, SlidingWindow)
+        self.fewest = 2  # a Gaussian
         self.seed = seed
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("whitener", torch.eye(features))  # makes all variances one

@@ -63,6 +63,7 @@ class TransformationClassifier(GradientMethod):
     reads: ClassVar[tuple[str, ...]] = ("photos", "tables")
     augmented = False
     localises = False
+    fewest = 2  # a distribution
 
     states: Tensor
     order: Tensor

@@ -14,6 +14,7 @@ from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import digests
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.method import Method
+from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.networks.dcgan import refuse_one_image
 from anomaly_lab.training.strategy import DDP
 
@@ -37,6 +38,15 @@ def check_memory(method: Method, images: int) -> None:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if isinstance(method, FittedMethod):
         method.check_memory(images, available)
+
+
+def check_images(method: Method, images: int) -> None:
+    """Refuse fewer good training images than the method needs in the end, before hours are spent."""
+    if images < method.fewest and isinstance(method.tiling, WholeImage):
+        raise UserError(
+            f"data: expected {method.fewest} training images at least, because {type(method).__name__} estimates how "
+            f"they differ, found {images}"
+        )
 
 
 def check_foreign_photos(method: Method, data: DataModule) -> None:

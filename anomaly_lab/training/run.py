@@ -38,6 +38,7 @@ from anomaly_lab.training.checks import (
     check_batch_norm,
     check_batches,
     check_foreign_photos,
+    check_images,
     check_manual_optimisation,
     check_memory,
     check_processes,
@@ -72,6 +73,7 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     has_labels = bool(datamodule.test_samples)
     compares = resolved["controls"] and has_labels
     kinds = tuple(resolved["data"]["controls"] or KINDS)
+    check_images(method, len(datamodule.good))
     check_memory(method, len(datamodule.good))
     method.prepare_data()  # weights of a pretrained network
     untrained = deepcopy(method) if compares and method.control_untrained else None

@@ -34,7 +34,7 @@ from anomaly_lab.data.samples import Sample
 from anomaly_lab.data.textures import ForeignTextures
 from anomaly_lab.evaluation import controls
 from anomaly_lab.methods.base.method import Method
-from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.methods.efficient_ad import EfficientAD
 from anomaly_lab.methods.ganomaly import GANomaly
 from anomaly_lab.methods.patchcore import PatchCore
@@ -46,6 +46,7 @@ from anomaly_lab.training.checks import (
     check_batch_norm,
     check_batches,
     check_foreign_photos,
+    check_images,
     check_memory,
     check_processes,
     check_strategy,
@@ -571,6 +572,24 @@ def test_batches_of_one_image_are_refused_before_anything_is_measured_on_one(
         return
     with pytest.raises(UserError, match="data.batch_size: expected at least 2 images for each process, .* found 1"):
         check_batches(stand_in(Method, train=lambda: learns, copies=1), data, processes)
+
+
+@pytest.mark.parametrize(
+    ("tiling", "fewest", "images", "refused"),
+    [
+        (WholeImage(), 2, 1, True),
+        (WholeImage(), 2, 2, False),
+        (WholeImage(), 1, 1, False),
+        (SlidingWindow(32, 32), 2, 1, False),
+    ],
+)
+def test_too_few_images_for_what_comes_last_are_refused_first(tiling, fewest, images, refused):
+    method = stand_in(Method, tiling=tiling, fewest=fewest)
+    if not refused:
+        check_images(method, images)
+        return
+    with pytest.raises(UserError, match="^data: expected 2 training images at least, because .*, found 1$"):
+        check_images(method, images)
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ class Method(pl.LightningModule, ABC):
     - `scaled_line`: what the paper's scores, scaled to [0, 1] over the test, reach where it calls an image defective.
       Reported as `oracle_<method>_*`; it decides nothing.
 
-    An attribute, which may depend on its arguments: `localises`; False: one number an image, of which no pixel metric
-    is made.
+    Attributes, which may depend on its arguments: `localises`; False: one number an image, of which no pixel metric is
+    made. `fewest`: whole training images without which it cannot end; windows of one are several.
     """
 
     version: ClassVar[int] = 1
@@ -84,6 +84,7 @@ class Method(pl.LightningModule, ABC):
 
     copies: int = 1  # of each image that its network sees at once, so that a batch of one image has several
     localises: bool = True  # False: one number an image; nothing scores its pixels
+    fewest: int = 1
     search_steps: int = 0  # gradient steps that `predict` takes for every image
     stage: int = 0  # of a training in several stages, the one of the present epoch
     # All training images as `prepare` gets them, for a look between stages; set by the run.
