@@ -1,9 +1,11 @@
 """The results of `predict` per photo: a row in a table, a picture, a map. Memory does not grow with their number."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ from anomaly_lab.metrics.thresholds import guarantee
 SCORES = ("path", "run", "score", "decision_score", "threshold", "decision", "remark")
 UNREADABLE = ("path", "run", "reason")
 LISTED = 20  # photos up to which each is printed
+CLOCKS = 2  # seconds by which a disk, which may be in another machine, may be late
 
 
 class RunResult(NamedTuple):
@@ -86,7 +89,7 @@ def write_results(
     `.part` until all is done, and stay so if it ends early. Raises UserError at the end if photos could not be read or
     folders not listed (`unlisted`, which grows while `photos` are found).
     """
-    summary = Summary(len(detectors))
+    summary, started = Summary(len(detectors)), time.time()
     scores, unreadable = out / "scores.csv", out / "unreadable.csv"
     try:
         with (
@@ -125,6 +128,8 @@ def write_results(
     any_scored = summary.judged > 0
     written = ["scores", *["pictures"] * (pictures and any_scored), *["maps"] * (maps and any_scored)]
     say(f"{summary.judged} images scored, {', '.join(counts)}; {' and '.join(written)}: {out}")
+    if older := earlier(out, started):
+        say(f"out: {older} pictures or maps in {out} are of an earlier predict; a new folder has none")
     for remark in summary.remarks.lines():
         say(remark)
     for run, detector in detectors.items():
@@ -140,6 +145,12 @@ def write_results(
         f"{summary.failed} of {summary.seen} files{folders} could not be read, see {unreadable}: "
         f"{'; '.join(summary.reasons)}"
     )
+
+
+def earlier(out: Path, started: float) -> int:
+    """How many pictures and maps below `out` were written before a time, in seconds since 1970."""
+    written = chain((out / "pictures").rglob("*.png"), (out / "maps").rglob("*.tiff"))
+    return sum(path.stat().st_mtime < started - CLOCKS for path in written)
 
 
 def equal_scores(ends: tuple[float, float] | None, photos: int) -> str:

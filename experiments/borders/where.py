@@ -13,7 +13,10 @@ from PIL import Image
 WIDTH = 8  # px
 
 for folder in sys.argv[1:]:
-    maps = np.stack([np.array(Image.open(path)) for path in sorted(Path(folder).rglob("maps/*/test/good/*.tiff"))])
+    paths = sorted(Path(folder).rglob("maps/*/test/good/*.tiff"))
+    if not paths:
+        sys.exit(f"error: {folder}: expected maps of good test photos, found none (callbacks.anomaly_maps=null?)")
+    maps = np.stack([np.array(Image.open(path)) for path in paths])
     border = np.ones(maps.shape[1:], dtype=bool)
     border[WIDTH:-WIDTH, WIDTH:-WIDTH] = False
     places = [np.unravel_index(one.argmax(), one.shape) for one in maps]

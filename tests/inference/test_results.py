@@ -237,3 +237,16 @@ def test_several_photos_of_one_score_are_told(tmp_path, write, capsys):
     write(tmp_path / "photos/3.png", np.full((8, 8), 52, np.uint8))
     judge(tmp_path / "photos", tmp_path / "out")
     assert "the same score" not in capsys.readouterr().out
+
+
+def test_pictures_and_maps_of_photos_that_are_gone_are_told(tmp_path, write, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        write(photos / f"{name}.png", np.full((32, 32), 51, np.uint8))
+    judge(photos, out, maps=True, pictures=True)
+    assert "earlier" not in capsys.readouterr().out
+    for path in out.rglob("*"):
+        os.utime(path, (path.stat().st_mtime - 60,) * 2)
+    (photos / "b.png").unlink()
+    assert [Path(row["path"]).name for row in judge(photos, out, maps=True, pictures=True)] == ["a.png", "c.png"]
+    assert f"out: 2 pictures or maps in {out} are of an earlier predict" in capsys.readouterr().out
