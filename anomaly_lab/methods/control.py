@@ -22,11 +22,12 @@ from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 from anomaly_lab.methods.base.tiling import Tiling
 
 Kind = Literal[
-    "brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca", "nearest", "kde"
-]
+    "brightness", "sharpness", "background", "mean_image", "gray_ssim", "foreground", "pca", "nearest", "kde",
+    "mean_distance", "pca_distance",
+]  # fmt: skip
 IMAGE_LEVEL_CONTROLS = ("brightness", "sharpness")  # a score in either direction, and no map
 OF_CLASSES = ("nearest", "kde")  # of photos of several classes: a distance from the training images, and no map either
-WITHOUT_MAP = (*IMAGE_LEVEL_CONTROLS, *OF_CLASSES)
+WITHOUT_MAP = (*IMAGE_LEVEL_CONTROLS, *OF_CLASSES, "mean_distance", "pca_distance")
 KINDS: tuple[Kind, ...] = get_args(Kind)[:7]  # of every run whose data name no others
 THUMBNAIL = 64  # px, at which principal components are computed
 SMALL = 32  # px, at which images are compared with each other
@@ -37,14 +38,15 @@ Maps = Float[Tensor, "batch 1 map_height map_width"]
 
 
 class Control(FittedMethod):
-    """One of nine scores without any idea of a defect.
+    """One of eleven scores without any idea of a defect.
 
     `brightness`: mean of the image. `sharpness`: mean absolute difference of neighbouring pixels. `background`:
     distance to the median gray of the training images. `mean_image`: squared difference to their mean. `gray_ssim`:
     1 - SSIM against a constant gray 0.5. `foreground`: the side of Otsu's threshold on which the median gray does not
     lie. `pca`: squared residual after 16 principal components of the training images, at 64 px. `nearest`: distance to
     the nearest training image, at 32 px. `kde`: negative logarithm of a density of Gaussians around these, as wide as
-    half the median distance of a training image to its nearest.
+    half the median distance of a training image to its nearest. `mean_distance`, `pca_distance`: the mean of the map of
+    `mean_image` or `pca`: photos of another class differ everywhere, those of a defect at one place.
     """
 
     mean_image: Tensor
@@ -136,8 +138,12 @@ class Control(FittedMethod):
                 return 1 - ssim_map(gray, torch.full_like(gray, 0.5))
             case "foreground":
                 return torch.stack([self._foreground(image) for image in gray])
+            case "mean_distance":
+                return (images - self.mean_image).square().mean(dim=(1, 2, 3), keepdim=True)
             case "pca":
                 return self._residual(gray)
+            case "pca_distance":
+                return self._residual(gray).mean(dim=(2, 3), keepdim=True)
             case "nearest":
                 return self._distances(images).amin(dim=1).view(-1, 1, 1, 1)
             case "kde":

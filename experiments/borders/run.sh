@@ -78,4 +78,4 @@ for method in padim spade; do
   row turned method=$method method.backbone.weights="$weights" $turned
 done
 
-.venv/bin/python experiments/borders/borders.py runs/borders_* | tee experiments/borders/results.csv
+.venv/bin/python experiments/borders/borders.py runs/borders_*/ | tee experiments/borders/results.csv

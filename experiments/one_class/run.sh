@@ -25,7 +25,7 @@ at_rest="budget.epochs=2 method.pretraining_epochs=1 method.optimizer.lr=1e-12 m
 for seed in 0 1 2; do
   for name in mnist cifar10; do
     if [ $seed = 0 ]; then  # controls draw nothing
-      for kind in pca nearest kde brightness mean_image; do row $kind $name 0 method=control method.kind=$kind; done
+      for kind in pca_distance mean_distance nearest kde brightness; do row $kind $name 0 method=control method.kind=$kind; done
     fi
     row untrained $name $seed $svdd $at_rest
     row base $name $seed $svdd $trained

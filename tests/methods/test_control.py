@@ -5,9 +5,10 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from anomaly_lab.methods.base.tiling import WholeImage
-from anomaly_lab.methods.control import KINDS, Control, Kind
+from anomaly_lab.methods.control import COMPONENTS, KINDS, Control, Kind
 
 
 def fitted(images, kind="brightness"):
@@ -102,5 +103,23 @@ def test_copies_and_a_single_image_have_a_width(training):
     assert control(flat(0.1, 0.5)).score.isfinite().all()
 
 
-def test_the_nine_kinds_are_the_seven_of_every_run_and_two_for_classes():
-    assert set(get_args(Kind)) - set(KINDS) == {"nearest", "kde"}
+def test_the_eleven_kinds_are_the_seven_of_every_run_and_four_for_classes():
+    assert set(get_args(Kind)) - set(KINDS) == {"nearest", "kde", "mean_distance", "pca_distance"}
+
+
+@pytest.mark.parametrize(("kind", "of"), [("mean_distance", "mean_image"), ("pca_distance", "pca")])
+def test_a_distance_is_the_mean_of_a_map_and_not_its_maximum(kind, of):
+    training, asked = torch.rand(20, 3, 64, 64), torch.rand(3, 3, 64, 64)
+    asked[1, :, :8, :8] = 9.0  # a maximum
+    control = fitted(training, kind)
+    expected = fitted(training, of)(asked).anomaly_map.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(control(asked).score, expected)
+    assert not control.localises
+
+
+def test_the_distance_after_components_is_the_reconstruction_error_of_scikit_learn():
+    training, asked = torch.rand(40, 1, 64, 64), torch.rand(5, 1, 64, 64)
+    model = PCA(COMPONENTS, svd_solver="full").fit(training.flatten(1))
+    rest = asked.flatten(1).numpy() - model.inverse_transform(model.transform(asked.flatten(1)))
+    said = fitted(training, "pca_distance")(asked).score
+    assert said.tolist() == pytest.approx((rest**2).mean(axis=1), rel=1e-4)
