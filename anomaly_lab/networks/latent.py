@@ -5,8 +5,6 @@ from torch import Tensor, nn
 
 Codes = Float[Tensor, "batch latent *place"]
 
-RANGE = (-30.0, 20.0)  # of a log variance: further out its exponential, or that of its loss, leaves float32
-
 
 class GaussianHead(nn.Module):
     """From features to the mean and the log variance of a code, by one layer.
@@ -20,9 +18,9 @@ class GaussianHead(nn.Module):
         self.layer = nn.Linear(features, outputs) if kernel is None else nn.Conv2d(features, outputs, kernel)
 
     def forward(self, features: Float[Tensor, "batch feature *_"]) -> tuple[Codes, Codes]:
-        """Mean and log variance, which is clamped: one step too far would make the loss infinite for good."""
+        """Mean and log variance."""
         mean, log_variance = self.layer(features).chunk(2, dim=1)
-        return mean, log_variance.clamp(*RANGE)
+        return mean, log_variance
 
 
 def kl_to_standard_normal(mean: Codes, log_variance: Codes) -> Float[Tensor, " batch"]:

@@ -32,25 +32,3 @@ def test_a_head_is_dense_or_a_convolution():
     mean, log_variance = head(torch.rand(2, 7, 4, 4))
     assert mean.shape == log_variance.shape == (2, 5, 2, 2)
     assert sum(weight.numel() for weight in head.parameters()) == 2 * 5 * (7 * 9 + 1)
-
-
-@pytest.mark.parametrize("far", [-1e4, 1e4])
-def test_a_variance_that_one_step_has_moved_too_far_costs_much_and_is_finite(far):
-    head = GaussianHead(1, 2)
-    torch.nn.init.constant_(head.layer.weight, far)
-    mean, log_variance = head(torch.ones(3, 1))
-    divergence = kl_to_standard_normal(mean, log_variance)
-    assert divergence.isfinite().all()
-    assert sample(mean, log_variance, torch.ones_like(mean)).square().sum().isfinite()
-    divergence.sum().backward()
-    assert head.layer.weight.grad.isfinite().all()
-    assert head.layer.weight.grad[0].item() * far > 0  # the mean still comes back
-
-
-def test_usual_variances_are_left_as_they_are():
-    head = GaussianHead(5, 5)
-    torch.nn.init.zeros_(head.layer.bias)
-    with torch.no_grad():
-        head.layer.weight[5:] = torch.eye(5)
-    levels = torch.tensor([[-29.0, -8.0, 0.0, 8.0, 19.0]])
-    torch.testing.assert_close(head(levels)[1], levels)
