@@ -8,7 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 from jaxtyping import Float
 
-from anomaly_lab.core.console import say
+from anomaly_lab.core.console import printable, say
 from anomaly_lab.core.distributed import of_all_processes
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv
@@ -61,12 +61,9 @@ class Evaluation(pl.Callback):
         """Update the threshold rule with a batch of normal images."""
         assert outputs.score is not None
         for i, score in enumerate(outputs.score.tolist()):
-            if math.isnan(score):
-                name = type(pl_module).__name__
-                raise UserError(
-                    f"{name}: expected numbers as scores of held-out images, found NaN; try lower learning rates"
-                )
-            self.rule.update(inner_map(outputs, batch, i), score)
+            anomaly_map = inner_map(outputs, batch, i)
+            refuse_infinite(pl_module, anomaly_map, score, "a held-out image")
+            self.rule.update(anomaly_map, score)
         if outputs.remarks:
             loader = trainer.predict_dataloaders
             assert loader is not None
@@ -94,6 +91,7 @@ class Evaluation(pl.Callback):
         samples = data_of(trainer).test_samples
         for i, index in enumerate(batch.index.tolist()):
             anomaly_map, score = inner_map(outputs, batch, i), outputs.score[i].item()
+            refuse_infinite(pl_module, anomaly_map, score, printable(str(samples[index].path)))
             decision_score = self.threshold.decision_score(anomaly_map, score)
             valid = inner_valid(batch, i)
             mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()
@@ -142,6 +140,15 @@ class Evaluation(pl.Callback):
             report_remarks(remarks, "of the test images, ")
             for line in (*self.localisation.wide, *implausible(score.tolist(), [row.peak for row in rows])):
                 say(line)
+
+
+def refuse_infinite(method: pl.LightningModule, anomaly_map: Float[np.ndarray, "*_"], score: float, whose: str) -> None:
+    """Raise UserError for a score or a map that is NaN or infinite: no threshold and no figure would mean anything."""
+    if not (math.isfinite(score) and np.isfinite(anomaly_map).all()):
+        raise UserError(
+            f"{type(method).__name__}: expected a finite map and score of {whose}, found NaN or infinity; try lower "
+            "learning rates, if it has any"
+        )
 
 
 def remarks_of(prediction: Prediction, batch: Batch, samples: list[Sample]) -> list[Remark]:

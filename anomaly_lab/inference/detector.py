@@ -73,6 +73,11 @@ from anomaly_lab.runs.stored import CONFIG, StoredRun, open_run
 
 __all__ = ["Decision", "Detector", "ImageResult", "PhotoPrediction", "iter_predictions"]
 Given = TypeVar("Given", bound=Photo)
+
+NOT_FINITE = (
+    "{}: expected a finite map and score, found NaN or infinity: the weights are of no use, or this photo is far from "
+    "what they have learnt"
+)
 OF_SHAPES = re.compile(r"^(?!.*(CUDA|cuDNN|CUBLAS|MPS)).*(size|shape|channel|dimension)", re.DOTALL)
 OnError = Literal["stop", "skip"]  # at a photo, of several, that cannot be read
 
@@ -308,19 +313,16 @@ class Detector:
         assert prediction.score is not None
         maps, scores = prediction.anomaly_map.float().cpu(), prediction.score.cpu()
         reconstructions = None if prediction.reconstruction is None else prediction.reconstruction.float().cpu()
-        results = iter(
-            ImageResult(
-                Prediction(
-                    maps[i : i + 1],
-                    scores[i : i + 1],
-                    None if reconstructions is None else reconstructions[i : i + 1],
-                    (self._remark(prediction, one, i),),
-                ),
-                one,
-            )
-            for i, one in enumerate(batches)
-        )
-        return [next(results) if isinstance(image, Batch) else image for image in images]
+        results: list[ImageResult | UserError] = []
+        for i, one in enumerate(batches):
+            if not (maps[i].isfinite().all() and scores[i].isfinite()):
+                results.append(UserError(NOT_FINITE.format(self.folder or type(self.method).__name__)))
+                continue
+            reconstruction = None if reconstructions is None else reconstructions[i : i + 1]
+            remarks = (self._remark(prediction, one, i),)
+            results.append(ImageResult(Prediction(maps[i : i + 1], scores[i : i + 1], reconstruction, remarks), one))
+        left = iter(results)
+        return [next(left) if isinstance(image, Batch) else image for image in images]
 
     def _remark(self, prediction: Prediction, photo: Batch, number: int) -> str:
         """The remark of the method on a photo, and in what the photo is unlike those of the training."""

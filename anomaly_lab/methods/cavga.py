@@ -71,7 +71,8 @@ class ResidualAutoencoder(Autoencoder):
                 f"data.image_size: expected a multiple of {reduction} px, which a place of "
                 f"method.backbone.layers={list(backbone.layers)} covers, found {image_size}"
             )
-        widths = [max(NARROWEST, latent_size >> step) for step in range(reduction.bit_length())]
+        halved = (max(NARROWEST, latent_size >> step) for step in range(1, reduction.bit_length()))
+        widths = [latent_size, *halved]
         blocks = [ResidualBlock(*pair) for pair in pairwise(widths)]
         self.decoder = nn.Sequential(*blocks, nn.Conv2d(widths[-1], channels, 3, 1, 1))
 

@@ -45,7 +45,8 @@ class Contrastive(GradientMethod):
       distribution augmentation). `guess`: a linear layer tells them apart, by cross-entropy (CSI).
     - `score`: `csi`, over the turns, the similarity to the nearest training image times the norm, and the logit of the
       right turn, each relative to its mean over the training images, negative; with `draws` views of an area of 54 %,
-      or of the image itself. `mahalanobis`: the distance of the features, of unit length and then standardised, from a
+      or of the image itself. As in the code, a network that cannot tell turns yet may have a mean of 0 or below, and
+      its score means nothing. `mahalanobis`: the distance of the features, of unit length and then standardised, from a
       Gaussian of the training images (SSD; the covariance is shrunk by Ledoit and Wolf, where the code takes a
       pseudoinverse). `kde` and `ocsvm`: a density, and a support vector machine, of features of unit length (SSL-OCC).
 

@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
+from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import Remark
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import DataModule
@@ -88,6 +89,32 @@ def test_one_number_an_image_is_scored_as_an_image_alone(tmp_path):
     without = evaluate(samples, maps, masks, scores, tmp_path, localises=False)
     assert {name for name in with_map if name.startswith("pixel_")} - {"pixel_threshold"} == with_map.keys() - without
     assert without["image_auroc"] == with_map["image_auroc"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_threshold_and_no_figure_come_from_what_is_no_number(tmp_path, bad):
+    samples, maps, masks, scores = set_of()
+    with pytest.raises(UserError, match="expected a finite map and score of a held-out image, found NaN or infinity"):
+        evaluate(samples, maps, masks, scores, tmp_path, held_out=(0.2, bad))
+    with pytest.raises(UserError, match="expected a finite map and score of good/1.png, found NaN or infinity"):
+        evaluate(samples, maps, masks, [0.1, bad, *scores[2:]], tmp_path)
+    maps[4, 0, 3, 3] = bad
+    with pytest.raises(UserError, match="expected a finite map and score of hole/4.png, found NaN or infinity"):
+        evaluate(samples, maps, masks, scores, tmp_path)
+
+
+def test_the_auroc_against_all_classes_is_the_mean_of_those_against_each_if_they_are_of_one_size(tmp_path):
+    random = np.random.default_rng(0)
+    good, scores = 7, random.random(7 + 9 * 4).tolist()
+    samples = [sample(i, 0) for i in range(good)]
+    samples += [sample(i, 1, mask=False)._replace(defect=f"digit {i % 9}") for i in range(9 * 4)]
+    maps, masks = np.zeros((len(samples), 1, 8, 8), np.float32), [np.zeros((8, 8), bool)] * len(samples)
+    metrics = evaluate(samples, maps, masks, scores, tmp_path, localises=False)
+    with (tmp_path / "defects.csv").open() as file:
+        each = [float(row["auroc"]) for row in csv.DictReader(file) if row["auroc"]]
+    assert len(each) == 9
+    assert min(each) < max(each)
+    assert sum(each) / 9 == pytest.approx(metrics["image_auroc"], abs=1e-6)
 
 
 def test_metrics_equal_scikit_learn_raw_and_smoothed(tmp_path):

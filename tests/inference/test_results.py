@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.images import Decoding
@@ -250,3 +251,31 @@ def test_pictures_and_maps_of_photos_that_are_gone_are_told(tmp_path, write, cap
     (photos / "b.png").unlink()
     assert [Path(row["path"]).name for row in judge(photos, out, maps=True, pictures=True)] == ["a.png", "c.png"]
     assert f"out: 2 pictures or maps in {out} are of an earlier predict" in capsys.readouterr().out
+
+
+class Lost(Remarking):
+    """Says NaN, or infinity, of dark photos: in the score, in the map or in both."""
+
+    score, value = 0.0, 0.0
+
+    def forward(self, images, placement=()):
+        prediction = super().forward(images, placement)
+        dark = prediction.score < 0.2
+        maps = prediction.anomaly_map.clone()
+        maps[dark, :, 0, 0] = self.value
+        return prediction._replace(anomaly_map=maps, score=torch.where(dark, self.score, prediction.score))
+
+
+@pytest.mark.parametrize(
+    ("score", "value"), [(np.nan, 0.0), (0.1, np.nan), (np.inf, 0.0), (-np.inf, 0.0), (0.1, -np.inf), (np.nan, np.nan)]
+)
+def test_a_score_or_a_map_that_is_no_number_is_an_error_and_never_normal(tmp_path, write, score, value):
+    lost = detector()
+    lost.method.__class__, lost.method.score, lost.method.value = Lost, score, value
+    dark = write(tmp_path / "photos/dark.png", np.full((32, 32), 20, np.uint8))
+    write(tmp_path / "photos/light.png", np.full((32, 32), 90, np.uint8))
+    with pytest.raises(UserError, match="1 of 2 files could not be read, .*finite map and score, found NaN or infin"):
+        judge(tmp_path / "photos", tmp_path / "out", control=lost)
+    assert [Path(row["path"]).name for row in rows_of(tmp_path / "out/scores.csv")] == ["light.png"]
+    with pytest.raises(UserError, match="expected a finite map and score, found NaN or infinity"):
+        lost.predict(dark)

@@ -199,3 +199,10 @@ def test_labels_add_a_classifier_and_nothing_else():
     plain, weak = (set(cavga(labelled=labelled).state_dict()) for labelled in (False, True))
     assert weak - plain == {"autoencoder.classifier.weight", "autoencoder.classifier.bias"}
     assert cavga(labelled=True).autoencoder.classifier.in_features == 16 * 4 * 4
+
+
+@pytest.mark.parametrize("latent_size", [1, 4, 8, 20])
+def test_codes_of_any_size_are_decoded(latent_size):
+    """Below eight channels too, of which no block has fewer."""
+    method = cavga(latent_size=latent_size).eval()
+    assert method.predict(images()).reconstruction.shape == images().shape
