@@ -13,13 +13,14 @@ from importlib import import_module
 from anomaly_lab import __version__
 from anomaly_lab.cli.help import COMMANDS
 from anomaly_lab.cli.help import main as print_help
-from anomaly_lab.core.console import print_messages
+from anomaly_lab.core.console import never_fail_to_print, print_messages
 
 OF_RUNS = set(COMMANDS) - {"data", "methods", "select"}  # compose no configuration
 
 
 def main() -> None:
     """Run the program; a user's mistake ends in one line and exit code 1, Ctrl-C in one line and exit code 130."""
+    never_fail_to_print()
     print_messages()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     is_job = not first or first.startswith("-") or bool(set("=~") & set(first))

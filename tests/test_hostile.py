@@ -65,7 +65,8 @@ class Answer(NamedTuple):
 
 def serve(requests: str, answers: str) -> None:
     """Run the commands of a file one by one, each in a fork; write code, output and seconds of each."""
-    commands = ("predict", "threshold", "export", "compare", "data", "data_check", "methods", "doctor", "train")
+    commands = ("predict", "threshold", "export", "compare", "data", "data_check", "methods", "doctor")
+    commands += ("train", "select")
     inside = ("inference.results", "inference.graph", "report.predictions", "report.html", "report.tables")
     for module in (*(f"cli.{name}" for name in commands), *inside, "training.lifecycle"):
         import_module(f"anomaly_lab.{module}")
@@ -647,6 +648,13 @@ LINES = (
     "teacher", "teacher network=x images=procedural out=t.safetensors", "teacher network=patch17 images=. out=pipe",
     "teacher network=patch17 images=new.png out=t.safetensors", "teacher network=pdn_small images=procedural steps=-1",
     "teacher network=patch17 images=procedural out=new.png/t.safetensors",
+    "select nonsense", "select data=x", "select data=folder data.root=nowhere", "select data=folder data.root=pipe",
+    *(f"select data=folder data.root=photos {word}" for word in (
+        "minutes=0", "minutes=-1", "minutes=soon", "minutes=nan", "minutes=1e999", "portfolio=x", "labels=maybe",
+        "method=x", "method=", "method=padim,x", "seed=0,1", "seed=-1", "seed=x", "runs_dir=pipe", "runs_dir=new.png/x",
+        "name=x", "data.fold=0", "data.image_size=0", "cae.nonsense=1", "trust=5", "x.y=1",
+        "method.backbone.weights=pipe",
+    )),
     "sync nowhere", "data nonsense", "data cache clear zzz", "data cache x", "seed", "seed=", "seed==1", "=1", "~seed",
     "~method", "method=", "method=x", "method=[cae,ganomaly]", "data=x", "data.root={", "data.root=[", "data.root=${x}",
     "+x=1", "x.y=1", "experiment=x", "threshold=x", "logger=x", "-m seed=x", "-m method=x,y", "-m seed=1,2 data=x",

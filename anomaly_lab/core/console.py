@@ -1,6 +1,9 @@
 """Messages and progress bars beside Lightning's own. Imports nothing heavy, because a sweep uses it too."""
 
+import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -40,6 +43,47 @@ def print_messages() -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     warnings.showwarning = _show
+
+
+class _Outlet(io.RawIOBase):
+    """A file descriptor to write to. Nobody reads it any longer, as behind `| head -1`: what is left goes nowhere."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def fileno(self) -> int:
+        return self.number
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return os.isatty(self.number)
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return os.write(self.number, data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.number)
+            os.close(nowhere)
+            return len(data)
+
+
+def never_fail_to_print() -> None:
+    """Let no run end because its output cannot be read, or cannot be written in the encoding of the terminal.
+
+    Characters that the encoding lacks are written as escapes. For the command line, which owns its process.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # else it is a notebook's
+            stream.flush()
+            writer = io.BufferedWriter(_Outlet(stream.fileno()))
+            lines = stream.line_buffering or name == "stderr"
+            own = io.TextIOWrapper(writer, stream.encoding, "backslashreplace", line_buffering=lines)
+            setattr(sys, name, own)
 
 
 def _show(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:

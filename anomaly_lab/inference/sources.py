@@ -3,7 +3,9 @@
 import glob
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
 
@@ -116,12 +118,12 @@ def base_of(source: str) -> Path:
 def result(folder: Path, photo: Path, base: Path, suffix: str) -> Path:
     """The path of the result for a photo: its path below `base` with another suffix.
 
-    It keeps the photo's own suffix before that where another photo of the folder has the same stem. Names that would be
-    too long are cut and made unique by a digest.
+    It keeps the photo's own suffix before that where another photo of the folder has the same stem, in any case, or
+    where the stem is the name of another photo (`a.jpg.png` beside `a.jpg`): no two photos share a result. Names that
+    would be too long are cut and made unique by a digest.
     """
     relative = photo.relative_to(base)
-    others = (photo.with_suffix(end) for known in SUFFIXES for end in (known, known.upper()) if end != photo.suffix)
-    if photo.suffix.lower() in SUFFIXES and not any(_is_there(other) for other in others):
+    if photo.suffix.lower() in SUFFIXES and _is_alone(photo):
         relative = relative.with_suffix("")
     name = os.fsencode(relative.name)
     if len(name) + len(suffix) > LONGEST:
@@ -130,11 +132,21 @@ def result(folder: Path, photo: Path, base: Path, suffix: str) -> Path:
     return folder / relative.with_name(f"{relative.name}{suffix}")
 
 
-def _is_there(path: Path) -> bool:
+def _is_alone(photo: Path) -> bool:
+    """Whether the stem of a photo names no other photo of its folder."""
     try:
-        return path.exists()
-    except OSError:  # a name that is too long
-        return False
+        names = _names(photo.parent, photo.parent.stat().st_mtime_ns)
+    except OSError:  # gone, or a name that is too long
+        return True
+    stem = photo.stem.lower()
+    is_name = Path(stem).suffix in SUFFIXES and stem in names
+    return not is_name and sum(names[f"{stem}{end}"] for end in SUFFIXES) <= 1
+
+
+@lru_cache(maxsize=1)
+def _names(folder: Path, _: int) -> Counter[str]:
+    """The names in a folder, in lower case, as of a time: results may lie on a disk that ignores case."""
+    return Counter(name.lower() for name in os.listdir(folder))
 
 
 def new_folder(parent: Path, source: str) -> Path:

@@ -131,7 +131,7 @@ def entries(
     """The candidates with their checked jobs, one per data set of `spread`.
 
     A candidate whose words make no run, such as a key that its method does not have, is left out with the reason.
-    Raises UserError if all of them are, with the reason of the last one.
+    Raises UserError if all of them are, with the most frequent reason.
     """
     found = []
     for name, candidate in candidates.items():
@@ -146,7 +146,8 @@ def entries(
                 obstacle = str(explain(error)).partition(" (in the job")[0]
         found.append(Entry(name, candidate, jobs, obstacle, tuple(words)))
     if not any(entry.jobs for entry in found):
-        raise UserError(f"select: expected a candidate that can run, found none; {found[-1].obstacle}")
+        reason = Counter(entry.obstacle for entry in found).most_common(1)[0][0]
+        raise UserError(f"select: expected a candidate that can run, found none; {reason}")
     return found
 
 

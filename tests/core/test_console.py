@@ -1,9 +1,13 @@
 """Durations as people say them, and the bar of what is long inside a batch."""
 
 import io
+import os
+import subprocess
+import sys
 import warnings
 from contextlib import closing
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +17,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from anomaly_lab.core import console
-from anomaly_lab.core.console import counted, duration, print_messages, printable, printable_lines, tracked
-from tests.conftest import stand_in
+from anomaly_lab.core.console import (
+    counted,
+    duration,
+    never_fail_to_print,
+    print_messages,
+    printable,
+    printable_lines,
+    tracked,
+)
+from tests.conftest import ROOT, stand_in
 
 
 @pytest.mark.parametrize(
@@ -107,3 +119,35 @@ def test_names_are_shown_in_one_line_whatever_they_hold():
     assert printable("größe, 2 µm.png") == "größe, 2 µm.png"
     assert printable_lines("a\n\tb\x1b]0;c\x07\r") == "a\n\tb\\x1b]0;c\\x07\\r"
     assert printable("a\nb\x1b[31m\udcff\t.png") == r"a\nb\x1b[31m\udcff\t.png"
+
+
+def printed(code, encoding="utf-8", gone=False):
+    """What a process of its own writes; nobody reads its output if the reader has `gone`."""
+    words = [sys.executable, "-c", f"from anomaly_lab.core.console import *; import sys; never_fail_to_print(); {code}"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    reader, writer = os.pipe()
+    if gone:
+        os.close(reader)
+    done = subprocess.run(words, stdout=writer if gone else PIPE, stderr=PIPE, env=environment, check=False)
+    for end in (writer,) if gone else (reader, writer):
+        os.close(end)
+    return done.returncode, (done.stdout or b"").decode(encoding), done.stderr.decode(encoding)
+
+
+def test_a_reader_that_has_gone_ends_nothing():
+    code = "[print('x' * 9999, flush=True) for _ in range(99)]; print('still here', file=sys.stderr)"
+    assert printed(code, gone=True) == (0, "", "still here\n")
+    assert printed("print('read')") == (0, "read\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_characters_that_a_terminal_lacks_are_written_as_escapes(encoding):
+    code = r"print('\u65e5\u672c'); print('\u25cf', file=sys.stderr)"
+    assert printed(code, encoding) == (0, "\\u65e5\\u672c\n", "\\u25cf\n")
+
+
+def test_the_output_of_a_notebook_is_left_alone(monkeypatch):
+    own = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", own)
+    never_fail_to_print()
+    assert sys.stdout is own

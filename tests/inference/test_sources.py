@@ -194,3 +194,23 @@ def test_a_folder_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     refuse_unwritable(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("IMG.jpg IMG.png IMG.jpg.png", "IMG.jpg.png IMG.png.png IMG.jpg.png.png"),
+        ("a.jpg a.jpg.png a.jpg.png.png", "a.png a.jpg.png.png a.jpg.png.png.png"),
+        ("b.Jpg b.Png", "b.Jpg.png b.Png.png"),
+        ("c.jpg C.JPG", "c.jpg.png C.JPG.png"),
+        ("d.jpg d.txt d.jpg.bak", "d.png d.txt.png d.jpg.bak.png"),
+        ("e.v1.png e.v2.png e.png", "e.v1.png e.v2.png e.png"),
+    ],
+)
+def test_no_two_photos_share_a_result(tmp_path, names, expected):
+    paths = [tmp_path / name for name in names.split()]
+    for path in paths:
+        path.touch()
+    found = [result(tmp_path / "out", path, tmp_path, ".png").name for path in paths]
+    assert found == expected.split()
+    assert len(set(found)) == len(found)
