@@ -9,6 +9,7 @@ import signal
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 from anomaly_lab import __version__
 from anomaly_lab.cli.help import COMMANDS
@@ -22,6 +23,10 @@ def main() -> None:
     """Run the program; a user's mistake ends in one line and exit code 1, Ctrl-C in one line and exit code 130."""
     never_fail_to_print()
     print_messages()
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        sys.exit("error: expected a working folder, found that it was deleted; cd to one that exists")
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     is_job = not first or first.startswith("-") or bool(set("=~") & set(first))
     try:

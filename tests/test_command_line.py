@@ -258,3 +258,16 @@ def test_help_and_errors_do_not_import_torch():
     )  # fmt: skip
     done = subprocess.run([sys.executable, "-c", LIGHT, *lines], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [("methods",), ("predict", "run=x", "source=y"), ("seed=1",)])
+def test_a_working_folder_that_was_deleted_is_said(tmp_path, words):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = (
+        f"import os, sys; os.rmdir({str(gone)!r}); sys.path.insert(0, {str(ROOT)!r}); sys.argv[1:] = {list(words)}; "
+    )
+    program += "from anomaly_lab.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=gone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: expected a working folder, found that it was deleted; cd to one that exists\n"

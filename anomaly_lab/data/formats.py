@@ -113,15 +113,18 @@ def in_memory(image: Image.Image | np.ndarray, max_pixels: int = MAX_PIXELS) -> 
         check_size(name, image.shape[1], image.shape[0], max_pixels)
         values = image if image.ndim == 2 else image[:, :, :3] if image.shape[2] > 2 else image[:, :, 0]
         return Pixels(np.ascontiguousarray(values))
+    if 0 in image.size:
+        raise UserError(f"{name}: expected an image with pixels, found {image.width} x {image.height}")
     check_size(name, *image.size, max_pixels)
     try:
         with _loading:  # Pillow reads a file lazily, and two threads may load the same image
             if isinstance(image, PpmImageFile) and image.fp and image.tile and (white := _white_of_netpbm(image)) > 255:
                 return Pixels(_wide_netpbm(image.fp, image), white=white)
-            upright = ImageOps.exif_transpose(image)
+            values = with_pillow(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
     except Exception as error:  # decoders raise any exception on broken files
         raise UserError(f"{name}: expected a readable image, found: {' '.join(str(error).split())}") from error
-    values = with_pillow(upright)
     return Pixels(values.astype(np.uint16) if image.format == "PPM" and image.mode == "I" else values)
 
 

@@ -131,14 +131,20 @@ class PhotoPrediction:
         return axes
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the picture (.png), or the map as float32 TIFF (.tif, .tiff). Raises UserError for another suffix."""
-        target = Path(path).expanduser()
-        if target.suffix.lower() == ".png":
-            write_picture(target, self.picture())
-        elif target.suffix.lower() in {".tif", ".tiff"}:
-            write_map(target, self.anomaly_map)
-        else:
+        """Write the picture (.png), or the map as float32 TIFF (.tif, .tiff).
+
+        Raises UserError for another suffix, and where the file cannot be written.
+        """
+        target = path_of(path)
+        if target.suffix.lower() not in {".png", ".tif", ".tiff"}:
             raise UserError(f"{target}: expected .png for the picture or .tiff for the map, found {target.suffix!r}")
+        try:
+            if target.suffix.lower() == ".png":
+                write_picture(target, self.picture())
+            else:
+                write_map(target, self.anomaly_map)
+        except OSError as error:
+            raise UserError(f"{target}: expected a file that can be written, found: {error.strerror}") from error
 
 
 class Decision(NamedTuple):
@@ -205,19 +211,21 @@ class Detector:
 
     @classmethod
     def load(
-        cls, run: str | PathLike[str], device: str | torch.device | None = None, trust: Sequence[str] = ()
+        cls, run: str | PathLike[str], device: str | int | torch.device | None = None, trust: Sequence[str] = ()
     ) -> "Detector":
         """Rebuild the method of a finished run from its configuration and checkpoint.
 
         The folder may come from anyone: classes of this package alone are built, and those of the packages that `trust`
-        names, `["mine"]` or `"mine,other"`. `device` is a PyTorch device ("cpu", "cuda", "cuda:1"); None: the GPU if
+        names, `["mine"]` or `"mine,other"`. `device` is a PyTorch device ("cpu", "cuda", "cuda:1", 1); None: the GPU if
         there is one. Raises UserError if the folder is not that of a finished run, a value or the checkpoint is damaged
         or the device does not exist.
         """
-        return cls.of(open_run(str(run)), device, trust)
+        return cls.of(open_run(str(path_of(run))), device, trust)
 
     @classmethod
-    def of(cls, stored: StoredRun, device: str | torch.device | None = None, trust: Sequence[str] = ()) -> "Detector":
+    def of(
+        cls, stored: StoredRun, device: str | int | torch.device | None = None, trust: Sequence[str] = ()
+    ) -> "Detector":
         """The same for a run that has been read."""
         try:
             method = build_method(stored.method, trust)
@@ -232,10 +240,13 @@ class Detector:
                 f"{stored.checkpoint}: expected the weights of the {type(method).__name__} that the configuration "
                 "beside it describes, found others; train it again with rerun=true"
             ) from error
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
+            if torch.device(device).type == "meta":
+                raise RuntimeError("it computes nothing")
             method = method.eval().to(device)
-        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA asserts
             first_line = str(error).partition("\n")[0]
             raise UserError(f"device: expected one of this machine, found {str(device)!r} ({first_line})") from error
         decoding = Decoding(**stored.decoding)
@@ -373,10 +384,22 @@ def iter_predictions(
             yield from zip((photo for photo, _ in chunk), zip(*results, strict=True), strict=True)
 
 
+def path_of(given: str | PathLike[str]) -> Path:
+    """The path that was given. Raises UserError for an empty one, which would mean the working folder, or a bad one."""
+    if not isinstance(given, str | PathLike) or not str(given):
+        raise UserError(f"expected a path, found {given!r}")
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; nobody's home; a null byte
+        raise UserError(f"expected a path, found {printable(str(given))[:80]!r}: {error}") from error
+    return path
+
+
 def _photo(photo: Any) -> Photo:
     """A path as a Path, images unchanged. Raises UserError for anything else."""
     if isinstance(photo, str | PathLike):
-        return Path(photo).expanduser()
+        return path_of(photo)
     if isinstance(photo, Image.Image | np.ndarray):
         return photo
     raise UserError(

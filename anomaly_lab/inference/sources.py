@@ -146,7 +146,7 @@ def _is_alone(photo: Path) -> bool:
 @lru_cache(maxsize=1)
 def _names(folder: Path, _: int) -> Counter[str]:
     """The names in a folder, in lower case, as of a time: results may lie on a disk that ignores case."""
-    return Counter(name.lower() for name in os.listdir(folder))
+    return Counter(path.name.lower() for path in folder.iterdir())
 
 
 def new_folder(parent: Path, source: str) -> Path:

@@ -266,3 +266,39 @@ def test_the_mask_image_of_a_region_is_kept_with_the_run(lab, toy, parts, tmp_pa
 def test_the_package_has_no_other_name():
     with pytest.raises(AttributeError, match="module 'anomaly_lab' has no attribute 'Detectr'"):
         attrgetter("Detectr")(anomaly_lab)
+
+
+@pytest.mark.parametrize(
+    "photo",
+    ["", Image.new("RGB", (0, 5)), Image.new("L", (5, 0)), Image.new("LA", (4, 4)).convert("La"), "x" * 300, "a\0b",
+     "~nobody_of_this_name/x.png"],
+)  # fmt: skip
+def test_what_is_no_photo_is_an_error_in_one_line(photo):
+    with pytest.raises(UserError) as caught:
+        detector().predict(photo)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/proc/o.png", "/dev/null/o.png", "x" * 300 + ".png", "~nobody_of_this_name/o.png", "", "/proc/o.tif"],
+)
+def test_a_picture_that_cannot_be_written_is_an_error_in_one_line(target):
+    prediction = detector().predict(np.full((32, 32), 90, np.uint8))
+    with pytest.raises(UserError) as caught:
+        prediction.save(target)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["meta", 0, 7, "cuda:9", "nowhere", torch.device("meta")])
+def test_a_device_that_computes_nothing_here_is_refused(toy_run, device):
+    if torch.cuda.is_available() and device == 0:
+        pytest.skip("it is here")
+    with pytest.raises(UserError, match="device: expected one of this machine, found"):
+        Detector.load(toy_run.folder, device)
+
+
+def test_an_empty_path_is_no_run(monkeypatch, toy_run):
+    monkeypatch.chdir(toy_run.folder)
+    with pytest.raises(UserError, match="expected a path, found ''"):
+        Detector.load("")
