@@ -77,8 +77,8 @@ class EfficientAD(GradientMethod):
 
     The score is the maximum of the map on its own grid; the authors' code takes it after enlarging.
 
-    Raises UserError for images smaller than the teacher's patch, for a teacher without weights or with those of another
-    network, and for a folder without photos.
+    Raises UserError for images smaller than the teacher's patch, for a teacher that is no PDN, without weights or with
+    those of another network, and for a folder without photos.
     """
 
     version: ClassVar = 1
@@ -100,6 +100,8 @@ class EfficientAD(GradientMethod):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
+        if not teacher.name.startswith("pdn_"):
+            raise UserError(f"method.teacher.name: expected pdn_small or pdn_medium, found {teacher.name}")
         if image_size < teacher.network.patch:
             raise UserError(
                 f"data.image_size: expected at least {teacher.network.patch} px, the patch that the teacher describes, "

@@ -173,6 +173,12 @@ def test_a_teacher_without_weights_and_a_folder_without_photos_stop_before_train
         method(image_size=32)
 
 
+@pytest.mark.parametrize("name", ["patch17", "patch33", "patch65"])
+def test_a_teacher_of_the_uninformed_students_is_refused(name):
+    with pytest.raises(UserError, match=f"method.teacher.name: expected pdn_small or pdn_medium, found {name}"):
+        EfficientAD(WholeImage(), PatchTeacher(name, None, 0.02), None, torch.optim.Adam, 65)
+
+
 def test_what_stands_in_for_imagenet_is_said(tmp_path, write):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
