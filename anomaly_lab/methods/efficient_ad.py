@@ -65,7 +65,9 @@ class Autoencoder(nn.Module):
 
 
 class EfficientAD(GradientMethod):
-    """The small network (PDN-S), whose teacher is a file: of the authors, or of `python -m anomaly_lab teacher`.
+    """The small network (PDN-S), whose teacher is a file: of `python -m anomaly_lab teacher` or of a re-implementation.
+
+    We know of no code and no weights of the authors; the re-implementation meant here is nelson1425/EfficientAD.
 
     - `foreign_images`: the images that the student must not learn to imitate. The paper takes ImageNet's. A folder: up
       to 1000 of its photos, at twice the size of the images, of which the middle is shown. `procedural`: textures,
@@ -75,7 +77,7 @@ class EfficientAD(GradientMethod):
     - Quantiles are those of the held-out good images, of which the threshold comes too. Where the two are equal, the
       map is only shifted.
 
-    The score is the maximum of the map on its own grid; the authors' code takes it after enlarging.
+    The score is the maximum of the map on its own grid; the re-implementation takes it after enlarging.
 
     Raises UserError for images smaller than the teacher's patch, for a teacher that is no PDN, without weights or with
     those of another network, and for a folder without photos.

@@ -34,7 +34,7 @@ def saying(built, *, teacher=0.0, imitation=0.0, second=0.0, autoencoder=0.0):
     return built
 
 
-def test_the_autoencoder_is_as_large_as_the_authors_and_has_the_teachers_grid():
+def test_the_autoencoder_is_as_large_as_published_and_has_the_teachers_grid():
     autoencoder = Autoencoder(384)
     assert sum(weight.numel() for weight in autoencoder.parameters()) == 1_096_320
     sides = []
