@@ -150,7 +150,8 @@ class EfficientAD(GradientMethod):
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """The four losses and their sum (section 3.2 and 3.3, appendix A.2, algorithm 1)."""
         images, count = batch.image.expand(-1, 3, -1, -1), len(batch.image)
-        keys = row_keys(self.seed, self.current_epoch, batch.index if batch.row is None else batch.row)
+        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
+        keys = row_keys(self.seed, epoch, rows)
         shown = [images, jittered(images, derive(keys, 0))]
         if self.foreign is not None:
             shown.append(self.drawn(derive(keys, 1), images))
