@@ -26,7 +26,7 @@ class Given(Backbone):
 
     def __init__(self, maps: list[Tensor]) -> None:
         nn.Module.__init__(self)
-        self.name, self.trainable, self.weights = "given", False, None
+        self.name, self.trainable, self.fine_tuned, self.weights = "given", False, False, None
         self.layers = tuple(f"layer{i + 1}" for i in range(len(maps)))
         self.channels, self.reductions = (maps[0].shape[1],) * len(maps), (2, 4, 8)[: len(maps)]
         self.maps = maps

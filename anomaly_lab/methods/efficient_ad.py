@@ -65,7 +65,9 @@ class Autoencoder(nn.Module):
 
 
 class EfficientAD(GradientMethod):
-    """The small network (PDN-S), whose teacher is a file: of the authors, or of `python -m anomaly_lab teacher`.
+    """The small network (PDN-S), whose teacher is a file: of `python -m anomaly_lab teacher` or of a re-implementation.
+
+    We know of no code and no weights of the authors; the re-implementation meant here is nelson1425/EfficientAD.
 
     - `foreign_images`: the images that the student must not learn to imitate. The paper takes ImageNet's. A folder: up
       to 1000 of its photos, at twice the size of the images, of which the middle is shown. `procedural`: textures,
@@ -75,10 +77,10 @@ class EfficientAD(GradientMethod):
     - Quantiles are those of the held-out good images, of which the threshold comes too. Where the two are equal, the
       map is only shifted.
 
-    The score is the maximum of the map on its own grid; the authors' code takes it after enlarging.
+    The score is the maximum of the map on its own grid; the re-implementation takes it after enlarging.
 
-    Raises UserError for images smaller than the teacher's patch, for a teacher without weights or with those of another
-    network, and for a folder without photos.
+    Raises UserError for images smaller than the teacher's patch, for a teacher that is no PDN, without weights or with
+    those of another network, and for a folder without photos.
     """
 
     version: ClassVar = 1
@@ -100,6 +102,8 @@ class EfficientAD(GradientMethod):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(tiling, optimizer, schedule)
+        if not teacher.name.startswith("pdn_"):
+            raise UserError(f"method.teacher.name: expected pdn_small or pdn_medium, found {teacher.name}")
         if image_size < teacher.network.patch:
             raise UserError(
                 f"data.image_size: expected at least {teacher.network.patch} px, the patch that the teacher describes, "
@@ -146,7 +150,8 @@ class EfficientAD(GradientMethod):
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """The four losses and their sum (section 3.2 and 3.3, appendix A.2, algorithm 1)."""
         images, count = batch.image.expand(-1, 3, -1, -1), len(batch.image)
-        keys = row_keys(self.seed, self.current_epoch, batch.index if batch.row is None else batch.row)
+        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
+        keys = row_keys(self.seed, epoch, rows)
         shown = [images, jittered(images, derive(keys, 0))]
         if self.foreign is not None:
             shown.append(self.drawn(derive(keys, 1), images))

@@ -125,15 +125,18 @@ class UninformedStudents(GradientMethod):
                 "python -m anomaly_lab teacher network=patch65 images=FOLDER out=FILE distils one from a pretrained "
                 "network, on a folder of varied photos"
             )
+        self.stride = stride
         for key, teacher in used.items():
             teacher.key = f"method.{key}"
         self.ensembles = nn.ModuleDict({key: Ensemble(teacher, students, stride) for key, teacher in used.items()})
 
     @property
     def substitutes(self) -> Sequence[str]:
-        """Which receptive fields there are."""
+        """Which receptive fields there are, if one is missing, and a stride that is not the dense one."""
         sides = ", ".join(name.removeprefix("patch") for name in self.ensembles)
-        return [f"receptive fields: {sides} px; published: 17, 33 and 65 px together"]
+        fields = f"receptive fields: {sides} px; published: 17, 33 and 65 px together"
+        stride = f"stride: {self.stride} px; published: 1 px"
+        return [fields] * (len(self.ensembles) < 3) + [stride] * (self.stride > 1)
 
     def _named(self) -> list[tuple[str, Ensemble]]:
         return [(name, part) for name, part in self.ensembles.items() if isinstance(part, Ensemble)]

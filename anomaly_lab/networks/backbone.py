@@ -259,8 +259,9 @@ class Backbone(PretrainedNetwork):
 
 def refuse_weights(network: Backbone, key: str) -> None:
     """Raise UserError for a network that is not trained from random weights; `key`: what people typed for it."""
-    if not network.trainable or network.weights is not None:
+    if not network.trainable or network.fine_tuned or network.weights is not None:
         found = f"weights={network.weights}" if network.trainable else "trainable=false"
+        found = "fine_tuned=true" if network.fine_tuned else found
         raise UserError(f"{key}: expected a network that is trained from random weights, found {found}")
 
 

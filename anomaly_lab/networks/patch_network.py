@@ -51,7 +51,7 @@ class PatchNetwork(nn.Sequential):
     """Such a network, randomly initialised.
 
     Called as any network, it gives the vectors of patches at its own stride, from the upper left corner on. Tensors are
-    named as those of the authors' sequential networks: `0.weight` and so on.
+    named by the position of their layer: `0.weight` and so on.
 
     Args:
         name: Its architecture.
@@ -84,7 +84,7 @@ class PatchNetwork(nn.Sequential):
         self.to(memory_format=torch.channels_last)
 
     def padded(self, images: Images) -> Maps:
-        """Padded with zeros within the network: a place for each 4 x 4 px, as the authors of PDNs distil them."""
+        """Padded with zeros within the network: a place for each 4 x 4 px, as the paper distils PDNs."""
         poolings = 2  # that follow
         for module in self:
             if isinstance(module, nn.Conv2d):
@@ -128,7 +128,7 @@ class PatchNetwork(nn.Sequential):
 
 
 class PatchTeacher(PretrainedNetwork):
-    """A frozen patch network with the weights of a file: of the authors, or of `python -m anomaly_lab teacher`.
+    """A frozen patch network with the weights of a file: of `python -m anomaly_lab teacher` or of a re-implementation.
 
     `sha256` holds the digest of the file, 32 bytes; zeros: none was read. Checkpoints contain the weights.
 

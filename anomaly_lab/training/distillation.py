@@ -110,8 +110,8 @@ class DenseDistillation(Distillation):
     """A PDN learns the maps of the pretrained network for whole images (EfficientAD, algorithm 3).
 
     These are the maps of all layers, averaged over 3 x 3 places, on the grid of the first, pooled to the network's
-    number of channels; each channel is normalised to mean 0 and deviation 1. (The authors' code averages as that of
-    PatchCore does, for some layers over half of the 3 x 3 places.)
+    number of channels; each channel is normalised to mean 0 and deviation 1. (nelson1425/EfficientAD, a
+    re-implementation, averages as the code of PatchCore does, for some layers over half of the 3 x 3 places.)
     """
 
     mean: Tensor

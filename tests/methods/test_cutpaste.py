@@ -113,7 +113,12 @@ def test_one_image_has_no_gaussian():
 
 
 @pytest.mark.parametrize(
-    ("given", "found"), [({}, "trainable=false"), ({"trainable": True, "weights": "w.pt"}, "weights=w.pt")]
+    ("given", "found"),
+    [
+        ({}, "trainable=false"),
+        ({"trainable": True, "weights": "w.pt"}, "weights=w.pt"),
+        ({"trainable": True, "fine_tuned": True}, "fine_tuned=true"),
+    ],
 )
 def test_a_network_that_does_not_learn_from_the_beginning_is_refused(given, found):
     with pytest.raises(UserError, match=f"method.backbone: expected a network that is trained .*, found {found}"):

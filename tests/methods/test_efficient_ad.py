@@ -34,7 +34,7 @@ def saying(built, *, teacher=0.0, imitation=0.0, second=0.0, autoencoder=0.0):
     return built
 
 
-def test_the_autoencoder_is_as_large_as_the_authors_and_has_the_teachers_grid():
+def test_the_autoencoder_is_as_large_as_published_and_has_the_teachers_grid():
     autoencoder = Autoencoder(384)
     assert sum(weight.numel() for weight in autoencoder.parameters()) == 1_096_320
     sides = []
@@ -173,6 +173,12 @@ def test_a_teacher_without_weights_and_a_folder_without_photos_stop_before_train
         method(image_size=32)
 
 
+@pytest.mark.parametrize("name", ["patch17", "patch33", "patch65"])
+def test_a_teacher_of_the_uninformed_students_is_refused(name):
+    with pytest.raises(UserError, match=f"method.teacher.name: expected pdn_small or pdn_medium, found {name}"):
+        EfficientAD(WholeImage(), PatchTeacher(name, None, 0.02), None, torch.optim.Adam, 65)
+
+
 def test_what_stands_in_for_imagenet_is_said(tmp_path, write):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
@@ -212,7 +218,7 @@ def test_each_loss_sees_its_own_images(monkeypatch):
     assert losses["penalty"].item() == pytest.approx(9 * 0.9**2)
 
 
-def test_random_numbers_follow_from_seed_epoch_and_row(monkeypatch):
+def test_random_numbers_follow_from_epoch_and_row_in_training_and_from_the_number_of_a_held_out_image(monkeypatch):
     built, asked = method("procedural"), []
     built.seed = 5
     monkeypatch.setattr(type(built), "current_epoch", 3)
@@ -220,7 +226,7 @@ def test_random_numbers_follow_from_seed_epoch_and_row(monkeypatch):
     batch = Batch.of(torch.rand(2, 3, 48, 48))
     built.losses(batch._replace(row=torch.tensor([7, 9])))
     built.losses(batch._replace(row=None, index=torch.tensor([4, 6])))
-    assert [(seed, epoch, rows.tolist()) for seed, epoch, rows in asked] == [(5, 3, [7, 9]), (5, 3, [4, 6])]
+    assert [(seed, epoch, rows.tolist()) for seed, epoch, rows in asked] == [(5, 3, [7, 9]), (5, 0, [4, 6])]
 
 
 def test_a_score_may_be_below_zero_and_no_held_out_images_change_nothing():
@@ -252,3 +258,14 @@ def test_the_autoencoder_of_a_wide_image():
     assert sides == [(1, 3), (4, 8), (7, 15), (16, 32), (31, 63), (63, 127)]
     maps = torch.rand(1, 2, 3, 3)
     torch.testing.assert_close(efficient_ad.resized(maps, (5, 7)), interpolate(maps, (5, 7), mode="bilinear"))
+
+
+def test_losses_of_held_out_images_are_the_same_in_every_epoch(monkeypatch):
+    built, seen = method("procedural"), []
+    batch = Batch.of(torch.rand(2, 3, 48, 48))._replace(index=torch.tensor([4, 6]))
+    for epoch, row in ((0, None), (1, None), (0, batch.index), (1, batch.index)):
+        monkeypatch.setattr(type(built), "current_epoch", epoch)
+        seen.append({name: loss.item() for name, loss in built.losses(batch._replace(row=row)).items()})
+    held_out, later, trained, trained_later = seen
+    assert held_out == later == trained
+    assert trained_later["penalty"] != trained["penalty"]

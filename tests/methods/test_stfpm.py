@@ -83,7 +83,11 @@ def test_a_student_whose_maps_do_not_fit_is_refused(layers, found):
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [({"trainable": False}, "trainable=false"), ({"trainable": True, "weights": "w.pt"}, "weights=w.pt")],
+    [
+        ({"trainable": False}, "trainable=false"),
+        ({"trainable": True, "weights": "w.pt"}, "weights=w.pt"),
+        ({"trainable": True, "fine_tuned": True}, "fine_tuned=true"),
+    ],
 )
 def test_a_student_that_would_not_learn_from_the_beginning_is_refused(given, found):
     with pytest.raises(UserError, match=f"method.student: expected a network that is trained .*, found {found}"):

@@ -107,12 +107,28 @@ def test_the_teacher_stays_and_the_students_learn():
 def test_the_students_are_asked_at_the_stride(stride):
     built = method(given=("patch17", "patch33"), stride=stride)
     assert set(built.ensembles) == {"patch17", "patch33"}
-    assert list(built.substitutes) == ["receptive fields: 17, 33 px; published: 17, 33 and 65 px together"]
     assert built.ensembles["patch33"].teacher.key == "method.patch33"
     assert built.predict(torch.rand(1, 1, 32, 24)).anomaly_map.shape == (1, 1, 32 // stride, 24 // stride)
     ensemble, images = built.ensembles["patch33"], torch.rand(1, 3, 32, 32)
     expected = ensemble.students[1].dense(normalise(images), stride)
     assert ensemble.taught(images)[1][1].equal(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "stride", "lines"),
+    [
+        (("patch17", "patch33", "patch65"), 1, []),
+        (("patch17", "patch33", "patch65"), 2, ["stride: 2 px; published: 1 px"]),
+        (("patch17", "patch33"), 1, ["receptive fields: 17, 33 px; published: 17, 33 and 65 px together"]),
+        (
+            ("patch65",),
+            4,
+            ["receptive fields: 65 px; published: 17, 33 and 65 px together", "stride: 4 px; published: 1 px"],
+        ),
+    ],
+)
+def test_what_differs_from_the_published_method_is_said_and_nothing_else(given, stride, lines):
+    assert list(method(given=given, stride=stride).substitutes) == lines
 
 
 def test_no_teacher_and_one_of_another_receptive_field_are_refused():

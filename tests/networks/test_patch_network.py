@@ -145,7 +145,7 @@ def test_between_convolutions_are_the_units_of_the_papers():
         assert [weight.shape[0] for weight in PatchNetwork("pdn_small", 1e-6).parameters()] == [1] * 6 + [384] * 2
 
 
-def test_a_padded_pdn_is_that_of_the_authors_code():
+def test_a_padded_pdn_is_that_of_the_paper():
     network, images = PatchNetwork("pdn_small", 0.02), torch.rand(1, 3, 64, 64)
     layers = [module for module in network if isinstance(module, nn.Conv2d)]
     maps = images
