@@ -60,6 +60,16 @@ taught() {  # METHOD NETWORK KEY LAYERS: with a small teacher, distilled on the 
 taught efficient_ad pdn_small teacher "[layer2,layer3]"
 taught uninformed_students patch33 patch33 "[layer3]"
 
+case borders_drawn in *"$part"*)  # a transformer whose weights were drawn, not trained: those of DINOv2 are not at hand
+  drawn=runs/borders_drawn.safetensors
+  [ -e $drawn ] || .venv/bin/python - $drawn <<'PYTHON'
+import sys, timm, torch
+from safetensors.torch import save_file
+torch.manual_seed(0)
+save_file(timm.create_model("vit_small_patch14_dinov2", pretrained=False).state_dict(), sys.argv[1])
+PYTHON
+  row drawn method=anomaly_dino method.backbone.weights=$drawn data.image_size=224 $transistor ;;
+esac
 row translation method=variation_model method.alignment=translation $transistor
 row texture method=texture_inspection $wood
 for method in cae ssim_ae vae memae; do
