@@ -661,6 +661,7 @@ LINES = (
     "+x=1", "x.y=1", "experiment=x", "threshold=x", "logger=x", "-m seed=x", "-m method=x,y", "-m seed=1,2 data=x",
     "hydra/launcher=x", "seed=1 seed=2x", "export run=run format=pt2 out=pipe",
     "predict run=run source=new.png out=new.png/x", "predict run=run source=new.png out=pipe",
+    "predict run=run source=https://example.org/x.png",
     "callbacks.x.y=1", "rerun=maybe", "runs_dir=new.png/x",
     "runs_dir=pipe", "name=../x", "data.region=1,2", "data.value_range=5,1", "trainer.devices=99", "trainer=gpu",
     "data.image_size=0", "data.image_size=1.5", "budget.epochs=inf", "budget.learning_rate=nan", "data.workers=-1",

@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
         return
     maps, pictures = switch(options, "maps", False), switch(options, "pictures", True)
     runs = finished_runs(options["run"])
+    if "://" in options["source"]:
+        raise UserError(f"source: expected a path on this machine, found {options['source']}; download it first")
     source = str(Path(options["source"]).expanduser())
     default = runs[0] / "predictions" if len(runs) == 1 else Path("predictions")
     out = Path(options["out"]).expanduser() if "out" in options else new_folder(default, source)

@@ -388,6 +388,10 @@ def path_of(given: str | PathLike[str]) -> Path:
     """The path that was given. Raises UserError for an empty one, which would mean the working folder, or a bad one."""
     if not isinstance(given, str | PathLike) or not str(given):
         raise UserError(f"expected a path, found {given!r}")
+    if "://" in str(given):
+        raise UserError(
+            f"expected a path on this machine, found the address {printable(str(given))}; download it first"
+        )
     try:
         path = Path(given).expanduser()
         path.exists()

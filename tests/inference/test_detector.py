@@ -271,7 +271,7 @@ def test_the_package_has_no_other_name():
 @pytest.mark.parametrize(
     "photo",
     ["", Image.new("RGB", (0, 5)), Image.new("L", (5, 0)), Image.new("LA", (4, 4)).convert("La"), "x" * 300, "a\0b",
-     "~nobody_of_this_name/x.png"],
+     "~nobody_of_this_name/x.png", "https://example.org/x.png"],
 )  # fmt: skip
 def test_what_is_no_photo_is_an_error_in_one_line(photo):
     with pytest.raises(UserError) as caught:
