@@ -71,18 +71,28 @@ def test_a_group_has_equally_many_places_of_every_image_and_all_places_come_once
     maps = torch.arange(images * 16.0).view(images, 1, 4, 4).expand(-1, 3, -1, -1)
     code = position_code(maps)[0].flatten(1)
     seen = []
-    for vectors, places in method.groups(maps, row_keys(0, 0, torch.arange(images))):
+    for vectors, places in method.groups(maps, row_keys(0, 0, torch.arange(images)), images):
         assert vectors.shape == (sizes[len(seen)], 3)
         numbers = vectors[:, 0].long()
         assert (numbers // 16).bincount(minlength=images).unique().numel() == 1
         assert places.equal(code[:, numbers % 16].T)  # the code of their own places
         seen.append(numbers)
     assert torch.cat(seen).sort().values.equal(torch.arange(images * 16))
-    again = [vectors[:, 0].long() for vectors, _ in method.groups(maps, row_keys(0, 1, torch.arange(images)))]
+    again = [vectors[:, 0].long() for vectors, _ in method.groups(maps, row_keys(0, 1, torch.arange(images)), images)]
     assert not torch.cat(again).equal(torch.cat(seen))
-    alone = [vectors[:, 0].long() for vectors, _ in method.groups(maps[:1], row_keys(0, 0, torch.arange(1)))]
+    alone = [vectors[:, 0].long() for vectors, _ in method.groups(maps[:1], row_keys(0, 0, torch.arange(1)), images)]
     order = [part[part < 16] for part in seen]
     assert torch.cat(alone).equal(torch.cat(order))  # an image's order does not depend on the others
+
+
+@pytest.mark.parametrize("fibres", [1, 10, 12, 15, 40])
+def test_processes_with_three_and_with_two_images_of_a_batch_make_the_same_steps(fibres):
+    method, maps, keys = cflow(fibres=fibres), torch.rand(5, 3, 4, 4), row_keys(0, 0, torch.arange(5))
+    shares = [list(method.groups(maps[rank::2], keys[rank::2], 5)) for rank in range(2)]
+    whole = list(method.groups(maps, keys, 5))
+    for large, small, both in zip(*shares, whole, strict=True):  # those of a single process, shared
+        together = torch.cat([large[0], small[0]])
+        assert together.sort(dim=0).values.equal(both[0].sort(dim=0).values)
 
 
 def test_the_losses_are_means_over_all_places():
