@@ -46,7 +46,7 @@ class CFlow(GradientMethod):
     The score is the maximum of the map, which is not smoothed.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2  # 1 turned vectors in half precision in a training of mixed precision
     sees: ClassVar = "images"
     augmented: ClassVar = False
 
