@@ -127,7 +127,7 @@ class CFlow(GradientMethod):
         must make the same number of steps.
         """
         count = maps[0, 0].numel()
-        order = uniform(keys, count).argsort(dim=1)
+        order = uniform(keys, count).argsort(dim=1, stable=True)  # equal numbers on all devices alike
         vectors, code = maps.flatten(2), position_code(maps[:1]).flatten(2)[0]
         for places in order.split(max(1, self.fibres // images), dim=1):
             taken = vectors.gather(2, places[:, None].expand(-1, maps.shape[1], -1))

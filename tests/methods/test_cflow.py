@@ -95,6 +95,13 @@ def test_processes_with_three_and_with_two_images_of_a_batch_make_the_same_steps
         assert together.sort(dim=0).values.equal(both[0].sort(dim=0).values)
 
 
+def test_places_with_equal_numbers_stay_in_order(monkeypatch):
+    monkeypatch.setattr("anomaly_lab.methods.cflow.uniform", lambda keys, count: torch.zeros(len(keys), count))
+    maps = torch.arange(4096.0).view(1, 1, 64, 64)
+    (group,) = cflow(fibres=4096).groups(maps, torch.zeros(1, dtype=torch.long), 1)
+    assert group[0][:, 0].equal(torch.arange(4096.0))
+
+
 def test_the_losses_are_means_over_all_places():
     method, images = cflow(), torch.rand(2, 3, 8, 8)
     planes = method.log_likelihoods(images)
