@@ -42,6 +42,7 @@ class CFlow(GradientMethod):
       does not depend on other test images. `likelihood`: minus the sum of the log-likelihoods per channel.
     - Every layer has an optimizer of its own. In the code they share one, whose momentum also moves the other layers.
     - The learning rate falls from the start; the code's rises for two of 25 meta-epochs first.
+    - Images are taken as they are; the code turns them by up to 5 degrees to either side.
 
     The score is the maximum of the map, which is not smoothed.
     """
