@@ -118,6 +118,21 @@ def test_the_likelihood_depends_on_the_place():
     assert plane.flatten().unique().numel() == 16
 
 
+def test_without_the_weights_of_the_place_a_moved_image_has_a_moved_map():
+    method, images = cflow(), torch.rand(1, 3, 16, 16)
+
+    def moved(times):
+        planes = method.log_likelihoods(images.roll((4 * times, 8 * times), (2, 3)))
+        return [planes[0].roll((-2 * times, -4 * times), (2, 3)), planes[1].roll((-times, -2 * times), (2, 3))]
+
+    assert not torch.allclose(moved(1)[0], moved(0)[0])
+    for step in (step for flow in method.flows for step in flow.steps):
+        torch.nn.init.zeros_(step.subnet[0].weight[:, step.kept :])
+    for here, there in zip(moved(0), moved(1), strict=True):
+        torch.testing.assert_close(here, there)
+        assert here.std() > 0
+
+
 def test_the_map_against_the_ceiling_of_good_images(monkeypatch):
     planes = [torch.tensor([[[[-1.0, -2], [-3, 0]]]]), torch.tensor([[[[-2.0]]]])]
     images = torch.rand(1, 3, 2, 2)
