@@ -86,6 +86,9 @@ class Patches:
             image, index = batch.image[rank::world_size], number * self.batch_size + batch.index[rank::world_size]
             yield Batch(image, (), torch.zeros_like(index), index, (), index)
 
+    def size(self, batch: int) -> int:
+        return self.batch_size
+
     def images(self, number: int) -> torch.Tensor:
         """The images of a batch: noise around a level of their own."""
         random = torch.Generator().manual_seed(number)

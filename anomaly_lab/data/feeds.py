@@ -62,6 +62,10 @@ class RowLoader:
             yield self.rows(self.batches[batch][self.rank :: self.world_size])
         self.done = 0
 
+    def size(self, batch: int) -> int:
+        """How many rows a batch has, over all processes."""
+        return len(self.batches[batch])
+
     def rows(self, number: Int[Tensor, " row"]) -> Rows:
         """The rows with these numbers."""
         return Rows(self.epoch, number, self.plan.take(number))

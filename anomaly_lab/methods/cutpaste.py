@@ -32,7 +32,9 @@ class CutPaste(GradientMethod):
     `task`: good images against copies with a `patch` or a `scar`, or all three apart (`three_way`, section 2.2). Of a
     whole image there is one number and no map. With windows (`experiment=cutpaste_patches`) each has its number, and
     the map is their mean at every pixel (section 2.4); the paper weighs them by a Gaussian, and gives every place its
-    own Gaussian of features for parts that always lie alike.
+    own Gaussian of features for parts that always lie alike. The score of the image is the largest number of a window
+    (`tiling.score`). The Gaussian is that of windows of the training images that do not overlap, while those of the
+    test stride.
 
     Decisions, where the paper is silent: the head is what stands above; good images are varied as `augmentation` says;
     a piece is pasted into the image that it was cut from; the covariance of the features of the training images, after

@@ -38,6 +38,7 @@ class DRAEM(GradientMethod):
 
     - The texture has an opacity of 0.2 to 1, as in the code.
     - SSIM reflects the border and knows that values lie in [0, 1]; the code fills up with zeros and guesses the range.
+    - The focal loss knows no smoothing; the code keeps its targets 1e-5 away from 0 and 1 and adds as much to p.
     - The score is the largest mean of the map over a window of 21 px at 256 px, as in the code. The window grows
       with the image, and is odd. Zeros around the map count.
     - Good images are varied as `augmentation` says. The code turns three in ten by up to 90 degrees.

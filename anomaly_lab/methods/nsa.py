@@ -44,7 +44,7 @@ class NSA(GradientMethod):
     Raises UserError for a `backbone` that is not trained, and where nothing is painted.
     """
 
-    version: ClassVar = 1
+    version: ClassVar = 2  # 1 rounded labels to half precision in a training of mixed precision
     sees: ClassVar = "images"
 
     def __init__(
@@ -79,11 +79,12 @@ class NSA(GradientMethod):
     def label(self, batch: Batch) -> Plane:
         """By how much a pixel was changed, 0 to 1."""
         assert batch.clean is not None
-        difference = LEVELS * (batch.image - batch.clean).abs().mean(dim=1, keepdim=True)
-        changed = median_blur((difference > 1).float(), GRAIN)
-        if self.labels == "binary":
-            return changed
-        return changed * torch.sigmoid(self.steepness * (median_blur(difference, GRAIN) - self.middle))
+        with torch.autocast(batch.image.device.type, enabled=False):  # a median is a convolution, which it would round
+            difference = LEVELS * (batch.image - batch.clean).abs().mean(dim=1, keepdim=True)
+            changed = median_blur((difference > 1).float(), GRAIN)
+            if self.labels == "binary":
+                return changed
+            return changed * torch.sigmoid(self.steepness * (median_blur(difference, GRAIN) - self.middle))
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Cross-entropy of all pixels."""

@@ -125,7 +125,7 @@ class TransformationClassifier(GradientMethod):
         drawn = self.order.expand(len(images), -1)
         if self.copies < count:
             rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-            drawn = uniform(row_keys(self.seed, epoch, rows), count).argsort(dim=1)[:, : self.copies]
+            drawn = uniform(row_keys(self.seed, epoch, rows), count).argsort(dim=1, stable=True)[:, : self.copies]
         features = self.features(images, drawn.T)
         logits = self.head(features.flatten(0, 1)).split(self.guesses, dim=1)
         right = self.right[drawn.T.flatten()].unbind(1)

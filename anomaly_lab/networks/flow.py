@@ -84,12 +84,12 @@ class Coupling(nn.Module):
     def _mixed(self, values: Values) -> Values:
         if self.mixing == "permutation":
             return values[:, self.order]
-        return torch.einsum("ij,bj...->bi...", exact_rotation(self.rotation, values), values)
+        return turned(values, exact_rotation(self.rotation, values))
 
     def _unmixed(self, values: Values) -> Values:
         if self.mixing == "permutation":
             return values[:, self.order.argsort()]
-        return torch.einsum("ji,bj...->bi...", exact_rotation(self.rotation, values), values)
+        return turned(values, exact_rotation(self.rotation, values).T)
 
 
 class Flow(nn.Module):
@@ -129,6 +129,12 @@ def exact_rotation(rotation: Float[Tensor, "channel channel"], values: Tensor) -
     if values.dtype != torch.float64:
         return rotation
     return rotation @ (3 * torch.eye(len(rotation)).to(rotation) - rotation.T @ rotation) / 2
+
+
+def turned(values: Values, rotation: Float[Tensor, "channel channel"]) -> Values:
+    """The values after a rotation, in its precision: in half precision it would no longer keep lengths."""
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.einsum("ij,bj...->bi...", rotation, values.to(rotation.dtype))
 
 
 def convolutions(side: int, ratio: float = 1.0) -> Subnet:

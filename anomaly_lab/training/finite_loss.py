@@ -12,9 +12,11 @@ from pydantic import PositiveInt
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.method import Method
+from anomaly_lab.networks.flow import Flow
+from anomaly_lab.networks.glow import Glow
 
 STEPS, DIVERGED = 100, 1e4  # a loss above DIVERGED times the median of the last STEPS losses has diverged
-FEW = 10  # steps before the median is used
+FEW = 10  # steps before the median is used, and steps that the loss of a flow stays up
 
 
 class FiniteLoss(pl.Callback):
@@ -26,6 +28,10 @@ class FiniteLoss(pl.Callback):
     the discriminator, which its step returns, may be NaN one step earlier. No checkpoint is written with weights that
     are not finite.
 
+    A normalizing flow stops if its loss stays above 1e4 times that of its first step (1, if that is larger) for ten
+    steps: near zero a median says nothing, and a photo unlike all others, or a held-out one, may cost any amount once.
+    A checkpoint of these steps has what the explosion left.
+
     Losses are checked every `every_batches` batches and before each checkpoint, because a check waits for the
     accelerator; the step is still found exactly. The median is reset at every new `stage` of a method.
     """
@@ -35,11 +41,16 @@ class FiniteLoss(pl.Callback):
         self._pending: list[tuple[int, torch.Tensor]] = []
         self._last: deque[float] = deque(maxlen=STEPS)
         self._stage = 0
+        self._flow = False
+        self._first: float | None = None
+        self._high = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Reset the losses of an earlier run."""
         self._pending.clear()
         self._last.clear()
+        self._flow = any(isinstance(part, Flow | Glow) for part in pl_module.modules())
+        self._first, self._high = None, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int
@@ -83,15 +94,26 @@ class FiniteLoss(pl.Callback):
             where = f"at batch {batch_idx} of epoch {trainer.current_epoch + 1}"
             self._refuse(value if math.isfinite(returned) else returned, trainer, pl_module, where)
             self._last.append(abs(value))
+            if self._flow:
+                self._refuse_explosion(returned, trainer, pl_module, where)
 
     def _refuse(self, value: float, trainer: pl.Trainer, pl_module: Method, where: str, least: float = 0.0) -> None:
         """Stop at a loss that is not finite, or far above the median (or `least`, if larger)."""
         if not math.isfinite(value):
             raise stopped(trainer, pl_module, f"the loss is {value} {where}")
         median = max(statistics.median(self._last), least) if len(self._last) >= FEW else 0.0
-        if median and abs(value) > DIVERGED * median and not pl_module.automatic_optimization:
+        if median and abs(value) > DIVERGED * median and not (pl_module.automatic_optimization or self._flow):
             times = f"{abs(value) / median:.1e} times its median over the last {len(self._last)} steps"
             raise stopped(trainer, pl_module, f"the loss is {times} {where}")
+
+    def _refuse_explosion(self, value: float, trainer: pl.Trainer, pl_module: Method, where: str) -> None:
+        """Stop a flow whose loss has gone up and stays there."""
+        if self._first is None:
+            self._first = value
+        self._high = self._high + 1 if value > DIVERGED * max(abs(self._first), 1.0) else 0
+        if self._high == FEW:
+            above = f"for {FEW} steps above {DIVERGED:.0e} times that of the first step ({self._first:.2g})"
+            raise stopped(trainer, pl_module, f"the loss is {value:.1e}, {above}, {where}", good="")
 
 
 def total(losses: list[torch.Tensor]) -> torch.Tensor:
@@ -99,11 +121,14 @@ def total(losses: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([loss.detach().float() for loss in losses]).sum()
 
 
-def stopped(trainer: pl.Trainer, pl_module: Method, why: str) -> UserError:
-    """The error that names the step and the last good checkpoint."""
+def stopped(trainer: pl.Trainer, pl_module: Method, why: str, good: str = " good") -> UserError:
+    """The error that names the step, the last (good) checkpoint and, if there is one rate, a tenth of it."""
     checkpoint = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-    left = f"the last good checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written before"
-    rates = f" ({', '.join(f'method.{key}.lr' for key in pl_module.rates)})" if pl_module.rates else ""
+    left = f"the last{good} checkpoint is {checkpoint}" if checkpoint.is_file() else "no checkpoint was written before"
+    keys = [f"method.{key}.lr" for key in pl_module.rates]
+    if len(keys) == 1:
+        keys[0] += f"={trainer.optimizers[0].defaults['lr'] / 10:g}"
+    rates = f" ({', '.join(keys)})" if keys else ""
     tries = [f"a lower learning rate{rates}"]
     if pl_module.automatic_optimization and trainer.gradient_clip_val is None:
         tries.append("trainer.gradient_clip_val=1")

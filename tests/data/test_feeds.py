@@ -71,6 +71,10 @@ def test_patches_change_with_the_epoch_unless_they_are_kept():
 def test_an_epoch_of_images_shows_each_of_them_once(world_size, shuffled):
     shares = [list(images(shuffled=shuffled).loader(0, rank, world_size)) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
+    loader = images(shuffled=shuffled).loader(0, 0, world_size)
+    assert [loader.size(i) for i in range(len(loader))] == [
+        sum(len(rows.number) for rows in batch) for batch in zip(*shares, strict=True)
+    ]
     seen = [i for share in shares for rows in share for i in rows.plan.image.tolist()]
     assert sorted(seen) == list(range(7))
     order = [images(shuffled=shuffled).plan(epoch).image.tolist() for epoch in (0, 0, 1)]

@@ -31,3 +31,12 @@ def test_the_order_of_rows_changes_nothing(rows):
 def test_one_row_has_no_gaussian(rows):
     with pytest.raises(UserError, match="expected two training images at least, for a Gaussian, found 1"):
         whitening(rows[:1])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_rows_that_are_all_the_same_have_no_gaussian(value):
+    same = torch.full((3, 4), value)
+    with pytest.raises(UserError, match="expected training images whose features differ.*found 3 with the same; add"):
+        whitening(same)
+    same[1, 2] += 1e-6
+    assert whitening(same)[1].isfinite().all()

@@ -71,18 +71,35 @@ def test_a_group_has_equally_many_places_of_every_image_and_all_places_come_once
     maps = torch.arange(images * 16.0).view(images, 1, 4, 4).expand(-1, 3, -1, -1)
     code = position_code(maps)[0].flatten(1)
     seen = []
-    for vectors, places in method.groups(maps, row_keys(0, 0, torch.arange(images))):
+    for vectors, places in method.groups(maps, row_keys(0, 0, torch.arange(images)), images):
         assert vectors.shape == (sizes[len(seen)], 3)
         numbers = vectors[:, 0].long()
         assert (numbers // 16).bincount(minlength=images).unique().numel() == 1
         assert places.equal(code[:, numbers % 16].T)  # the code of their own places
         seen.append(numbers)
     assert torch.cat(seen).sort().values.equal(torch.arange(images * 16))
-    again = [vectors[:, 0].long() for vectors, _ in method.groups(maps, row_keys(0, 1, torch.arange(images)))]
+    again = [vectors[:, 0].long() for vectors, _ in method.groups(maps, row_keys(0, 1, torch.arange(images)), images)]
     assert not torch.cat(again).equal(torch.cat(seen))
-    alone = [vectors[:, 0].long() for vectors, _ in method.groups(maps[:1], row_keys(0, 0, torch.arange(1)))]
+    alone = [vectors[:, 0].long() for vectors, _ in method.groups(maps[:1], row_keys(0, 0, torch.arange(1)), images)]
     order = [part[part < 16] for part in seen]
     assert torch.cat(alone).equal(torch.cat(order))  # an image's order does not depend on the others
+
+
+@pytest.mark.parametrize("fibres", [1, 10, 12, 15, 40])
+def test_processes_with_three_and_with_two_images_of_a_batch_make_the_same_steps(fibres):
+    method, maps, keys = cflow(fibres=fibres), torch.rand(5, 3, 4, 4), row_keys(0, 0, torch.arange(5))
+    shares = [list(method.groups(maps[rank::2], keys[rank::2], 5)) for rank in range(2)]
+    whole = list(method.groups(maps, keys, 5))
+    for large, small, both in zip(*shares, whole, strict=True):  # those of a single process, shared
+        together = torch.cat([large[0], small[0]])
+        assert together.sort(dim=0).values.equal(both[0].sort(dim=0).values)
+
+
+def test_places_with_equal_numbers_stay_in_order(monkeypatch):
+    monkeypatch.setattr("anomaly_lab.methods.cflow.uniform", lambda keys, count: torch.zeros(len(keys), count))
+    maps = torch.arange(4096.0).view(1, 1, 64, 64)
+    (group,) = cflow(fibres=4096).groups(maps, torch.zeros(1, dtype=torch.long), 1)
+    assert group[0][:, 0].equal(torch.arange(4096.0))
 
 
 def test_the_losses_are_means_over_all_places():
@@ -99,6 +116,21 @@ def test_the_likelihood_depends_on_the_place():
     method = cflow()
     plane = method.log_likelihoods(torch.full((1, 3, 8, 8), 0.5))[0]
     assert plane.flatten().unique().numel() == 16
+
+
+def test_without_the_weights_of_the_place_a_moved_image_has_a_moved_map():
+    method, images = cflow(), torch.rand(1, 3, 16, 16)
+
+    def moved(times):
+        planes = method.log_likelihoods(images.roll((4 * times, 8 * times), (2, 3)))
+        return [planes[0].roll((-2 * times, -4 * times), (2, 3)), planes[1].roll((-times, -2 * times), (2, 3))]
+
+    assert not torch.allclose(moved(1)[0], moved(0)[0])
+    for step in (step for flow in method.flows for step in flow.steps):
+        torch.nn.init.zeros_(step.subnet[0].weight[:, step.kept :])
+    for here, there in zip(moved(0), moved(1), strict=True):
+        torch.testing.assert_close(here, there)
+        assert here.std() > 0
 
 
 def test_the_map_against_the_ceiling_of_good_images(monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.methods.base.tiling import WholeImage, enlarge
-from anomaly_lab.methods.cs_flow import CSFlow
+from anomaly_lab.methods.cs_flow import CSFlow, half_mean_square
 from anomaly_lab.networks.backbone import Backbone
 from anomaly_lab.networks.glow import Block, Glow, cross_scale
 from tests.features import Pixels
@@ -59,6 +59,29 @@ def test_the_loss_is_the_likelihood_of_the_maps_divided_by_their_numbers():
     likelihood = log_determinant - sum(part.square().sum(dim=(1, 2, 3)) for part in latent) / 2
     assert log_determinant.abs().min() > 0.1
     torch.testing.assert_close(method.losses(Batch.of(images))["loss"], -likelihood.mean() / 252)
+
+
+def test_the_numbers_that_channels_have_do_not_matter():
+    method, images = cs_flow(), torch.rand(2, 3, 16, 16)
+    for weight in method.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    maps, turned = method.maps(images), torch.tensor([2, 0, 1])
+    score = half_mean_square(method.flow(maps)[0])
+    renamed = [part[:, turned] for part in maps]
+    assert not torch.allclose(half_mean_square(method.flow(renamed)[0]), score)
+    for order in method.flow.blocks[0].orders:  # the first block puts them back
+        order.copy_(turned.argsort()[order])
+    torch.testing.assert_close(half_mean_square(method.flow(renamed)[0]), score)
+
+
+@pytest.mark.parametrize("map", ["finest", "product"])
+def test_images_far_outside_the_training_have_finite_scores(map):
+    method = cs_flow(map=map)
+    for weight in method.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    answer = method.predict(torch.stack([torch.zeros(3, 16, 16), 1000 * torch.rand(3, 16, 16)]))
+    assert answer.anomaly_map.isfinite().all()
+    assert answer.score.isfinite().all()
 
 
 def test_a_factor_of_zero_learns_at_once():

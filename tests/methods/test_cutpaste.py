@@ -107,6 +107,14 @@ def test_whole_images_have_a_number_and_windows_a_map():
     assert (scanned.score >= scanned.anomaly_map.amax(dim=(1, 2, 3)) - 1e-4).all()
 
 
+def test_all_windows_of_a_plain_image_have_the_same_number():
+    method = cutpaste(SlidingWindow(32, 12)).eval()
+    with torch.no_grad():
+        method.conclude([Batch.of(torch.rand(4, 3, 64, 64))])
+        answer = method(torch.full((1, 3, 64, 64), 0.3))
+    torch.testing.assert_close(answer.anomaly_map, answer.score.view(1, 1, 1, 1).expand(-1, -1, 64, 64))
+
+
 def test_one_image_has_no_gaussian():
     with pytest.raises(UserError, match="expected two training images at least.*, found 1"):
         cutpaste().conclude([Batch.of(torch.rand(1, 3, 32, 32))])

@@ -193,6 +193,16 @@ def test_the_map_is_the_gradient_turned_back_to_its_place():
     assert differnet().export_obstacle is None
 
 
+@pytest.mark.parametrize("map", ["none", "gradient"])
+def test_images_far_outside_the_training_have_finite_scores(map):
+    method = differnet(map=map)
+    for weight in method.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    answer = method.predict(torch.stack([torch.zeros(3, 16, 16), 1000 * torch.rand(3, 16, 16)]))
+    assert answer.anomaly_map.isfinite().all()
+    assert answer.score.isfinite().all()
+
+
 def test_images_without_a_place_at_the_smallest_size_are_refused():
     with pytest.raises(UserError, match="data.image_size: expected at least 8 px, for 3 scales of .* 2 px, found 7"):
         differnet(image_size=7)

@@ -78,6 +78,14 @@ def test_a_layer_of_unit_normal_numbers_has_a_probability_of_three_fifths():
     assert answer.anomaly_map.mean().item() == pytest.approx(-math.exp(-0.5), abs=0.005)
 
 
+def test_the_inside_of_a_map_moves_with_the_image():
+    """By 16 px; two steps see four places of 4 px to each side."""
+    method, images = fastflow(), torch.rand(1, 3, 96, 96)
+    here, there = (method.predict(shown).anomaly_map for shown in (images, images.roll((16, 16), (2, 3))))
+    torch.testing.assert_close(there[..., 36:76, 36:76], here[..., 20:60, 20:60])
+    assert not torch.allclose(there[..., 36:76, 36:76], here[..., 36:76, 36:76], rtol=1e-2, atol=1e-2)
+
+
 def test_kernels_alternate_from_step_to_step():
     method = fastflow(steps=4, kernels=(3, 1))
     sides = [step.subnet[0].kernel_size[0] for step in method.flows[0].steps]

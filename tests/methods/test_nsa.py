@@ -50,6 +50,14 @@ def test_logits_are_bilinear_in_the_map_of_the_decoder():
     torch.testing.assert_close(logits, nn.functional.avg_pool2d(seen[0], 2))
 
 
+def test_labels_are_not_rounded_in_half_precision():
+    for labels in ("logistic", "binary"):
+        method, batch = nsa(labels=labels), changed_by(23)
+        exact = method.label(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert method.label(batch).equal(exact)
+
+
 def test_what_changes_by_less_than_a_level_is_no_change():
     assert not nsa().label(changed_by(0.9)).any()
     assert not nsa(labels="binary").label(changed_by(0.9)).any()

@@ -59,12 +59,17 @@ def test_an_excitation_without_weights_halves_all_channels():
     torch.testing.assert_close(loss, (answer - maps).square().mean())
 
 
-def test_a_prediction_that_is_right_costs_nothing():
+def test_a_prediction_that_is_right_costs_nothing_and_half_of_it_a_quarter_of_the_square():
+    """Waves that vanish outside: along an axis the two neighbours of a place are the root of two times the place."""
     block = averaging()
+    wave = torch.tensor([0.5**0.5, 0, 1, 0, 0.5**0.5])
+    maps = wave.outer(wave).expand(1, 8, 5, 5)
     with torch.no_grad():
-        block.excitation[2].bias.fill_(100.0)  # a gate of one
-    maps = torch.zeros(1, 8, 5, 5)
-    assert block(maps)[1] == 0
+        for corner in block.corners:
+            corner.weight.mul_(2)
+        torch.testing.assert_close(block(maps)[1], maps.square().mean() / 4)  # a gate of a half
+        block.excitation[2].bias.fill_(100.0)  # of one
+        assert block(maps)[1] < 1e-12
 
 
 def test_it_has_fewer_weights_than_the_convolution_in_whose_place_it_is():

@@ -1,5 +1,7 @@
 """The first loss that is no number, or out of proportion, stops the run at the next look; its step is named exactly."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -7,7 +9,11 @@ import torch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
+from anomaly_lab.methods.pixel_flow import PixelFlow
+from anomaly_lab.networks.flow import Coupling, Flow, dense
+from anomaly_lab.networks.glow import Block, Glow, layers
 from anomaly_lab.training.finite_loss import FiniteLoss, stopped
+from tests.adversarial import Patches, fit
 from tests.conftest import stand_in
 
 
@@ -145,6 +151,80 @@ def test_held_out_images_tell_of_a_game_that_is_lost_before_its_checkpoint_is_wr
     callback = FiniteLoss()
     feed(callback, [1e-6] * 100, "cpu", False)  # of a generator that has won
     trainer.callback_metrics = {"validation/loss": torch.tensor(9.0)}
+    callback.on_train_epoch_end(trainer, module)
+
+
+class Learner(Method):
+    """A flow whose rate is 1, says the class."""
+
+    rates = ("optimizer",)
+    training_step = predict = None
+
+    def __init__(self, manual, *parts):
+        super().__init__(WholeImage())
+        self.automatic_optimization = not manual
+        self.parts = torch.nn.ModuleList(parts)
+
+
+def explode(losses, *parts, manual=False):
+    """Return how many batches passed before a network of these parts was stopped."""
+    callback, module = FiniteLoss(), Learner(manual, *parts)
+    optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.25)]
+    trainer = the_trainer(
+        is_last_batch=False, current_epoch=0, default_root_dir="nowhere", precision="32-true", optimizers=optimizers,
+    )  # fmt: skip
+    callback.on_train_start(trainer, module)
+    for i, loss in enumerate(losses):
+        trainer.callback_metrics = {"train/loss": torch.tensor(loss)}
+        try:
+            callback.on_train_batch_end(trainer, module, None, None, i)
+        except UserError as error:
+            return i, str(error)
+    return len(losses), ""
+
+
+@pytest.mark.parametrize("manual", [True, False])
+@pytest.mark.parametrize("flow", [Flow(Coupling(2, dense(), 1.0, "rotation")), Glow(Block(2, layers(), 1.0))])
+@pytest.mark.parametrize("first", [3.0, -3.0])
+def test_a_flow_whose_loss_goes_up_and_stays_there(flow, first, manual):
+    seen, message = explode([first, 5.0, *[1e6] * 9, 1.0, *[4e4] * 12], flow, manual=manual)
+    assert seen == 21
+    assert "the loss is 4.0e+04, for 10 steps above 1e+04 times that of the first step" in message
+    assert f"first step ({first:.2g}), at batch 21 of epoch 1: training stopped" in message
+    assert "try a lower learning rate (method.optimizer.lr=0.025)" in message
+
+
+@pytest.mark.parametrize("manual", [True, False])
+def test_a_healthy_flow_is_not_stopped(manual):
+    flow = Flow(Coupling(2, dense(), 1.0, "rotation"))
+    for losses in (
+        [2e5 - 500 * i for i in range(1000)],  # through zero
+        [1e-9, *[-1e-9] * 200, *[9e3] * 20],  # no proportion to nothing
+        [1.0] * 50 + ([1e12] + [1.0] * 9) * 10,  # one photo unlike all others, ten times
+        [-(1.1**i) for i in range(400)],  # of ever more likely images
+    ):
+        assert explode(losses, flow, manual=manual) == (len(losses), "")
+    assert explode([1.0] * 20 + [1e9] * 80, torch.nn.Linear(2, 2)) == (100, "")  # no flow
+
+
+def test_a_rate_far_too_large_for_a_flow_stops_its_training_and_a_tenth_is_named(tmp_path):
+    torch.manual_seed(0)
+    method = PixelFlow(WholeImage(), partial(torch.optim.Adam, lr=1.0), 8, 3, 1, 4, 2.0, 4.0)
+    said = (
+        r"the loss is .*e\+1., for 10 steps above 1e\+04 times that of the first step \(7.9\), at batch 10 of epoch 1"
+    )
+    with pytest.raises(UserError, match=rf"{said}: .*\(method.optimizer.lr=0.1\) or trainer.gradient_clip_val=1"):
+        fit(method, tmp_path, 1, Patches(14, 2, 8), Patches(1, 2, 8))
+
+
+def test_held_out_images_may_cost_a_flow_any_amount():
+    callback, module = FiniteLoss(), Learner(True, Glow(Block(2, layers(), 1.0)))
+    trainer = the_trainer(is_last_batch=False, current_epoch=0, default_root_dir="nowhere")
+    callback.on_train_start(trainer, module)
+    trainer.callback_metrics = {"train/loss": torch.tensor(1.0)}
+    for i in range(20):
+        callback.on_train_batch_end(trainer, module, None, None, i)
+    trainer.callback_metrics = {"validation/loss": torch.tensor(1e10)}
     callback.on_train_epoch_end(trainer, module)
 
 
