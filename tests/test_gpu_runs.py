@@ -1,5 +1,6 @@
 """The program of `experiments/gpu`: what is skipped, left out, written and brought back, and toy rows on a CPU."""
 
+import argparse
 import csv
 import importlib
 import subprocess
@@ -240,3 +241,46 @@ def test_toy_rows_on_a_cpu_without_wandb(warm_program, tmp_path):
     assert (budget["method"], budget["state"]) == ("ganomaly", "done")
     assert budget["precision"] in {"32-true", "bf16-mixed"}  # as the processor has it
     assert 0 <= float(budget["image_auroc"]) <= 1
+
+
+def test_the_words_of_every_training_compose_and_want_weights_only_where_they_are_needed(module, tmp_path, capsys):
+    """Published and sized, as the command starts them on a GPU."""
+    run, configured = module("run"), module("steps").configured
+    make_parts(tmp_path / "mvtec_ad_small" / "transistor")
+    for path in ("wood_boards_256", "concrete_crack_700"):
+        make_parts(tmp_path / path)
+    weights = tmp_path / "resnet18.safetensors"
+    options = argparse.Namespace(
+        data=[tmp_path], work=tmp_path / "work", toy=False, device="cuda", methods=None, resnet18=weights
+    )
+
+    def words_of(rows):
+        return {(row.key["method"], row.key["data"]): row.work.args[0] for row in rows}
+
+    parts = run.Parts(options, module("rows").TimeGuard(8))
+    published, sized = words_of(parts.budgets()), words_of(parts.sized())
+    assert published.keys() == {(name, data) for name in run.BUDGETS for data in run.SETS}
+    assert [data for method, data in sized if method == "fastflow, 100 epochs"] == ["transistor", "wood", "cracks"]
+    first = [name for name, data in sized if data == "transistor"]
+    assert first == [f"{method}, {size}" for size, (method, *_) in run.SIZED.items()]
+    epochs = {}
+    for (name, data), words in (published | sized).items():
+        if data != "transistor":
+            continue
+        resolved = configured(*words)
+        epochs[name] = resolved["trainer"]["max_epochs"]
+        assert resolved["method"]["name"] == name.partition(",")[0]
+        backbone = resolved["method"].get("backbone", {})
+        if backbone and not backbone.get("trainable"):
+            assert (backbone["name"], backbone["weights"]) == ("resnet18.tv_in1k", str(weights))
+    assert epochs["draem, half width, 60 000 images"] * 192 == pytest.approx(60_000, abs=192)
+    assert epochs["cflow, 20 000 images"] * 192 == pytest.approx(20_000, abs=192)
+    assert epochs["cutpaste, 25 000 steps"] * 8192 // 32 == pytest.approx(25_000, abs=256)
+    assert (epochs["fastflow, 100 epochs"], epochs["fastflow"], epochs["draem"]) == (100, 500, 700)
+
+    options.resnet18 = None
+    without = {name for name, _ in words_of(parts.budgets())}
+    assert without == {"cae", "ssim_ae", "ganomaly", "f_anogan", "cutpaste", "draem"}
+    assert "left out: cflow wood wants --resnet18" in capsys.readouterr().out
+    options.methods = ["draem"]
+    assert {name for name, _ in words_of(parts.sized())} == {"draem, half width, 60 000 images"}

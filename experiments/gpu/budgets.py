@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from steps import Counts, configured, seconds_of_bare
+from steps import Counts, configured, steps
 
 from anomaly_lab.config.files import CONF
-from anomaly_lab.core.types import Batch
+from anomaly_lab.launch.cost import counts as counts_of
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.runs.checkpoint import load_checkpoint
 
@@ -25,16 +24,15 @@ LARGEST = 16 * 2**20  # bytes of a file that comes back from the machine
 GRACE = 20  # seconds for the end of a run that is stopped
 
 
-def estimate(words: Sequence[str], counts: Counts) -> tuple[float, int]:
-    """Seconds of a whole run, from a few bare steps on noise, and bytes of its checkpoint."""
+def estimate(words: Sequence[str], folder: Path, counts: Counts) -> tuple[float, int]:
+    """Seconds of a whole run, from a few steps of one in this folder, and bytes of its checkpoint."""
     resolved = configured(*words)
-    data, trainer = resolved["data"], resolved["trainer"]
-    device = torch.device("cuda" if torch.cuda.is_available() and trainer["accelerator"] != "cpu" else "cpu")
-    method = build_method(resolved).to(device)
-    batch = Batch.of(torch.rand(data["batch_size"], data["channels"], *[data["patch_size"]] * 2, device=device))
-    seconds = seconds_of_bare(method, batch, 0, device.type == "cuda" and method.autocast, counts)
-    number = data["patches"] // data["batch_size"] * trainer["max_epochs"]
-    return 1.2 * seconds * number, 12 * sum(weight.numel() for weight in method.parameters())
+    data = resolved["data"]
+    images, _ = counts_of(json.dumps(data["layout"]), data["held_out"])
+    seen = images if data["datamodule"]["sees"] == "images" else data["patches"] or images
+    number = -(-seen // data["batch_size"]) * resolved["trainer"]["max_epochs"]
+    seconds = steps(words, folder, counts)["fit_ms"] / 1000
+    return 1.2 * seconds * number, 12 * sum(weight.numel() for weight in build_method(resolved).parameters())
 
 
 def budget(words: Sequence[str], work: Path, out: Path, seconds: float) -> dict[str, Any]:

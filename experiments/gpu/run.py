@@ -1,8 +1,8 @@
 """What a GPU does with every method, in some minutes on a bare machine: `python3 experiments/gpu/run.py --help`.
 
 Parts, each of which stands alone: `steps` (every method's step), `evaluation` (maps and tests), `budgets` (published
-trainings), `features` (PatchCore and PaDiM with WideResNet-50-2). Rows are appended to CSV files in `--out` one by one.
-A row that is there already, or beside this file, is not measured again.
+trainings), `sized` (parts of them that fit into 8 minutes), `features` (PatchCore and PaDiM with WideResNet-50-2). Rows
+are appended to CSV files in `--out` one by one. One that is there already, or beside this file, is not measured again.
 """
 
 import argparse
@@ -29,13 +29,39 @@ SETS = {  # name -> its folder below one of --data, and the words of a run
     "wood": ("wood_boards_256", ("data=folder", "data.category=wood", *TEXTURE)),
     "cracks": ("concrete_crack_700", ("data=folder", "data.category=cracks", *TEXTURE)),
 }
-BUDGETS = ("cae", "ssim_ae", "ganomaly", "f_anogan")  # experiment=<name>_paper
+BUDGETS = (  # experiment=<name>_paper
+    "cae", "ssim_ae", "ganomaly", "f_anogan", "fastflow", "cflow", "cutpaste", "draem", "stfpm", "reverse_distillation",
+    "mkd",
+)  # fmt: skip
+RESNET18 = {  # methods that need trained weights, with what ResNet-18 has instead of the published network
+    "fastflow": (),
+    "cflow": ("method.backbone.layers=[layer2,layer3]",),
+    "stfpm": (),
+    "reverse_distillation": ("method.block=basic", "method.blocks=[2,2,2]", "method.base_width=64"),
+    "mkd": ("method.backbone.layers=[layer1,layer2,layer3]", "method.pooled=false", "method.normalise=true"),
+}
+# Budget -> method, experiment, words, sets: for 8 minutes of an H100 at a cautious 100 TFLOP/s in bf16 (DRAEM: 200), by
+# arithmetic, not measured. Epochs are those of transistor (192 images).
+SIZED = {
+    # published: 500 epochs, 100 000 images; 700 000 fit
+    "100 epochs": ("fastflow", "fastflow_paper", ("budget.epochs=100",), 3),
+    # published: 42 000 images; 75 000 fit, held up by 160 small steps a batch, about 1 ms each
+    "20 000 images": ("cflow", "cflow_paper", ("budget.epochs=104",), 1),
+    # published: twice the width, 700 epochs of which 80 000 images fit, 55 %; half the width is a quarter of the work
+    "half width, 60 000 images": (
+        "draem", "draem_paper", ("method.width=64", "method.segmentation_width=32", "budget.epochs=312"), 1,
+    ),
+    # published: 65 000 steps; 35 000 fit and leave no time for the test
+    "25 000 steps": ("cutpaste", "cutpaste_paper", ("budget.epochs=98",), 1),
+    "crops of 64 px": ("cutpaste", "cutpaste_patches", (), 1),  # all of the published budget fits
+}  # fmt: skip
 WIDE = "wide_resnet50_2.tv_in1k"
 FEATURES = {"padim": (), **{f"patchcore {ratio}": (f"method.ratio={ratio}",) for ratio in (0.01, 0.1, 0.25)}}
 TEACHERS = {"efficient_ad": ("teacher", "pdn_small"), "uninformed_students": ("patch65", "patch65")}  # their keys
 TOY = ("data.batch_size=8", "data.workers=0")
 TOY_SIDE = {"cae": 128, "ssim_ae": 128, "anomaly_dino": 56}  # px; else 64
 TOY_SIZES = {
+    "draem": ("method.width=8", "method.segmentation_width=4"),
     "anogan": ("method.generator.width=8", "method.discriminator.width=8", "method.search_steps=2"),
     "f_anogan": (
         "method.generator.width=8", "method.critic.width=8", "method.encoder.width=8", "data.kind=texture",
@@ -136,22 +162,42 @@ class Parts:
     def budgets(self) -> Iterator[Row]:
         """The published trainings."""
         for name in BUDGETS:
-            for data, given in self.sets.items() if name in (self.options.methods or BUDGETS) else ():
-                words = self.words(name, [*given, f"experiment={name}_paper", *self.code["steps"].NO_PICTURES])
-                if self.options.toy:
-                    words += [
-                        "data.patches=16",
-                        "budget.epochs=2",
-                        "augmentation=none",
-                        *["method.encoder_epochs=1"] * (name == "f_anogan"),
-                    ]
-                key = {"method": name, "data": data}
-                yield Row("budgets", key, partial(self.budget, words), partial(self.estimate, words))
+            for data in self.sets:
+                yield from self.trained(name, name, f"{name}_paper", data)
+
+    def sized(self) -> Iterator[Row]:
+        """Parts of the published trainings of flows and of methods that learn from painted defects."""
+        for budget, (name, experiment, words, sets) in SIZED.items():
+            for data in list(self.sets)[:sets]:
+                yield from self.trained(f"{name}, {budget}", name, experiment, data, words)
+
+    def trained(self, row: str, name: str, experiment: str, data: str, more: Iterable[str] = ()) -> Iterator[Row]:
+        """The row of a training; none where weights are missing that it needs."""
+        options, drawn = self.options, None
+        if name not in (options.methods or [name]):
+            return
+        words = [*self.sets[data], f"experiment={experiment}", *self.code["steps"].NO_PICTURES, *more]
+        if name in RESNET18:
+            words += ["method.backbone.name=resnet18.tv_in1k", *RESNET18[name]]
+            if options.resnet18:
+                words += [f"method.backbone.weights={options.resnet18.absolute()}"]
+            elif options.toy:
+                drawn = "resnet18.tv_in1k"
+            else:
+                print(f"left out: {row} {data} wants --resnet18", flush=True)
+                return
+        words = self.words(name, words, drawn)
+        if options.toy:
+            words += ["data.patches=16", "budget.epochs=2", "augmentation=none"]
+            words += ["method.encoder_epochs=1"] * (name == "f_anogan")
+        key = {"method": row, "data": data}
+        yield Row("budgets", key, partial(self.budget, words), partial(self.estimate, words))
 
     def estimate(self, words: list[str]) -> float:
         """Seconds of the whole, or of a part of it where the checkpoint can come back and be continued."""
-        counts = self.counts if self.options.toy else self.code["steps"].Counts(5, 20)
-        seconds, size = self.code["budgets"].estimate(words, counts)
+        counts = self.counts if self.options.toy else self.code["steps"].Counts(5, 20, 1)
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            seconds, size = self.code["budgets"].estimate(words, Path(folder), counts)
         return SECONDS["budgets"] + (seconds if size > self.code["budgets"].LARGEST else min(seconds, 30.0))
 
     def budget(self, words: list[str]) -> dict[str, Any]:
@@ -168,15 +214,17 @@ def commit() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("steps", "evaluation", "budgets", "features"), metavar="PART")
+    parser.add_argument("parts", nargs="+", choices=("steps", "evaluation", "budgets", "sized", "features"),
+                        metavar="PART")  # fmt: skip
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="folders that hold the data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the CSV files")
     parser.add_argument("--minutes", type=float, default=8, help="a row starts only if it fits (default 8)")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "anomaly_lab_gpu",
                         help="folder of runs, weights and decoded images; a later command continues them")  # fmt: skip
+    parser.add_argument("--resnet18", type=Path, help="weights of ImageNet up to layer3, for budgets and sized")
     parser.add_argument("--resume", type=Path, help="unfinished.tar of an earlier command")
     parser.add_argument("--commit", default="", help="of the rows, where the copy has no history")
-    parser.add_argument("--methods", nargs="+", help="only these, of steps and budgets")
+    parser.add_argument("--methods", nargs="+", help="only these, of steps, budgets and sized")
     parser.add_argument("--again", action="store_true", help="measure known rows again")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: shows that it works, measures nothing")
