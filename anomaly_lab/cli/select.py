@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 
 class Photos(NamedTuple):
-    """How many photos there are, over all data sets."""
+    """How many photos there are, in a data set or in all of them."""
 
     good: int  # for the training, without the held-out ones
     held_out: int
@@ -104,9 +104,11 @@ def main(arguments: list[str]) -> None:
         fitting = Fitting(request.words, bool(visible_gpus()), can_be_had)
         found = entries(candidates, lambda candidate: fitting.words(candidate, composed), composer, spread)
         first = next(entry for entry in found if entry.jobs)
-        photos = looked_at([job.config for job in first.jobs])
+        sets = looked_at([job.config for job in first.jobs])
+        photos = Photos(*map(sum, zip(*sets.values(), strict=True)))
+        labelled = request.labels and all(each.test_good and each.defective for each in sets.values())
         left = 60 * request.minutes - RESERVE
-        if line := unused(photos, request.labels):
+        if line := unused(sets, request.labels):
             print(line, flush=True)
         if "dry_run=true" in request.words:
             print("\n".join(announced(found, photos.seen, left)))
@@ -116,7 +118,6 @@ def main(arguments: list[str]) -> None:
             contenders = contend(found, launcher, config, left, photos.seen, began)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
-        labelled = bool(request.labels and photos.test_good and photos.defective)
         if labelled and (kind := strongest_control(contenders)):
             words = "method=control", f"method.kind={kind.removeprefix('control_')}"
             control = {kind: Candidate(words=words, seconds=15, per_photo=0.02)}
@@ -173,11 +174,16 @@ def next_steps(best: "Contender", words: Sequence[str]) -> list[tuple[str, str]]
     return [(what, shlex.join(["python", "-m", "anomaly_lab", *words])) for what, words in steps]
 
 
-def unused(photos: Photos, labels: bool) -> str:
+def unused(sets: Mapping[str, Photos], labels: bool) -> str:
     """A line about test photos that the ranking does not use; empty if there are none."""
-    if photos.defective and photos.test_good:
+    photos = Photos(*map(sum, zip(*sets.values(), strict=True)))
+    without = [name for name, each in sets.items() if not (each.test_good and each.defective)]
+    if photos.defective and photos.test_good and (without or not labels):
         both = f"{photos.defective} defective and {photos.test_good} good test photos"
-        return "" if labels else f"labels=false: {both} are not used for the ranking"
+        why = f"without both kinds in {', '.join(without)}, all sets are ranked by painted defects"
+        return f"{both} are not used: {why}" if labels else f"labels=false: {both} are not used for the ranking"
+    if photos.defective and photos.test_good:
+        return ""
     if photos.defective:
         return f"{photos.defective} defective test photos are not used: put good ones beside them, such as test/good"
     return f"{photos.test_good} good test photos are not used: there are no defective ones" * bool(photos.test_good)
@@ -272,11 +278,11 @@ def by_category(words: Sequence[str]) -> list[list[str]]:
     return [[f"{key}={name}" if word == several else word for word in words] for name in names.split(",")]
 
 
-def looked_at(configs: Sequence[dict[str, Any]]) -> Photos:
-    """What `data check` says of the data sets, and how many photos there are. Raises UserError for too few."""
+def looked_at(configs: Sequence[dict[str, Any]]) -> dict[str, Photos]:
+    """What `data check` says of the data sets, and how many photos each has. Raises UserError for too few."""
     from anomaly_lab.cli.data_check import examined, refuse_unreadable
 
-    sums = [0, 0, 0, 0]
+    found = {}
     for resolved in configs:
         data, _ = examined(resolved)
         refuse_unreadable(data, resolved)
@@ -287,5 +293,5 @@ def looked_at(configs: Sequence[dict[str, Any]]) -> Photos:
                 f"{good + held_out}: fewer cannot tell methods apart"
             )
         labels = [sample.label for sample in data.test_samples]
-        sums = [a + b for a, b in zip(sums, (good, held_out, labels.count(0), labels.count(1)), strict=True)]
-    return Photos(*sums)
+        found[str(resolved["data"]["category"])] = Photos(good, held_out, labels.count(0), labels.count(1))
+    return found

@@ -99,7 +99,11 @@ def test_photos_are_those_of_all_data_sets_and_held_out_ones_are_good(tmp_path, 
     monkeypatch.setattr("anomaly_lab.cli.data_check.examined", examined)
     monkeypatch.setattr("anomaly_lab.cli.data_check.refuse_unreadable", lambda data, resolved: read.append(data))
     config = {"held_out": 2, "data": {"category": "bar"}}
-    assert looked_at([config, {**config, "held_out": 3}]) == Photos(good=16, held_out=5, test_good=6, defective=2)
+    other = {"held_out": 3, "data": {"category": "nut"}}
+    assert looked_at([config, other]) == {
+        "bar": Photos(good=8, held_out=2, test_good=3, defective=1),
+        "nut": Photos(good=8, held_out=3, test_good=3, defective=1),
+    }
     assert len(read) == 2
     with pytest.raises(UserError, match="expected at least 10 good photos of bar, found 9"):
         looked_at([config, {**config, "held_out": 1}])
@@ -154,7 +158,14 @@ def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short
      ((0, 4), True, "4 defective test photos are not used: put good ones beside them, such as test/good")],
 )  # fmt: skip
 def test_test_photos_that_do_not_count_are_named(photos, labels, line):
-    assert unused(Photos(8, 2, *photos), labels) == line
+    assert unused({"bar": Photos(8, 2, *photos)}, labels) == line
+
+
+def test_one_data_set_without_labels_leaves_those_of_the_others_unused():
+    sets = {"bar": Photos(8, 2, 5, 4), "nut": Photos(8, 2, 3, 0), "cap": Photos(8, 2, 0, 2)}
+    said = "without both kinds in nut, cap, all sets are ranked by painted defects"
+    assert unused(sets, True) == f"6 defective and 8 good test photos are not used: {said}"
+    assert unused(sets, False).startswith("labels=false: 6 defective")
 
 
 def test_an_answer_to_another_question_is_not_replaced_silently(tmp_path):
@@ -168,8 +179,8 @@ def test_an_answer_to_another_question_is_not_replaced_silently(tmp_path):
 class Parts:
     """What `main` calls, in place of runs: methods with scores, and what they were asked for."""
 
-    def __init__(self, folder, photos):
-        self.folder, self.photos = folder, photos
+    def __init__(self, folder, sets):
+        self.folder, self.sets = folder, sets
         self.asked, self.words = [], []
 
     def entries(self, candidates, words_of, compose, spread):
@@ -196,11 +207,11 @@ class Parts:
 @pytest.fixture
 def parts_of_main(tmp_path, monkeypatch):
     """With a portfolio of two methods and 8 + 2 good photos, 5 good and 4 defective ones in the test; 90 s pass."""
-    double = Parts(tmp_path / "runs", Photos(8, 2, 5, 4))
+    double = Parts(tmp_path / "runs", {"bar": Photos(4, 1, 3, 1), "nut": Photos(4, 1, 2, 3)})
     painted(tmp_path / "runs", 3.0)
     monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", double.contend)
     monkeypatch.setattr("anomaly_lab.launch.portfolio.entries", double.entries)
-    monkeypatch.setattr(module, "looked_at", lambda configs: double.photos)
+    monkeypatch.setattr(module, "looked_at", lambda configs: double.sets)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=iter([0.0, 90.0]).__next__))
     (tmp_path / "select").mkdir()
     (tmp_path / "select/tiny.yaml").write_text(
@@ -236,10 +247,14 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_control_has_all_
 @pytest.mark.parametrize(
     ("photos", "words"), [((5, 0), []), ((0, 4), []), ((5, 4), ["labels=false"])], ids=["good", "defective", "typed"]
 )
-def test_painted_defects_rank_without_labels_of_both_kinds(tmp_path, parts_of_main, photos, words):
-    parts_of_main.photos = Photos(8, 2, *photos)
+def test_painted_defects_rank_unless_every_data_set_has_labels_of_both_kinds(
+    tmp_path, parts_of_main, capsys, photos, words
+):
+    parts_of_main.sets = {"bar": Photos(4, 1, 5, 4), "nut": Photos(4, 1, *photos)}
     assert selected(tmp_path, *words)["basis"] == "synthetic"
     assert len(parts_of_main.asked) == 1  # no control more
+    assert "not used" in (printed := capsys.readouterr().out)
+    assert ("labels=false" if words else "both kinds in nut") in printed
 
 
 def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys):
