@@ -5,7 +5,7 @@ better than another only where the interval of the difference leaves zero; anyth
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -63,8 +63,13 @@ class Contender:
 
     @property
     def seconds(self) -> float:
-        """Seconds per photo of the method alone, the mean over the data sets."""
+        """Seconds per photo of the method alone, the mean over the data sets; nan if a run does not say."""
         return fmean(run.metrics.get("predict_seconds_per_image", math.nan) for run in self.runs)
+
+    @property
+    def slowness(self) -> float:
+        """By which the fastest comes first, and the unknown last."""
+        return math.inf if math.isnan(self.seconds) else self.seconds
 
 
 class Standing(NamedTuple):
@@ -74,6 +79,7 @@ class Standing(NamedTuple):
     figures: dict[str, Figure]
     behind: dict[str, Figure]  # the leader of the measure less this one; 0 for the leader itself
     above_control: dict[str, Figure]  # this one less the strongest control
+    below_first: dict[str, Figure]  # the first one less this one
     tied: bool = False  # with the first one
     unsure: bool = False  # not worse than the highest, and not above the control, as others are
 
@@ -81,6 +87,16 @@ class Standing(NamedTuple):
     def beats_control(self) -> bool:
         """Whether a figure is above that of the strongest control, beyond chance."""
         return any(figure.low > 0 for figure in self.above_control.values())
+
+    @property
+    def exceeds_first(self) -> list[str]:
+        """The measures in which it is better than the first one, beyond chance."""
+        return [name for name, figure in self.below_first.items() if figure.high < 0]
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether some measure shows the first one to be better, beyond chance, and none the contrary."""
+        return any(figure.low > 0 for figure in self.below_first.values()) and not self.exceeds_first
 
 
 class Ranking(NamedTuple):
@@ -117,47 +133,64 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
         if (controls := [each for each in there if each.is_control and each.name in found])
     }
 
+    def difference(name: str, one: str, other: str) -> Figure:
+        return Figure.of(resampled[name][one] - resampled[name][other])
+
     def standing(contender: Contender) -> Standing:
         mine = {name: found[contender.name] for name, found in resampled.items() if contender.name in found}
-        behind = {name: Figure.of(resampled[name][leaders[name]] - values)
-                  for name, values in mine.items() if name in leaders}  # fmt: skip
-        above = {name: Figure.of(values - resampled[name][strongest[name]])
-                 for name, values in mine.items() if name in strongest}  # fmt: skip
-        return Standing(contender, {name: Figure.of(values) for name, values in mine.items()}, behind, above)
+        behind = {name: difference(name, leaders[name], contender.name) for name in mine if name in leaders}
+        above = {name: difference(name, contender.name, strongest[name]) for name in mine if name in strongest}
+        figures = {name: Figure.of(values) for name, values in mine.items()}
+        return Standing(contender, figures, behind, above, {})
 
     every = [standing(contender) for contender in there]
     standings = [each for each in every if not each.contender.is_control]
     controls = sorted((each for each in every if each.contender.is_control), key=lambda each: -_value(each, first))
-    return Ranking(basis, _ordered(standings, tuple(resampled), resampled), controls, kinds)
+    return Ranking(basis, _ordered(standings, tuple(resampled), difference), controls, kinds)
 
 
 def _ordered(
-    standings: list[Standing], measures: tuple[str, ...], resampled: Mapping[str, Mapping[str, Resampled]]
+    standings: list[Standing], measures: tuple[str, ...], difference: Callable[[str, str, str], Figure]
 ) -> list[Standing]:
     """The one to take first, then those tied with it by speed, then the others by their figures.
 
-    Those are tied whose first measure is not worse than the highest one; of them, those that beat the control, if any
-    do; of them, those whose second measure is not worse than the highest one among them; and so on.
+    Candidates are those whose first measure is not worse than the highest one; of them, those that beat the control, if
+    any do; of them, those whose second measure is not worse than the highest one among them; and so on. The fastest of
+    those that are worse than no other candidate comes first; tied are the candidates that no measure tells from it.
     """
-    tied, unsure = standings, list[str]()
+
+    def is_worse(name: str, one: Standing, other: Standing) -> bool:
+        return difference(name, other.contender.name, one.contender.name).low > 0
+
+    candidates, unsure = standings, list[str]()
     for name in measures:
-        having = [each for each in tied if name in each.figures]
+        having = [each for each in candidates if name in each.figures]
         if having:
             best = max(having, key=lambda each: each.figures[name].value)
-            values = resampled[name]
-            differences = [Figure.of(values[best.contender.name] - values[each.contender.name]) for each in having]
-            without = [each for each in tied if each not in having and name != measures[0]]  # a method without maps
-            tied = [each for each, difference in zip(having, differences, strict=True) if difference.low <= 0] + without
+            without = [each for each in candidates if each not in having and name != measures[0]]  # without maps
+            candidates = [each for each in having if not is_worse(name, each, best)] + without
         if name == measures[0]:
-            above = [each for each in tied if each.beats_control]
-            unsure = [each.contender.name for each in tied if above and not each.beats_control]
-            tied = above or tied
-    tied = sorted(tied, key=lambda each: each.contender.seconds)
-    names = {each.contender.name for each in tied}
-    others = [each for each in standings if each.contender.name not in names]
+            above = [each for each in candidates if each.beats_control]
+            unsure = [each.contender.name for each in candidates if above and not each.beats_control]
+            candidates = above or candidates
+    free = candidates
+    for name in measures:
+        having = [each for each in free if name in each.figures]
+        worse = [each for each in having if any(is_worse(name, each, other) for other in having)]
+        free = [each for each in free if each not in worse] or free
+    first = min(free, key=lambda each: each.contender.slowness)
+    rest = []
+    for each in standings:
+        shared = [name for name in measures if name in first.figures and name in each.figures]
+        below = {name: difference(name, first.contender.name, each.contender.name) for name in shared}
+        told = any(figure.low > 0 or figure.high < 0 for figure in below.values())
+        each = each._replace(below_first=below, tied=not told and each in candidates)
+        rest.append(each._replace(unsure=each.contender.name in unsure and not each.is_worse))
+    tied = [each for each in rest if each.tied]
+    tied.sort(key=lambda each: (each.contender is not first.contender, each.contender.slowness))
+    others = [each for each in rest if not each.tied]
     others.sort(key=lambda each: [-_value(each, name) for name in measures])
-    others = [each._replace(unsure=each.contender.name in unsure) for each in others]
-    return [*(each._replace(tied=True) for each in tied), *others]
+    return [*tied, *others]
 
 
 def _value(standing: Standing, measure: str) -> float:

@@ -138,6 +138,53 @@ def test_a_tie_is_one_with_the_highest_value_and_not_with_the_surest(tmp_path):
     assert [each.tied for each in rank(there, "labels").standings] == [True] * 3
 
 
+def test_the_first_is_worse_than_none_that_it_is_called_tied_with(tmp_path):
+    halves = np.where(np.arange(PHOTOS) < PHOTOS / 2, 1.0, 0.7)  # 0.85, give or take 0.05
+    overlaps = {"high": (halves, 3), "sure": (0.84, 2), "third": (0.83, 1)}  # which is surely below `sure`
+    there = [contender(name, NOISE, fast, marked(tmp_path / name, share)) for name, (share, fast) in overlaps.items()]
+    ranking = rank(there, "labels")
+    assert [(each.contender.name, each.tied) for each in ranking.standings] == [
+        ("sure", True), ("high", True), ("third", False),
+    ]  # fmt: skip
+    assert ranking.standings[2].is_worse
+    assert sentences(ranking, FACTS)[0].endswith("cannot tell high from it, and it is the fastest of them.")
+
+
+def test_a_faster_method_that_is_tied_with_the_first_but_worse_than_another_is_named(tmp_path):
+    halves = np.where(np.arange(PHOTOS) < PHOTOS / 2, 1.0, 0.7)
+    overlaps = {"high": (halves, 2), "sure": (0.84, 3), "third": (0.83, 1)}
+    there = [contender(name, NOISE, fast, marked(tmp_path / name, share)) for name, (share, fast) in overlaps.items()]
+    ranking = rank(there, "labels")
+    assert names(ranking) == ["high", "third", "sure"]
+    assert [each.tied for each in ranking.standings] == [True] * 3
+    assert sentences(ranking, FACTS)[0].endswith(
+        "cannot tell third and sure from it, and it is the fastest of those that are worse than no other."
+    )
+
+
+def test_a_method_of_unknown_speed_comes_after_those_it_is_tied_with(tmp_path):
+    there = [contender(name, NOISE + LABELS, fast, tmp_path) for name, fast in (("a", np.nan), ("b", 3), ("c", 1))]
+    assert names(rank(there, "labels")) == ["c", "b", "a"]
+
+
+def test_it_is_called_better_than_all_others_only_where_that_is_tested(tmp_path):
+    scores = {"first": NOISE + 3 * LABELS, "high": NOISE + 3.3 * LABELS, "maps": NOISE + LABELS}
+    shares = {"first": 0.9, "high": 0.5, "maps": 0.95}
+    there = [contender(name, scores[name], 1, marked(tmp_path / name, share)) for name, share in shares.items()]
+    ranking = rank(there, "labels")
+    by_name = {each.contender.name: each for each in ranking.standings}
+    assert names(ranking)[0] == "first"
+    assert by_name["high"].figures["image_auroc"].value > by_name["first"].figures["image_auroc"].value
+    assert by_name["high"].is_worse  # by its maps alone
+    assert by_name["maps"].exceeds_first == ["pixel_aupro"]
+    assert not by_name["maps"].is_worse  # although it is in its scores
+    assert sentences(ranking, FACTS)[0].endswith("; maps is above it in AU-PRO.")
+    there[2] = contender("maps", scores["maps"], 1, marked(tmp_path / "again", 0.85))
+    assert sentences(rank(there, "labels"), FACTS)[0].endswith("; it is better than every other method that was tried.")
+    blind = Contender("blind", contender("blind", NOISE, folder=tmp_path, labels=np.zeros(PHOTOS)).runs)
+    assert sentences(rank([*there, blind], "labels"), FACTS)[0].endswith("; no figure shows it above blind.")
+
+
 def test_worse_methods_follow_by_their_first_figure_and_one_without_any_is_last(tmp_path):
     there = [contender("blind", NOISE, 0.01, tmp_path)]
     for name, strength in (("poor", 0.2), ("strong", 3.0), ("fair", 1.0)):
