@@ -1,13 +1,16 @@
 """Which method is better than which, on the same photos: figures with intervals, ties, and the one to take.
 
 Every figure is resampled over photos, with the same resamples for all methods (`metrics.bootstrap`). One method is
-better than another only where the interval of the difference leaves zero; anything else is a tie.
+better than another only where the interval of the difference leaves zero; anything else is a tie. Resamples of one
+photo, and of photos that are all in order, are all alike and say nothing: then image AUROC has the intervals of
+`metrics.intervals`, as in `compare`, and the others are unknown.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from statistics import fmean
 from typing import Literal, NamedTuple
 
@@ -16,13 +19,14 @@ import numpy as np
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.metrics.bootstrap import aupro, auroc, interval, resamples
+from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval
 from anomaly_lab.runs.collect import Run
 
 Basis = Literal["labels", "synthetic"]
 MEASURES: dict[Basis, tuple[str, ...]] = {"labels": ("image_auroc", "pixel_aupro"), "synthetic": ("synthetic_auroc",)}
 IMAGE_LEVEL = ("control_brightness", "control_sharpness")  # darker is as easy to detect as brighter
 GOOD = ("none", "shift", "light", "noise")  # what synthetic.csv calls unchanged and harmlessly changed photos
-Resampled = np.ndarray  # (resample,), with the value of the photos themselves before them
+Resampled = np.ndarray  # (resample,), with the value of the photos themselves before them; nan: they say nothing
 
 
 class Figure(NamedTuple):
@@ -133,14 +137,29 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
         if (controls := [each for each in there if each.is_control and each.name in found])
     }
 
+    by_name = {each.name: each for each in there}
+
+    def figure(name: str, one: str) -> Figure:
+        values = resampled[name][one]
+        if not np.isnan(values[1:]).any():
+            return Figure.of(values)
+        return by_formula(by_name[one].runs) if name == "image_auroc" else Figure(float(values[0]), 0.0, 1.0)
+
     def difference(name: str, one: str, other: str) -> Figure:
-        return Figure.of(resampled[name][one] - resampled[name][other])
+        values = resampled[name][one] - resampled[name][other]
+        if one == other:
+            return Figure(0.0, 0.0, 0.0)
+        if not np.isnan(values[1:]).any():
+            return Figure.of(values)
+        if name == "image_auroc":
+            return by_formula(by_name[one].runs, by_name[other].runs)
+        return Figure(float(values[0]), -1.0, 1.0)
 
     def standing(contender: Contender) -> Standing:
-        mine = {name: found[contender.name] for name, found in resampled.items() if contender.name in found}
+        mine = [name for name, found in resampled.items() if contender.name in found]
         behind = {name: difference(name, leaders[name], contender.name) for name in mine if name in leaders}
         above = {name: difference(name, contender.name, strongest[name]) for name in mine if name in strongest}
-        figures = {name: Figure.of(values) for name, values in mine.items()}
+        figures = {name: figure(name, contender.name) for name in mine}
         return Standing(contender, figures, behind, above, {})
 
     every = [standing(contender) for contender in there]
@@ -208,13 +227,45 @@ def _means(there: Sequence[Contender], sample: Callable[[Run, int], Resampled | 
     return found
 
 
-def image_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
-    """Image AUROC, of the better direction for a control that is one number of the image."""
+def scored(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and scores of the test, in the better direction for a control that is one number of the image."""
     labels, scores = np.array([image.label for image in run.images]), np.array(run.scores)
+    turned = run.key.method in IMAGE_LEVEL and {0, 1} <= set(labels.tolist())
+    if turned and auroc(scores, labels, np.ones((1, len(labels))))[0] < 0.5:
+        scores = -scores
+    return labels, scores
+
+
+def image_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
+    """Image AUROC; nan as resamples where they are all alike."""
+    labels, scores = scored(run)
     if not {0, 1} <= set(labels.tolist()):
         return None
     values = auroc(scores, labels, _with_itself(labels, seed + place))
-    return 1 - values if run.key.method in IMAGE_LEVEL and values[0] < 0.5 else values
+    return _unknown(values) if values[0] in (0, 1) else _unless_alone(values, labels)
+
+
+def by_formula(runs: Sequence[Run], others: Sequence[Run] = ()) -> Figure:
+    """The mean image AUROC over data sets, or how far it lies above that of others, by `metrics.intervals`.
+
+    The intervals of the data sets are added as those of independent ones (Zou and Donner 2008, section 2).
+    """
+    values, lows, highs = [], [], []
+    for run, other in zip_longest(runs, others):
+        labels, scores = scored(run)
+        whole, abnormal = np.ones((1, len(labels))), labels == 1
+        value = auroc(scores, labels, whole)[0]
+        if other is None:
+            low, high = auroc_interval(scores[~abnormal], scores[abnormal])
+        else:
+            theirs = scored(other)[1]
+            value -= auroc(theirs, labels, whole)[0]
+            low, high = auroc_difference(scores, theirs, abnormal)
+        values.append(value)
+        lows.append(value - low)
+        highs.append(high - value)
+    value, count = fmean(values), len(values)
+    return Figure(value, value - math.hypot(*lows) / count, value + math.hypot(*highs) / count)
 
 
 def pixel_aupro(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
@@ -224,7 +275,8 @@ def pixel_aupro(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resamp
         return None
     with np.load(path) as arrays:
         parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}
-    return aupro(**parts, weights=_with_itself((parts["regions"] > 0).astype(int), seed + place))
+    strata = (parts["regions"] > 0).astype(int)
+    return _unless_alone(aupro(**parts, weights=_with_itself(strata, seed + place)), strata)
 
 
 def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
@@ -236,13 +288,14 @@ def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Re
     if rows is None or not kinds:
         return None
     photos, number = np.unique(rows.photo, return_inverse=True)
-    weights = _with_itself(np.zeros(len(photos), int), seed + place)[:, number]
+    strata = np.zeros(len(photos), int)
+    weights = _with_itself(strata, seed + place)[:, number]
     good = np.isin(rows.change, GOOD)
     values = []
     for kind in kinds:
         here = good | (rows.change == kind)
         values.append(auroc(rows.score[here], (~good[here]).astype(int), weights[:, here]))
-    return np.mean(values, axis=0)
+    return _unless_alone(np.mean(values, axis=0), strata)
 
 
 SAMPLERS: dict[str, Callable[..., Resampled | None]] = {
@@ -253,6 +306,15 @@ SAMPLERS: dict[str, Callable[..., Resampled | None]] = {
 def _with_itself(strata: np.ndarray, seed: int) -> np.ndarray:
     """The resamples of these photos, after the photos themselves."""
     return np.concatenate([np.ones((1, len(strata))), resamples(strata, seed)])
+
+
+def _unless_alone(values: Resampled, strata: np.ndarray) -> Resampled:
+    """The values; their resamples are nan where a stratum has one photo, which is drawn every time."""
+    return _unknown(values) if 1 in np.bincount(strata) else values
+
+
+def _unknown(values: Resampled) -> Resampled:
+    return np.concatenate([values[:1], np.full(len(values) - 1, math.nan)])
 
 
 def synthetic_of(run: Run) -> Synthetic | None:

@@ -127,7 +127,7 @@ def how_sure(ranking: Ranking, facts: Facts) -> str:
     text = f"It rests on {facts.defective} defective and {facts.test_good} good test photos"
     least = min(facts.defective, facts.test_good)
     if figure.value == 1:
-        return f"{text}: all of them are in order, and so few cannot exclude a true value of {number(excluded(least))}."
+        return f"{text}: all of them are in order, and so few cannot exclude a true value of {number(figure.low)}."
     few = ", too few to decide much" if least < 20 else ""
     off = max(figure.high - figure.value, figure.value - figure.low)
     return f"{text}{few}: the value may be off by {number(off)} by chance."
