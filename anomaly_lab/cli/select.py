@@ -30,7 +30,7 @@ Ranks the methods on your photos: with labelled test photos by image AUROC and A
 photos that were held out. The same command again goes on where it was. Writes select.html.
 """
 LEAST = 10  # good photos
-RESERVE = 12.0  # seconds for ranking and page; the strongest control may have to run, too, for about as long
+RESERVE = 20.0  # seconds for ranking and page; the strongest controls may have to run, too, for about 15 each
 OURS = ("minutes", "portfolio", "labels")
 SHORT = ("experiment=quick", "budget.", "data.batch_size=")  # words of a candidate that make its training shorter
 OF_SELECT = ("callbacks=", "callbacks.synthetic", "name=", "rerun=")  # what it sets itself
@@ -118,10 +118,14 @@ def main(arguments: list[str]) -> None:
             contenders = contend(found, launcher, config, left, photos.seen, began)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
-        if labelled and (kind := strongest_control(contenders)):
-            words = "method=control", f"method.kind={kind.removeprefix('control_')}"
-            control = {kind: Candidate(words=words, seconds=15, per_photo=0.02)}
-            again = entries(control, lambda candidate: fitting.words(candidate, composed), composer, spread)
+        if labelled and (kinds := strongest_controls(contenders)):
+            controls = {
+                kind: Candidate(
+                    words=("method=control", f"method.kind={kind.removeprefix('control_')}"), seconds=15, per_photo=0.02
+                )
+                for kind in kinds
+            }
+            again = entries(controls, lambda candidate: fitting.words(candidate, composed), composer, spread)
             contenders += contend(again, launcher, config, math.inf, photos.seen, began)
     ranking = rank(contenders, "labels" if labelled else "synthetic")
     names, settings = categories_of(first.jobs), first.jobs[0].config
@@ -138,17 +142,19 @@ def main(arguments: list[str]) -> None:
     print(f"page: {out / 'select.html'}")
 
 
-def strongest_control(contenders: Sequence["Contender"]) -> str | None:
-    """The control with the highest mean image AUROC by the tables of the runs, if it is not a contender itself."""
+def strongest_controls(contenders: Sequence["Contender"]) -> list[str]:
+    """The controls with the highest mean of a measure by the tables of the runs, but for those that are contenders."""
+    from anomaly_lab.report.ranking import MEASURES
     from anomaly_lab.runs.measures import UNTRAINED
 
     runs = next((each.runs for each in contenders if each.runs and not each.is_control), [])
-    values: dict[str, list[float]] = {}
-    for run in runs:
-        for kind in run.controls.keys() - {UNTRAINED}:  # which is no method of its own
-            values.setdefault(f"control_{kind}", []).append(run.controls[kind].get("image_auroc", 0.0))
-    best = max(values, key=lambda name: (fmean(values[name]), name), default=None)
-    return None if best in {each.name for each in contenders if each.runs} else best
+    kinds = sorted({kind for run in runs for kind in run.controls} - {UNTRAINED})  # which is no method of its own
+    found = dict[str, None]()
+    for measure in MEASURES["labels"]:
+        means = {kind: fmean(run.controls.get(kind, {}).get(measure, math.nan) for run in runs) for kind in kinds}
+        known = [(mean, kind) for kind, mean in means.items() if not math.isnan(mean)]
+        found |= {f"control_{max(known)[1]}": None} if known else {}
+    return [name for name in found if name not in {each.name for each in contenders if each.runs}]
 
 
 def categories_of(jobs: Sequence["Job"]) -> list[str]:

@@ -19,7 +19,7 @@ from anomaly_lab.cli.select import (
     parse,
     replaced,
     show,
-    strongest_control,
+    strongest_controls,
     unused,
 )
 from anomaly_lab.core.errors import UserError
@@ -114,18 +114,24 @@ def contender(name, controls, tmp_path):
     return Contender(name, [run])
 
 
-def test_the_strongest_control_runs_too_unless_it_has(tmp_path):
+def test_the_strongest_control_of_each_measure_runs_too_unless_it_has(tmp_path):
     figures = {"brightness": {"image_auroc": 0.6}, "sharpness": {"image_auroc": 0.9}, "pca": {}}
     there = [contender("control_brightness", {}, tmp_path), contender("padim", figures, tmp_path)]
-    assert strongest_control(there) == "control_sharpness"
-    assert strongest_control([*there, contender("control_sharpness", {}, tmp_path)]) is None
-    assert strongest_control(there[:1]) is None
-    assert strongest_control([*there, Contender("control_sharpness", state="failed")]) == "control_sharpness"
+    assert strongest_controls(there) == ["control_sharpness"]
+    assert strongest_controls([*there, contender("control_sharpness", {}, tmp_path)]) == []
+    assert strongest_controls(there[:1]) == []
+    assert strongest_controls([*there, Contender("control_sharpness", state="failed")]) == ["control_sharpness"]
     two = contender("padim", {"brightness": {"image_auroc": 1.0}, "pca": {"image_auroc": 0.7}}, tmp_path)
     two.runs += contender("padim", {"brightness": {"image_auroc": 0.0}, "pca": {"image_auroc": 0.7}}, tmp_path).runs
-    assert strongest_control([two]) == "control_pca"  # 0.7 on average, not 0.5
+    assert strongest_controls([two]) == ["control_pca"]  # 0.7 on average, not 0.5
     two.runs[0].controls["untrained"] = {"image_auroc": 1.0}  # no method of its own
-    assert strongest_control([two]) == "control_pca"
+    assert strongest_controls([two]) == ["control_pca"]
+    figures |= {"mean_image": {"image_auroc": 0.5, "pixel_aupro": 0.8}, "pca": {"pixel_aupro": 0.7}}
+    assert strongest_controls(there) == ["control_sharpness", "control_mean_image"]
+    figures["mean_image"]["image_auroc"] = 0.95
+    assert strongest_controls(there) == ["control_mean_image"]  # once
+    figures["mean_image"]["image_auroc"] = math.nan
+    assert strongest_controls(there) == ["control_sharpness", "control_mean_image"]
 
 
 @pytest.mark.parametrize(
@@ -197,10 +203,10 @@ class Parts:
 
     def contend(self, found, launcher, config, seconds, photos, began):
         self.asked.append(([entry.name for entry in found], seconds, photos))
-        strength = {"cae": 0.5, "padim": 3, "control_pca": 0}
+        strength = {"cae": 0.5, "padim": 3, "control_pca": 0, "control_mean_image": 0}
         contenders = [scored(entry.name, NOISE + strength[entry.name] * LABELS, 1, self.folder) for entry in found]
         for each in contenders:
-            each.runs[0].controls["pca"] = {"image_auroc": 0.9}
+            each.runs[0].controls |= {"pca": {"image_auroc": 0.9}, "mean_image": {"pixel_aupro": 0.8}}
         return contenders
 
 
@@ -226,19 +232,22 @@ def selected(tmp_path, *words):
     return json.loads((tmp_path / "runs/select/bar+nut/select.json").read_text())
 
 
-def test_methods_have_the_time_less_a_reserve_and_the_strongest_control_has_all_it_needs(
+def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_all_they_need(
     tmp_path, parts_of_main, capsys
 ):
     found = selected(tmp_path, "data.category=bar,nut")
-    assert parts_of_main.asked == [(["cae", "padim"], 60 * 5 - 12, 33), (["control_pca"], math.inf, 33)]  # 8 + 16 + 9
+    assert parts_of_main.asked == [
+        (["cae", "padim"], 60 * 5 - 20, 33),
+        (["control_pca", "control_mean_image"], math.inf, 33),
+    ]
     assert [[words[-1] for words in spread] for spread in parts_of_main.words] == [
-        ["method=cae"], ["method=padim"], ["method.kind=pca"],
+        ["method=cae"], ["method=padim"], ["method.kind=pca"], ["method.kind=mean_image"],
     ]  # fmt: skip
     assert {"name=select", "data.held_out=0.2", "callbacks=select"} <= set(parts_of_main.words[0][0])
     photos = {"title": "bar, nut", "good": 10, "held_out": 2, "test_good": 5, "defective": 4, "minutes": 1.5}
     assert found["photos"] == photos
     assert found["basis"] == "labels"
-    assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca"]
+    assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca", "control_mean_image"]
     assert "method=padim" in found["commands"][0]["command"]
     assert (tmp_path / "runs/select/bar+nut/select.html").is_file()
     assert "Take padim: " in capsys.readouterr().out
