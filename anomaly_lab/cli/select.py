@@ -80,13 +80,24 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.launch.jobs import Words
     from anomaly_lab.launch.local import Local
     from anomaly_lab.launch.machine import cores, visible_gpus
-    from anomaly_lab.launch.portfolio import Candidate, Fitting, announced, chosen, contend, entries, portfolio
+    from anomaly_lab.launch.portfolio import (
+        Candidate,
+        Fitting,
+        announced,
+        chosen,
+        contend,
+        entries,
+        is_of_method,
+        portfolio,
+        refuse_unread,
+    )
     from anomaly_lab.launch.sweep import Composer
     from anomaly_lab.networks.hub import can_be_had
     from anomaly_lab.report.ranking import rank
     from anomaly_lab.report.selection import Facts, page, summary
 
     candidates = chosen(portfolio(request.portfolio, request.folder), request.methods)
+    refuse_unread(request.words, candidates)
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
 
@@ -268,11 +279,6 @@ def parse(arguments: Sequence[str]) -> Request:
             )
     labels = switch(options, "labels", True)
     return Request(minutes, options.get("portfolio", "default"), labels, methods, rest, folder)
-
-
-def is_of_method(word: str) -> bool:
-    """Whether a word sets a key of the method, which not all methods have."""
-    return word.lstrip("+").startswith("method.")
 
 
 def by_category(words: Sequence[str]) -> list[list[str]]:

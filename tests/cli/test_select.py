@@ -12,7 +12,6 @@ from anomaly_lab.cli.select import (
     Photos,
     by_category,
     figure_text,
-    is_of_method,
     looked_at,
     main,
     next_steps,
@@ -81,9 +80,6 @@ def test_categories_are_ranked_together():
         ["a=b", "data.category=x", "c=d,e"], ["a=b", "data.category=y", "c=d,e"],
     ]  # fmt: skip
     assert by_category(["data.category=all"]) == [["data.category=all"]]
-    assert [is_of_method(word) for word in ("method.x=1", "+method.x=1", "method=cae", "data.x=1")] == [True] * 2 + [
-        False
-    ] * 2
     assert Photos(10, 2, 3, 4).seen == 10 + 16 + 7
 
 
