@@ -142,7 +142,9 @@ def main(arguments: list[str]) -> None:
     names, settings = categories_of(first.jobs), first.jobs[0].config
     facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
     best = ranking.standings[0].contender
-    steps = next_steps(best, next(entry.words for entry in found if entry.name == best.name))
+    chosen_one = next(entry for entry in found if entry.name == best.name)
+    config = chosen_one.jobs[0].config
+    steps = next_steps(best, chosen_one.words, config["method"]["_target_"], request.folder, config["trust"])
     answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
     out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)
@@ -173,21 +175,33 @@ def categories_of(jobs: Sequence["Job"]) -> list[str]:
     return list(dict.fromkeys(str(job.config["data"]["category"]) for job in jobs))
 
 
-def next_steps(best: "Contender", words: Sequence[str]) -> list[tuple[str, str]]:
+def next_steps(
+    best: "Contender", words: Sequence[str], method: str, folder: Path | None = None, trust: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """The commands that follow: train with all that a run has, and for each data set predict and export.
 
-    `words`: of the command of its runs, without what all of them share.
+    `words`: of the command of its runs, without what all of them share; keys of other methods are left out. `method`:
+    the path of its class, which may say that no run becomes one file. `folder`, `trust`: of somebody's own files and
+    packages.
     """
-    whole = [word for word in words if not word.startswith(SHORT)]
+    from anomaly_lab.cli.methods import exportable
+    from anomaly_lab.config.overrides import of_method
+
+    own = of_method(words)
+    whole = [word for word in own if not word.startswith(SHORT)]
     several = len(best.runs) > 1
-    longer = "for as long as the method's file says" if len(whole) < len(words) else "with its pictures and curves"
-    steps = [(f"train {longer}", ["-m"] * several + whole)]
+    longer = "for as long as the method's file says" if len(whole) < len(own) else "with its pictures and curves"
+    files = [f"--config-dir={folder}"] if folder else []
+    steps = [(f"train {longer}", ["-m"] * several + files + whole)]
+    packages = [f"trust={','.join(trust)}"] if trust else []
+    exports = exportable(method)
+    sometimes = ", if its settings allow it" if exports == "some" else ""
     for run in best.runs:
         of = f" of {run.key.category}" if several else ""
-        steps += [
-            (f"look at new photos{of}", ["predict", f"run={run.folder}", "source=new_photos/"]),
-            (f"make one file{of} that needs no anomaly_lab", ["export", f"run={run.folder}", "format=onnx"]),
-        ]
+        steps.append((f"look at new photos{of}", ["predict", f"run={run.folder}", "source=new_photos/", *packages]))
+        if exports != "no":
+            what = f"make one file{of} that needs no anomaly_lab{sometimes}"
+            steps.append((what, ["export", f"run={run.folder}", "format=onnx", *packages]))
     return [(what, shlex.join(["python", "-m", "anomaly_lab", *words])) for what, words in steps]
 
 

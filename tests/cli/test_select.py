@@ -33,6 +33,8 @@ from tests.conftest import stand_in, write_image
 from tests.report.test_ranking import LABELS, NOISE, painted
 from tests.report.test_ranking import contender as scored
 
+CAE = "anomaly_lab.methods.cae.CAE"
+
 
 def test_arguments_are_its_own_or_those_of_a_run(tmp_path):
     words = ["minutes=5", "data=folder", "labels=false", "method=padim,spade", "padim.ridge=0.1"]
@@ -136,20 +138,42 @@ def test_the_strongest_control_of_each_measure_runs_too_unless_it_has(tmp_path):
 def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short):
     best = contender("cae", {}, tmp_path)
     words = ["method=cae", *short, "data=folder", "data.root=my photos", "method.backbone=offline"]
-    (what, train), (_, predict), (_, export) = next_steps(best, words)
+    (what, train), (_, predict), (_, export) = next_steps(best, words, CAE)
     assert what == "train for as long as the method's file says"
     assert train == "python -m anomaly_lab method=cae data=folder 'data.root=my photos' method.backbone=offline"
     assert predict == f"python -m anomaly_lab predict run={tmp_path / 'cae'} source=new_photos/"
     assert export.endswith("format=onnx")
     whole = [word for word in words if word not in short]
-    assert next_steps(best, whole)[0] == ("train with its pictures and curves", train)
+    assert next_steps(best, whole, CAE)[0] == ("train with its pictures and curves", train)
     best.runs += contender("other", {}, tmp_path).runs  # of another data set
-    steps = next_steps(best, words)
+    steps = next_steps(best, words, CAE)
     assert steps[0][1] == train.replace("anomaly_lab", "anomaly_lab -m", 1)
     assert [what for what, _ in steps[1:]] == [
         "look at new photos of bar", "make one file of bar that needs no anomaly_lab",
     ] * 2  # fmt: skip
     assert [command.split()[4] for _, command in steps[1::2]] == [f"run={tmp_path / name}" for name in ("cae", "other")]
+
+
+def test_the_commands_that_follow_are_of_this_method_and_know_ones_own_files_and_packages(tmp_path):
+    best = contender("padim", {}, tmp_path)
+    words = ["method=padim", "data=folder", "cae.width=7", "padim.ridge=0.1", "trust=[mine]"]
+    (_, train), (_, predict), (_, export) = next_steps(best, words, CAE, tmp_path / "my files", ["mine", "other"])
+    assert train == f"python -m anomaly_lab '--config-dir={tmp_path}/my files' method=padim data=folder " \
+        "method.ridge=0.1 'trust=[mine]'"  # fmt: skip
+    assert predict.endswith(" source=new_photos/ trust=mine,other")
+    assert export.endswith(" format=onnx trust=mine,other")
+
+
+@pytest.mark.parametrize(
+    ("method", "ending"),
+    [("cae.CAE", "anomaly_lab"), ("spade.Spade", None), ("cnn_dictionary.CNNDictionary", None),
+     ("texture_inspection.TextureInspection", None), ("variation_model.VariationModel", ", if its settings allow it")],
+)  # fmt: skip
+def test_no_command_exports_a_method_that_cannot_be_one_file(tmp_path, method, ending):
+    best = contender(method, {}, tmp_path)
+    steps = [what for what, _ in next_steps(best, ["data=folder"], f"anomaly_lab.methods.{method}")]
+    assert ending is None or steps.pop().endswith(ending)
+    assert steps == ["train with its pictures and curves", "look at new photos"]
 
 
 @pytest.mark.parametrize(
@@ -187,8 +211,10 @@ class Parts:
 
     def entries(self, candidates, words_of, compose, spread):
         self.words += [spread(candidate.words) for candidate in candidates.values()]
+        own = {"method": {"_target_": CAE}, "trust": []}
         configs = [
-            {"runs_dir": f"{self.folder}", "name": "select", "data": {"category": each}} for each in ("bar", "nut")
+            {"runs_dir": f"{self.folder}", "name": "select", "data": {"category": each}, **own}
+            for each in ("bar", "nut")
         ]
         return [
             Entry(
