@@ -7,12 +7,14 @@ photo, and of photos that are all in order, are all alike and say nothing: then 
 """
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from statistics import fmean
 from typing import Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -269,14 +271,14 @@ def by_formula(runs: Sequence[Run], others: Sequence[Run] = ()) -> Figure:
 
 
 def pixel_aupro(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
-    """AU-PRO of the raw maps; None without marked defects, or for a method without a map."""
-    path = run.folder / "overlaps.npz"
-    if not path.is_file():
+    """AU-PRO of the raw maps; None without marked defects, for a method without a map, or where the file is damaged."""
+    try:
+        with (run.folder / "overlaps.npz").open("rb") as file, np.load(file) as arrays:
+            parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}
+        strata = (parts["regions"] > 0).astype(int)
+        return _unless_alone(aupro(**parts, weights=_with_itself(strata, seed + place)), strata)
+    except (OSError, EOFError, BadZipFile, zlib.error, ValueError, KeyError, TypeError):
         return None
-    with np.load(path) as arrays:
-        parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}
-    strata = (parts["regions"] > 0).astype(int)
-    return _unless_alone(aupro(**parts, weights=_with_itself(strata, seed + place)), strata)
 
 
 def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:

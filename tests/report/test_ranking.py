@@ -1,6 +1,7 @@
 """Who is better than whom, on runs whose scores are known."""
 
 import csv
+import io
 
 import numpy as np
 import pytest
@@ -257,6 +258,33 @@ def test_worse_methods_follow_by_their_first_figure_and_one_without_any_is_last(
     for name, strength, overlap in (("poor", 0.2, 0.9), ("fair", 1.0, 0.1)):
         labelled.append(contender(name, NOISE + strength * LABELS, 1, marked(tmp_path / f"maps_{name}", overlap)))
     assert names(rank(labelled, "labels")) == ["best", "fair", "poor"]
+
+
+def damages(whole):
+    """What may be left of a file of arrays, by name."""
+    yield "empty", b""
+    yield "short", whole[: len(whole) // 2]
+    yield "junk", b"junk" * 50
+    yield "flipped", bytes(byte ^ (1000 < i < 9000) for i, byte in enumerate(whole))
+    for name, arrays in {
+        "one array": np.zeros(3),
+        "others": {"regions": LABELS},
+        "lengths": {name: np.ones((3, 20)) for name in ("false_positives", "overlaps", "normal_pixels", "regions")},
+        "pickle": dict.fromkeys(("false_positives", "overlaps", "normal_pixels", "regions"), np.array([{}])),
+    }.items():
+        file = io.BytesIO()
+        np.savez(file, **arrays) if isinstance(arrays, dict) else np.save(file, arrays)
+        yield name, file.getvalue()
+
+
+def test_damaged_overlaps_count_as_none(tmp_path):
+    folder = marked(tmp_path / "a", 0.5)
+    path = folder / "overlaps.npz"
+    for name, left in damages(path.read_bytes()):
+        path.write_bytes(left)
+        there = [contender("a", NOISE + LABELS, 1, folder), contender("b", NOISE, 1, tmp_path)]
+        first = rank(there, "labels").standings[0]
+        assert set(first.figures) == {"image_auroc"}, name
 
 
 def test_images_with_and_without_a_defect_are_drawn_apart_for_maps_too(tmp_path):
