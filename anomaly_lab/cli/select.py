@@ -121,6 +121,8 @@ def main(arguments: list[str]) -> None:
         left = 60 * request.minutes - RESERVE
         if line := unused(sets, request.labels):
             print(line, flush=True)
+        if not labelled:
+            refuse_without_kinds({entry.name: unpainted(entry.jobs[0].config) for entry in found if entry.jobs})
         if "dry_run=true" in request.words:
             print("\n".join(announced(found, photos.seen, left)))
             return
@@ -302,6 +304,36 @@ def by_category(words: Sequence[str]) -> list[list[str]]:
         return [list(words)]
     key, _, names = several.partition("=")
     return [[f"{key}={name}" if word == several else word for word in words] for name in names.split(",")]
+
+
+def unpainted(config: dict[str, Any]) -> frozenset[str]:
+    """The kinds of painted defects that count for this run: those that it is not trained with."""
+    from importlib import import_module
+
+    from hydra.utils import instantiate
+
+    from anomaly_lab.data.corruption import KINDS
+
+    module, _, name = config["method"]["_target_"].rpartition(".")
+    if not any(f"{module}.".startswith(f"{package}.") for package in ("anomaly_lab", *config["trust"])):
+        return frozenset()  # its run is refused
+    corruption = instantiate(config["data"].get("corruption"), _convert_="all")
+    painted = corruption.kinds if corruption else frozenset()
+    return frozenset(KINDS) - getattr(import_module(module), name).synthetic - painted
+
+
+def refuse_without_kinds(kinds: Mapping[str, frozenset[str]]) -> None:
+    """Raise UserError where no kind counts for all methods. One without any kind is refused by its own run."""
+    some = {name: kept for name, kept in kinds.items() if kept}
+    every = frozenset[str]().union(*some.values())
+    if some and not frozenset.intersection(*some.values()):
+        left = [
+            f"{name} leaves out {', '.join(sorted(every - count))}" for name, count in some.items() if every - count
+        ]
+        raise UserError(
+            "select: expected a kind of painted defect with which no method is trained, found none: "
+            f"{'; '.join(left)}; set method= to fewer of them"
+        )
 
 
 def looked_at(configs: Sequence[dict[str, Any]]) -> dict[str, Photos]:

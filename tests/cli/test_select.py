@@ -16,9 +16,11 @@ from anomaly_lab.cli.select import (
     main,
     next_steps,
     parse,
+    refuse_without_kinds,
     replaced,
     show,
     strongest_controls,
+    unpainted,
     unused,
 )
 from anomaly_lab.core.errors import UserError
@@ -211,11 +213,8 @@ class Parts:
 
     def entries(self, candidates, words_of, compose, spread):
         self.words += [spread(candidate.words) for candidate in candidates.values()]
-        own = {"method": {"_target_": CAE}, "trust": []}
-        configs = [
-            {"runs_dir": f"{self.folder}", "name": "select", "data": {"category": each}, **own}
-            for each in ("bar", "nut")
-        ]
+        own = {"runs_dir": f"{self.folder}", "name": "select", "method": {"_target_": CAE}, "trust": []}
+        configs = [{**own, "data": {"category": each}} for each in ("bar", "nut")]
         return [
             Entry(
                 name, each, [Job((), name, self.folder / name, config, 0, "key") for config in configs], "", each.words
@@ -286,6 +285,34 @@ def test_painted_defects_rank_unless_every_data_set_has_labels_of_both_kinds(
     assert len(parts_of_main.asked) == 1  # no control more
     assert "not used" in (printed := capsys.readouterr().out)
     assert ("labels=false" if words else "both kinds in nut") in printed
+
+
+def test_kinds_that_count_are_those_that_neither_the_method_nor_its_images_are_trained_with():
+    def kinds(method, corruption=None):
+        return unpainted({"method": {"_target_": f"anomaly_lab.methods.{method}"}, "trust": [],
+                          "data": {"corruption": corruption}})  # fmt: skip
+
+    assert kinds("cae.CAE") == {"perlin", "patch", "scar", "blob"}
+    assert kinds("cutpaste.CutPaste") == {"perlin", "blob"}
+    perlin = {"_target_": "anomaly_lab.data.corruption.PerlinTexture"}
+    assert kinds("cutpaste.CutPaste", perlin) == {"blob"}
+    several = {"_target_": "anomaly_lab.data.corruption.AnyOf", "corruptions": [perlin]}
+    assert kinds("cae.CAE", several) == {"patch", "scar", "blob"}
+    assert unpainted({"method": {"_target_": "nobody.knows.It"}, "trust": []}) == set()  # not even imported
+
+
+def test_methods_without_a_common_kind_are_refused_before_any_runs(tmp_path, parts_of_main, monkeypatch):
+    every = {"a": {"perlin", "blob"}, "b": {"patch", "scar"}, "c": {"perlin", "patch", "scar", "blob"}, "none": set()}
+    refuse_without_kinds({name: frozenset(every[name]) for name in "ac"})
+    refuse_without_kinds({"none": frozenset()})
+    message = "found none: a leaves out patch, scar; b leaves out blob, perlin; set method= to fewer of them$"
+    with pytest.raises(UserError, match=message):
+        refuse_without_kinds({name: frozenset(kinds) for name, kinds in every.items()})
+    left = iter([{"blob"}, {"scar"}])
+    monkeypatch.setattr(module, "unpainted", lambda config: frozenset(next(left)))
+    with pytest.raises(UserError, match="found none: cae leaves out scar; padim leaves out blob"):
+        selected(tmp_path, "labels=false")
+    assert parts_of_main.asked == []
 
 
 def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys):
