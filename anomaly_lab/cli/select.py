@@ -87,13 +87,13 @@ def main(arguments: list[str]) -> None:
         chosen,
         contend,
         entries,
-        is_of_method,
+        is_of_training,
         portfolio,
         refuse_unread,
     )
     from anomaly_lab.launch.sweep import Composer
     from anomaly_lab.networks.hub import can_be_had
-    from anomaly_lab.report.ranking import rank
+    from anomaly_lab.report.ranking import Contender, rank
     from anomaly_lab.report.selection import Facts, page, summary
 
     candidates = chosen(portfolio(request.portfolio, request.folder), request.methods)
@@ -107,7 +107,8 @@ def main(arguments: list[str]) -> None:
         def composed(words: Sequence[str]) -> "DictConfig":
             return compose(list(spread(words)[0]), request.folder)[0]
 
-        look = composed(["method=control", *(word for word in request.words if not is_of_method(word))])
+        of_data = [word for word in request.words if not is_of_training(word) and not word.startswith("experiment=")]
+        look = composed(["method=control", *of_data])
         if look.data.datamodule._target_ == TABLE:  # mistakes end here
             raise UserError(f"select: expected photos, found data=table; compare {' and '.join(of_tables())} with -m")
         config = hydra.compose("train", searched(request.folder), return_hydra_config=True)
@@ -138,8 +139,12 @@ def main(arguments: list[str]) -> None:
                 )
                 for kind in kinds
             }
-            again = entries(controls, lambda candidate: fitting.words(candidate, composed), composer, spread)
-            contenders += contend(again, launcher, config, math.inf, photos.seen, began)
+            try:
+                again = entries(controls, lambda candidate: fitting.words(candidate, composed), composer, spread)
+            except UserError as error:  # such as keys of an experiment that a control has not; the others have run
+                contenders += [Contender(kind, state="left out", note=str(error)) for kind in kinds]
+            else:
+                contenders += contend(again, launcher, config, math.inf, photos.seen, began)
     ranking = rank(contenders, "labels" if labelled else "synthetic")
     names, settings = categories_of(first.jobs), first.jobs[0].config
     facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)

@@ -99,7 +99,7 @@ class Fitting:
         """The words of the command for this candidate, and what keeps it from running."""
         typed = list(self.typed)
         if is_control(candidate):
-            typed = [word for word in typed if not is_of_method(word)]
+            typed = [word for word in typed if not is_of_training(word)]
         elif "imagenet" not in candidate.needs:
             typed = [word for word in typed if not is_of_backbone(word)]
         words = [*candidate.words, *typed]
@@ -134,9 +134,9 @@ def is_control(candidate: Candidate) -> bool:
     return method_of(candidate) == "control"
 
 
-def is_of_method(word: str) -> bool:
-    """Whether a word sets a key of the method, which not all methods have."""
-    return word.lstrip("+~").startswith("method.")
+def is_of_training(word: str) -> bool:
+    """Whether a word sets a key of the method or of its training, which not all methods have."""
+    return word.lstrip("+~").startswith(("method.", "budget."))
 
 
 def is_of_backbone(word: str) -> bool:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from anomaly_lab.cli import select as module
 from anomaly_lab.cli.select import (
@@ -239,7 +240,7 @@ def parts_of_main(tmp_path, monkeypatch):
     monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", double.contend)
     monkeypatch.setattr("anomaly_lab.launch.portfolio.entries", double.entries)
     monkeypatch.setattr(module, "looked_at", lambda configs: double.sets)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=iter([0.0, 90.0]).__next__))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=iter([0.0, 90.0, 0.0]).__next__))
     (tmp_path / "select").mkdir()
     (tmp_path / "select/tiny.yaml").write_text(
         "cae: {words: [method=cae], seconds: 1, per_photo: 0.01}\n"
@@ -320,6 +321,26 @@ def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys):
         selected(tmp_path, "dry_run=true")
     assert parts_of_main.asked == []
     assert "  cae: 2 to start, about 2 s on two cores\n" in capsys.readouterr().out
+
+
+def test_words_that_a_control_does_not_take_end_nothing(tmp_path, parts_of_main, monkeypatch):
+    typed = ["budget.learning_rate=1e-3", "method.width=7", "cae.width=8", "experiment=keras_cae"]
+    asked = []
+
+    def entries(candidates, words_of, compose, spread):
+        asked.extend(words_of(candidate)[0] for candidate in candidates.values())
+        if any("method=control" in candidate.words for candidate in candidates.values()):
+            raise UserError("no such key")
+        return parts_of_main.entries(candidates, words_of, compose, spread)
+
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.entries", entries)
+    found = selected(tmp_path, *typed)
+    root = f"data.root={tmp_path}"
+    assert asked[0] == ["method=cae", "data=folder", root, *typed]
+    assert asked[2] == ["method=control", "method.kind=pca", "data=folder", root, *typed[2:]]
+    assert found["others"][0] == {"name": "control_pca", "state": "left out", "note": "no such key"}
+    with pytest.raises(ConfigCompositionException, match="datamodul"):  # a mistake that is everybody's
+        selected(tmp_path, "data.datamodul=3")
 
 
 def test_the_table_shows_intervals_and_what_was_left_out(capsys):
