@@ -168,15 +168,15 @@ def entries(
     """
     found = []
     for name, candidate in candidates.items():
-        words, obstacle = words_of(candidate)
-        jobs: list[Job] = []
-        if not obstacle:
-            try:
+        words, jobs = list[str](), list[Job]()
+        try:
+            words, obstacle = words_of(candidate)
+            if not obstacle:
                 jobs = [job._replace(label=name) for job in plan(compose, spread(words))]
-            except Exception as error:
-                if not is_user_mistake(error):
-                    raise
-                obstacle = str(explain(error)).partition(" (in the job")[0]
+        except Exception as error:
+            if not is_user_mistake(error):
+                raise
+            obstacle = str(explain(error)).partition(" (in the job")[0]
         found.append(Entry(name, candidate, jobs, obstacle, tuple(words)))
     rivals = [entry for entry in found if not is_control(entry.candidate)] or found
     if not any(entry.jobs for entry in rivals):

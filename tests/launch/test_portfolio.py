@@ -128,6 +128,21 @@ def test_a_network_that_no_candidate_takes_is_refused():
         refuse_unread(["data=folder", "method.backbone.weights=w.pt"], {"cae": every["cae"]})
 
 
+def test_a_candidate_that_cannot_even_be_composed_is_left_out(monkeypatch):
+    monkeypatch.setattr(module, "plan", lambda compose, asked: [Job(tuple(asked[0]), "", CONF, {}, 0)])
+
+    def words_of(each):
+        if each.words == ("method=padim",):
+            raise UserError("budget.learning_rate: expected none")
+        return list(each.words), ""
+
+    candidates = {name: Candidate(words=(f"method={name}",), seconds=1, per_photo=1) for name in ("cae", "padim")}
+    found = entries(candidates, words_of, stand_in(Composer), lambda words: [tuple(words)])
+    assert [(entry.name, len(entry.jobs), entry.obstacle) for entry in found] == [
+        ("cae", 1, ""), ("padim", 0, "budget.learning_rate: expected none"),
+    ]  # fmt: skip
+
+
 def test_where_controls_alone_can_run_nothing_does(monkeypatch):
     def plan(compose, asked):
         if "method=control" in asked[0]:
