@@ -192,8 +192,8 @@ class Board(JobTable):
         if state == "done":
             run = read(folder, folder)
             values = {key: run.metrics[key] for key in SHOWN if key in run.metrics}
-            if self.entries[folder].label in IMAGE_LEVEL:  # in the direction that suits it, as in the ranking
-                values = {key: max(value, 1 - value) for key, value in values.items()}
+            if self.entries[folder].label in IMAGE_LEVEL and "image_auroc" in values:  # turned as in the ranking
+                values["image_auroc"] = max(values["image_auroc"], 1 - values["image_auroc"])
             names = {
                 key: BY_KEY[key].name if key in BY_KEY else "of painted against unchanged photos" for key in values
             }

@@ -298,12 +298,16 @@ def test_the_table_turns_the_figures_that_the_ranking_turns(tmp_path):
     notes = []
     for name in ("control_brightness", "control_pca"):
         folder = write_run(tmp_path, name, name="select")
-        (folder / "metrics.json").write_text('{"image_auroc": 0.2, "synthetic_image_auroc": 0.9}')
+        (folder / "metrics.json").write_text('{"image_auroc": 0.2, "synthetic_image_auroc": 0.1}')
         board = Board({folder: name})
         board.change(folder, "done")
         notes.append(board.entries[folder].note)
-    ours = "of painted against unchanged photos 0.900"
+    ours = "of painted against unchanged photos 0.100"  # never turned
     assert notes == [f"image AUROC 0.800, {ours}", f"image AUROC 0.200, {ours}"]
+    (folder / "metrics.json").write_text('{"synthetic_image_auroc": 0.1}')
+    board = Board({folder: "control_brightness"})
+    board.change(folder, "done")  # without labels
+    assert board.entries[folder].note == ours
 
 
 def test_minutes_of_a_run_are_known_once_it_has_ended():
