@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from anomaly_lab.report.ranking import Contender
 
 USAGE = "python -m anomaly_lab select [minutes=20] [portfolio=NAME] [labels=false] [--config-dir FOLDER] KEY=VALUE ..."
+OPTIONS = {
+    "minutes": "how long it may take (default: 20); it shortens the list of methods and ends no run in its middle",
+    "method": "only these, separated by commas, beside the controls (default: all of the portfolio)",
+    "portfolio": "the methods, a file of conf/select/ or of select/ in --config-dir (default: default)",
+    "labels": "false ranks by painted defects alone, as without labelled photos",
+}
 HELP = f"""\
 usage: {USAGE}
   KEY=VALUE: the data and any other key of a run, such as data=folder data.root=photos/ or data.category=screw,wood
-  minutes: how long it may take (default: 20); it shortens the list of methods and ends no run in its middle
-  method: only these, separated by commas, beside the controls (default: all of the portfolio)
-  portfolio: the methods, a file of conf/select/ or of select/ in --config-dir (default: default)
-  labels: false ranks by painted defects alone, as without labelled photos
+{"".join(f"  {name}: {text}{chr(10)}" for name, text in OPTIONS.items())}\
 Ranks the methods on your photos: with labelled test photos by image AUROC and AU-PRO, else by defects painted into good
 photos that were held out. The same command again goes on where it was. Writes select.html.
 """
 LEAST = 10  # good photos
 RESERVE = 20.0  # seconds for ranking and page; the strongest controls may have to run, too, for about 15 each
-OURS = ("minutes", "portfolio", "labels")
 SHORT = ("experiment=quick", "budget.", "data.batch_size=")  # words of a candidate that make its training shorter
 OF_SELECT = ("callbacks=", "callbacks.synthetic", "name=", "rerun=")  # what it sets itself
 RUN = ("name=select", "callbacks=select", "logger=none", "data.held_out=0.2")
@@ -279,10 +281,9 @@ def parse(arguments: Sequence[str]) -> Request:
     words, folder = config_folder(arguments)
     if alone := [word for word in words if "=" not in word]:
         raise UserError(f"select: expected {USAGE}, found {alone[0]!r}")
-    options = {name: value for name, _, value in (word.partition("=") for word in words) if name in OURS}
-    rest = [word for word in words if word.partition("=")[0] not in OURS]
-    methods = [name for word in rest if word.startswith("method=") for name in word[len("method=") :].split(",")]
-    rest = [word for word in rest if not word.startswith("method=")]
+    options = {name: value for name, _, value in (word.partition("=") for word in words) if name in OPTIONS}
+    rest = [word for word in words if word.partition("=")[0] not in OPTIONS]
+    methods = [name for word in words if word.startswith("method=") for name in word[len("method=") :].split(",")]
     try:
         minutes = float(options.get("minutes", 20))
     except ValueError:
