@@ -64,6 +64,12 @@ class Photos(NamedTuple):
         return self.good + 8 * self.held_out + self.test_good + self.defective
 
 
+def total(sets: Mapping[str, Photos]) -> Photos:
+    """The photos of all data sets."""
+    good, held_out, test_good, defective = (sum(counts) for counts in zip(*sets.values(), strict=True))
+    return Photos(good, held_out, test_good, defective)
+
+
 def main(arguments: list[str]) -> None:
     """Try the methods, rank them, print the answer and write select.html."""
     if {"--help", "-h"} & set(arguments) or not arguments:
@@ -119,7 +125,7 @@ def main(arguments: list[str]) -> None:
         found = entries(candidates, lambda candidate: fitting.words(candidate, composed), composer, spread)
         first = next(entry for entry in found if entry.jobs)
         sets = looked_at([job.config for job in first.jobs])
-        photos = Photos(*map(sum, zip(*sets.values(), strict=True)))
+        photos = total(sets)
         labelled = request.labels and all(each.test_good and each.defective for each in sets.values())
         left = 60 * request.minutes - RESERVE
         if line := unused(sets, request.labels):
@@ -216,7 +222,7 @@ def next_steps(
 
 def unused(sets: Mapping[str, Photos], labels: bool) -> str:
     """A line about test photos that the ranking does not use; empty if there are none."""
-    photos = Photos(*map(sum, zip(*sets.values(), strict=True)))
+    photos = total(sets)
     without = [name for name, each in sets.items() if not (each.test_good and each.defective)]
     if photos.defective and photos.test_good and (without or not labels):
         both = f"{photos.defective} defective and {photos.test_good} good test photos"
