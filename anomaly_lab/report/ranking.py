@@ -1,28 +1,34 @@
 """Which method is better than which, on the same photos: figures with intervals, ties, and the one to take.
 
 Every figure is resampled over photos, with the same resamples for all methods (`metrics.bootstrap`). One method is
-better than another only where the interval of the difference leaves zero; anything else is a tie.
+better than another only where the interval of the difference leaves zero; anything else is a tie. Resamples of one
+photo, and of photos that are all in order, are all alike and say nothing: then image AUROC has the intervals of
+`metrics.intervals`, as in `compare`, and the others are unknown.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from statistics import fmean
 from typing import Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.metrics.bootstrap import aupro, auroc, interval, resamples
+from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval
 from anomaly_lab.runs.collect import Run
 
 Basis = Literal["labels", "synthetic"]
 MEASURES: dict[Basis, tuple[str, ...]] = {"labels": ("image_auroc", "pixel_aupro"), "synthetic": ("synthetic_auroc",)}
 IMAGE_LEVEL = ("control_brightness", "control_sharpness")  # darker is as easy to detect as brighter
 GOOD = ("none", "shift", "light", "noise")  # what synthetic.csv calls unchanged and harmlessly changed photos
-Resampled = np.ndarray  # (resample,), with the value of the photos themselves before them
+Resampled = np.ndarray  # (resample,), with the value of the photos themselves before them; nan: they say nothing
 
 
 class Figure(NamedTuple):
@@ -63,8 +69,13 @@ class Contender:
 
     @property
     def seconds(self) -> float:
-        """Seconds per photo of the method alone, the mean over the data sets."""
+        """Seconds per photo of the method alone, the mean over the data sets; nan if a run does not say."""
         return fmean(run.metrics.get("predict_seconds_per_image", math.nan) for run in self.runs)
+
+    @property
+    def slowness(self) -> float:
+        """By which the fastest comes first, and the unknown last."""
+        return math.inf if math.isnan(self.seconds) else self.seconds
 
 
 class Standing(NamedTuple):
@@ -74,6 +85,7 @@ class Standing(NamedTuple):
     figures: dict[str, Figure]
     behind: dict[str, Figure]  # the leader of the measure less this one; 0 for the leader itself
     above_control: dict[str, Figure]  # this one less the strongest control
+    below_first: dict[str, Figure]  # the first one less this one
     tied: bool = False  # with the first one
     unsure: bool = False  # not worse than the highest, and not above the control, as others are
 
@@ -81,6 +93,16 @@ class Standing(NamedTuple):
     def beats_control(self) -> bool:
         """Whether a figure is above that of the strongest control, beyond chance."""
         return any(figure.low > 0 for figure in self.above_control.values())
+
+    @property
+    def exceeds_first(self) -> list[str]:
+        """The measures in which it is better than the first one, beyond chance."""
+        return [name for name, figure in self.below_first.items() if figure.high < 0]
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether some measure shows the first one to be better, beyond chance, and none the contrary."""
+        return any(figure.low > 0 for figure in self.below_first.values()) and not self.exceeds_first
 
 
 class Ranking(NamedTuple):
@@ -117,47 +139,79 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
         if (controls := [each for each in there if each.is_control and each.name in found])
     }
 
+    by_name = {each.name: each for each in there}
+
+    def figure(name: str, one: str) -> Figure:
+        values = resampled[name][one]
+        if not np.isnan(values[1:]).any():
+            return Figure.of(values)
+        return by_formula(by_name[one].runs) if name == "image_auroc" else Figure(float(values[0]), 0.0, 1.0)
+
+    def difference(name: str, one: str, other: str) -> Figure:
+        values = resampled[name][one] - resampled[name][other]
+        if one == other:
+            return Figure(0.0, 0.0, 0.0)
+        if not np.isnan(values[1:]).any():
+            return Figure.of(values)
+        if name == "image_auroc":
+            return by_formula(by_name[one].runs, by_name[other].runs)
+        return Figure(float(values[0]), -1.0, 1.0)
+
     def standing(contender: Contender) -> Standing:
-        mine = {name: found[contender.name] for name, found in resampled.items() if contender.name in found}
-        behind = {name: Figure.of(resampled[name][leaders[name]] - values)
-                  for name, values in mine.items() if name in leaders}  # fmt: skip
-        above = {name: Figure.of(values - resampled[name][strongest[name]])
-                 for name, values in mine.items() if name in strongest}  # fmt: skip
-        return Standing(contender, {name: Figure.of(values) for name, values in mine.items()}, behind, above)
+        mine = [name for name, found in resampled.items() if contender.name in found]
+        behind = {name: difference(name, leaders[name], contender.name) for name in mine if name in leaders}
+        above = {name: difference(name, contender.name, strongest[name]) for name in mine if name in strongest}
+        figures = {name: figure(name, contender.name) for name in mine}
+        return Standing(contender, figures, behind, above, {})
 
     every = [standing(contender) for contender in there]
     standings = [each for each in every if not each.contender.is_control]
     controls = sorted((each for each in every if each.contender.is_control), key=lambda each: -_value(each, first))
-    return Ranking(basis, _ordered(standings, tuple(resampled), resampled), controls, kinds)
+    return Ranking(basis, _ordered(standings, tuple(resampled), difference), controls, kinds)
 
 
 def _ordered(
-    standings: list[Standing], measures: tuple[str, ...], resampled: Mapping[str, Mapping[str, Resampled]]
+    standings: list[Standing], measures: tuple[str, ...], difference: Callable[[str, str, str], Figure]
 ) -> list[Standing]:
     """The one to take first, then those tied with it by speed, then the others by their figures.
 
-    Those are tied whose first measure is not worse than the highest one; of them, those that beat the control, if any
-    do; of them, those whose second measure is not worse than the highest one among them; and so on.
+    Candidates are those whose first measure is not worse than the highest one; of them, those that beat the control, if
+    any do; of them, those whose second measure is not worse than the highest one among them; and so on. The fastest of
+    those that are worse than no other candidate comes first; tied are the candidates that no measure tells from it.
     """
-    tied, unsure = standings, list[str]()
+
+    def is_worse(name: str, one: Standing, other: Standing) -> bool:
+        return difference(name, other.contender.name, one.contender.name).low > 0
+
+    candidates, unsure = standings, list[str]()
     for name in measures:
-        having = [each for each in tied if name in each.figures]
+        having = [each for each in candidates if name in each.figures]
         if having:
             best = max(having, key=lambda each: each.figures[name].value)
-            values = resampled[name]
-            differences = [Figure.of(values[best.contender.name] - values[each.contender.name]) for each in having]
-            without = [each for each in tied if each not in having and name != measures[0]]  # a method without maps
-            tied = [each for each, difference in zip(having, differences, strict=True) if difference.low <= 0] + without
+            without = [each for each in candidates if each not in having and name != measures[0]]  # without maps
+            candidates = [each for each in having if not is_worse(name, each, best)] + without
         if name == measures[0]:
-            above = [each for each in tied if each.beats_control]
-            unsure = [each.contender.name for each in tied if above and not each.beats_control]
-            tied = above or tied
-    tied = sorted(tied, key=lambda each: each.contender.seconds)
-    names = {each.contender.name for each in tied}
-    others = [each for each in standings if each.contender.name not in names]
+            above = [each for each in candidates if each.beats_control]
+            unsure = [each.contender.name for each in candidates if above and not each.beats_control]
+            candidates = above or candidates
+    free = candidates
+    for name in measures:
+        having = [each for each in free if name in each.figures]
+        worse = [each for each in having if any(is_worse(name, each, other) for other in having)]
+        free = [each for each in free if each not in worse] or free
+    first = min(free, key=lambda each: each.contender.slowness)
+    rest = []
+    for each in standings:
+        shared = [name for name in measures if name in first.figures and name in each.figures]
+        below = {name: difference(name, first.contender.name, each.contender.name) for name in shared}
+        told = any(figure.low > 0 or figure.high < 0 for figure in below.values())
+        each = each._replace(below_first=below, tied=not told and each in candidates)
+        rest.append(each._replace(unsure=each.contender.name in unsure and not each.is_worse))
+    tied = [each for each in rest if each.tied]
+    tied.sort(key=lambda each: (each.contender is not first.contender, each.contender.slowness))
+    others = [each for each in rest if not each.tied]
     others.sort(key=lambda each: [-_value(each, name) for name in measures])
-    others = [each._replace(unsure=each.contender.name in unsure) for each in others]
-    return [*(each._replace(tied=True) for each in tied), *others]
+    return [*tied, *others]
 
 
 def _value(standing: Standing, measure: str) -> float:
@@ -175,23 +229,56 @@ def _means(there: Sequence[Contender], sample: Callable[[Run, int], Resampled | 
     return found
 
 
-def image_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
-    """Image AUROC, of the better direction for a control that is one number of the image."""
+def scored(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and scores of the test, in the better direction for a control that is one number of the image."""
     labels, scores = np.array([image.label for image in run.images]), np.array(run.scores)
+    turned = run.key.method in IMAGE_LEVEL and {0, 1} <= set(labels.tolist())
+    if turned and auroc(scores, labels, np.ones((1, len(labels))))[0] < 0.5:
+        scores = -scores
+    return labels, scores
+
+
+def image_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
+    """Image AUROC; nan as resamples where they are all alike."""
+    labels, scores = scored(run)
     if not {0, 1} <= set(labels.tolist()):
         return None
     values = auroc(scores, labels, _with_itself(labels, seed + place))
-    return 1 - values if run.key.method in IMAGE_LEVEL and values[0] < 0.5 else values
+    return _unknown(values) if values[0] in (0, 1) else _unless_alone(values, labels)
+
+
+def by_formula(runs: Sequence[Run], others: Sequence[Run] = ()) -> Figure:
+    """The mean image AUROC over data sets, or how far it lies above that of others, by `metrics.intervals`.
+
+    The intervals of the data sets are added as those of independent ones (Zou and Donner 2008, section 2).
+    """
+    values, lows, highs = [], [], []
+    for run, other in zip_longest(runs, others):
+        labels, scores = scored(run)
+        whole, abnormal = np.ones((1, len(labels))), labels == 1
+        value = auroc(scores, labels, whole)[0]
+        if other is None:
+            low, high = auroc_interval(scores[~abnormal], scores[abnormal])
+        else:
+            theirs = scored(other)[1]
+            value -= auroc(theirs, labels, whole)[0]
+            low, high = auroc_difference(scores, theirs, abnormal)
+        values.append(value)
+        lows.append(value - low)
+        highs.append(high - value)
+    value, count = fmean(values), len(values)
+    return Figure(value, value - math.hypot(*lows) / count, value + math.hypot(*highs) / count)
 
 
 def pixel_aupro(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
-    """AU-PRO of the raw maps; None without marked defects, or for a method without a map."""
-    path = run.folder / "overlaps.npz"
-    if not path.is_file():
+    """AU-PRO of the raw maps; None without marked defects, for a method without a map, or where the file is damaged."""
+    try:
+        with (run.folder / "overlaps.npz").open("rb") as file, np.load(file) as arrays:
+            parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}
+        strata = (parts["regions"] > 0).astype(int)
+        return _unless_alone(aupro(**parts, weights=_with_itself(strata, seed + place)), strata)
+    except (OSError, EOFError, BadZipFile, zlib.error, ValueError, KeyError, TypeError):
         return None
-    with np.load(path) as arrays:
-        parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}
-    return aupro(**parts, weights=_with_itself((parts["regions"] > 0).astype(int), seed + place))
 
 
 def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
@@ -203,13 +290,14 @@ def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Re
     if rows is None or not kinds:
         return None
     photos, number = np.unique(rows.photo, return_inverse=True)
-    weights = _with_itself(np.zeros(len(photos), int), seed + place)[:, number]
+    strata = np.zeros(len(photos), int)
+    weights = _with_itself(strata, seed + place)[:, number]
     good = np.isin(rows.change, GOOD)
     values = []
     for kind in kinds:
         here = good | (rows.change == kind)
         values.append(auroc(rows.score[here], (~good[here]).astype(int), weights[:, here]))
-    return np.mean(values, axis=0)
+    return _unless_alone(np.mean(values, axis=0), strata)
 
 
 SAMPLERS: dict[str, Callable[..., Resampled | None]] = {
@@ -220,6 +308,15 @@ SAMPLERS: dict[str, Callable[..., Resampled | None]] = {
 def _with_itself(strata: np.ndarray, seed: int) -> np.ndarray:
     """The resamples of these photos, after the photos themselves."""
     return np.concatenate([np.ones((1, len(strata))), resamples(strata, seed)])
+
+
+def _unless_alone(values: Resampled, strata: np.ndarray) -> Resampled:
+    """The values; their resamples are nan where a stratum has one photo, which is drawn every time."""
+    return _unknown(values) if 1 in np.bincount(strata) else values
+
+
+def _unknown(values: Resampled) -> Resampled:
+    return np.concatenate([values[:1], np.full(len(values) - 1, math.nan)])
 
 
 def synthetic_of(run: Run) -> Synthetic | None:

@@ -74,7 +74,6 @@ def which(ranking: Ranking) -> str:
     """The method to take, and what it is tied with."""
     first = ranking.standings[0]
     figures = ", ".join(spoken(name, figure) for name, figure in first.figures.items())
-    tied = [each.contender.name for each in ranking.standings[1:] if each.tied]
     if ranking.nothing_beats_the_control:
         strongest = ranking.controls[0]
         measure = next(iter(strongest.figures), next(iter(first.figures)))
@@ -87,10 +86,30 @@ def which(ranking: Ranking) -> str:
     figures += f"; a trivial control reaches as much in {listed(below)}" if below else ""
     if len(ranking.standings) == 1:
         return f"Take {first.contender.name}, the only method with a result: {figures}."
-    unsure = [each.contender.name for each in ranking.standings if each.unsure]
-    clauses = [f"these photos cannot tell {listed(tied)} from it, and it is the fastest of them"] * bool(tied)
-    clauses += [f"{listed(unsure)} may be as good, but no figure shows it above the control"] * bool(unsure)
+    clauses = beside(ranking.standings)
     return f"Take {first.contender.name}: {figures}; {'; '.join(clauses or [BEST])}."
+
+
+def beside(standings: Sequence[Standing]) -> list[str]:
+    """What the photos leave open between the first method and the others; empty where it is better than all of them."""
+    first, *rest = standings
+    tied, unsure, unbeaten = list[str](), list[str](), list[str]()
+    above: dict[str, list[str]] = {}
+    for each in rest:
+        if each.tied:
+            tied.append(each.contender.name)
+        elif each.unsure:
+            unsure.append(each.contender.name)
+        elif each.exceeds_first:
+            above.setdefault(listed([NAMES[name] for name in each.exceeds_first]), []).append(each.contender.name)
+        elif not each.is_worse:
+            unbeaten.append(each.contender.name)
+    fastest = all(first.contender.slowness <= each.contender.slowness for each in rest if each.tied)
+    of = "of them" if fastest else "of those that are worse than no other"
+    clauses = [f"these photos cannot tell {listed(tied)} from it, and it is the fastest {of}"] * bool(tied)
+    clauses += [f"{listed(unsure)} may be as good, but no figure shows it above the control"] * bool(unsure)
+    clauses += [f"{listed(names)} {'are' if names[1:] else 'is'} above it in {what}" for what, names in above.items()]
+    return clauses + [f"no figure shows it above {listed(unbeaten)}"] * bool(unbeaten)
 
 
 def how_sure(ranking: Ranking, facts: Facts) -> str:
@@ -108,7 +127,7 @@ def how_sure(ranking: Ranking, facts: Facts) -> str:
     text = f"It rests on {facts.defective} defective and {facts.test_good} good test photos"
     least = min(facts.defective, facts.test_good)
     if figure.value == 1:
-        return f"{text}: all of them are in order, and so few cannot exclude a true value of {number(excluded(least))}."
+        return f"{text}: all of them are in order, and so few cannot exclude a true value of {number(figure.low)}."
     few = ", too few to decide much" if least < 20 else ""
     off = max(figure.high - figure.value, figure.value - figure.low)
     return f"{text}{few}: the value may be off by {number(off)} by chance."

@@ -43,6 +43,19 @@ def test_commands_and_their_options_need_no_program(completed):
     assert not completed.asked.exists()
 
 
+def test_select_has_options_and_the_keys_of_a_run(completed):
+    assert completed("anomaly-lab select mi") == ["minutes="]
+    for line in ("select minutes=5 m", "select labels=false data=folder minutes=5 m"):
+        assert completed(f"anomaly-lab {line}") == ["minutes=", "method.", "method=", "method=cae ", "method=control "]
+    assert completed("anomaly-lab select data=folder method=c") == ["cae ", "control "]
+    assert completed.asked.read_text().splitlines() == [
+        "-sc query=bash anomaly-lab -m mi",
+        "-sc query=bash anomaly-lab -m m",
+        "-sc query=bash anomaly-lab -m data=folder m",
+        "-sc query=bash anomaly-lab -m data=folder method=c",
+    ]
+
+
 def test_keys_are_those_of_hydra_and_so_is_the_first_word_beside_the_commands(completed):
     assert completed("anomaly-lab met") == [
         "methods ",

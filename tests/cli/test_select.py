@@ -6,20 +6,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from anomaly_lab.cli import select as module
 from anomaly_lab.cli.select import (
     Photos,
     by_category,
     figure_text,
-    is_of_method,
     looked_at,
     main,
     next_steps,
     parse,
+    refuse_without_kinds,
     replaced,
     show,
-    strongest_control,
+    strongest_controls,
+    unpainted,
     unused,
 )
 from anomaly_lab.core.errors import UserError
@@ -33,6 +35,8 @@ from anomaly_lab.runs.collect import Key, Run
 from tests.conftest import stand_in, write_image
 from tests.report.test_ranking import LABELS, NOISE, painted
 from tests.report.test_ranking import contender as scored
+
+CAE = "anomaly_lab.methods.cae.CAE"
 
 
 def test_arguments_are_its_own_or_those_of_a_run(tmp_path):
@@ -81,9 +85,6 @@ def test_categories_are_ranked_together():
         ["a=b", "data.category=x", "c=d,e"], ["a=b", "data.category=y", "c=d,e"],
     ]  # fmt: skip
     assert by_category(["data.category=all"]) == [["data.category=all"]]
-    assert [is_of_method(word) for word in ("method.x=1", "+method.x=1", "method=cae", "data.x=1")] == [True] * 2 + [
-        False
-    ] * 2
     assert Photos(10, 2, 3, 4).seen == 10 + 16 + 7
 
 
@@ -99,7 +100,11 @@ def test_photos_are_those_of_all_data_sets_and_held_out_ones_are_good(tmp_path, 
     monkeypatch.setattr("anomaly_lab.cli.data_check.examined", examined)
     monkeypatch.setattr("anomaly_lab.cli.data_check.refuse_unreadable", lambda data, resolved: read.append(data))
     config = {"held_out": 2, "data": {"category": "bar"}}
-    assert looked_at([config, {**config, "held_out": 3}]) == Photos(good=16, held_out=5, test_good=6, defective=2)
+    other = {"held_out": 3, "data": {"category": "nut"}}
+    assert looked_at([config, other]) == {
+        "bar": Photos(good=8, held_out=2, test_good=3, defective=1),
+        "nut": Photos(good=8, held_out=3, test_good=3, defective=1),
+    }
     assert len(read) == 2
     with pytest.raises(UserError, match="expected at least 10 good photos of bar, found 9"):
         looked_at([config, {**config, "held_out": 1}])
@@ -110,18 +115,24 @@ def contender(name, controls, tmp_path):
     return Contender(name, [run])
 
 
-def test_the_strongest_control_runs_too_unless_it_has(tmp_path):
+def test_the_strongest_control_of_each_measure_runs_too_unless_it_has(tmp_path):
     figures = {"brightness": {"image_auroc": 0.6}, "sharpness": {"image_auroc": 0.9}, "pca": {}}
     there = [contender("control_brightness", {}, tmp_path), contender("padim", figures, tmp_path)]
-    assert strongest_control(there) == "control_sharpness"
-    assert strongest_control([*there, contender("control_sharpness", {}, tmp_path)]) is None
-    assert strongest_control(there[:1]) is None
-    assert strongest_control([*there, Contender("control_sharpness", state="failed")]) == "control_sharpness"
+    assert strongest_controls(there) == ["control_sharpness"]
+    assert strongest_controls([*there, contender("control_sharpness", {}, tmp_path)]) == []
+    assert strongest_controls(there[:1]) == []
+    assert strongest_controls([*there, Contender("control_sharpness", state="failed")]) == ["control_sharpness"]
     two = contender("padim", {"brightness": {"image_auroc": 1.0}, "pca": {"image_auroc": 0.7}}, tmp_path)
     two.runs += contender("padim", {"brightness": {"image_auroc": 0.0}, "pca": {"image_auroc": 0.7}}, tmp_path).runs
-    assert strongest_control([two]) == "control_pca"  # 0.7 on average, not 0.5
+    assert strongest_controls([two]) == ["control_pca"]  # 0.7 on average, not 0.5
     two.runs[0].controls["untrained"] = {"image_auroc": 1.0}  # no method of its own
-    assert strongest_control([two]) == "control_pca"
+    assert strongest_controls([two]) == ["control_pca"]
+    figures |= {"mean_image": {"image_auroc": 0.5, "pixel_aupro": 0.8}, "pca": {"pixel_aupro": 0.7}}
+    assert strongest_controls(there) == ["control_sharpness", "control_mean_image"]
+    figures["mean_image"]["image_auroc"] = 0.95
+    assert strongest_controls(there) == ["control_mean_image"]  # once
+    figures["mean_image"]["image_auroc"] = math.nan
+    assert strongest_controls(there) == ["control_sharpness", "control_mean_image"]
 
 
 @pytest.mark.parametrize(
@@ -130,20 +141,42 @@ def test_the_strongest_control_runs_too_unless_it_has(tmp_path):
 def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short):
     best = contender("cae", {}, tmp_path)
     words = ["method=cae", *short, "data=folder", "data.root=my photos", "method.backbone=offline"]
-    (what, train), (_, predict), (_, export) = next_steps(best, words)
+    (what, train), (_, predict), (_, export) = next_steps(best, words, CAE)
     assert what == "train for as long as the method's file says"
     assert train == "python -m anomaly_lab method=cae data=folder 'data.root=my photos' method.backbone=offline"
     assert predict == f"python -m anomaly_lab predict run={tmp_path / 'cae'} source=new_photos/"
     assert export.endswith("format=onnx")
     whole = [word for word in words if word not in short]
-    assert next_steps(best, whole)[0] == ("train with its pictures and curves", train)
+    assert next_steps(best, whole, CAE)[0] == ("train with its pictures and curves", train)
     best.runs += contender("other", {}, tmp_path).runs  # of another data set
-    steps = next_steps(best, words)
+    steps = next_steps(best, words, CAE)
     assert steps[0][1] == train.replace("anomaly_lab", "anomaly_lab -m", 1)
     assert [what for what, _ in steps[1:]] == [
         "look at new photos of bar", "make one file of bar that needs no anomaly_lab",
     ] * 2  # fmt: skip
     assert [command.split()[4] for _, command in steps[1::2]] == [f"run={tmp_path / name}" for name in ("cae", "other")]
+
+
+def test_the_commands_that_follow_are_of_this_method_and_know_ones_own_files_and_packages(tmp_path):
+    best = contender("padim", {}, tmp_path)
+    words = ["method=padim", "data=folder", "cae.width=7", "padim.ridge=0.1", "trust=[mine]"]
+    (_, train), (_, predict), (_, export) = next_steps(best, words, CAE, tmp_path / "my files", ["mine", "other"])
+    assert train == f"python -m anomaly_lab '--config-dir={tmp_path}/my files' method=padim data=folder " \
+        "method.ridge=0.1 'trust=[mine]'"  # fmt: skip
+    assert predict.endswith(" source=new_photos/ trust=mine,other")
+    assert export.endswith(" format=onnx trust=mine,other")
+
+
+@pytest.mark.parametrize(
+    ("method", "ending"),
+    [("cae.CAE", "anomaly_lab"), ("spade.Spade", None), ("cnn_dictionary.CNNDictionary", None),
+     ("texture_inspection.TextureInspection", None), ("variation_model.VariationModel", ", if its settings allow it")],
+)  # fmt: skip
+def test_no_command_exports_a_method_that_cannot_be_one_file(tmp_path, method, ending):
+    best = contender(method, {}, tmp_path)
+    steps = [what for what, _ in next_steps(best, ["data=folder"], f"anomaly_lab.methods.{method}")]
+    assert ending is None or steps.pop().endswith(ending)
+    assert steps == ["train with its pictures and curves", "look at new photos"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +187,14 @@ def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short
      ((0, 4), True, "4 defective test photos are not used: put good ones beside them, such as test/good")],
 )  # fmt: skip
 def test_test_photos_that_do_not_count_are_named(photos, labels, line):
-    assert unused(Photos(8, 2, *photos), labels) == line
+    assert unused({"bar": Photos(8, 2, *photos)}, labels) == line
+
+
+def test_one_data_set_without_labels_leaves_those_of_the_others_unused():
+    sets = {"bar": Photos(8, 2, 5, 4), "nut": Photos(8, 2, 3, 0), "cap": Photos(8, 2, 0, 2)}
+    said = "without both kinds in nut, cap, all sets are ranked by painted defects"
+    assert unused(sets, True) == f"6 defective and 8 good test photos are not used: {said}"
+    assert unused(sets, False).startswith("labels=false: 6 defective")
 
 
 def test_an_answer_to_another_question_is_not_replaced_silently(tmp_path):
@@ -168,15 +208,14 @@ def test_an_answer_to_another_question_is_not_replaced_silently(tmp_path):
 class Parts:
     """What `main` calls, in place of runs: methods with scores, and what they were asked for."""
 
-    def __init__(self, folder, photos):
-        self.folder, self.photos = folder, photos
+    def __init__(self, folder, sets):
+        self.folder, self.sets = folder, sets
         self.asked, self.words = [], []
 
     def entries(self, candidates, words_of, compose, spread):
         self.words += [spread(candidate.words) for candidate in candidates.values()]
-        configs = [
-            {"runs_dir": f"{self.folder}", "name": "select", "data": {"category": each}} for each in ("bar", "nut")
-        ]
+        own = {"runs_dir": f"{self.folder}", "name": "select", "method": {"_target_": CAE}, "trust": []}
+        configs = [{**own, "data": {"category": each}} for each in ("bar", "nut")]
         return [
             Entry(
                 name, each, [Job((), name, self.folder / name, config, 0, "key") for config in configs], "", each.words
@@ -186,22 +225,22 @@ class Parts:
 
     def contend(self, found, launcher, config, seconds, photos, began):
         self.asked.append(([entry.name for entry in found], seconds, photos))
-        strength = {"cae": 0.5, "padim": 3, "control_pca": 0}
+        strength = {"cae": 0.5, "padim": 3, "control_pca": 0, "control_mean_image": 0}
         contenders = [scored(entry.name, NOISE + strength[entry.name] * LABELS, 1, self.folder) for entry in found]
         for each in contenders:
-            each.runs[0].controls["pca"] = {"image_auroc": 0.9}
+            each.runs[0].controls |= {"pca": {"image_auroc": 0.9}, "mean_image": {"pixel_aupro": 0.8}}
         return contenders
 
 
 @pytest.fixture
 def parts_of_main(tmp_path, monkeypatch):
     """With a portfolio of two methods and 8 + 2 good photos, 5 good and 4 defective ones in the test; 90 s pass."""
-    double = Parts(tmp_path / "runs", Photos(8, 2, 5, 4))
+    double = Parts(tmp_path / "runs", {"bar": Photos(4, 1, 3, 1), "nut": Photos(4, 1, 2, 3)})
     painted(tmp_path / "runs", 3.0)
     monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", double.contend)
     monkeypatch.setattr("anomaly_lab.launch.portfolio.entries", double.entries)
-    monkeypatch.setattr(module, "looked_at", lambda configs: double.photos)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=iter([0.0, 90.0]).__next__))
+    monkeypatch.setattr(module, "looked_at", lambda configs: double.sets)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=iter([0.0, 90.0, 0.0]).__next__))
     (tmp_path / "select").mkdir()
     (tmp_path / "select/tiny.yaml").write_text(
         "cae: {words: [method=cae], seconds: 1, per_photo: 0.01}\n"
@@ -215,19 +254,22 @@ def selected(tmp_path, *words):
     return json.loads((tmp_path / "runs/select/bar+nut/select.json").read_text())
 
 
-def test_methods_have_the_time_less_a_reserve_and_the_strongest_control_has_all_it_needs(
+def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_all_they_need(
     tmp_path, parts_of_main, capsys
 ):
     found = selected(tmp_path, "data.category=bar,nut")
-    assert parts_of_main.asked == [(["cae", "padim"], 60 * 5 - 12, 33), (["control_pca"], math.inf, 33)]  # 8 + 16 + 9
+    assert parts_of_main.asked == [
+        (["cae", "padim"], 60 * 5 - 20, 33),
+        (["control_pca", "control_mean_image"], math.inf, 33),
+    ]
     assert [[words[-1] for words in spread] for spread in parts_of_main.words] == [
-        ["method=cae"], ["method=padim"], ["method.kind=pca"],
+        ["method=cae"], ["method=padim"], ["method.kind=pca"], ["method.kind=mean_image"],
     ]  # fmt: skip
     assert {"name=select", "data.held_out=0.2", "callbacks=select"} <= set(parts_of_main.words[0][0])
     photos = {"title": "bar, nut", "good": 10, "held_out": 2, "test_good": 5, "defective": 4, "minutes": 1.5}
     assert found["photos"] == photos
     assert found["basis"] == "labels"
-    assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca"]
+    assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca", "control_mean_image"]
     assert "method=padim" in found["commands"][0]["command"]
     assert (tmp_path / "runs/select/bar+nut/select.html").is_file()
     assert "Take padim: " in capsys.readouterr().out
@@ -236,10 +278,42 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_control_has_all_
 @pytest.mark.parametrize(
     ("photos", "words"), [((5, 0), []), ((0, 4), []), ((5, 4), ["labels=false"])], ids=["good", "defective", "typed"]
 )
-def test_painted_defects_rank_without_labels_of_both_kinds(tmp_path, parts_of_main, photos, words):
-    parts_of_main.photos = Photos(8, 2, *photos)
+def test_painted_defects_rank_unless_every_data_set_has_labels_of_both_kinds(
+    tmp_path, parts_of_main, capsys, photos, words
+):
+    parts_of_main.sets = {"bar": Photos(4, 1, 5, 4), "nut": Photos(4, 1, *photos)}
     assert selected(tmp_path, *words)["basis"] == "synthetic"
     assert len(parts_of_main.asked) == 1  # no control more
+    assert "not used" in (printed := capsys.readouterr().out)
+    assert ("labels=false" if words else "both kinds in nut") in printed
+
+
+def test_kinds_that_count_are_those_that_neither_the_method_nor_its_images_are_trained_with():
+    def kinds(method, corruption=None):
+        return unpainted({"method": {"_target_": f"anomaly_lab.methods.{method}"}, "trust": [],
+                          "data": {"corruption": corruption}})  # fmt: skip
+
+    assert kinds("cae.CAE") == {"perlin", "patch", "scar", "blob"}
+    assert kinds("cutpaste.CutPaste") == {"perlin", "blob"}
+    perlin = {"_target_": "anomaly_lab.data.corruption.PerlinTexture"}
+    assert kinds("cutpaste.CutPaste", perlin) == {"blob"}
+    several = {"_target_": "anomaly_lab.data.corruption.AnyOf", "corruptions": [perlin]}
+    assert kinds("cae.CAE", several) == {"patch", "scar", "blob"}
+    assert unpainted({"method": {"_target_": "nobody.knows.It"}, "trust": []}) == set()  # not even imported
+
+
+def test_methods_without_a_common_kind_are_refused_before_any_runs(tmp_path, parts_of_main, monkeypatch):
+    every = {"a": {"perlin", "blob"}, "b": {"patch", "scar"}, "c": {"perlin", "patch", "scar", "blob"}, "none": set()}
+    refuse_without_kinds({name: frozenset(every[name]) for name in "ac"})
+    refuse_without_kinds({"none": frozenset()})
+    message = "found none: a leaves out patch, scar; b leaves out blob, perlin; set method= to fewer of them$"
+    with pytest.raises(UserError, match=message):
+        refuse_without_kinds({name: frozenset(kinds) for name, kinds in every.items()})
+    left = iter([{"blob"}, {"scar"}])
+    monkeypatch.setattr(module, "unpainted", lambda config: frozenset(next(left)))
+    with pytest.raises(UserError, match="found none: cae leaves out scar; padim leaves out blob"):
+        selected(tmp_path, "labels=false")
+    assert parts_of_main.asked == []
 
 
 def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys):
@@ -247,6 +321,26 @@ def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys):
         selected(tmp_path, "dry_run=true")
     assert parts_of_main.asked == []
     assert "  cae: 2 to start, about 2 s on two cores\n" in capsys.readouterr().out
+
+
+def test_words_that_a_control_does_not_take_end_nothing(tmp_path, parts_of_main, monkeypatch):
+    typed = ["budget.learning_rate=1e-3", "method.width=7", "cae.width=8", "experiment=keras_cae"]
+    asked = []
+
+    def entries(candidates, words_of, compose, spread):
+        asked.extend(words_of(candidate)[0] for candidate in candidates.values())
+        if any("method=control" in candidate.words for candidate in candidates.values()):
+            raise UserError("no such key")
+        return parts_of_main.entries(candidates, words_of, compose, spread)
+
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.entries", entries)
+    found = selected(tmp_path, *typed)
+    root = f"data.root={tmp_path}"
+    assert asked[0] == ["method=cae", "data=folder", root, *typed]
+    assert asked[2] == ["method=control", "method.kind=pca", "data=folder", root, *typed[2:]]
+    assert found["others"][0] == {"name": "control_pca", "state": "left out", "note": "no such key"}
+    with pytest.raises(ConfigCompositionException, match="datamodul"):  # a mistake that is everybody's
+        selected(tmp_path, "data.datamodul=3")
 
 
 def test_the_table_shows_intervals_and_what_was_left_out(capsys):

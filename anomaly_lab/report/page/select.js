@@ -40,7 +40,7 @@ function drawRanking() {
   [...table.tBodies[0].rows].forEach((line, i) => line.classList.toggle("control", DATA.ranking[i].control));
   byId("ranking").replaceChildren(table);
   const painted = DATA.kinds.length ? ` Painted defects: ${DATA.kinds.join(", ")}; found and alarms at the highest score of an unchanged held-out photo.` : "";
-  byId("legend").textContent = "In parentheses: 95 % intervals of 2000 paired resamples of the photos. Two methods are tied unless the interval "
+  byId("legend").textContent = "In parentheses: 95 % intervals, of 2000 paired resamples of the photos where these are not all alike. Two methods are tied unless the interval "
     + `of their difference leaves zero. ▽ no figure is above the strongest control beyond chance.${painted}`;
 }
 function drawSpeed() {
