@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,6 +58,11 @@ MASK_STEMS = [
         rf"{_MASK}(?P<photo>\d.*)",
     )
 ]
+
+
+def composed(name: str) -> str:
+    """A name in which an accent is one with its letter (NFC): disks of macOS part them, keyboards do not."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_good(name: str, also: Iterable[str] = ()) -> bool:

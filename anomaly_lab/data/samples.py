@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.names import composed
 
 
 class Sample(NamedTuple):
@@ -233,9 +234,21 @@ def fingerprint(samples: list[Sample]) -> str:
 
 
 def file_names(samples: list[Sample]) -> list[str]:
-    """A file name per image for its results: the stem, with a number if two images of a defect share the stem."""
-    seen = Counter((sample.defect, sample.path.stem) for sample in samples)
-    return [
-        sample.path.stem if seen[sample.defect, sample.path.stem] == 1 else f"{sample.path.stem}-{number}"
-        for number, sample in enumerate(samples)
-    ]
+    """A file name per image for its results: the stem, with a number if two images would share a name.
+
+    Names behind their defect and "_" differ, even on disks that take upper and lower case for the same.
+    """
+
+    def on_disk(sample: Sample, name: str) -> str:
+        return composed(f"{sample.defect}_{name}").casefold()
+
+    taken = Counter(on_disk(sample, sample.path.stem) for sample in samples)
+    names = []
+    for number, sample in enumerate(samples):
+        name = sample.path.stem
+        if taken[on_disk(sample, name)] > 1:
+            while taken[on_disk(sample, name := f"{name}-{number}")]:
+                pass
+            taken[on_disk(sample, name)] = 1
+        names.append(name)
+    return names

@@ -232,6 +232,26 @@ def test_images_of_one_stem_get_names_of_their_own():
     assert file_names(samples) == ["1-0", "1-1", "2", "1"]
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        # the number appended to a shared stem is the stem of another photo, before or behind it
+        (["hole/a/0.png", "hole/a/0-3.png", "hole/b/0.png"], ["0-0", "0-3", "0-2"]),
+        (["hole/a/0.png", "hole/a/0-2.png", "hole/b/0.png"], ["0-0", "0-2", "0-2-2"]),
+        (["hole/a/0-0.png", "hole/a/0.png", "hole/b/0.png", "hole/b/0-0.png"], ["0-0-0", "0-1", "0-2", "0-0-3"]),
+        # disks that take upper and lower case, or both forms of ä, for the same
+        (["hole/a/A.png", "hole/b/a.png"], ["A-0", "a-1"]),
+        (["Hole/A.png", "hole/a.png"], ["A-0", "a-1"]),
+        (["hole/ä.png", "hole/a\u0308.png"], ["ä-0", "a\u0308-1"]),
+        # pictures of all defects lie in one folder
+        (["a/b_c.png", "a_b/c.png"], ["b_c-0", "c-1"]),
+    ],
+)
+def test_no_two_results_share_a_file(paths, names):
+    samples = [sample(path)._replace(defect=path.split("/")[0]) for path in paths]
+    assert file_names(samples) == names
+
+
 def sample(name, group=None):
     return Sample(Path(name), None, 0, "good", group or name)
 
