@@ -80,7 +80,7 @@ def describe(splits: Splits) -> Description:
 def join_copies(samples: list[Sample]) -> list[Sample]:
     """The samples with one group for all whose files have the same content, so that no split parts them.
 
-    If all of them would be one group, they are returned as they are.
+    If all of them would be one group, although not all are the same photo, they are returned as they are.
     """
     same = same_content([sample.path for sample in samples])
     leader: dict[str, str] = {}
@@ -93,7 +93,9 @@ def join_copies(samples: list[Sample]) -> list[Sample]:
     joined = [
         sample._replace(group=members.setdefault(_leader(leader, sample.group), sample.group)) for sample in samples
     ]
-    return joined if len({sample.group for sample in joined}) > 1 else samples
+    if len({sample.group for sample in joined}) > 1 or len({same.get(sample.path, "") for sample in samples}) == 1:
+        return joined
+    return samples
 
 
 def _leader(leaders: dict[str, str], name: str) -> str:
@@ -120,6 +122,10 @@ def with_copies(splits: Splits) -> Splits:
         (good[same[sample.path]], sample) for sample in splits.test if sample.label and same.get(sample.path) in good
     ]
     both = {sample.path for _, sample in torn}
+    joined = join_copies(splits.train)
+    group = {sample.path: sample.group for sample in joined}
+    parted = any(group[path] != group[original] for path, original in again)
+    how = "their groups part them, so that held-out photos may be learnt from" if parted else "held out together"
     seen: dict[str, Path] = {}
     twice = [(path, seen.setdefault(same[path], path)) for path in test if path in same and same[path] not in first]
     twice = [pair for pair in twice if pair[0] != pair[1] and pair[0] not in both]
@@ -131,13 +137,13 @@ def with_copies(splits: Splits) -> Splits:
     ] + [
         f"byte copies {what}: {len(pairs)}, such as {pairs[0][0]} of {pairs[0][1]}"
         for pairs, what in (
-            (again, "among the training images, held out together"),
+            (again, f"among the training images, {how}"),
             (leaked, "of training images among the test images, whose scores say little"),
             (twice, "among the test images, which count several times"),
         )
         if pairs
     ]
-    return splits._replace(train=join_copies(splits.train), remarks=(*splits.remarks, *remarks))
+    return splits._replace(train=joined, remarks=(*splits.remarks, *remarks))
 
 
 def same_content(paths: list[Path]) -> dict[Path, str]:
@@ -182,9 +188,11 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sampl
     """
     groups = Counter(sample.group for sample in samples)
     if len(groups) < 2:
+        alike = "that are byte copies or of one group, such as" if len(samples) > 1 else "at"
+        found = f"{len(samples)} {alike} {samples[0].path}" if samples else "none"
         raise UserError(
-            "data.root: expected at least 2 good photos (of 2 groups), so that one can be held out for the threshold, "
-            f"found {len(samples)}{f' at {samples[0].path}' if samples else ''}; set data.root=FOLDER to more of them"
+            "data.root: expected at least 2 different good photos, of 2 groups, so that one can be held out for the "
+            f"threshold, found {found}; set data.root=FOLDER to more of them"
         )
     wanted = min(max(1, round(share * len(samples))), len(samples) - 1)
     if len(groups) == len(samples):
