@@ -22,6 +22,8 @@ from anomaly_lab.data.names import (
     PHOTOS,
     SUFFIXES,
     as_typed,
+    composed,
+    folded,
     is_good,
     is_masks,
     is_system,
@@ -38,7 +40,7 @@ GOOD_IN_SPITE = "read as good, although the name speaks of defects"
 def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks if there are any.
 
-    `good`: further names of folders that hold good parts, in lower case. Raises UserError for any other arrangement.
+    `good`: further names of folders that hold good parts, `folded`. Raises UserError for any other arrangement.
     """
     train_folder, test_folder = child_of(path, "train") or path / "train", child_of(path, "test")
     reading = Classes(path)
@@ -164,7 +166,7 @@ class Classes:
         found: dict[Path, Path] = dict(beside)
         for tree in mask_trees(folder, holders) if not beside else ():
             found = masks_in(tree, photos_in, images)
-            if found or tree.name.lower() == folder.name.lower():
+            if found or folded(tree.name) == folded(folder.name):
                 lacking = next((path for path in images if path not in found), None)
                 if lacking:
                     raise UserError(f"{lacking}: expected its mask {tree / f'{lacking.stem}_mask.png'}, found none")
@@ -180,7 +182,8 @@ class Classes:
             if not is_masks(folder.name):
                 self.remarks.add("read as masks, because its files are named as photos beside it", folder)
             for mask in images_in(folder):
-                of_good = mask.parent == folder and not self._good_stems.isdisjoint({mask.stem, photo_of(mask.stem)})
+                stem = composed(mask.stem)
+                of_good = mask.parent == folder and not self._good_stems.isdisjoint({stem, photo_of(stem)})
                 of_good = of_good or is_good(mask.parent.name)
                 if mask not in self._masks and not of_good:
                     raise UserError(
@@ -215,9 +218,9 @@ class Classes:
             for path in images:
                 if speaks_of_defects(path.stem):
                     self.remarks.add(GOOD_IN_SPITE, path)
-            self._good_stems |= {path.stem for path in images}
+            self._good_stems |= {composed(path.stem) for path in images}
         self._roles[self._name(folder)] = "defects" if label else "good"
-        return [Sample(path, masks.get(path), label, defect, str(path)) for path in images]
+        return [Sample(path, masks.get(path), label, composed(defect), str(path)) for path in images]
 
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else str(folder)
@@ -237,7 +240,7 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
     """
     by_stem: dict[Path, list[Path]] = {}
     for path in images:
-        by_stem.setdefault(path.with_suffix(""), []).append(path)
+        by_stem.setdefault(path.with_name(composed(path.stem)), []).append(path)
     found: dict[Path, Path] = {}
     for stem, (first, *others) in by_stem.items():
         photos = by_stem.get(stem.parent / photo_of(stem.name), [])
@@ -285,7 +288,7 @@ def mask_trees(folder: Path, holders: Iterable[Path]) -> Iterator[Path]:
     for holder in holders:
         for masks in mask_folders(holder):
             of_test = child_of(masks, "test")
-            tree = child_of(masks, folder.name.lower()) or (of_test and child_of(of_test, folder.name.lower()))
+            tree = child_of(masks, folder.name) or (of_test and child_of(of_test, folder.name))
             yield tree or masks
 
 
@@ -294,7 +297,7 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
 
     Names that read `_mask` come first; a mask of the photo's very name beside one is left over.
     """
-    by_name = {mask.relative_to(tree).with_suffix("").as_posix(): mask for mask in images_in(tree)}
+    by_name = {composed(mask.relative_to(tree).with_suffix("").as_posix()): mask for mask in images_in(tree)}
     marked = {
         (Path(name).parent / photo_of(Path(name).name)).as_posix(): mask
         for name, mask in by_name.items()
@@ -305,7 +308,7 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
         below = image.relative_to(folder).with_suffix("")
         inner = Path(*below.parts[1:]) if below.parts[0].lower() in PHOTOS else below
         for name in (below.as_posix(), inner.as_posix()):
-            if mask := marked.get(name) or by_name.get(name):
+            if mask := marked.get(composed(name)) or by_name.get(composed(name)):
                 found[image] = mask
                 break
     return found

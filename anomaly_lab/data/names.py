@@ -65,9 +65,14 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def folded(name: str) -> str:
+    """A name as it is compared where upper and lower case are the same."""
+    return composed(name).lower()
+
+
 def is_good(name: str, also: Iterable[str] = ()) -> bool:
-    """Whether a folder of this name holds good parts; `also`: further names that do, in lower case."""
-    return name.lower() in GOOD or name.lower() in also
+    """Whether a folder of this name holds good parts; `also`: further names that do, `folded`."""
+    return folded(name) in GOOD or folded(name) in also
 
 
 def is_masks(name: str) -> bool:

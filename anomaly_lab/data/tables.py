@@ -3,6 +3,7 @@
 import csv as csv_file
 import io
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -103,14 +104,19 @@ def _sample(row: Row, base: Path, where: str) -> Sample:
     normal = kind == "good"
     if not name:
         raise UserError(f"{where}: expected a path, found none")
-    path = base / name
-    for file in [path, base / mask] if mask else [path]:
-        if not file.is_file():
-            raise UserError(f"{where}: expected the file {file}, found none")
+    path, *marks = (_file(base, text, where) for text in (name, mask) if text)
     if mask and normal:
         raise UserError(f"{where}: expected no mask for a normal image, found {mask!r}")
     defect = "good" if normal else named(defect or kind, where)
-    return Sample(path, base / mask if mask else None, int(not normal), defect, group or str(path))
+    return Sample(path, marks[0] if marks else None, int(not normal), defect, group or str(path))
+
+
+def _file(base: Path, name: str, where: str) -> Path:
+    """A file as the disk spells it: with accents as one with their letters, or apart. Raises UserError for none."""
+    spelt = (base / name, *(base / unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    if found := next((path for path in spelt if path.is_file()), None):
+        return found
+    raise UserError(f"{where}: expected the file {base / name}, found none")
 
 
 def kind_of(label: str, where: str) -> str:

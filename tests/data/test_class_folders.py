@@ -1,5 +1,6 @@
 """Masks wherever they lie: used where that is plain, else refused by name; never trained as good parts."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,34 @@ def test_good_photos_whose_names_speak_of_defects_are_named(tmp_path):
     splits = folder(str(tmp_path), 0)
     assert len(splits.train) == 6
     assert splits.remarks[-1].startswith("2 read as good, although the name speaks of defects")
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask"),
+    [
+        ("NG/ä7.png", "NG/a\u03087_mask.png"),
+        ("NG/a\u03087.png", "masks/ä7.png"),
+        ("Lo\u0308cher/7.png", "masks/löcher/7_mask.png"),
+        ("NG/7ä.jpg", "NG/7a\u0308.png"),
+        ("NG/ä/7.png", "labels/a\u0308/7.png"),
+    ],
+)
+def test_accents_may_be_one_with_their_letters_or_apart(tmp_path, photo, mask):
+    splits = folder(str(made(tmp_path, *GOOD, photo, mask)), 0)
+    assert masks_of(splits, tmp_path) == {photo: mask}
+    assert splits.test[-1].defect == unicodedata.normalize("NFC", Path(photo).parts[0])
+    assert all(sample.path.is_file() for sample in splits.test)
+
+
+def test_masks_of_good_photos_with_accents_are_no_masks_without_a_photo(tmp_path):
+    splits = folder(str(made(tmp_path, "OK/ä.png", *GOOD, "NG/7.png", "masks/7.png", "masks/a\u0308_mask.png")), 0)
+    assert masks_of(splits, tmp_path) == {"NG/7.png": "masks/7.png"}
+
+
+@pytest.mark.parametrize(("on_disk", "typed"), [("fu\u0308r", "für"), ("für", "fu\u0308r"), ("Für", "fu\u0308R")])
+def test_folders_of_good_photos_are_typed_with_accents_or_apart(tmp_path, on_disk, typed):
+    made(tmp_path, *(f"{on_disk}/{number}.png" for number in range(3)), "loch/0.png")
+    splits = folder(str(tmp_path), 0, good=[typed])
+    assert {sample.path.parent for sample in splits.train} == {tmp_path / on_disk}
+    with pytest.raises(UserError, match="data.good: expected names of"):
+        folder(str(tmp_path), 0, good=["fur"])

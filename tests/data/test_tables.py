@@ -124,6 +124,15 @@ def test_a_field_over_two_lines_is_one_field(tmp_path, write):
     assert csv(str(tmp_path / "table.csv")).test[0].defect == 'a "long"\ncrack'
 
 
+def test_a_file_is_found_with_accents_one_with_their_letters_or_apart(tmp_path, write):
+    names = ["ä.png", "o\u0308.png", "ü.png", "u\u0308.png"]
+    for value, name in enumerate(names):
+        write(tmp_path / name, PIXELS + value)
+    rows = ["a\u0308.png,0,train", "ö.png,0,train", "ü.png,0,train", "u\u0308.png,0,train"]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert [sample.path for sample in csv(str(tmp_path / "table.csv")).train] == [tmp_path / name for name in names]
+
+
 def test_a_test_photo_that_is_there_twice_is_named(tmp_path, write):
     for name, value in (("0", 0), ("1", 1), ("2", 2), ("3", 2), ("4", 2)):
         write(tmp_path / f"{name}.png", PIXELS + value)
