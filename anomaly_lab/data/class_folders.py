@@ -89,6 +89,7 @@ class Classes:
         self._roles: dict[str, str] = {}
         self._masks: dict[Path, Path] = {}  # a mask that is used, and its photo
         self._good_stems: set[str] = set()
+        self._good_masks: list[Path] = []
         self._class_folders: list[Path] = []
         self._folders_of_masks: set[Path] = set()  # within classes
 
@@ -97,7 +98,8 @@ class Classes:
         for folder in self._folders_of_masks:
             if not any(mask.is_relative_to(folder) for mask in self._masks):
                 self.remarks.add(FOLDER_OF_MASKS, folder)
-        return Splits(train, test, layout, tuple(self._roles.items()), tuple(self.remarks.lines()))
+        about = layout, tuple(self._roles.items()), tuple(self.remarks.lines())
+        return Splits(train, test, *about, good_masks=tuple(self._good_masks))
 
     def note(self, reason: str, path: Path) -> None:
         """Note what is left out within a class; folders of masks only if no mask of them is used."""
@@ -156,6 +158,7 @@ class Classes:
                 if photo_of(mask.stem) == mask.stem:
                     raise UserError(f"{mask}: expected one photo of this name, found two suffixes")
                 self.remarks.add("left out as masks beside good photos", mask)
+                self._good_masks.append(mask)
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
         if may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
@@ -185,7 +188,11 @@ class Classes:
                 stem = composed(mask.stem)
                 of_good = mask.parent == folder and not self._good_stems.isdisjoint({stem, photo_of(stem)})
                 of_good = of_good or is_good(mask.parent.name)
-                if mask not in self._masks and not of_good:
+                if mask in self._masks:
+                    continue
+                if of_good:
+                    self._good_masks.append(mask)
+                else:
                     raise UserError(
                         f"{mask}: expected the image of this mask, found none; masks lie in {folder.name}/<class>/ "
                         "under the name of their image, <stem>_mask.png"

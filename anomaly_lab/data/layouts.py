@@ -82,7 +82,9 @@ def pooled(splits_of: dict[str, Splits]) -> Splits:
     )
     folders = [(f"{name}/{found}", role) for name, splits in splits_of.items() for found, role in splits.folders]
     remarks = [f"{name}: {remark}" for name, splits in splits_of.items() for remark in splits.remarks]
-    return Splits(train, test, f"{len(splits_of)} categories", tuple(folders), tuple(remarks))
+    masks = tuple(mask for splits in splits_of.values() for mask in splits.good_masks)
+    about = f"{len(splits_of)} categories", tuple(folders), tuple(remarks)
+    return Splits(train, test, *about, good_masks=masks)
 
 
 def folder(

@@ -38,6 +38,7 @@ class Splits(NamedTuple):
     folders: tuple[tuple[str, str], ...] = ()  # a folder below the root, and as what it was read
     remarks: tuple[str, ...] = ()  # one line each: what is left out, cannot be told, or occurs twice
     labelled: tuple[Sample, ...] = ()  # abnormal images that the method may learn from (data/labelled.py)
+    good_masks: tuple[Path, ...] = ()  # of good images: left out, and a contradiction if they mark anything
 
 
 class Description(NamedTuple):
