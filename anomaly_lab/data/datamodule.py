@@ -214,6 +214,11 @@ class DataModule(pl.LightningDataModule):
         photos = [*self.train_samples, *self.held_out_samples, *self.test_samples]
         self.held_out_samples = self._readable(self.held_out_samples)
         if not self.held_out_samples:
+            if not any(map(self._can_be_read, self.train_samples)):  # the reason is not in which photo is held out
+                raise UserError(
+                    f"expected good photos that can be read, found none of {len(photos) - len(self.test_samples)}: "
+                    f"{self.unreadable[0]}"
+                )
             raise UserError(
                 "data.held_out: expected a photo to set the threshold with that can be read, found none: "
                 f"{self.unreadable[0]}; remove what cannot be read, or set a larger data.held_out"
@@ -275,6 +280,13 @@ class DataModule(pl.LightningDataModule):
             if remark:
                 say(f"data: {printable(remark)}")
         return good
+
+    def _can_be_read(self, sample: Sample) -> bool:
+        try:
+            self.decoding.size(sample.path)
+        except UserError:
+            return False
+        return True
 
     def seen(self) -> dict[str, Any]:
         """What a run keeps of its photos; available once they are decoded."""

@@ -451,3 +451,27 @@ def test_a_mask_beside_a_good_photo_that_marks_a_defect_is_a_contradiction(parts
     write(parts / "test/good/000_mask.png", np.eye(3, dtype=np.uint8))
     datamodule(parts, splits=folder(str(parts), 0)).setup("fit")
     assert "masks of good photos that mark defects: 1, such as" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("decoding", "reason"),
+    [
+        ({"region": [-5, 0, 50, 50]}, "expected data.region .* inside the photo of 140 x 140 px, found .-5, 0, 50, 50"),
+        ({"region": [10, 10, 500, 500]}, "expected data.region .* inside the photo of 140 x 140 px"),
+        ({"region": "60x60"}, "data.region: expected x,y,width,height .* or a mask image, found no such file: 60x60"),
+        ({"region": "nan,0,1,1"}, "data.region: expected x,y,width,height .*, found no such file: nan,0,1,1"),
+        ({"max_pixels": 10}, r"expected at most 10 pixels \(data.max_pixels\), found 140 x 140"),
+    ],
+)
+def test_a_key_for_which_no_photo_can_be_read_is_named_not_the_held_out_ones(parts, decoding, reason):
+    data = datamodule(parts, decoding=Decoding(64, 3, **decoding), on_error="skip")
+    with pytest.raises(UserError, match=f"^expected good photos that can be read, found none of 10: .*{reason}"):
+        data.setup("fit")
+
+
+def test_held_out_photos_that_cannot_be_read_are_named_where_others_can(parts):
+    data = datamodule(parts, on_error="skip")
+    for sample in data.held_out_samples:
+        sample.path.write_bytes(b"junk")
+    with pytest.raises(UserError, match="^data.held_out: expected a photo to set the threshold with that can be read"):
+        data.setup("fit")
