@@ -1,7 +1,7 @@
 """Folders of one class each, with the masks of their photos, wherever these lie."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
@@ -29,6 +29,7 @@ from anomaly_lab.data.names import (
     is_system,
     may_be_masks,
     photo_of,
+    photo_of_several,
     speaks_of_defects,
     speaks_of_good,
 )  # fmt: skip
@@ -90,6 +91,7 @@ class Classes:
         self._masks: dict[Path, Path] = {}  # a mask that is used, and its photo
         self._good_stems: set[str] = set()
         self._good_masks: list[Path] = []
+        self._photos: dict[str, Path] = {}  # by stem
         self._class_folders: list[Path] = []
         self._folders_of_masks: set[Path] = set()  # within classes
 
@@ -172,6 +174,7 @@ class Classes:
             if found or folded(tree.name) == folded(folder.name):
                 lacking = next((path for path in images if path not in found), None)
                 if lacking:
+                    _refuse_several(images_in(tree), {composed(lacking.stem): lacking})
                     raise UserError(f"{lacking}: expected its mask {tree / f'{lacking.stem}_mask.png'}, found none")
                 self._roles[self._name(tree)] = "masks"
                 break
@@ -193,6 +196,7 @@ class Classes:
                 if of_good:
                     self._good_masks.append(mask)
                 else:
+                    _refuse_several([mask], self._photos)
                     raise UserError(
                         f"{mask}: expected the image of this mask, found none; masks lie in {folder.name}/<class>/ "
                         "under the name of their image, <stem>_mask.png"
@@ -226,6 +230,7 @@ class Classes:
                 if speaks_of_defects(path.stem):
                     self.remarks.add(GOOD_IN_SPITE, path)
             self._good_stems |= {composed(path.stem) for path in images}
+        self._photos |= {composed(path.stem): path for path in images}
         self._roles[self._name(folder)] = "defects" if label else "good"
         return [Sample(path, masks.get(path), label, composed(defect), str(path)) for path in images]
 
@@ -249,6 +254,11 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
     for path in images:
         by_stem.setdefault(path.with_name(composed(path.stem)), []).append(path)
     found: dict[Path, Path] = {}
+    beside: dict[Path, list[Path]] = {}
+    for path in images:
+        beside.setdefault(path.parent, []).append(path)
+    for files in beside.values():
+        _refuse_several(files, {composed(path.stem): path for path in files})
     for stem, (first, *others) in by_stem.items():
         photos = by_stem.get(stem.parent / photo_of(stem.name), [])
         if len(photos) == 1 and photos[0] != first and not others:
@@ -267,6 +277,18 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
                 )
             found[photos[0]] = masks[0]
     return found
+
+
+def _refuse_several(masks: Iterable[Path], photos: Mapping[str, Path]) -> None:
+    """Refuse masks of which several belong to one of `photos`, which are given by stem."""
+    for mask in masks:
+        stem = composed(mask.stem)
+        photo = photos.get(photo_of_several(stem) or "")
+        if photo and (photo_of(stem) == stem or photo_of(stem) not in photos):  # mask_0_1 is of 0_1 if that is there
+            raise UserError(
+                f"{mask}: expected one mask of {photo.name}, found one of several, which are not read; merge them into "
+                f"one, {photo.stem}_mask{mask.suffix}"
+            )
 
 
 def common_affix(images: list[Path]) -> str | None:

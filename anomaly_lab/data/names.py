@@ -112,6 +112,16 @@ def photo_of(stem: str) -> str:
     return found["photo"] if found else stem
 
 
+def photo_of_several(stem: str) -> str | None:
+    """The stem of the photo of which this is one of several masks: `000` of `000_mask_1`, `000_mask2`, `000_mask (2)`.
+
+    None for any other stem.
+    """
+    name = re.sub(r"[ _.-]*\(?\d+\)?$", "", stem)
+    photo = photo_of(name)
+    return photo if name not in {stem, photo} else None
+
+
 def category_of(root: str) -> str:
     """The name of a data set, from the path of its folder or table as it is typed.
 

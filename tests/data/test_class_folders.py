@@ -192,3 +192,32 @@ def test_folders_of_good_photos_are_typed_with_accents_or_apart(tmp_path, on_dis
     assert {sample.path.parent for sample in splits.train} == {tmp_path / on_disk}
     with pytest.raises(UserError, match="data.good: expected names of"):
         folder(str(tmp_path), 0, good=["fur"])
+
+
+@pytest.mark.parametrize(
+    ("masks", "named"),
+    [
+        (("gt/NG/0_mask_1.png", "gt/NG/0_mask_2.png", "gt/NG/1_mask.png"), "gt/NG/0_mask_1.png"),
+        (("gt/NG/0_mask.png", "gt/NG/0_mask2.png", "gt/NG/1_mask.png"), "gt/NG/0_mask2.png"),
+        (("gt/0_mask_1.png", "gt/0_mask_2.png"), "gt/0_mask_1.png"),
+        (("NG/0_mask (1).png", "NG/0_mask (2).png"), "NG/0_mask (1).png"),
+        (("OK/0_mask_1.png",), "OK/0_mask_1.png"),
+    ],
+)
+def test_several_masks_of_one_photo_are_refused(tmp_path, masks, named):
+    made(tmp_path, *GOOD, "NG/0.png", "NG/1.png", *masks)
+    with pytest.raises(UserError) as raised:
+        folder(str(tmp_path), 0)
+    message = "expected one mask of 0.png, found one of several, which are not read; merge them into one, 0_mask.png"
+    assert str(raised.value) == f"{tmp_path / named}: {message}"
+
+
+@pytest.mark.parametrize("place", ["NG", "gt/NG"])
+def test_a_mask_of_a_photo_with_a_number_is_none_of_several(tmp_path, place):
+    masks = {"NG/0.png": f"{place}/mask_0.png", "NG/0_1.png": f"{place}/mask_0_1.png"}
+    assert masks_of(folder(str(made(tmp_path, *GOOD, *masks, *masks.values())), 0), tmp_path) == masks
+
+
+def test_photos_with_numbers_are_no_masks(tmp_path):
+    photos = ("NG/mask_1.png", "NG/0.png", "NG/0_1.png", "NG/gt.png", "NG/mask_1_2.png")
+    assert set(masks_of(folder(str(made(tmp_path, *GOOD, *photos)), 0), tmp_path)) == {*photos}
