@@ -11,7 +11,7 @@ import struct
 import threading
 import zlib
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -166,6 +166,32 @@ def read_alpha(path: Path) -> np.ndarray | None:
             return np.asarray(image.convert("RGBA"))[:, :, 3] if image.has_transparency_data else None
     except (OSError, ValueError):
         return None
+
+
+class Header(NamedTuple):
+    """What the header of an image file says."""
+
+    format: str  # PNG, JPEG, ...; PGM is PPM, too
+    colour: str  # "gray" or "colour"
+    depth: str  # "8 bits" (or less), "16 bits", "floating point"
+
+
+def header_of(path: Path) -> Header:
+    """The header of a file that can be read; no pixel is decoded."""
+    with path.open("rb") as file:
+        begun = file.read(25)
+        file.seek(0)
+        if begun[:4] in tiff.MAGIC:
+            gray, dtype = tiff.header_of_tiff(file)
+            depth = "floating point" if dtype.kind == "f" else f"{8 * dtype.itemsize} bits"
+            return Header("TIFF", "gray" if gray else "colour", depth)
+        with opened(file, FORMATS) as image:
+            name = "JPEG" if image.format == "MPO" else str(image.format)
+            gray = image.mode in GRAY_MODES or image.mode[:1] in {"I", "F"}
+            wide = image.mode.startswith("I") or (name == "PNG" and begun[24] == 16)
+            wide |= name == "PPM" and _white_of_netpbm(image) > 255
+            depth = "floating point" if image.mode == "F" else "16 bits" if wide else "8 bits"
+            return Header(name, "gray" if gray else "colour", depth)
 
 
 def orientation_of(path: Path) -> int:

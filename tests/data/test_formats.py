@@ -16,7 +16,7 @@ from PIL import Image
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import formats, pixels
-from anomaly_lab.data.formats import read_alpha, read_photo, read_pixels, to_gray
+from anomaly_lab.data.formats import Header, header_of, read_alpha, read_photo, read_pixels, to_gray
 from anomaly_lab.data.pixels import say_once, unused_range
 
 RANDOM = np.random.default_rng(0)
@@ -696,3 +696,36 @@ def test_a_warning_comes_once_whatever_the_threads():
 def test_gray_follows_itu_r_601():
     assert to_gray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)).tolist() == [[76, 150, 29]]
     assert to_gray(np.array([[[1.0, 0, 0]]])).tolist() == [[0.299]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [
+        ("gray.png", ("PNG", "gray", "8 bits")),
+        ("gray16.png", ("PNG", "gray", "16 bits")),
+        ("colour16.png", ("PNG", "colour", "16 bits")),
+        ("gray.jpg", ("JPEG", "gray", "8 bits")),
+        ("colour.jpg", ("JPEG", "colour", "8 bits")),
+        ("colour.bmp", ("BMP", "colour", "8 bits")),
+        ("gray16.pgm", ("PPM", "gray", "16 bits")),
+        ("colour16.ppm", ("PPM", "colour", "16 bits")),
+        ("gray.pgm", ("PPM", "gray", "8 bits")),
+        ("gray.tif", ("TIFF", "gray", "8 bits")),
+        ("gray16.tif", ("TIFF", "gray", "16 bits")),
+        ("colour16.tif", ("TIFF", "colour", "16 bits")),
+        ("float.tif", ("TIFF", "gray", "floating point")),
+    ],
+)
+def test_the_header_says_format_colour_and_depth_as_the_pixels_do(tmp_path, kind, header):
+    colour, wide = kind.startswith("colour"), "16" in kind
+    values = WIDE if wide else RGB
+    values = SHARES.astype(np.float32) if kind.startswith("float") else values if colour else values[:, :, 0]
+    if kind.endswith(".tif"):
+        path = written(tmp_path / kind, values, photometric="rgb" if colour else "minisblack")
+    else:
+        path = tmp_path / kind
+        assert cv2.imwrite(str(path), values)
+    assert header_of(path) == Header(*header)
+    decoded = read_pixels(path).values
+    assert (decoded.ndim == 3) == (header[1] == "colour")
+    assert f"{8 * decoded.dtype.itemsize} bits" == header[2] or decoded.dtype.kind == "f"
