@@ -39,9 +39,8 @@ def check_data(words: list[str]) -> None:
     suffixes = Counter(sample.path.suffix.lower() for sample in samples)
     print(f"files: {most_common(suffixes.items())}")
     headers = {path: header_of(path) for path in datamodule.sizes}
-    print(
-        f"pixels: {most_common(Counter(f'{header.colour} of {header.depth}' for header in headers.values()).items())}"
-    )
+    pixels = Counter(f"{header.colour} of {header.depth}" for header in headers.values())
+    print(f"pixels: {most_common(pixels.items())}")
     traits = {"size": {path: f"{width} x {height} px" for path, (height, width) in datamodule.sizes.items()}}
     traits |= {name: {path: getattr(header, name) for path, header in headers.items()} for name in Header._fields}
     for line in telling(traits, samples):
