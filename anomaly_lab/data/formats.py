@@ -49,11 +49,12 @@ def read_photo(
 ) -> np.ndarray:
     """Decode a file or an image in memory to uint8 (height, width, channels), upright; 1 channel is gray, 3 are RGB.
 
-    Alpha is ignored, in palettes too: a transparent pixel has its stored colour. 8-bit files are used as they are.
-    Wider ones are scaled so that `value_range` (black, white), of the stored values, becomes 0 to 255, rounded; values
-    outside become black or white, with a warning. Without `value_range` the range is that of the type for 16 bits (of
-    PGM and PPM 0 to the white that the file declares), 0 to 1 for floating point within it, and otherwise that of the
-    values of the file, with a warning. Of several pages the first is read. Every warning appears once per run.
+    Alpha is ignored, in palettes too: a transparent pixel has its stored colour. 8-bit files are used as they are, with
+    a warning if there is a `value_range`. Wider ones are scaled so that `value_range` (black, white), of the stored
+    values, becomes 0 to 255, rounded; values outside become black or white, with a warning. Without `value_range` the
+    range is that of the type for 16 bits (of PGM and PPM 0 to the white that the file declares), 0 to 1 for floating
+    point within it, and otherwise that of the values of the file, with a warning. Of several pages the first is read.
+    Every warning appears once per run.
 
     Raises UserError naming the file if it is missing, not an image, damaged or truncated, declares more than
     `max_pixels`, contains NaN, or, without `value_range`, marks missing data by values far from all others; and for an
@@ -67,6 +68,8 @@ def read_photo(
         _check_scale(values)
     if values.dtype != np.uint8:
         values = to_8_bits(name_of(photo), pixels, value_range)
+    elif value_range is not None and isinstance(photo, Path):
+        say_once("narrow", f"{photo}: has 8 bits and is used as it is; data.value_range concerns wider files alone")
     if channels == 1:
         return (values if values.ndim == 2 else to_gray(values))[:, :, None]
     return cv2.cvtColor(values, cv2.COLOR_GRAY2RGB) if values.ndim == 2 else values

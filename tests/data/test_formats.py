@@ -346,11 +346,6 @@ def test_a_small_part_of_the_range_of_the_type_is_remarked_with_the_range_to_set
     assert unused_range() == ""
 
 
-def test_value_range_leaves_8_bits_alone(tmp_path):
-    path = saved(tmp_path / "a.png", encoded(Image.fromarray(RGB), "PNG"))
-    assert np.array_equal(read_photo(path, 3, [0.0, 4095.0]), RGB)
-
-
 def netpbm(values, white, plain=False):
     """A PGM or PPM; plain numbers with a comment among them."""
     kind = b"P" + str((3 if values.ndim == 3 else 2) + (0 if plain else 3)).encode()
@@ -729,3 +724,16 @@ def test_the_header_says_format_colour_and_depth_as_the_pixels_do(tmp_path, kind
     decoded = read_pixels(path).values
     assert (decoded.ndim == 3) == (header[1] == "colour")
     assert f"{8 * decoded.dtype.itemsize} bits" == header[2] or decoded.dtype.kind == "f"
+
+
+@pytest.mark.parametrize("value_range", [[0, 100], [0, 255], [50, 60]])
+def test_a_range_of_values_does_nothing_to_8_bits_and_that_is_said(tmp_path, value_range):
+    paths = [saved(tmp_path / f"{i}.png", encoded(Image.fromarray(GRAY), "PNG")) for i in range(2)]
+    told = "0.png: has 8 bits and is used as it is; data.value_range concerns wider files alone"
+    with pytest.warns(UserWarning, match=told) as warned:
+        found = [read_photo(path, 1, value_range)[:, :, 0] for path in paths]
+    assert len(warned) == 1
+    assert all((values == GRAY).all() for values in found)
+    read_photo(paths[0], 1)
+    wide = saved(tmp_path / "wide.png", encoded(Image.fromarray(np.full((8, 8), 55, np.uint16)), "PNG"))
+    read_photo(wide, 1, value_range)
