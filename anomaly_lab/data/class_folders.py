@@ -67,8 +67,6 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
         test += reading.samples(child, child.name if defective else "good", int(defective), holders)
     if test_folder:
         reading.refuse_loose(test_folder, "test/good and test/<defect>")
-    if test and all(sample.label for sample in test):
-        reading.remarks.add("no folder of good test photos: every class of the test counts as defective", path / "test")
     for child in path.iterdir():
         if child.is_dir() and child not in (train_folder, test_folder) and not is_mask_folder(child):
             reading.leave_out("left out as no part of the layout", child)
@@ -78,7 +76,11 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
             f"data.root: expected good photos to train on in {train_folder}, found none ({_suffixes()}); set "
             "data.root=FOLDER to the folder that holds train/good"
         )
-    return with_copies(reading.splits("train/good and test/<class>", train, test))
+    splits = reading.splits("train/good and test/<class>", train, test)
+    if test and all(sample.label for sample in test):
+        line = "no folder of good test photos: every class of the test counts as defective"
+        splits = splits._replace(remarks=(*splits.remarks, line))
+    return with_copies(splits)
 
 
 class Classes:

@@ -55,7 +55,7 @@ class Description(NamedTuple):
 
         Rows of a table, another `noun`, have no masks.
         """
-        answer = [f"data: {name}, {category}, layout: {self.layout or 'a table'}"]
+        answer = [f"data: {name}, {printable(category)}, layout: {self.layout or 'a table'}"]
         answer += [f"  {printable(folder)}: {role}" for folder, role in self.folders.items()]
         for split, counts in self.counts.items():
             parts = ", ".join(f"{printable(defect)} {number}" for defect, number in counts.items())

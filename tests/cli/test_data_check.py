@@ -10,7 +10,7 @@ from anomaly_lab.cli.data import main
 from anomaly_lab.cli.data_check import telling
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain
-from anomaly_lab.data import images
+from anomaly_lab.data import images, layouts
 from anomaly_lab.data.samples import Sample
 
 
@@ -93,6 +93,28 @@ def test_without_data_it_is_one_line(checked, tmp_path):
         checked(str(tmp_path))
     end = f"found a word without =; for a folder of photos type data=folder data.root={tmp_path}"
     assert str(explain(raised.value)).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            PermissionError(13, "Permission denied", "part/x"),
+            "data.root: expected data that may all be read, found part/x: Permission denied; set data.root=FOLDER to "
+            "the photos alone",
+        ),
+        (OSError(5, "Input/output error", "part/x"), "splits: [Errno 5] Input/output error: 'part/x'"),
+        (UserError("part: the sentence"), "part: the sentence"),
+    ],
+)
+def test_a_folder_that_may_not_be_read_is_one_of_data_root(checked, monkeypatch, error, said):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(layouts, "subfolders", fails)
+    with pytest.raises(InstantiationException) as raised:
+        checked()
+    assert str(explain(raised.value)) == said
 
 
 def samples(good, bad):

@@ -113,7 +113,9 @@ def test_masks_beside_good_photos_are_left_out_and_a_test_without_good_photos_is
     splits = folder(str(tmp_path), 0)
     assert [Path(sample.path).name for sample in splits.train] == ["0.png", "1.png"]
     assert describe(splits).remarks[0] == "1 left out as masks beside good photos: good/0_mask.png"
-    assert "every class of the test counts as defective" in describe(splits).remarks[1]
+    line = "no folder of good test photos: every class of the test counts as defective"
+    assert describe(splits).remarks[1] == line
+    assert line not in folder(str(made(tmp_path, "test/good/6.png")), 0).remarks
 
 
 @pytest.mark.parametrize("place", ["test/label/0.png", "label/hole/0.png", "labels/test/hole/0.png"])
