@@ -52,9 +52,12 @@ def show(found: list[Entry], folder: Path) -> None:
 
 
 def named(found: list[Entry], word: str, folder: Path) -> list[Entry]:
-    """The entry whose name begins so, or those of the data in this folder. Raises UserError for none or two names."""
-    matches = [entry for entry in found if word and entry.path.name.startswith(word)]
-    if len(matches) > 1:
+    """The entry whose name begins so, with what is left of writing it, or those of the data in this folder.
+
+    Raises UserError for none or two names.
+    """
+    matches = [entry for entry in found if word and entry.path.name.removeprefix(".").startswith(word)]
+    if len({name_of(entry.path) for entry in matches}) > 1:
         names = ", ".join(entry.path.name for entry in matches)
         raise UserError(f"data cache clear: expected the beginning of one entry's name, found {word!r} of {names}")
     matches = matches or [entry for entry in found if word and entry.belongs_to(Path(word).expanduser())]
@@ -76,11 +79,15 @@ def clear(found: list[Entry], folder: Path) -> None:
     print(f"cleared {freed} of {total}, {len(gone)} entries of {folder}{left}")
 
 
+def name_of(path: Path) -> str:
+    """The name of an entry, complete or not: what a process that has ended left is called `.NAME.PID`."""
+    return path.name.removeprefix(".").partition(".")[0]
+
+
 def removed(path: Path) -> bool:
     """Remove an entry, complete or not, unless another process writes or uses it."""
-    name = path.name.removeprefix(".").partition(".")[0]
     try:
-        with lock(lock_of(path.with_name(name)), None):
+        with lock(lock_of(path.with_name(name_of(path))), None):
             if is_in_use(path):
                 return False
             shutil.rmtree(path)

@@ -1,7 +1,7 @@
 """`python -m anomaly_lab data check KEY=VALUE ...`: what a run would find in the data, without training."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ from anomaly_lab.core.errors import UserError
 
 if TYPE_CHECKING:
     from anomaly_lab.data.datamodule import DataModule
+    from anomaly_lab.data.samples import Sample
 
 EXAMPLES = 3  # names shown of each kind of image
 MOST = 5  # sizes and suffixes listed
+TELLING = 0.9  # of the good photos, or of the defective ones, have what the others do not
 
 
 def check_data(words: list[str]) -> None:
@@ -22,7 +24,8 @@ def check_data(words: list[str]) -> None:
     Raises UserError where there are no data, and, in the end, where a run would stop at photos that cannot be read.
     """
     resolved = configuration(words)
-    from anomaly_lab.data.table_module import TableModule  # and torch with it, after mistakes in the words
+    from anomaly_lab.data.formats import Header, header_of  # and torch with it, after mistakes in the words
+    from anomaly_lab.data.table_module import TableModule
 
     datamodule, samples = examined(resolved)
     if isinstance(datamodule, TableModule):
@@ -35,8 +38,15 @@ def check_data(words: list[str]) -> None:
     print(f"sizes: {most_common((f'{width} x {height} px', n) for (height, width), n in sizes.items())}")
     suffixes = Counter(sample.path.suffix.lower() for sample in samples)
     print(f"files: {most_common(suffixes.items())}")
+    headers = {path: header_of(path) for path in datamodule.sizes}
+    pixels = Counter(f"{header.colour} of {header.depth}" for header in headers.values())
+    print(f"pixels: {most_common(pixels.items())}")
+    traits = {"size": {path: f"{width} x {height} px" for path, (height, width) in datamodule.sizes.items()}}
+    traits |= {name: {path: getattr(header, name) for path, header in headers.items()} for name in Header._fields}
+    for line in telling(traits, samples):
+        print(f"data: {line}")
     for defect, paths in by_defect(samples).items():
-        print(f"names of {defect}: {', '.join(printable(path.name) for path in paths[:EXAMPLES])}")
+        print(f"names of {printable(defect)}: {', '.join(printable(path.name) for path in paths[:EXAMPLES])}")
     used = datamodule.train_samples, datamodule.held_out_samples, datamodule.test_samples
     decoding = datamodule.decoding
     print(
@@ -106,6 +116,28 @@ def by_defect(samples: Iterable[Any]) -> dict[str, list[Path]]:
     for sample in samples:
         paths.setdefault(sample.defect, []).append(sample.path)
     return paths
+
+
+def telling(traits: Mapping[str, Mapping[Path, str]], samples: Sequence["Sample"]) -> list[str]:
+    """A line on each trait of the files that tells good photos from defective ones.
+
+    That is the difference of the shares of its values, counted where good ones have more, or where defective ones have.
+    A value that one photo has alone says nothing.
+    """
+    lines = []
+    for name, values in traits.items():
+        of = [Counter(values[s.path] for s in samples if s.label == label and s.path in values) for label in (0, 1)]
+        shares = [{value: n / counts.total() for value, n in counts.items()} for counts in of]
+        if not all(shares):
+            continue
+        often = [value for value, n in (of[0] + of[1]).items() if n > 1]
+        more = [shares[0].get(value, 0) - shares[1].get(value, 0) for value in often]
+        if max(sum(max(sign * share, 0) for share in more) for sign in (1, -1)) >= TELLING:
+            lines.append(
+                f"the {name} of the files tells good photos, {most_common(of[0].items())}, from defective ones, "
+                f"{most_common(of[1].items())}; a method may learn to tell this apart instead of the defect"
+            )
+    return lines
 
 
 def most_common(counts: Iterable[tuple[str, int]]) -> str:

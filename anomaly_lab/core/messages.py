@@ -57,6 +57,11 @@ def explain(error: BaseException) -> UserError:
     if isinstance(error, InstantiationException) and error.__cause__ is not None:  # refused by Lightning or torch
         full_key = re.search(r"full_key: (\S+)", str(error))
         reason = " ".join(str(error.__cause__).split())
+        if isinstance(error.__cause__, PermissionError) and full_key and full_key[1].endswith("splits"):
+            return UserError(
+                f"data.root: expected data that may all be read, found {error.__cause__.filename}: "
+                f"{error.__cause__.strerror}; set data.root=FOLDER to the photos alone"
+            )
         return UserError(f"{full_key[1]}: {reason}" if full_key else reason)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     parent, found = getattr(cause, "parent_node", None), getattr(cause, "key", None)

@@ -1,7 +1,7 @@
 """Folders of one class each, with the masks of their photos, wherever these lie."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from anomaly_lab.core.errors import UserError
@@ -22,11 +22,14 @@ from anomaly_lab.data.names import (
     PHOTOS,
     SUFFIXES,
     as_typed,
+    composed,
+    folded,
     is_good,
     is_masks,
     is_system,
     may_be_masks,
     photo_of,
+    photo_of_several,
     speaks_of_defects,
     speaks_of_good,
 )  # fmt: skip
@@ -38,7 +41,7 @@ GOOD_IN_SPITE = "read as good, although the name speaks of defects"
 def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
     """Read `train/good` (or `train/*` directly) and `test/<class>`, with masks if there are any.
 
-    `good`: further names of folders that hold good parts, in lower case. Raises UserError for any other arrangement.
+    `good`: further names of folders that hold good parts, `folded`. Raises UserError for any other arrangement.
     """
     train_folder, test_folder = child_of(path, "train") or path / "train", child_of(path, "test")
     reading = Classes(path)
@@ -64,8 +67,6 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
         test += reading.samples(child, child.name if defective else "good", int(defective), holders)
     if test_folder:
         reading.refuse_loose(test_folder, "test/good and test/<defect>")
-    if test and all(sample.label for sample in test):
-        reading.remarks.add("no folder of good test photos: every class of the test counts as defective", path / "test")
     for child in path.iterdir():
         if child.is_dir() and child not in (train_folder, test_folder) and not is_mask_folder(child):
             reading.leave_out("left out as no part of the layout", child)
@@ -75,7 +76,11 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
             f"data.root: expected good photos to train on in {train_folder}, found none ({_suffixes()}); set "
             "data.root=FOLDER to the folder that holds train/good"
         )
-    return with_copies(reading.splits("train/good and test/<class>", train, test))
+    splits = reading.splits("train/good and test/<class>", train, test)
+    if test and all(sample.label for sample in test):
+        line = "no folder of good test photos: every class of the test counts as defective"
+        splits = splits._replace(remarks=(*splits.remarks, line))
+    return with_copies(splits)
 
 
 class Classes:
@@ -87,6 +92,8 @@ class Classes:
         self._roles: dict[str, str] = {}
         self._masks: dict[Path, Path] = {}  # a mask that is used, and its photo
         self._good_stems: set[str] = set()
+        self._good_masks: list[Path] = []
+        self._photos: dict[str, Path] = {}  # by stem
         self._class_folders: list[Path] = []
         self._folders_of_masks: set[Path] = set()  # within classes
 
@@ -95,7 +102,8 @@ class Classes:
         for folder in self._folders_of_masks:
             if not any(mask.is_relative_to(folder) for mask in self._masks):
                 self.remarks.add(FOLDER_OF_MASKS, folder)
-        return Splits(train, test, layout, tuple(self._roles.items()), tuple(self.remarks.lines()))
+        about = layout, tuple(self._roles.items()), tuple(self.remarks.lines())
+        return Splits(train, test, *about, good_masks=tuple(self._good_masks))
 
     def note(self, reason: str, path: Path) -> None:
         """Note what is left out within a class; folders of masks only if no mask of them is used."""
@@ -154,6 +162,7 @@ class Classes:
                 if photo_of(mask.stem) == mask.stem:
                     raise UserError(f"{mask}: expected one photo of this name, found two suffixes")
                 self.remarks.add("left out as masks beside good photos", mask)
+                self._good_masks.append(mask)
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
         if may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
@@ -164,9 +173,10 @@ class Classes:
         found: dict[Path, Path] = dict(beside)
         for tree in mask_trees(folder, holders) if not beside else ():
             found = masks_in(tree, photos_in, images)
-            if found or tree.name.lower() == folder.name.lower():
+            if found or folded(tree.name) == folded(folder.name):
                 lacking = next((path for path in images if path not in found), None)
                 if lacking:
+                    _refuse_several(images_in(tree), {composed(lacking.stem): lacking})
                     raise UserError(f"{lacking}: expected its mask {tree / f'{lacking.stem}_mask.png'}, found none")
                 self._roles[self._name(tree)] = "masks"
                 break
@@ -180,9 +190,15 @@ class Classes:
             if not is_masks(folder.name):
                 self.remarks.add("read as masks, because its files are named as photos beside it", folder)
             for mask in images_in(folder):
-                of_good = mask.parent == folder and not self._good_stems.isdisjoint({mask.stem, photo_of(mask.stem)})
+                stem = composed(mask.stem)
+                of_good = mask.parent == folder and not self._good_stems.isdisjoint({stem, photo_of(stem)})
                 of_good = of_good or is_good(mask.parent.name)
-                if mask not in self._masks and not of_good:
+                if mask in self._masks:
+                    continue
+                if of_good:
+                    self._good_masks.append(mask)
+                else:
+                    _refuse_several([mask], self._photos)
                     raise UserError(
                         f"{mask}: expected the image of this mask, found none; masks lie in {folder.name}/<class>/ "
                         "under the name of their image, <stem>_mask.png"
@@ -215,9 +231,10 @@ class Classes:
             for path in images:
                 if speaks_of_defects(path.stem):
                     self.remarks.add(GOOD_IN_SPITE, path)
-            self._good_stems |= {path.stem for path in images}
+            self._good_stems |= {composed(path.stem) for path in images}
+        self._photos |= {composed(path.stem): path for path in images}
         self._roles[self._name(folder)] = "defects" if label else "good"
-        return [Sample(path, masks.get(path), label, defect, str(path)) for path in images]
+        return [Sample(path, masks.get(path), label, composed(defect), str(path)) for path in images]
 
     def _name(self, folder: Path) -> str:
         return folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else str(folder)
@@ -237,8 +254,13 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
     """
     by_stem: dict[Path, list[Path]] = {}
     for path in images:
-        by_stem.setdefault(path.with_suffix(""), []).append(path)
+        by_stem.setdefault(path.with_name(composed(path.stem)), []).append(path)
     found: dict[Path, Path] = {}
+    beside: dict[Path, list[Path]] = {}
+    for path in images:
+        beside.setdefault(path.parent, []).append(path)
+    for files in beside.values():
+        _refuse_several(files, {composed(path.stem): path for path in files})
     for stem, (first, *others) in by_stem.items():
         photos = by_stem.get(stem.parent / photo_of(stem.name), [])
         if len(photos) == 1 and photos[0] != first and not others:
@@ -257,6 +279,18 @@ def masks_beside(images: list[Path]) -> dict[Path, Path]:
                 )
             found[photos[0]] = masks[0]
     return found
+
+
+def _refuse_several(masks: Iterable[Path], photos: Mapping[str, Path]) -> None:
+    """Refuse masks of which several belong to one of `photos`, which are given by stem."""
+    for mask in masks:
+        stem = composed(mask.stem)
+        photo = photos.get(photo_of_several(stem) or "")
+        if photo and (photo_of(stem) == stem or photo_of(stem) not in photos):  # mask_0_1 is of 0_1 if that is there
+            raise UserError(
+                f"{mask}: expected one mask of {photo.name}, found one of several, which are not read; merge them into "
+                f"one, {photo.stem}_mask{mask.suffix}"
+            )
 
 
 def common_affix(images: list[Path]) -> str | None:
@@ -285,7 +319,7 @@ def mask_trees(folder: Path, holders: Iterable[Path]) -> Iterator[Path]:
     for holder in holders:
         for masks in mask_folders(holder):
             of_test = child_of(masks, "test")
-            tree = child_of(masks, folder.name.lower()) or (of_test and child_of(of_test, folder.name.lower()))
+            tree = child_of(masks, folder.name) or (of_test and child_of(of_test, folder.name))
             yield tree or masks
 
 
@@ -294,7 +328,7 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
 
     Names that read `_mask` come first; a mask of the photo's very name beside one is left over.
     """
-    by_name = {mask.relative_to(tree).with_suffix("").as_posix(): mask for mask in images_in(tree)}
+    by_name = {composed(mask.relative_to(tree).with_suffix("").as_posix()): mask for mask in images_in(tree)}
     marked = {
         (Path(name).parent / photo_of(Path(name).name)).as_posix(): mask
         for name, mask in by_name.items()
@@ -305,7 +339,7 @@ def masks_in(tree: Path, folder: Path, images: Iterable[Path]) -> dict[Path, Pat
         below = image.relative_to(folder).with_suffix("")
         inner = Path(*below.parts[1:]) if below.parts[0].lower() in PHOTOS else below
         for name in (below.as_posix(), inner.as_posix()):
-            if mask := marked.get(name) or by_name.get(name):
+            if mask := marked.get(composed(name)) or by_name.get(composed(name)):
                 found[image] = mask
                 break
     return found

@@ -25,7 +25,7 @@ from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
 from anomaly_lab.data.images import Decoding, hardly_seen, in_unit_range, unlike_the_others
 from anomaly_lab.data.labelled import Amount, in_words, known
-from anomaly_lab.data.masks import Marks, mostly_marked, not_turned, read_mask
+from anomaly_lab.data.masks import Marks, marks_defects, mostly_marked, not_turned, read_mask
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
@@ -167,6 +167,7 @@ class DataModule(pl.LightningDataModule):
             self.remarks += (in_words(seen.labelled, len(seen.test), masks),)
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
+        self.good_masks = splits.good_masks
         self.augmentation = augmentation if augmented else Augmentation()
         self.kind: Kind = kind
         self.decoding = decoding
@@ -202,9 +203,22 @@ class DataModule(pl.LightningDataModule):
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
+        with closing(prefetch(marks_defects, self.good_masks, self.workers)) as answers:
+            marked = [mask for mask, marks in zip(self.good_masks, answers, strict=True) if marks]
+        if marked:
+            where = printable(f"{len(marked)}, such as {marked[0]}")
+            say(
+                f"data: contradictory labels, masks of good photos that mark defects: {where}; move such a photo to a "
+                "folder of defects, or remove its mask"
+            )
         photos = [*self.train_samples, *self.held_out_samples, *self.test_samples]
         self.held_out_samples = self._readable(self.held_out_samples)
         if not self.held_out_samples:
+            if not any(map(self._can_be_read, self.train_samples)):  # the reason is not in which photo is held out
+                raise UserError(
+                    f"expected good photos that can be read, found none of {len(photos) - len(self.test_samples)}: "
+                    f"{self.unreadable[0]}"
+                )
             raise UserError(
                 "data.held_out: expected a photo to set the threshold with that can be read, found none: "
                 f"{self.unreadable[0]}; remove what cannot be read, or set a larger data.held_out"
@@ -266,6 +280,13 @@ class DataModule(pl.LightningDataModule):
             if remark:
                 say(f"data: {printable(remark)}")
         return good
+
+    def _can_be_read(self, sample: Sample) -> bool:
+        try:
+            self.decoding.size(sample.path)
+        except UserError:
+            return False
+        return True
 
     def seen(self) -> dict[str, Any]:
         """What a run keeps of its photos; available once they are decoded."""

@@ -11,7 +11,7 @@ import struct
 import threading
 import zlib
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -49,11 +49,12 @@ def read_photo(
 ) -> np.ndarray:
     """Decode a file or an image in memory to uint8 (height, width, channels), upright; 1 channel is gray, 3 are RGB.
 
-    Alpha is ignored, in palettes too: a transparent pixel has its stored colour. 8-bit files are used as they are.
-    Wider ones are scaled so that `value_range` (black, white), of the stored values, becomes 0 to 255, rounded; values
-    outside become black or white, with a warning. Without `value_range` the range is that of the type for 16 bits (of
-    PGM and PPM 0 to the white that the file declares), 0 to 1 for floating point within it, and otherwise that of the
-    values of the file, with a warning. Of several pages the first is read. Every warning appears once per run.
+    Alpha is ignored, in palettes too: a transparent pixel has its stored colour. 8-bit files are used as they are, with
+    a warning if there is a `value_range`. Wider ones are scaled so that `value_range` (black, white), of the stored
+    values, becomes 0 to 255, rounded; values outside become black or white, with a warning. Without `value_range` the
+    range is that of the type for 16 bits (of PGM and PPM 0 to the white that the file declares), 0 to 1 for floating
+    point within it, and otherwise that of the values of the file, with a warning. Of several pages the first is read.
+    Every warning appears once per run.
 
     Raises UserError naming the file if it is missing, not an image, damaged or truncated, declares more than
     `max_pixels`, contains NaN, or, without `value_range`, marks missing data by values far from all others; and for an
@@ -67,6 +68,8 @@ def read_photo(
         _check_scale(values)
     if values.dtype != np.uint8:
         values = to_8_bits(name_of(photo), pixels, value_range)
+    elif value_range is not None and isinstance(photo, Path):
+        say_once("narrow", f"{photo}: has 8 bits and is used as it is; data.value_range concerns wider files alone")
     if channels == 1:
         return (values if values.ndim == 2 else to_gray(values))[:, :, None]
     return cv2.cvtColor(values, cv2.COLOR_GRAY2RGB) if values.ndim == 2 else values
@@ -169,6 +172,32 @@ def read_alpha(path: Path) -> np.ndarray | None:
             return np.asarray(image.convert("RGBA"))[:, :, 3] if image.has_transparency_data else None
     except (OSError, ValueError):
         return None
+
+
+class Header(NamedTuple):
+    """What the header of an image file says."""
+
+    format: str  # PNG, JPEG, ...; PGM is PPM, too
+    colour: str  # "gray" or "colour"
+    depth: str  # "8 bits" (or less), "16 bits", "floating point"
+
+
+def header_of(path: Path) -> Header:
+    """The header of a file that can be read; no pixel is decoded."""
+    with path.open("rb") as file:
+        begun = file.read(25)
+        file.seek(0)
+        if begun[:4] in tiff.MAGIC:
+            gray, dtype = tiff.header_of_tiff(file)
+            depth = "floating point" if dtype.kind == "f" else f"{8 * dtype.itemsize} bits"
+            return Header("TIFF", "gray" if gray else "colour", depth)
+        with opened(file, FORMATS) as image:
+            name = "JPEG" if image.format == "MPO" else str(image.format)
+            gray = image.mode in GRAY_MODES or image.mode[:1] in {"I", "F"}
+            wide = image.mode.startswith("I") or (name == "PNG" and begun[24] == 16)
+            wide |= name == "PPM" and _white_of_netpbm(image) > 255
+            depth = "floating point" if image.mode == "F" else "16 bits" if wide else "8 bits"
+            return Header(name, "gray" if gray else "colour", depth)
 
 
 def orientation_of(path: Path) -> int:

@@ -62,8 +62,12 @@ class Decoding:
             return place(height, width, self.image_size, self.resize)
         if isinstance(self.region, str):
             file = Path(self.region).expanduser()
-            changed = file.stat().st_mtime_ns if file.is_file() else 0
-            placement = place_in_white(file, changed, self.image_size, self.resize, self.max_pixels)
+            if not file.exists():
+                raise UserError(
+                    f"data.region: expected x,y,width,height (in px, or as shares up to 1.0) or a mask image, found no "
+                    f"such file: {self.region}"
+                )
+            placement = place_in_white(file, file.stat().st_mtime_ns, self.image_size, self.resize, self.max_pixels)
             if placement.photo != (height, width):
                 raise UserError(
                     f"{name}: expected a photo of the size of data.region ({file}), {placement.photo[1]} x "

@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes, class_folders
 from anomaly_lab.data.listing import child_of, images_in, is_mask_folder, is_photo, subfolders
-from anomaly_lab.data.names import as_typed, is_good, is_system, speaks_of_defects, speaks_of_good
+from anomaly_lab.data.names import as_typed, folded, is_good, is_system, speaks_of_defects, speaks_of_good
 from anomaly_lab.data.samples import Splits, hold_out, join_copies, with_copies
 
 POOLS = ("all", "textures", "objects")  # instead of a category: all of them, or those of one kind
@@ -82,7 +82,9 @@ def pooled(splits_of: dict[str, Splits]) -> Splits:
     )
     folders = [(f"{name}/{found}", role) for name, splits in splits_of.items() for found, role in splits.folders]
     remarks = [f"{name}: {remark}" for name, splits in splits_of.items() for remark in splits.remarks]
-    return Splits(train, test, f"{len(splits_of)} categories", tuple(folders), tuple(remarks))
+    masks = tuple(mask for splits in splits_of.values() for mask in splits.good_masks)
+    about = f"{len(splits_of)} categories", tuple(folders), tuple(remarks)
+    return Splits(train, test, *about, good_masks=masks)
 
 
 def folder(
@@ -97,7 +99,7 @@ def folder(
     `good` names more folders of good photos, beside good, normal, ok, pass and 0. A folder that holds nothing but one
     folder is that folder. Raises UserError for any other layout, and where several folders might be good or not.
     """
-    path, names = Path(root).expanduser(), {str(name).strip("/").lower() for name in good}
+    path, names = Path(root).expanduser(), {folded(str(name).strip("/")) for name in good}
     if not path.is_dir():
         found = "a file" if path.is_file() else "nothing"
         raise UserError(f"data.root: expected a folder of images, found {found} at {root}; set data.root=FOLDER")
@@ -106,7 +108,7 @@ def folder(
     if child_of(level, "train"):
         return class_folders(level, names)
     classes = [child for child in subfolders(level) if reading.holds_photos(child)]
-    if unknown := names - {child.name.lower() for child in classes}:
+    if unknown := names - {folded(child.name) for child in classes}:
         raise UserError(
             f"data.good: expected names of {', '.join(child.name for child in classes) or 'sub-folders'}, "
             f"found {sorted(unknown)[0]!r}"

@@ -14,6 +14,8 @@ from anomaly_lab.data.names import (
     SIGNATURES,
     SUFFIXES,
     UNREADABLE,
+    composed,
+    folded,
     is_good,
     is_masks,
     is_system,
@@ -45,8 +47,9 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def child_of(path: Path, name: str) -> Path | None:
-    """The sub-folder of this name, in upper or lower case."""
-    return next((child for child in sorted(path.iterdir()) if child.is_dir() and child.name.lower() == name), None)
+    """The sub-folder of this name, in upper or lower case, accents one with their letters or not."""
+    children = (child for child in sorted(path.iterdir()) if folded(child.name) == folded(name))
+    return next((child for child in children if child.is_dir()), None)
 
 
 def mask_folders(path: Path) -> list[Path]:
@@ -77,10 +80,10 @@ def is_mask_folder(folder: Path) -> bool:
         for child in photos
         if are_classes or child.name.lower() in {*PHOTOS, "train", "test"} or speaks_of_defects(child.name)
     ]
-    defective = {file.stem for file in folder.parent.iterdir() if is_photo(file)}
-    defective |= {file.stem for place in places if not is_good(place.name) for file in walk(place)}
-    stems = defective | {file.stem for place in places for file in walk(place)}
-    masks = [{file.stem, photo_of(file.stem)} for file in walk(folder)]
+    defective = {composed(file.stem) for file in folder.parent.iterdir() if is_photo(file)}
+    defective |= {composed(file.stem) for place in places if not is_good(place.name) for file in walk(place)}
+    stems = defective | {composed(file.stem) for place in places for file in walk(place)}
+    masks = [{stem, photo_of(stem)} for stem in (composed(file.stem) for file in walk(folder))]
     return any(names & defective for names in masks) and all(names & stems for names in masks)
 
 

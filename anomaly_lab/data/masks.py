@@ -83,6 +83,14 @@ def _is_jpeg(path: Path) -> bool:
         return file.read(3) == b"\xff\xd8\xff"
 
 
+def marks_defects(path: Path) -> bool:
+    """Whether a mask marks any pixel; one that cannot be read marks none."""
+    try:
+        return bool(read_white(path, MAX_PIXELS).any())
+    except UserError:
+        return False
+
+
 def mostly_marked(marks: Mapping[Path, Marks]) -> str | None:
     """A remark if the masks look inverted: most of them mark most of their photo, or one also the whole border."""
     most = [path for path, marked in marks.items() if marked.share > 0.5]

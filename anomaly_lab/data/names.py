@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,9 +60,19 @@ MASK_STEMS = [
 ]
 
 
+def composed(name: str) -> str:
+    """A name in which an accent is one with its letter (NFC): disks of macOS part them, keyboards do not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """A name as it is compared where upper and lower case are the same."""
+    return composed(name).lower()
+
+
 def is_good(name: str, also: Iterable[str] = ()) -> bool:
-    """Whether a folder of this name holds good parts; `also`: further names that do, in lower case."""
-    return name.lower() in GOOD or name.lower() in also
+    """Whether a folder of this name holds good parts; `also`: further names that do, `folded`."""
+    return folded(name) in GOOD or folded(name) in also
 
 
 def is_masks(name: str) -> bool:
@@ -99,6 +110,16 @@ def photo_of(stem: str) -> str:
     """The stem of the photo whose mask has this stem: `000` of `000_mask`, `gt_000`, `000label` and `000`."""
     found = next(filter(None, (pattern.fullmatch(stem) for pattern in MASK_STEMS)), None)
     return found["photo"] if found else stem
+
+
+def photo_of_several(stem: str) -> str | None:
+    """The stem of the photo of which this is one of several masks: `000` of `000_mask_1`, `000_mask2`, `000_mask (2)`.
+
+    None for any other stem.
+    """
+    name = re.sub(r"[ _.-]*\(?\d+\)?$", "", stem)
+    photo = photo_of(name)
+    return photo if name not in {stem, photo} else None
 
 
 def category_of(root: str) -> str:

@@ -85,7 +85,7 @@ def column_count(root: str, label: str, leave_out: Sequence[str]) -> int:
 
 @cache
 def _read(root: str, label: str, leave_out: tuple[str, ...], *_status: int) -> Numbers:
-    text = text_of(Path(root).expanduser(), root)
+    text, skipped = text_of(Path(root).expanduser(), root)
     delimiter = delimiter_of(text, {label})
     try:
         reader = csv_file.reader(lines_of(text), delimiter=delimiter)
@@ -97,12 +97,13 @@ def _read(root: str, label: str, leave_out: tuple[str, ...], *_status: int) -> N
         for row in reader:
             if not row:
                 continue
-            where = f"{root}, line {reader.line_num}"
+            line = reader.line_num + skipped
+            where = f"{root}, line {line}"
             if len(row) != len(header):
                 raise UserError(f"{where}: expected {len(header)} columns, found {len(row)}")
             kind = kind_of(row[at].strip(), f"{where}, column {label}")
             found.kinds.append(kind if kind == "good" else named(kind, where))
-            found.lines.append(reader.line_num)
+            found.lines.append(line)
             if split is not None:
                 found.splits.append(_split(row[split], where))
             found.values.extend(_number(row[place], where, header[place]) for place in places)

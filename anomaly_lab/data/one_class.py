@@ -9,6 +9,7 @@ from pydantic import NonNegativeInt
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes
 from anomaly_lab.data.listing import child_of, subfolders
+from anomaly_lab.data.names import composed
 from anomaly_lab.data.samples import Sample, Splits, with_copies
 
 Protocol = Literal["one_vs_rest", "leave_one_out"]
@@ -27,7 +28,7 @@ def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegat
     """
     path = Path(root).expanduser()
     folders = classes(root)
-    names = [folder.name for folder in folders]
+    names, category = [composed(folder.name) for folder in folders], composed(category)
     if category not in names:
         raise UserError(
             f"data.category: expected one of the classes {', '.join(names)} of {root}, found {category!r}"
@@ -35,17 +36,17 @@ def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegat
         )
     reading = Classes(path)
     test_folder = child_of(path, "test")
-    tested = {child.name: child for child in subfolders(test_folder)} if test_folder else {}
+    tested = {composed(child.name): child for child in subfolders(test_folder)} if test_folder else {}
     if missing := next((name for name in names if name not in tested), None):
         raise UserError(f"data.root: expected test photos of every class, found no folder {path / 'test' / missing}")
 
     def labelled(folder: Path) -> list[Sample]:
-        abnormal = (folder.name == category) == (protocol == "leave_one_out")
+        abnormal = (composed(folder.name) == category) == (protocol == "leave_one_out")
         return reading.samples(folder, folder.name if abnormal else "good", int(abnormal))
 
     test = [sample for name in names for sample in labelled(tested[name])]
     if protocol == "one_vs_rest":
-        train = labelled(next(folder for folder in folders if folder.name == category))
+        train = labelled(next(folder for folder in folders if composed(folder.name) == category))
         return with_copies(reading.splits(f"one class, {category}, against the others", train, test))
     pool = [*(sample for folder in folders for sample in labelled(folder)), *test]
     normal = [number for number, sample in enumerate(pool) if not sample.label]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.data.names import composed
 
 
 class Sample(NamedTuple):
@@ -37,6 +38,7 @@ class Splits(NamedTuple):
     folders: tuple[tuple[str, str], ...] = ()  # a folder below the root, and as what it was read
     remarks: tuple[str, ...] = ()  # one line each: what is left out, cannot be told, or occurs twice
     labelled: tuple[Sample, ...] = ()  # abnormal images that the method may learn from (data/labelled.py)
+    good_masks: tuple[Path, ...] = ()  # of good images: left out, and a contradiction if they mark anything
 
 
 class Description(NamedTuple):
@@ -53,7 +55,7 @@ class Description(NamedTuple):
 
         Rows of a table, another `noun`, have no masks.
         """
-        answer = [f"data: {name}, {category}, layout: {self.layout or 'a table'}"]
+        answer = [f"data: {name}, {printable(category)}, layout: {self.layout or 'a table'}"]
         answer += [f"  {printable(folder)}: {role}" for folder, role in self.folders.items()]
         for split, counts in self.counts.items():
             parts = ", ".join(f"{printable(defect)} {number}" for defect, number in counts.items())
@@ -79,7 +81,7 @@ def describe(splits: Splits) -> Description:
 def join_copies(samples: list[Sample]) -> list[Sample]:
     """The samples with one group for all whose files have the same content, so that no split parts them.
 
-    If all of them would be one group, they are returned as they are.
+    If all of them would be one group, although not all are the same photo, they are returned as they are.
     """
     same = same_content([sample.path for sample in samples])
     leader: dict[str, str] = {}
@@ -92,7 +94,9 @@ def join_copies(samples: list[Sample]) -> list[Sample]:
     joined = [
         sample._replace(group=members.setdefault(_leader(leader, sample.group), sample.group)) for sample in samples
     ]
-    return joined if len({sample.group for sample in joined}) > 1 else samples
+    if len({sample.group for sample in joined}) > 1 or len({same.get(sample.path, "") for sample in samples}) == 1:
+        return joined
+    return samples
 
 
 def _leader(leaders: dict[str, str], name: str) -> str:
@@ -119,6 +123,10 @@ def with_copies(splits: Splits) -> Splits:
         (good[same[sample.path]], sample) for sample in splits.test if sample.label and same.get(sample.path) in good
     ]
     both = {sample.path for _, sample in torn}
+    joined = join_copies(splits.train)
+    group = {sample.path: sample.group for sample in joined}
+    parted = any(group[path] != group[original] for path, original in again)
+    how = "their groups part them, so that held-out photos may be learnt from" if parted else "held out together"
     seen: dict[str, Path] = {}
     twice = [(path, seen.setdefault(same[path], path)) for path in test if path in same and same[path] not in first]
     twice = [pair for pair in twice if pair[0] != pair[1] and pair[0] not in both]
@@ -130,13 +138,13 @@ def with_copies(splits: Splits) -> Splits:
     ] + [
         f"byte copies {what}: {len(pairs)}, such as {pairs[0][0]} of {pairs[0][1]}"
         for pairs, what in (
-            (again, "among the training images, held out together"),
+            (again, f"among the training images, {how}"),
             (leaked, "of training images among the test images, whose scores say little"),
             (twice, "among the test images, which count several times"),
         )
         if pairs
     ]
-    return splits._replace(train=join_copies(splits.train), remarks=(*splits.remarks, *remarks))
+    return splits._replace(train=joined, remarks=(*splits.remarks, *remarks))
 
 
 def same_content(paths: list[Path]) -> dict[Path, str]:
@@ -181,9 +189,11 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sampl
     """
     groups = Counter(sample.group for sample in samples)
     if len(groups) < 2:
+        alike = "that are byte copies or of one group, such as" if len(samples) > 1 else "at"
+        found = f"{len(samples)} {alike} {samples[0].path}" if samples else "none"
         raise UserError(
-            "data.root: expected at least 2 good photos (of 2 groups), so that one can be held out for the threshold, "
-            f"found {len(samples)}{f' at {samples[0].path}' if samples else ''}; set data.root=FOLDER to more of them"
+            "data.root: expected at least 2 different good photos, of 2 groups, so that one can be held out for the "
+            f"threshold, found {found}; set data.root=FOLDER to more of them"
         )
     wanted = min(max(1, round(share * len(samples))), len(samples) - 1)
     if len(groups) == len(samples):
@@ -233,9 +243,21 @@ def fingerprint(samples: list[Sample]) -> str:
 
 
 def file_names(samples: list[Sample]) -> list[str]:
-    """A file name per image for its results: the stem, with a number if two images of a defect share the stem."""
-    seen = Counter((sample.defect, sample.path.stem) for sample in samples)
-    return [
-        sample.path.stem if seen[sample.defect, sample.path.stem] == 1 else f"{sample.path.stem}-{number}"
-        for number, sample in enumerate(samples)
-    ]
+    """A file name per image for its results: the stem, with a number if two images would share a name.
+
+    Names behind their defect and "_" differ, even on disks that take upper and lower case for the same.
+    """
+
+    def on_disk(sample: Sample, name: str) -> str:
+        return composed(f"{sample.defect}_{name}").casefold()
+
+    taken = Counter(on_disk(sample, sample.path.stem) for sample in samples)
+    names = []
+    for number, sample in enumerate(samples):
+        name = sample.path.stem
+        if taken[on_disk(sample, name)] > 1:
+            while taken[on_disk(sample, name := f"{name}-{number}")]:
+                pass
+            taken[on_disk(sample, name)] = 1
+        names.append(name)
+    return names

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import astuple, replace
@@ -27,6 +29,7 @@ from anomaly_lab.data.placement import fit_mask
 from anomaly_lab.data.samples import Sample, digests
 
 Cache = Literal["auto", "disk", "device", "memory", "none"]
+LARGE = 2**32  # bytes of decoded images that are said before they are written
 Images = UInt8[Tensor, "image channel side side"] | Float32[Tensor, "image column 1 1"]
 Box = tuple[int, int, int, int]
 Place = tuple[int, int, int, int, int, int, int]  # row of its sample, box, height and width of its photo
@@ -197,9 +200,10 @@ def _on_disk(
     unreadable = None
     with lock(cache.lock_of(path), wait):
         if not _is_whole(path, len(samples), on_error):
+            shape = _shape(samples, decoding)
+            _check_room(shape, folder)
             with writing(path) as part:
                 part.mkdir()
-                shape = _shape(samples, decoding)
                 _reserve(part / cache.IMAGES, int(np.prod(shape)))
                 images = np.memmap(part / cache.IMAGES, dtype=np.uint8, mode="r+", shape=shape)
                 places, unreadable = _read_all(samples, decoding, workers, on_error, images.__setitem__)
@@ -229,6 +233,20 @@ def _columns(samples: list[Sample], places: list[Place]) -> tuple[list[Sample], 
         [place[1:5] for place in places],
         [place[5:] for place in places],
     )
+
+
+def _check_room(shape: tuple[int, int, int, int], folder: Path) -> None:
+    """Refuse images that do not fit the free disk, before hours are spent; say how large large ones are."""
+    size, free = math.prod(shape), shutil.disk_usage(folder).free
+    about = f"{shape[0]} images of {shape[3]} x {shape[2]} px"
+    if size > free:
+        raise UserError(
+            f"data.image_size: expected decoded images that fit the free disk, found {about}, which take "
+            f"{size / 2**30:.1f} GB, and {free / 2**30:.1f} GB free in {folder}; set a smaller data.image_size, or "
+            "another data.cache_dir"
+        )
+    if size >= LARGE:
+        say(f"decoding {about} takes {size / 2**30:.0f} GB in {folder}")
 
 
 def _reserve(path: Path, size: int) -> None:

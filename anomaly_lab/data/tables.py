@@ -3,6 +3,7 @@
 import csv as csv_file
 import io
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -13,6 +14,7 @@ from anomaly_lab.data.samples import Sample, Splits, with_copies
 
 NEEDED, OPTIONAL = {"path", "label", "split"}, {"mask", "defect", "group"}
 DELIMITERS = ",;\t|"
+EXCEL = re.compile(r'"?sep=[^\r\n]?"?[,;\t|]*(\r\n|\r|\n)', re.IGNORECASE)  # a first line that only Excel reads
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 DEPENDS = {  # on whether the column asks for defects or for good parts, or on who fills gaps
     "true", "false", "t", "f", "yes", "no", "y", "n", "ja", "nein", "positive", "negative", "none", "null", "nan", "na",
@@ -25,6 +27,7 @@ def csv(root: str) -> Splits:
     """Read a table with the columns path, label, split and optionally mask, defect, group.
 
     `root` is the CSV file; paths are relative to its folder. Columns are separated by commas, semicolons, tabs or `|`.
+    Their names are read in upper and lower case; a column without a name is left out if it is empty or counts the rows.
     label: 0, good, normal, ok, pass or "no defect", or 1 or any other text for a defect; split: train or test. Raises
     UserError naming the line of a mistake.
     """
@@ -32,6 +35,7 @@ def csv(root: str) -> Splits:
     if not table.is_file():
         raise UserError(f"data.root: expected a CSV file with the columns path,label,split, found none at {root}")
     splits = Splits([], [], "a table")
+    named_good: list[str] = []
     for number, row in _rows(table, root):
         sample = _sample(row, table.parent, f"{root}, line {number}")
         split = (row["split"] or "").strip().lower()
@@ -42,52 +46,77 @@ def csv(root: str) -> Splits:
                 f"{root}, line {number}: expected normal images in the split train, found label {row['label']!r}"
             )
         getattr(splits, split).append(sample)
+        defect = (row.get("defect") or "").strip()
+        if sample.label == 0 and defect and not _is_no_defect(defect):
+            named_good.append(f"{defect!r} in line {number}")
     if not splits.train:
         raise UserError(f"{root}: expected rows with split train, found none")
     paths = Counter(sample.path for sample in [*splits.train, *splits.test])
     if twice := next((path for path, count in paths.items() if count > 1), None):
         raise UserError(f"{root}: expected every image once, found {twice} in {paths[twice]} rows")
+    masks = Counter(sample.mask_path.resolve() for sample in splits.test if sample.mask_path)
+    if shared := next((mask for mask, count in masks.items() if count > 1), None):
+        raise UserError(f"{root}: expected the mask of one image, found {shared} in {masks[shared]} rows")
     if both := {sample.group for sample in splits.train} & {sample.group for sample in splits.test}:
         raise UserError(f"{root}: expected a group in one split, found {sorted(both)[0]!r} in train and test")
-    return with_copies(splits._replace(remarks=doubts(splits.test)))
+    remarks = [
+        f"rows labelled good with the name of a defect, read as good: {len(named_good)}, such as {name}; correct one"
+        for name in named_good[:1]
+    ]
+    return with_copies(splits._replace(remarks=(*doubts(splits.test), *remarks)))
 
 
 def _rows(table: Path, root: str) -> list[tuple[int, Row]]:
     """The rows with their last line in the file. Raises UserError for another encoding or other columns."""
-    text = text_of(table, root)
+    text, skipped = text_of(table, root)
     expected = f"{root}: expected the columns path,label,split[,mask,defect,group], found "
     try:
         reader = csv_file.DictReader(lines_of(text), delimiter=delimiter_of(text, NEEDED))
-        columns = list(reader.fieldnames or [])
+        columns = [name.strip().lower() for name in reader.fieldnames or []]
+        nameless = [f"{number} without a name" for number, name in enumerate(columns) if not name]
+        reader.fieldnames = [name or f"{number} without a name" for number, name in enumerate(columns)]
         if missing := NEEDED - set(columns):
             raise UserError(f"{expected}{','.join(columns or ['nothing'])}; missing: {', '.join(sorted(missing))}")
-        if unknown := set(columns) - NEEDED - OPTIONAL:
-            raise UserError(f"{expected}{unknown}")
-        if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        if unknown := [name for name in columns if name not in {*NEEDED, *OPTIONAL, ""}]:
+            raise UserError(f"{expected}{', '.join(unknown)} too")
+        if twice := [name for name, count in Counter(columns).items() if name and count > 1]:
             raise UserError(f"{expected}{twice[0]} twice")
-        rows = [(reader.line_num, row) for row in reader]
+        rows = [(reader.line_num + skipped, row) for row in reader]
     except csv_file.Error as error:
         raise UserError(f"{root}: expected a CSV file, found: {error}") from None
     for number, row in rows:
         if None in row:
             raise UserError(f"{root}, line {number}: expected {len(columns)} columns, found more; quote the fields")
+    for name in nameless:
+        values = sorted(row[name] or "" for _, row in rows)
+        if any(values) and values != sorted(map(str, range(len(rows)))):
+            raise UserError(
+                f"{expected}a column without a name that holds {values[-1]!r}; leave it out (pandas: "
+                "to_csv(index=False)), or name it"
+            )
     return rows
 
 
-def text_of(table: Path, root: str) -> str:
-    """The text of a table. Raises UserError for another encoding than UTF-8."""
+def text_of(table: Path, root: str) -> tuple[str, int]:
+    """The text of a table, and the lines before it that only Excel reads. Raises UserError for another than UTF-8."""
     try:
-        return table.read_bytes().decode("utf-8-sig")
+        text = table.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{root}: expected a table in UTF-8, found other bytes ({error.reason}); save it as UTF-8"
         ) from None
+    first = EXCEL.match(text)
+    return (text[first.end() :], 1) if first else (text, 0)
 
 
 def delimiter_of(text: str, wanted: Set[str]) -> str:
     """What separates the columns: the mark that gives most of the wanted ones."""
-    headers = {mark: next(csv_file.reader(lines_of(text), delimiter=mark), []) for mark in DELIMITERS}
-    return max(DELIMITERS, key=lambda mark: len(wanted & {*headers[mark]}))
+
+    def given(mark: str) -> int:
+        names = [name.strip() for name in next(csv_file.reader(lines_of(text), delimiter=mark), [])]
+        return len(wanted & {*names, *map(str.lower, names)})
+
+    return max(DELIMITERS, key=given)
 
 
 def lines_of(text: str) -> io.StringIO:
@@ -103,14 +132,19 @@ def _sample(row: Row, base: Path, where: str) -> Sample:
     normal = kind == "good"
     if not name:
         raise UserError(f"{where}: expected a path, found none")
-    path = base / name
-    for file in [path, base / mask] if mask else [path]:
-        if not file.is_file():
-            raise UserError(f"{where}: expected the file {file}, found none")
+    path, *marks = (_file(base, text, where) for text in (name, mask) if text)
     if mask and normal:
         raise UserError(f"{where}: expected no mask for a normal image, found {mask!r}")
     defect = "good" if normal else named(defect or kind, where)
-    return Sample(path, base / mask if mask else None, int(not normal), defect, group or str(path))
+    return Sample(path, marks[0] if marks else None, int(not normal), defect, group or str(path))
+
+
+def _file(base: Path, name: str, where: str) -> Path:
+    """A file as the disk spells it: with accents as one with their letters, or apart. Raises UserError for none."""
+    spelt = (base / name, *(base / unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    if found := next((path for path in spelt if path.is_file()), None):
+        return found
+    raise UserError(f"{where}: expected the file {base / name}, found none")
 
 
 def kind_of(label: str, where: str) -> str:
@@ -128,9 +162,18 @@ def kind_of(label: str, where: str) -> str:
     number = float(label) if NUMBER.fullmatch(label) else None
     if number not in {None, 0, 1}:
         raise UserError(f"{where}: expected a label 0, 1, good, normal, ok or the name of a defect, found {label!r}")
-    if number == 0 or label.lower() in GOOD or NO_DEFECT.fullmatch(label.lower()):
+    if number == 0 or _is_good(label):
         return "good"
     return "bad" if number == 1 else label
+
+
+def _is_good(word: str) -> bool:
+    return word.lower() in GOOD or NO_DEFECT.fullmatch(word.lower()) is not None
+
+
+def _is_no_defect(name: str) -> bool:
+    """Whether a good image may have this in the column of its defect."""
+    return _is_good(name) or speaks_of_good(name) or name.lower() in DEPENDS
 
 
 def doubts(test: Sequence[Sample]) -> tuple[str, ...]:

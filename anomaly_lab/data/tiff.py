@@ -56,6 +56,13 @@ def decode_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Pixels:
         return Pixels(values, pages, 2**page.bitspersample - 1)
 
 
+def header_of_tiff(file: BinaryIO) -> tuple[bool, np.dtype]:
+    """Whether the first page is gray, and the type of its values."""
+    with _silent_tifffile(), tifffile.TiffFile(file) as tiff:
+        page = tiff.pages.first
+        return CHANNELS.get(getattr(page.photometric, "name", "")) == 1, np.dtype(page.dtype)
+
+
 @contextmanager
 def _silent_tifffile() -> Iterator[None]:
     """Silence tifffile in this thread: our own error names what is wrong with a file."""

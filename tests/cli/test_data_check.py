@@ -1,13 +1,17 @@
 """What `data check` says of a folder, in which something is wrong or nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hydra.errors import InstantiationException, OverrideParseException
 
 from anomaly_lab.cli.data import main
+from anomaly_lab.cli.data_check import telling
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain
-from anomaly_lab.data import images
+from anomaly_lab.data import images, layouts
+from anomaly_lab.data.samples import Sample
 
 
 @pytest.fixture
@@ -43,6 +47,7 @@ def test_layout_counts_sizes_and_what_a_run_does_from_one_reading_of_each_photo(
         "masks: 2 of 2 defective photos\n",
         "sizes: 8 x 8 px (21), 16 x 8 px (1)\n",
         "files: .png (22)\n",
+        "pixels: gray of 8 bits (22)\n",
         "names of good: 0.png, 1.png, 10.png\n",
         "a run uses 22 of 22 photos: it learns from 18, sets its threshold on 2 and tests 2, at 128 x 128 px",
     ):
@@ -88,3 +93,72 @@ def test_without_data_it_is_one_line(checked, tmp_path):
         checked(str(tmp_path))
     end = f"found a word without =; for a folder of photos type data=folder data.root={tmp_path}"
     assert str(explain(raised.value)).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            PermissionError(13, "Permission denied", "part/x"),
+            "data.root: expected data that may all be read, found part/x: Permission denied; set data.root=FOLDER to "
+            "the photos alone",
+        ),
+        (OSError(5, "Input/output error", "part/x"), "splits: [Errno 5] Input/output error: 'part/x'"),
+        (UserError("part: the sentence"), "part: the sentence"),
+    ],
+)
+def test_a_folder_that_may_not_be_read_is_one_of_data_root(checked, monkeypatch, error, said):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr(layouts, "subfolders", fails)
+    with pytest.raises(InstantiationException) as raised:
+        checked()
+    assert str(explain(raised.value)) == said
+
+
+def samples(good, bad):
+    values = [*good, *bad]
+    found = [Sample(Path(f"{i}"), None, int(i >= len(good)), "x", f"{i}") for i in range(len(values))]
+    return {"size": {Path(f"{i}"): value for i, value in enumerate(values)}}, found
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "told"),
+    [
+        ("a" * 20, "b" * 5, "good photos, a (20), from defective ones, b (5)"),
+        ("a" * 19 + "b", "b" * 5, "good photos, a (19), b (1), from defective ones, b (5)"),
+        ("ab" * 10, "ccd" * 2, "good photos, a (10), b (10), from defective ones, c (4), d (2)"),
+        ("abcdefgh", "xx", "defective ones, x (2)"),  # no two good ones alike
+        ("aa", "b", "good photos, a (2), from defective ones, b (1)"),
+        ("a" * 20, "ab", None),
+        ("a" * 8 + "bb", "b" * 5, None),
+        ("abcdefgh", "uvwxyz", None),  # every photo is cropped on its own
+        ("a" * 20, "a" * 5, None),
+        ("a" * 20, "", None),
+    ],
+)
+def test_what_tells_good_photos_from_defective_ones_is_said(good, bad, told):
+    lines = telling(*samples(good, bad))
+    assert len(lines) == (told is not None)
+    assert not lines or (told in lines[0] and lines[0].startswith("the size of the files tells good photos, "))
+
+
+def test_traits_of_the_files_that_tell_good_from_defective_are_said(tmp_path, monkeypatch, capsys, write):
+    monkeypatch.chdir(tmp_path)
+    for i in range(4):
+        write(tmp_path / f"part/good/{i}.png", np.full((16, 16), 9 * i + 9, np.uint8))
+        write(tmp_path / f"part/hole\n1/{i}.jpg", np.full((16, 8, 3), (9 * i + 9, 90, 200), np.uint8))
+    main(["check", "data=folder", "data.root=part", "data.image_size=128", "data.cache=memory"])
+    said = capsys.readouterr().out
+    end = "; a method may learn to tell this apart instead of the defect\n"
+    for trait, of_good, of_bad in (
+        ("size", "16 x 16 px", "8 x 16 px"),
+        ("format", "PNG", "JPEG"),
+        ("colour", "gray", "colour"),
+    ):
+        line = f"data: the {trait} of the files tells good photos, {of_good} (4), from defective ones, {of_bad} (4)"
+        assert line + end in said
+    assert "the depth of the files" not in said
+    assert "pixels: gray of 8 bits (4), colour of 8 bits (4)\n" in said
+    assert "names of hole\\n1: 0.jpg" in said  # in one line

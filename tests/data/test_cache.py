@@ -84,6 +84,15 @@ def test_one_entry_is_cleared_by_the_beginning_of_its_name_or_by_its_data_unless
     assert left(tmp_path) == [".three.123", "twins", "two"]
 
 
+def test_what_a_killed_process_left_is_cleared_by_name_unless_it_is_written(here, tmp_path):
+    (tmp_path / "cache/.one.123").mkdir()
+    with lock(cache.lock_of(tmp_path / "cache/one"), None), pytest.raises(UserError, match="found 2 in use"):
+        data.main(["cache", "clear", "one", here])
+    data.main(["cache", "clear", "one", here])
+    data.main(["cache", "clear", "thr", here])
+    assert left(tmp_path) == ["two"]
+
+
 def test_another_word_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="data: expected .* data cache .clear.*, found 'cash'"):
         data.main(["cash"])

@@ -1,5 +1,6 @@
 """Masks wherever they lie: used where that is plain, else refused by name; never trained as good parts."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,9 @@ def test_masks_beside_good_photos_are_left_out_and_a_test_without_good_photos_is
     splits = folder(str(tmp_path), 0)
     assert [Path(sample.path).name for sample in splits.train] == ["0.png", "1.png"]
     assert describe(splits).remarks[0] == "1 left out as masks beside good photos: good/0_mask.png"
-    assert "every class of the test counts as defective" in describe(splits).remarks[1]
+    line = "no folder of good test photos: every class of the test counts as defective"
+    assert describe(splits).remarks[1] == line
+    assert line not in folder(str(made(tmp_path, "test/good/6.png")), 0).remarks
 
 
 @pytest.mark.parametrize("place", ["test/label/0.png", "label/hole/0.png", "labels/test/hole/0.png"])
@@ -160,3 +163,63 @@ def test_good_photos_whose_names_speak_of_defects_are_named(tmp_path):
     splits = folder(str(tmp_path), 0)
     assert len(splits.train) == 6
     assert splits.remarks[-1].startswith("2 read as good, although the name speaks of defects")
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask"),
+    [
+        ("NG/ä7.png", "NG/a\u03087_mask.png"),
+        ("NG/a\u03087.png", "masks/ä7.png"),
+        ("Lo\u0308cher/7.png", "masks/löcher/7_mask.png"),
+        ("NG/7ä.jpg", "NG/7a\u0308.png"),
+        ("NG/ä/7.png", "labels/a\u0308/7.png"),
+    ],
+)
+def test_accents_may_be_one_with_their_letters_or_apart(tmp_path, photo, mask):
+    splits = folder(str(made(tmp_path, *GOOD, photo, mask)), 0)
+    assert masks_of(splits, tmp_path) == {photo: mask}
+    assert splits.test[-1].defect == unicodedata.normalize("NFC", Path(photo).parts[0])
+    assert all(sample.path.is_file() for sample in splits.test)
+
+
+def test_masks_of_good_photos_with_accents_are_no_masks_without_a_photo(tmp_path):
+    splits = folder(str(made(tmp_path, "OK/ä.png", *GOOD, "NG/7.png", "masks/7.png", "masks/a\u0308_mask.png")), 0)
+    assert masks_of(splits, tmp_path) == {"NG/7.png": "masks/7.png"}
+
+
+@pytest.mark.parametrize(("on_disk", "typed"), [("fu\u0308r", "für"), ("für", "fu\u0308r"), ("Für", "fu\u0308R")])
+def test_folders_of_good_photos_are_typed_with_accents_or_apart(tmp_path, on_disk, typed):
+    made(tmp_path, *(f"{on_disk}/{number}.png" for number in range(3)), "loch/0.png")
+    splits = folder(str(tmp_path), 0, good=[typed])
+    assert {sample.path.parent for sample in splits.train} == {tmp_path / on_disk}
+    with pytest.raises(UserError, match="data.good: expected names of"):
+        folder(str(tmp_path), 0, good=["fur"])
+
+
+@pytest.mark.parametrize(
+    ("masks", "named"),
+    [
+        (("gt/NG/0_mask_1.png", "gt/NG/0_mask_2.png", "gt/NG/1_mask.png"), "gt/NG/0_mask_1.png"),
+        (("gt/NG/0_mask.png", "gt/NG/0_mask2.png", "gt/NG/1_mask.png"), "gt/NG/0_mask2.png"),
+        (("gt/0_mask_1.png", "gt/0_mask_2.png"), "gt/0_mask_1.png"),
+        (("NG/0_mask (1).png", "NG/0_mask (2).png"), "NG/0_mask (1).png"),
+        (("OK/0_mask_1.png",), "OK/0_mask_1.png"),
+    ],
+)
+def test_several_masks_of_one_photo_are_refused(tmp_path, masks, named):
+    made(tmp_path, *GOOD, "NG/0.png", "NG/1.png", *masks)
+    with pytest.raises(UserError) as raised:
+        folder(str(tmp_path), 0)
+    message = "expected one mask of 0.png, found one of several, which are not read; merge them into one, 0_mask.png"
+    assert str(raised.value) == f"{tmp_path / named}: {message}"
+
+
+@pytest.mark.parametrize("place", ["NG", "gt/NG"])
+def test_a_mask_of_a_photo_with_a_number_is_none_of_several(tmp_path, place):
+    masks = {"NG/0.png": f"{place}/mask_0.png", "NG/0_1.png": f"{place}/mask_0_1.png"}
+    assert masks_of(folder(str(made(tmp_path, *GOOD, *masks, *masks.values())), 0), tmp_path) == masks
+
+
+def test_photos_with_numbers_are_no_masks(tmp_path):
+    photos = ("NG/mask_1.png", "NG/0.png", "NG/0_1.png", "NG/gt.png", "NG/mask_1_2.png")
+    assert set(masks_of(folder(str(made(tmp_path, *GOOD, *photos)), 0), tmp_path)) == {*photos}

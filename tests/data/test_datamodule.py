@@ -16,7 +16,7 @@ from anomaly_lab.data.corruption import AnyOf, Blob, PerlinTexture
 from anomaly_lab.data.datamodule import DataModule, ImageLoader
 from anomaly_lab.data.feeds import ImageFeed, PatchFeed
 from anomaly_lab.data.images import Decoding
-from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.data.layouts import folder, mvtec_ad, pooled
 from tests.conftest import stand_in, write_image
 
 CPU = torch.device("cpu")
@@ -418,3 +418,60 @@ def test_a_labelled_photo_whose_mask_cannot_be_used_is_named_or_left_out(parts, 
     with pytest.raises(UserError, match="expected a defective photo that can be read, found none: .*_mask.png: exp"):
         data.setup("fit")
     datamodule(parts, labelled_abnormal=2).setup("fit")  # which reads no mask
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("good/000_mask.png", [0, 0, 255], True),
+        ("good/000.png", [0, 0, 1], True),  # by id
+        ("good/000_mask.png", [0, 0, 0], False),
+        ("good/000_mask.png", None, False),  # a mask that nobody uses may be damaged
+    ],
+)
+def test_a_mask_that_marks_a_defect_on_a_good_photo_is_a_contradiction(parts, write, capsys, name, values, said):
+    file = parts / "ground_truth" / name
+    file.parent.mkdir(exist_ok=True)
+    if values is None:
+        file.write_bytes(b"junk")
+    else:
+        write(file, np.repeat(np.array([values], np.uint8), 3, axis=0))
+    splits = mvtec_ad(str(parts.parent), "bar")
+    assert splits.good_masks == (file,)
+    for found in (splits, pooled({"bar": splits})):
+        datamodule(parts, splits=found).setup("fit")
+        line = (
+            f"data: contradictory labels, masks of good photos that mark defects: 1, such as {file}; move such a photo "
+            "to a folder of defects, or remove its mask\n"
+        )
+        assert (line in capsys.readouterr().out) == said
+
+
+def test_a_mask_beside_a_good_photo_that_marks_a_defect_is_a_contradiction(parts, write, capsys):
+    write(parts / "test/good/000_mask.png", np.eye(3, dtype=np.uint8))
+    datamodule(parts, splits=folder(str(parts), 0)).setup("fit")
+    assert "masks of good photos that mark defects: 1, such as" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("decoding", "reason"),
+    [
+        ({"region": [-5, 0, 50, 50]}, "expected data.region .* inside the photo of 140 x 140 px, found .-5, 0, 50, 50"),
+        ({"region": [10, 10, 500, 500]}, "expected data.region .* inside the photo of 140 x 140 px"),
+        ({"region": "60x60"}, "data.region: expected x,y,width,height .* or a mask image, found no such file: 60x60"),
+        ({"region": "nan,0,1,1"}, "data.region: expected x,y,width,height .*, found no such file: nan,0,1,1"),
+        ({"max_pixels": 10}, r"expected at most 10 pixels \(data.max_pixels\), found 140 x 140"),
+    ],
+)
+def test_a_key_for_which_no_photo_can_be_read_is_named_not_the_held_out_ones(parts, decoding, reason):
+    data = datamodule(parts, decoding=Decoding(64, 3, **decoding), on_error="skip")
+    with pytest.raises(UserError, match=f"^expected good photos that can be read, found none of 10: .*{reason}"):
+        data.setup("fit")
+
+
+def test_held_out_photos_that_cannot_be_read_are_named_where_others_can(parts):
+    data = datamodule(parts, on_error="skip")
+    for sample in data.held_out_samples:
+        sample.path.write_bytes(b"junk")
+    with pytest.raises(UserError, match="^data.held_out: expected a photo to set the threshold with that can be read"):
+        data.setup("fit")

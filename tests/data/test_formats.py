@@ -16,7 +16,7 @@ from PIL import Image
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data import formats, pixels
-from anomaly_lab.data.formats import read_alpha, read_photo, read_pixels, to_gray
+from anomaly_lab.data.formats import Header, header_of, read_alpha, read_photo, read_pixels, to_gray
 from anomaly_lab.data.pixels import say_once, unused_range
 
 RANDOM = np.random.default_rng(0)
@@ -344,11 +344,6 @@ def test_a_small_part_of_the_range_of_the_type_is_remarked_with_the_range_to_set
     assert (f"the largest value of the {values.dtype} photos is {largest:g}," in remark) == bool(wanted)
     assert remark.endswith(f"set data.value_range={wanted}" if wanted else "")
     assert unused_range() == ""
-
-
-def test_value_range_leaves_8_bits_alone(tmp_path):
-    path = saved(tmp_path / "a.png", encoded(Image.fromarray(RGB), "PNG"))
-    assert np.array_equal(read_photo(path, 3, [0.0, 4095.0]), RGB)
 
 
 def netpbm(values, white, plain=False):
@@ -696,3 +691,49 @@ def test_a_warning_comes_once_whatever_the_threads():
 def test_gray_follows_itu_r_601():
     assert to_gray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)).tolist() == [[76, 150, 29]]
     assert to_gray(np.array([[[1.0, 0, 0]]])).tolist() == [[0.299]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [
+        ("gray.png", ("PNG", "gray", "8 bits")),
+        ("gray16.png", ("PNG", "gray", "16 bits")),
+        ("colour16.png", ("PNG", "colour", "16 bits")),
+        ("gray.jpg", ("JPEG", "gray", "8 bits")),
+        ("colour.jpg", ("JPEG", "colour", "8 bits")),
+        ("colour.bmp", ("BMP", "colour", "8 bits")),
+        ("gray16.pgm", ("PPM", "gray", "16 bits")),
+        ("colour16.ppm", ("PPM", "colour", "16 bits")),
+        ("gray.pgm", ("PPM", "gray", "8 bits")),
+        ("gray.tif", ("TIFF", "gray", "8 bits")),
+        ("gray16.tif", ("TIFF", "gray", "16 bits")),
+        ("colour16.tif", ("TIFF", "colour", "16 bits")),
+        ("float.tif", ("TIFF", "gray", "floating point")),
+    ],
+)
+def test_the_header_says_format_colour_and_depth_as_the_pixels_do(tmp_path, kind, header):
+    colour, wide = kind.startswith("colour"), "16" in kind
+    values = WIDE if wide else RGB
+    values = SHARES.astype(np.float32) if kind.startswith("float") else values if colour else values[:, :, 0]
+    if kind.endswith(".tif"):
+        path = written(tmp_path / kind, values, photometric="rgb" if colour else "minisblack")
+    else:
+        path = tmp_path / kind
+        assert cv2.imwrite(str(path), values)
+    assert header_of(path) == Header(*header)
+    decoded = read_pixels(path).values
+    assert (decoded.ndim == 3) == (header[1] == "colour")
+    assert f"{8 * decoded.dtype.itemsize} bits" == header[2] or decoded.dtype.kind == "f"
+
+
+@pytest.mark.parametrize("value_range", [[0, 100], [0, 255], [50, 60]])
+def test_a_range_of_values_does_nothing_to_8_bits_and_that_is_said(tmp_path, value_range):
+    paths = [saved(tmp_path / f"{i}.png", encoded(Image.fromarray(GRAY), "PNG")) for i in range(2)]
+    told = "0.png: has 8 bits and is used as it is; data.value_range concerns wider files alone"
+    with pytest.warns(UserWarning, match=told) as warned:
+        found = [read_photo(path, 1, value_range)[:, :, 0] for path in paths]
+    assert len(warned) == 1
+    assert all((values == GRAY).all() for values in found)
+    read_photo(paths[0], 1)
+    wide = saved(tmp_path / "wide.png", encoded(Image.fromarray(np.full((8, 8), 55, np.uint16)), "PNG"))
+    read_photo(wide, 1, value_range)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.layouts import POOLS, categories, folder, mvtec_ad, of_pool, pooled, textures_of
-from anomaly_lab.data.samples import Sample, Splits, choose, describe, file_names, fingerprint, hold_out
+from anomaly_lab.data.samples import Sample, Splits, choose, describe, file_names, fingerprint, hold_out, with_copies
 
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
 
@@ -218,8 +218,8 @@ def test_what_may_be_defects_is_not_taken_for_good(tmp_path, write, name):
 
 
 def test_masks_beside_good_and_bad_must_fit(tmp_path, write):
-    for name in ("good/0", "good/1", "good/2", "bad/0"):
-        write(tmp_path / f"{name}.png", PIXELS)
+    for number, name in enumerate(("good/0", "good/1", "good/2", "bad/0")):
+        write(tmp_path / f"{name}.png", PIXELS + number)
     write(tmp_path / "ground_truth/bad/0_mask.png", PIXELS)
     assert folder(str(tmp_path), 0).test[-1].mask_path == tmp_path / "ground_truth/bad/0_mask.png"
     (tmp_path / "ground_truth/bad").rename(tmp_path / "ground_truth/dab")
@@ -230,6 +230,26 @@ def test_masks_beside_good_and_bad_must_fit(tmp_path, write):
 def test_images_of_one_stem_get_names_of_their_own():
     samples = [sample("a/1.png"), sample("b/1.png"), sample("a/2.png"), sample("c/1.png")._replace(defect="hole")]
     assert file_names(samples) == ["1-0", "1-1", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        # the number appended to a shared stem is the stem of another photo, before or behind it
+        (["hole/a/0.png", "hole/a/0-3.png", "hole/b/0.png"], ["0-0", "0-3", "0-2"]),
+        (["hole/a/0.png", "hole/a/0-2.png", "hole/b/0.png"], ["0-0", "0-2", "0-2-2"]),
+        (["hole/a/0-0.png", "hole/a/0.png", "hole/b/0.png", "hole/b/0-0.png"], ["0-0-0", "0-1", "0-2", "0-0-3"]),
+        # disks that take upper and lower case, or both forms of ä, for the same
+        (["hole/a/A.png", "hole/b/a.png"], ["A-0", "a-1"]),
+        (["Hole/A.png", "hole/a.png"], ["A-0", "a-1"]),
+        (["hole/ä.png", "hole/a\u0308.png"], ["ä-0", "a\u0308-1"]),
+        # pictures of all defects lie in one folder
+        (["a/b_c.png", "a_b/c.png"], ["b_c-0", "c-1"]),
+    ],
+)
+def test_no_two_results_share_a_file(paths, names):
+    samples = [sample(path)._replace(defect=path.split("/")[0]) for path in paths]
+    assert file_names(samples) == names
 
 
 def sample(name, group=None):
@@ -246,8 +266,11 @@ def test_held_out_images_are_a_seeded_tenth():
 
 
 def test_one_image_cannot_be_split():
-    with pytest.raises(UserError, match="data.root: expected at least 2 good photos"):
+    told = "data.root: expected at least 2 different good photos, of 2 groups, so that one can be held out for the "
+    with pytest.raises(UserError, match=f"{told}threshold, found 1 at a; set data.root=FOLDER to more of them"):
         hold_out([sample("a")], 0.1, 0)
+    with pytest.raises(UserError, match=f"{told}threshold, found 2 that are byte copies or of one group, such as a;"):
+        hold_out([sample("a", "g"), sample("b", "g")], 0.1, 0)
     assert len(hold_out([sample("a"), sample("b")], 0.1, 0)[1]) == 1
 
 
@@ -389,9 +412,33 @@ def test_copies_are_held_out_together_and_named(tmp_path):
         assert len({path in {sample.path for sample in held} for path in (a, b)}) == 1
 
 
-def test_photos_that_are_all_the_same_stay_photos(tmp_path):
+def test_of_photos_that_are_all_the_same_none_is_held_out(tmp_path):
     for number in range(3):
-        touch(tmp_path / f"{number}.png").write_bytes(b"same")
+        touch(tmp_path / f"good/{number}.png").write_bytes(b"same")
     splits = folder(str(tmp_path), 0)
-    assert len({sample.group for sample in splits.train}) == 3
     assert splits.remarks[0].startswith("byte copies among the training images, held out together: 2,")
+    told = "found 3 that are byte copies or of one group"
+    with pytest.raises(UserError, match=told):
+        hold_out(splits.train, 0.5, 0)
+    bad = touch(tmp_path / "bad/0.png")
+    with pytest.raises(UserError, match=told):  # nor tested
+        folder(str(tmp_path), 0)
+    bad.unlink()
+    touch(tmp_path / "good/other.png").write_bytes(b"other")
+    for seed in range(5):
+        kept, held = hold_out(folder(str(tmp_path), 0).train, 0.1, seed)
+        assert [sample.path.stem for sample in held] == ["other"]
+        assert len(kept) == 3
+
+
+def test_copies_that_join_all_groups_are_said_to_be_parted(tmp_path):
+    contents = {"0": "x", "1": "y", "2": "x", "3": "z"}
+    train = [Sample(touch(tmp_path / name), None, 0, "good", "ab"[int(name) // 2]) for name in contents]
+    for found in train:
+        found.path.write_text(contents[found.path.name])
+    splits = with_copies(Splits(train, []))
+    assert splits.train == train
+    assert splits.remarks == (
+        "byte copies among the training images, their groups part them, so that held-out photos may be learnt from: "
+        f"1, such as {train[2].path} of {train[0].path}",
+    )

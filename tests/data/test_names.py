@@ -15,6 +15,7 @@ from anomaly_lab.data.names import (
     is_system,
     may_be_masks,
     photo_of,
+    photo_of_several,
     speaks_of_defects,
     speaks_of_good,
 )  # fmt: skip
@@ -46,6 +47,8 @@ def test_data_sets_of_different_folders_have_different_names(tmp_path, monkeypat
         (speaks_of_good, "OK_2 good_rotated good-2024 Good NORMAL_1", "not_ok abnormal ng_ok goods book_1 intact"),
         (lambda stem: photo_of(stem) == "0", "0_mask 0_GT 0-label 0.gt 0_groundtruth 0mask label_0 mask_0 gt-0 0_seg "
          "0_anno 0_annotation 0_labels 0-segmentation mask0", "mask 0_masked 0_m 0_defect masked_0"),
+        (lambda stem: photo_of_several(stem) == "0", "0_mask_1 0_mask2 0_GT-03 0-label.1 0_mask(2) 0_mask_(2) mask_0_1",
+         "0_mask 0 0_1 mask_0 0_m_1 mask_1 0_1_mask"),
     ],
 )  # fmt: skip
 def test_names_are_whole_words_in_any_case(rule, yes, no):

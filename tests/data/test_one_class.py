@@ -90,3 +90,14 @@ def test_all_classes_are_a_sweep(digits):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         found = expanded(lambda some: composed(lambda each: compose("train", each), some)[0], words)
     assert [job[-1] for job in found] == ["data.category='0'", "data.category='1'", "data.category='cat'"]
+
+
+@pytest.mark.parametrize("protocol", ["one_vs_rest", "leave_one_out"])
+def test_a_class_is_typed_with_accents_or_apart(digits, protocol):
+    (digits / "train/cat").rename(digits / "train/ka\u0308t")
+    (digits / "test/cat").rename(digits / "test/kät")
+    found = [one_class(str(digits), name, protocol, 0) for name in ("kät", "ka\u0308t")]
+    assert found[0] == found[1]
+    assert {sample.defect for sample in found[0].test} <= {"good", "0", "1", "kät"}
+    with pytest.raises(UserError, match="data.category: expected one of the classes"):
+        one_class(str(digits), "kat", protocol, 0)

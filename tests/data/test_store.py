@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -159,6 +160,31 @@ def test_a_full_disk_is_told_and_the_run_goes_on(samples, folder, monkeypatch, c
     assert "continuing without it" in told
     assert torch.equal(found.images, expected(samples))
     assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize(("free", "fits"), [(0, False), (10 * 3 * 64 * 64 - 1, False), (10 * 3 * 64 * 64, True)])
+def test_images_that_do_not_fit_the_free_disk_are_refused_before_they_are_decoded(
+    samples, folder, counting, monkeypatch, free, fits
+):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    if fits:
+        assert len(opened(samples, folder, decoding=counting).images) == 10
+        return
+    told = "data.image_size: expected decoded images that fit the free disk, found 10 images of 64 x 64 px, which take"
+    with pytest.raises(UserError, match=f"{told} 0.0 GB, and 0.0 GB free in "):
+        opened(samples, folder, decoding=counting)
+    assert not counting.read_files
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+    assert len(opened(samples, folder, "memory", counting).images) == 10
+
+
+def test_the_numbers_of_images_that_are_refused_or_large(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**35))
+    with pytest.raises(UserError, match=r"2 images of 100000 x 100000 px, which take 55.9 GB, and 32.0 GB free in"):
+        store._check_room((2, 3, 100000, 100000), tmp_path)
+    store._check_room((2, 3, 32768, 32768), tmp_path)
+    store._check_room((2, 3, 16384, 16384), tmp_path)
+    assert capsys.readouterr().out == f"decoding 2 images of 32768 x 32768 px takes 6 GB in {tmp_path}\n"
 
 
 def test_a_folder_that_cannot_be_made_is_told(samples, tmp_path, capsys):

@@ -55,7 +55,16 @@ def test_a_table_comes_back_as_it_was_written(tmp_path, rows, delimiter):
     ("text", "message"),
     [
         ("path,label\na.png,0", "missing: split"),
-        ("path,label,split,grup\na.png,0,train,x", "found {'grup'}"),
+        ("path,label,split,grup\na.png,0,train,x", "found grup too"),
+        ("path,label,split,grup,x\na.png,0,train,x,y", "found grup, x too"),
+        (",path,label,split\n3,a.png,0,train", r"a column without a name that holds '3'; .*to_csv\(index=False"),
+        ("path,label,split,,\na.png,0,train,,\nb.png,0,test,,x", "a column without a name that holds 'x'"),
+        ("sep=;\npath;label;split\na.png;0;val", "line 3: expected split train or test, found 'val'"),
+        ("Path,path,label,split\na.png,b.png,0,train", "found path twice"),
+        (
+            "path,label,split,mask\na.png,0,train,\nb.png,1,test,c.png\nd.png,1,test,./c.png",
+            "expected the mask of one image, found .*c.png in 2 rows",
+        ),
         ("path,label,split\na.png,0,val", "line 2: expected split train or test, found 'val'"),
         ("path,label,split\na.png,1,train", "line 2: expected normal images in the split train"),
         ("path,label,split\nno.png,0,train", "line 2: expected the file .*no.png"),
@@ -80,10 +89,42 @@ def test_a_table_comes_back_as_it_was_written(tmp_path, rows, delimiter):
 )
 def test_mistakes_in_a_table_are_named_with_their_line(tmp_path, write, text, message):
     write(tmp_path / "a.png", PIXELS)
-    write(tmp_path / "b.png", PIXELS)
+    for name in "bcd":
+        write(tmp_path / f"{name}.png", PIXELS)
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         csv(str(tmp_path / "table.csv"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",path,label,split\n0,a.png,0,train\n1,b.png,hole,test",  # pandas, with its index
+        ",path,label,split\n1,a.png,0,train\n0,b.png,hole,test",  # and shuffled
+        "path;label;split;;\na.png;0;train;;\nb.png;hole;test;;",  # a spreadsheet
+        "path, label, split\n a.png, 0, train\n b.png, hole, test",
+        "Path;LABEL ; Split\na.png;0;TRAIN\nb.png;hole;Test",
+        "sep=;\r\npath;label;split\r\na.png;0;train\r\nb.png;hole;test\r\n",
+        'SEP=\t\n"path"\tlabel\tsplit\na.png\t0\ttrain\nb.png\thole\ttest',
+    ],
+)
+def test_a_header_as_programs_write_it_is_read(tmp_path, write, text):
+    write(tmp_path / "a.png", PIXELS)
+    write(tmp_path / "b.png", PIXELS + 1)
+    (tmp_path / "table.csv").write_bytes(text.encode())
+    splits = csv(str(tmp_path / "table.csv"))
+    assert [sample.path.name for sample in splits.train] == ["a.png"]
+    assert [(sample.path.name, sample.defect) for sample in splits.test] == [("b.png", "hole")]
+
+
+@pytest.mark.parametrize(("defect", "said"), [("hole", True), ("OK", False), ("none", False), ("no defect", False)])
+def test_a_good_photo_with_the_name_of_a_defect_is_named(tmp_path, write, defect, said):
+    for number in range(3):
+        write(tmp_path / f"{number}.png", PIXELS + number)
+    rows = [f"0.png,0,train,{defect}", f"1.png,good,test,{defect}", "2.png,1,test,hole"]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split,defect", *rows]))
+    line = "rows labelled good with the name of a defect, read as good: 2, such as 'hole' in line 2; correct one"
+    assert csv(str(tmp_path / "table.csv")).remarks == ((line,) if said else ())
 
 
 @pytest.mark.parametrize(
@@ -122,6 +163,15 @@ def test_a_field_over_two_lines_is_one_field(tmp_path, write):
     write(tmp_path / "b.png", PIXELS + 1)
     (tmp_path / "table.csv").write_text('path;label;split;defect\na.png;0;train;\nb.png;1;test;"a ""long""\ncrack"\n')
     assert csv(str(tmp_path / "table.csv")).test[0].defect == 'a "long"\ncrack'
+
+
+def test_a_file_is_found_with_accents_one_with_their_letters_or_apart(tmp_path, write):
+    names = ["ä.png", "o\u0308.png", "ü.png", "u\u0308.png"]
+    for value, name in enumerate(names):
+        write(tmp_path / name, PIXELS + value)
+    rows = ["a\u0308.png,0,train", "ö.png,0,train", "ü.png,0,train", "u\u0308.png,0,train"]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert [sample.path for sample in csv(str(tmp_path / "table.csv")).train] == [tmp_path / name for name in names]
 
 
 def test_a_test_photo_that_is_there_twice_is_named(tmp_path, write):
