@@ -56,7 +56,8 @@ def named(found: list[Entry], word: str, folder: Path) -> list[Entry]:
 
     Raises UserError for none or two names.
     """
-    matches = [entry for entry in found if word and entry.path.name.removeprefix(".").startswith(word)]
+    begin = word.removeprefix(".")  # of what a killed process left, as the list shows it
+    matches = [entry for entry in found if begin and entry.path.name.removeprefix(".").startswith(begin)]
     if len({name_of(entry.path) for entry in matches}) > 1:
         names = ", ".join(entry.path.name for entry in matches)
         raise UserError(f"data cache clear: expected the beginning of one entry's name, found {word!r} of {names}")

@@ -33,7 +33,7 @@ Ranks the methods on your photos: with labelled test photos by image AUROC and A
 photos that were held out. The same command again goes on where it was. Writes select.html.
 """
 LEAST = 10  # good photos
-RESERVE = 20.0  # seconds for ranking and page; the strongest controls may have to run, too, for about 15 each
+RESERVE = 35.0  # seconds for ranking and page; two controls may have to run, too, for about 15 each
 SHORT = ("experiment=quick", "budget.", "data.batch_size=")  # words of a candidate that make its training shorter
 OF_SELECT = ("callbacks=", "callbacks.synthetic", "name=", "rerun=")  # what it sets itself
 RUN = ("name=select", "callbacks=select", "logger=none", "data.held_out=0.2")
@@ -85,6 +85,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.config.overrides import as_people_write, of_method, searched
     from anomaly_lab.config.resolvers import register
     from anomaly_lab.core.files import write_json, write_whole
+    from anomaly_lab.core.messages import is_user_mistake
     from anomaly_lab.launch.jobs import Words
     from anomaly_lab.launch.local import Local
     from anomaly_lab.launch.machine import cores, visible_gpus
@@ -115,8 +116,14 @@ def main(arguments: list[str]) -> None:
         def composed(words: Sequence[str]) -> "DictConfig":
             return compose(list(spread(words)[0]), request.folder)[0]
 
-        of_data = [word for word in request.words if not is_of_training(word) and not word.startswith("experiment=")]
-        look = composed(["method=control", *of_data])
+        of_data = [word for word in request.words if not is_of_training(word)]
+        try:
+            look = composed(["method=control", *of_data])
+        except Exception as error:  # an experiment may name the data, or keys that no control has
+            plain = [word for word in of_data if not word.startswith("experiment=")]
+            if plain == of_data or not is_user_mistake(error):
+                raise
+            look = composed(["method=control", *plain])
         if look.data.datamodule._target_ == TABLE:  # mistakes end here
             raise UserError(f"select: expected photos, found data=table; compare {' and '.join(of_tables())} with -m")
         config = hydra.compose("train", searched(request.folder), return_hydra_config=True)

@@ -1,5 +1,6 @@
 """Messages and progress bars beside Lightning's own. Imports nothing heavy, because a sweep uses it too."""
 
+import errno
 import io
 import logging
 import os
@@ -64,7 +65,9 @@ class _Outlet(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         try:
             return os.write(self.number, data)
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in {errno.EPIPE, errno.EIO}:  # a pipe or a terminal that is gone
+                raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.number)
             os.close(nowhere)
@@ -81,7 +84,7 @@ def never_fail_to_print() -> None:
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # else it is a notebook's
             stream.flush()
             writer = io.BufferedWriter(_Outlet(stream.fileno()))
-            lines = stream.line_buffering or name == "stderr"
+            lines = stream.line_buffering or stream.write_through or name == "stderr"  # write_through: python -u
             own = io.TextIOWrapper(writer, stream.encoding, "backslashreplace", line_buffering=lines)
             setattr(sys, name, own)
 

@@ -289,7 +289,7 @@ def _refuse_several(masks: Iterable[Path], photos: Mapping[str, Path]) -> None:
         if photo and (photo_of(stem) == stem or photo_of(stem) not in photos):  # mask_0_1 is of 0_1 if that is there
             raise UserError(
                 f"{mask}: expected one mask of {photo.name}, found one of several, which are not read; merge them into "
-                f"one, {photo.stem}_mask{mask.suffix}"
+                f"one, {photo.stem}_mask{mask.suffix}, or name what are photos in a table (data=csv)"
             )
 
 

@@ -6,6 +6,7 @@ the types that only TIFF can hold, NumPy PGM and PPM of more than 8 bits, Pillow
 Pillow's formula (ITU-R 601) with every decoder.
 """
 
+import errno
 import math
 import struct
 import threading
@@ -211,6 +212,8 @@ def orientation_of(path: Path) -> int:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "a name that is too long"
     if path.is_dir():
         return "a folder"
     if path.is_file() and path.stat().st_size == 0:

@@ -1,5 +1,6 @@
 """The training images, decoded once: one uint8 tensor in memory, in a file or on the accelerator; or table rows."""
 
+import errno
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ from anomaly_lab.core.console import say, tracked
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import writing
 from anomaly_lab.core.lock import lock, share
+from anomaly_lab.core.machine import memory_of_machine
 from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.core.types import Placement
 from anomaly_lab.data import cache
@@ -136,7 +138,8 @@ def open_store(
     stay in memory and one line says so. An entry on disk notes that the data of `data_folder` use it, and `data cache
     clear` leaves it while its images are mapped.
 
-    Raises UserError naming the first file that cannot be read (`on_error=stop`) or that changes while it is read.
+    Raises UserError naming the first file that cannot be read (`on_error=stop`) or that changes while it is read, and
+    for images that fit neither disk nor memory.
     """
     if kept == "none":
         places, unreadable = _read_all(samples, decoding, workers, on_error, keep=lambda row, image: None)
@@ -236,14 +239,19 @@ def _columns(samples: list[Sample], places: list[Place]) -> tuple[list[Sample], 
 
 
 def _check_room(shape: tuple[int, int, int, int], folder: Path) -> None:
-    """Refuse images that do not fit the free disk, before hours are spent; say how large large ones are."""
-    size, free = math.prod(shape), shutil.disk_usage(folder).free
+    """Refuse images that fit neither disk nor memory, before hours are spent; say how large large ones are.
+
+    Raises OSError where they fit the memory alone, as a full disk does.
+    """
+    size, free, memory = math.prod(shape), shutil.disk_usage(folder).free, memory_of_machine()
     about = f"{shape[0]} images of {shape[3]} x {shape[2]} px"
     if size > free:
+        found = f"{about}, which take {size / 2**30:.1f} GB, and {free / 2**30:.1f} GB free"
+        if size <= memory:
+            raise OSError(errno.ENOSPC, f"found {found}")
         raise UserError(
-            f"data.image_size: expected decoded images that fit the free disk, found {about}, which take "
-            f"{size / 2**30:.1f} GB, and {free / 2**30:.1f} GB free in {folder}; set a smaller data.image_size, or "
-            "another data.cache_dir"
+            f"data.image_size: expected decoded images that fit the free disk or the memory, found {found} in {folder} "
+            f"and {memory / 2**30:.1f} GB of memory; set a smaller data.image_size, or another data.cache_dir"
         )
     if size >= LARGE:
         say(f"decoding {about} takes {size / 2**30:.0f} GB in {folder}")

@@ -54,9 +54,11 @@ def csv(root: str) -> Splits:
     paths = Counter(sample.path for sample in [*splits.train, *splits.test])
     if twice := next((path for path, count in paths.items() if count > 1), None):
         raise UserError(f"{root}: expected every image once, found {twice} in {paths[twice]} rows")
-    masks = Counter(sample.mask_path.resolve() for sample in splits.test if sample.mask_path)
+    masks = Counter(mask for mask, _ in {(one.mask_path.resolve(), one.group) for one in splits.test if one.mask_path})
     if shared := next((mask for mask, count in masks.items() if count > 1), None):
-        raise UserError(f"{root}: expected the mask of one image, found {shared} in {masks[shared]} rows")
+        raise UserError(
+            f"{root}: expected the mask of one image, or of one group of shots, found {shared} in {masks[shared]}"
+        )
     if both := {sample.group for sample in splits.train} & {sample.group for sample in splits.test}:
         raise UserError(f"{root}: expected a group in one split, found {sorted(both)[0]!r} in train and test")
     remarks = [

@@ -39,7 +39,7 @@ Python, photo by photo, with any number of detectors that share the decoding, an
 
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
@@ -278,7 +278,7 @@ class Detector:
         if on_error not in {"stop", "skip"}:
             raise UserError(f"on_error: expected stop or skip, found {on_error!r}")
         several = isinstance(image, list | tuple)
-        photos = [_photo(one) for one in (image if several else [image])]
+        photos = [_photo(one, one_of_several=True) for one in image] if several else [_photo(image)]
         if not several and isinstance(photos[0], Path) and not photos[0].is_file() and is_several(photos[0]):
             several, photos = True, list(find(str(photos[0]), None))
         predictions, skipped = [], []
@@ -395,15 +395,22 @@ def path_of(given: str | PathLike[str]) -> Path:
     try:
         path = Path(given).expanduser()
         path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long; nobody's home; a null byte
+    except (OSError, RuntimeError) as error:  # too long; nobody's home
         raise UserError(f"expected a path, found {printable(str(given))[:80]!r}: {error}") from error
     return path
 
 
-def _photo(photo: Any) -> Photo:
-    """A path as a Path, images unchanged. Raises UserError for anything else."""
+def _photo(photo: Any, one_of_several: bool = False) -> Photo:
+    """A path as a Path, images unchanged. Raises UserError for anything else, and for a single bad path.
+
+    A bad path `one_of_several` is a photo that cannot be read, as others are.
+    """
     if isinstance(photo, str | PathLike):
-        return path_of(photo)
+        if not one_of_several:
+            return path_of(photo)
+        with suppress(RuntimeError):  # nobody's home
+            return Path(photo).expanduser()
+        return Path(photo)
     if isinstance(photo, Image.Image | np.ndarray):
         return photo
     raise UserError(

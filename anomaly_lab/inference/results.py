@@ -1,9 +1,8 @@
 """The results of `predict` per photo: a row in a table, a picture, a map. Memory does not grow with their number."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,7 +25,7 @@ from anomaly_lab.metrics.thresholds import guarantee
 SCORES = ("path", "run", "score", "decision_score", "threshold", "decision", "remark")
 UNREADABLE = ("path", "run", "reason")
 LISTED = 20  # photos up to which each is printed
-CLOCKS = 2  # seconds by which a disk, which may be in another machine, may be late
+ROUNDED = 2  # seconds to which some disks round times
 
 
 class RunResult(NamedTuple):
@@ -89,7 +88,7 @@ def write_results(
     `.part` until all is done, and stay so if it ends early. Raises UserError at the end if photos could not be read or
     folders not listed (`unlisted`, which grows while `photos` are found).
     """
-    summary, started = Summary(len(detectors)), time.time()
+    summary, used_before = Summary(len(detectors)), any((out / name).is_dir() for name in ("pictures", "maps"))
     scores, unreadable = out / "scores.csv", out / "unreadable.csv"
     try:
         with (
@@ -97,6 +96,7 @@ def write_results(
             growing_csv(unreadable, UNREADABLE) as add_unreadable,
             closing(tracked(iter_predictions(list(detectors.values()), photos), "scoring")) as predictions,
         ):
+            started = unreadable.with_name(f"{unreadable.name}.part").stat().st_mtime  # the disk may be elsewhere
             for path, answer in predictions:
                 by_run = list(zip(detectors, answer, strict=True))
                 errors = {run: str(one) for run, one in by_run if isinstance(one, UserError)}
@@ -128,7 +128,7 @@ def write_results(
     any_scored = summary.judged > 0
     written = ["scores", *["pictures"] * (pictures and any_scored), *["maps"] * (maps and any_scored)]
     say(f"{summary.judged} images scored, {', '.join(counts)}; {' and '.join(written)}: {out}")
-    if older := earlier(out, started):
+    if used_before and (older := earlier(out, started)):
         say(f"out: {older} pictures or maps in {out} are of an earlier predict; a new folder has none")
     for remark in summary.remarks.lines():
         say(remark)
@@ -148,9 +148,12 @@ def write_results(
 
 
 def earlier(out: Path, started: float) -> int:
-    """How many pictures and maps below `out` were written before a time, in seconds since 1970."""
-    written = chain((out / "pictures").rglob("*.png"), (out / "maps").rglob("*.tiff"))
-    return sum(path.stat().st_mtime < started - CLOCKS for path in written)
+    """How many pictures and maps below `out` were written before a time, in seconds since 1970, by the clock there."""
+    older = 0
+    for path in chain((out / "pictures").rglob("*.png"), (out / "maps").rglob("*.tiff")):
+        with suppress(OSError):  # removed meanwhile
+            older += path.stat().st_mtime < started - ROUNDED
+    return older
 
 
 def equal_scores(ends: tuple[float, float] | None, photos: int) -> str:

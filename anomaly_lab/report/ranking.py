@@ -197,7 +197,8 @@ def _ordered(
     free = candidates
     for name in measures:
         having = [each for each in free if name in each.figures]
-        worse = [each for each in having if any(is_worse(name, each, other) for other in having)]
+        rivals = [each for each in candidates if name in each.figures]
+        worse = [each for each in having if any(is_worse(name, each, other) for other in rivals)]
         free = [each for each in free if each not in worse] or free
     first = min(free, key=lambda each: each.contender.slowness)
     rest = []

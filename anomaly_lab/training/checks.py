@@ -1,14 +1,13 @@
 """Checks of trainer settings against the method and the machine."""
 
 import os
-import sys
-from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.machine import memory_of_machine
 from anomaly_lab.data.corruption import textures_of
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import digests
@@ -33,11 +32,8 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 def check_memory(method: Method, images: int) -> None:
     """Refuse statistics of so many training images that do not fit into the memory of the machine."""
-    available = sys.maxsize
-    with suppress(ValueError, OSError, AttributeError):  # Windows has no sysconf
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if isinstance(method, FittedMethod):
-        method.check_memory(images, available)
+        method.check_memory(images, memory_of_machine())
 
 
 def check_images(method: Method, images: int) -> None:

@@ -47,7 +47,7 @@ SIZED = {
     "100 epochs": ("fastflow", "fastflow_paper", ("budget.epochs=100",), 3),
     # published: 42 000 images; 75 000 fit, held up by 160 small steps a batch, about 1 ms each
     "20 000 images": ("cflow", "cflow_paper", ("budget.epochs=104",), 1),
-    # published: twice the width, 700 epochs of which 80 000 images fit, 55 %; half the width is a quarter of the work
+    # published: twice the width, four times the work, and 700 epochs
     "half width, 60 000 images": (
         "draem", "draem_paper", ("method.width=64", "method.segmentation_width=32", "budget.epochs=312"), 1,
     ),

@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from anomaly_lab.core import console
 from anomaly_lab.core.console import (
+    _Outlet,
     counted,
     duration,
     never_fail_to_print,
@@ -121,10 +122,14 @@ def test_names_are_shown_in_one_line_whatever_they_hold():
     assert printable("a\nb\x1b[31m\udcff\t.png") == r"a\nb\x1b[31m\udcff\t.png"
 
 
-def printed(code, encoding="utf-8", gone=False):
+def printed(code, encoding="utf-8", gone=False, unbuffered=""):
     """What a process of its own writes; nobody reads its output if the reader has `gone`."""
-    words = [sys.executable, "-c", f"from anomaly_lab.core.console import *; import sys; never_fail_to_print(); {code}"]
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    words = [
+        sys.executable,
+        "-c",
+        f"from anomaly_lab.core.console import *; import os, sys; never_fail_to_print(); {code}",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
     reader, writer = os.pipe()
     if gone:
         os.close(reader)
@@ -138,6 +143,21 @@ def test_a_reader_that_has_gone_ends_nothing():
     code = "[print('x' * 9999, flush=True) for _ in range(99)]; print('still here', file=sys.stderr)"
     assert printed(code, gone=True) == (0, "", "still here\n")
     assert printed("print('read')") == (0, "read\n", "")
+
+
+def test_a_terminal_that_has_gone_ends_nothing():
+    keeper, terminal = os.openpty()
+    os.close(keeper)
+    assert _Outlet(terminal).write(b"lost") == 4  # EIO, and nothing but a terminal or a pipe is let go
+    os.close(terminal)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _Outlet(terminal).write(b"lost")
+
+
+def test_output_that_is_not_buffered_comes_at_once():
+    code = "print('first'); os._exit(0)"
+    assert printed(code, unbuffered="1") == (0, "first\n", "")
+    assert printed(code) == (0, "", "")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])

@@ -170,16 +170,27 @@ def test_images_that_do_not_fit_the_free_disk_are_refused_before_they_are_decode
     if fits:
         assert len(opened(samples, folder, decoding=counting).images) == 10
         return
-    told = "data.image_size: expected decoded images that fit the free disk, found 10 images of 64 x 64 px, which take"
-    with pytest.raises(UserError, match=f"{told} 0.0 GB, and 0.0 GB free in "):
+    monkeypatch.setattr(store, "memory_of_machine", lambda: free)
+    told = (
+        "data.image_size: expected decoded images that fit the free disk or the memory, found 10 images of 64 x 64 px"
+    )
+    with pytest.raises(UserError, match=f"{told}, which take 0.0 GB, and 0.0 GB free in .* and 0.0 GB of memory; set "):
         opened(samples, folder, decoding=counting)
     assert not counting.read_files
     assert not [path for path in folder.iterdir() if path.is_dir()]
     assert len(opened(samples, folder, "memory", counting).images) == 10
 
 
+def test_images_that_fit_the_memory_alone_stay_there_and_that_is_said(samples, folder, counting, monkeypatch, capsys):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=9))
+    assert len(opened(samples, folder, decoding=counting).images) == 10
+    assert "cannot be used" in (said := capsys.readouterr().out)
+    assert "10 images of 64 x 64 px, which take 0.0 GB, and 0.0 GB free); continuing without it" in said
+
+
 def test_the_numbers_of_images_that_are_refused_or_large(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**35))
+    monkeypatch.setattr(store, "memory_of_machine", lambda: 2**34)
     with pytest.raises(UserError, match=r"2 images of 100000 x 100000 px, which take 55.9 GB, and 32.0 GB free in"):
         store._check_room((2, 3, 100000, 100000), tmp_path)
     store._check_room((2, 3, 32768, 32768), tmp_path)

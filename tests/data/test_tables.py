@@ -63,7 +63,7 @@ def test_a_table_comes_back_as_it_was_written(tmp_path, rows, delimiter):
         ("Path,path,label,split\na.png,b.png,0,train", "found path twice"),
         (
             "path,label,split,mask\na.png,0,train,\nb.png,1,test,c.png\nd.png,1,test,./c.png",
-            "expected the mask of one image, found .*c.png in 2 rows",
+            "expected the mask of one image, or of one group of shots, found .*c.png in 2",
         ),
         ("path,label,split\na.png,0,val", "line 2: expected split train or test, found 'val'"),
         ("path,label,split\na.png,1,train", "line 2: expected normal images in the split train"),

@@ -302,3 +302,12 @@ def test_an_empty_path_is_no_run(monkeypatch, toy_run):
     monkeypatch.chdir(toy_run.folder)
     with pytest.raises(UserError, match="expected a path, found ''"):
         Detector.load("")
+
+
+def test_a_bad_path_of_several_is_a_photo_that_cannot_be_read():
+    good = np.full((32, 32), 90, np.uint8)
+    bad = ["", "https://example.org/x.png", "~nobody_of_this_name/x.png", "x" * 300]
+    assert len(detector().predict([good, *bad], on_error="skip")) == 1
+    for number, one in enumerate(bad, start=1):
+        with pytest.raises(UserError, match=f"photo {number + 1} of 5"):
+            detector().predict([good] * number + [one] + [good] * (4 - number))
