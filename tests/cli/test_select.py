@@ -410,3 +410,9 @@ def test_the_whole_and_again_without_labels(lab, parts, tmp_path):
 def test_nothing_is_asked_of_a_machine_for_help(capsys):
     main(["--help"])
     assert "minutes: how long it may take" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["data=table"], ["experiment=credit_card"]])
+def test_tables_are_refused_whoever_names_them(words):
+    with pytest.raises(UserError, match="select: expected photos, found data=table; compare method="):
+        main([*words, "data.root=x.csv", "data.label=Class"])
