@@ -211,7 +211,8 @@ def test_several_masks_of_one_photo_are_refused(tmp_path, masks, named):
     with pytest.raises(UserError) as raised:
         folder(str(tmp_path), 0)
     message = "expected one mask of 0.png, found one of several, which are not read; merge them into one, 0_mask.png"
-    assert str(raised.value) == f"{tmp_path / named}: {message}"
+    what_else = "or name what are photos in a table (data=csv)"
+    assert str(raised.value) == f"{tmp_path / named}: {message}, {what_else}"
 
 
 @pytest.mark.parametrize("place", ["NG", "gt/NG"])
