@@ -25,7 +25,7 @@ from anomaly_lab.data.corruption import Corruption
 from anomaly_lab.data.feeds import Feed, ImageFeed, PatchFeed, RowLoader, Rows
 from anomaly_lab.data.images import Decoding, hardly_seen, in_unit_range, unlike_the_others
 from anomaly_lab.data.labelled import Amount, in_words, known
-from anomaly_lab.data.masks import Marks, marks_defects, mostly_marked, not_turned, read_mask
+from anomaly_lab.data.masks import Marks, marked_although_good, mostly_marked, not_turned, read_mask
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.patches import Kind
 from anomaly_lab.data.pixels import unused_range
@@ -203,14 +203,8 @@ class DataModule(pl.LightningDataModule):
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
-        with closing(prefetch(marks_defects, self.good_masks, self.workers)) as answers:
-            marked = [mask for mask, marks in zip(self.good_masks, answers, strict=True) if marks]
-        if marked:
-            where = printable(f"{len(marked)}, such as {marked[0]}")
-            say(
-                f"data: contradictory labels, masks of good photos that mark defects: {where}; move such a photo to a "
-                "folder of defects, or remove its mask"
-            )
+        if remark := marked_although_good(self.good_masks, self.workers):
+            say(f"data: {printable(remark)}")
         photos = [*self.train_samples, *self.held_out_samples, *self.test_samples]
         self.held_out_samples = self._readable(self.held_out_samples)
         if not self.held_out_samples:

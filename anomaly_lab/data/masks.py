@@ -1,6 +1,7 @@
 """The marked pixels of a mask image: which of its values or colours mean "defect"."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.parallel import prefetch
 from anomaly_lab.data.formats import MAX_PIXELS, orientation_of, read_alpha, read_pixels, to_gray
 
 FEW = 32  # values that fill no area; a soft or compressed mask has more
@@ -89,6 +91,18 @@ def marks_defects(path: Path) -> bool:
         return bool(read_white(path, MAX_PIXELS).any())
     except UserError:
         return False
+
+
+def marked_although_good(masks: Sequence[Path], workers: int) -> str | None:
+    """A remark if masks of good photos mark any pixel."""
+    with closing(prefetch(marks_defects, masks, workers)) as answers:
+        marked = [mask for mask, marks in zip(masks, answers, strict=True) if marks]
+    if not marked:
+        return None
+    return (
+        f"contradictory labels, masks of good photos that mark defects: {len(marked)}, such as {marked[0]}; move such "
+        "a photo to a folder of defects, or remove its mask"
+    )
 
 
 def mostly_marked(marks: Mapping[Path, Marks]) -> str | None:

@@ -63,7 +63,7 @@ from anomaly_lab.data.placement import to_photo
 from anomaly_lab.data.seen import Look, Seen
 from anomaly_lab.evaluation.drawing import SIDE, Panel, panel, write_map, write_picture
 from anomaly_lab.evaluation.maps import inner_map
-from anomaly_lab.inference.sources import find, is_several
+from anomaly_lab.inference.sources import find, is_several, path_of
 from anomaly_lab.methods.base.build import NO_MEMORY, build_method
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.thresholds import Threshold
@@ -382,22 +382,6 @@ def iter_predictions(
                 for detector, place in zip(detectors, own, strict=True)
             ]
             yield from zip((photo for photo, _ in chunk), zip(*results, strict=True), strict=True)
-
-
-def path_of(given: str | PathLike[str]) -> Path:
-    """The path that was given. Raises UserError for an empty one, which would mean the working folder, or a bad one."""
-    if not isinstance(given, str | PathLike) or not str(given):
-        raise UserError(f"expected a path, found {given!r}")
-    if "://" in str(given):
-        raise UserError(
-            f"expected a path on this machine, found the address {printable(str(given))}; download it first"
-        )
-    try:
-        path = Path(given).expanduser()
-        path.exists()
-    except (OSError, RuntimeError) as error:  # too long; nobody's home
-        raise UserError(f"expected a path, found {printable(str(given))[:80]!r}: {error}") from error
-    return path
 
 
 def _photo(photo: Any, one_of_several: bool = False) -> Photo:

@@ -7,15 +7,32 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, count
+from os import PathLike
 from pathlib import Path
 
-from anomaly_lab.core.console import say
+from anomaly_lab.core.console import printable, say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.remarks import RemarkCounter
 from anomaly_lab.data.listing import TWICE, LeftOut, enters, walk
 from anomaly_lab.data.names import SUFFIXES
 
 LONGEST = 230  # bytes of a file name; disks allow 255, and the temporary name is longer
+
+
+def path_of(given: str | PathLike[str]) -> Path:
+    """The path that was given. Raises UserError for an empty one, which would mean the working folder, or a bad one."""
+    if not isinstance(given, str | PathLike) or not str(given):
+        raise UserError(f"expected a path, found {given!r}")
+    if "://" in str(given):
+        raise UserError(
+            f"expected a path on this machine, found the address {printable(str(given))}; download it first"
+        )
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long; nobody's home
+        raise UserError(f"expected a path, found {printable(str(given))[:80]!r}: {error}") from error
+    return path
 
 
 def is_several(source: Path) -> bool:
