@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly_lab.config.tables import is_table
-from anomaly_lab.core.console import printable
+from anomaly_lab.core.console import printable, say_once
 from anomaly_lab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def configuration(words: list[str]) -> dict[str, Any]:
     """The checked configuration of these overrides."""
     import hydra
 
-    from anomaly_lab.cli.train import compose, say_once
     from anomaly_lab.config.check import check
+    from anomaly_lab.config.compose import compose
     from anomaly_lab.config.default_method import with_method
     from anomaly_lab.config.files import CONF, config_folder
     from anomaly_lab.config.overrides import as_people_write

@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from anomaly_lab.cli.train import compose
+    from anomaly_lab.config.compose import compose
     from anomaly_lab.config.files import CONF
     from anomaly_lab.config.overrides import as_people_write, of_method, searched
     from anomaly_lab.config.resolvers import register

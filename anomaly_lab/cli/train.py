@@ -14,16 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from anomaly_lab.config.check import check, refuse_unread
+from anomaly_lab.config.check import check
+from anomaly_lab.config.compose import compose
 from anomaly_lab.config.default_method import with_method
 from anomaly_lab.config.files import CONF, config_folder
-from anomaly_lab.config.overrides import as_people_write, composed, searched
+from anomaly_lab.config.overrides import as_people_write, composed
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
-from anomaly_lab.core.console import say
+from anomaly_lab.core.console import say_once
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError, without_dashes
-from anomaly_lab.core.messages import is_user_mistake, mistakes_in_one_line
+from anomaly_lab.core.messages import mistakes_in_one_line
 from anomaly_lab.launch.job import end_with_launcher
 from anomaly_lab.runs.folder import refuse_unwritable, remove_empty, state_of
 from anomaly_lab.runs.lock import exclusive
@@ -65,12 +66,6 @@ def main() -> None:
     composed(start, [*flags, *overrides])
 
 
-def say_once(line: str) -> None:
-    """Print a line that is not empty, in the first process alone."""
-    if line and is_first_process():
-        say(line)
-
-
 def refuse_unknown_flags(arguments: list[str]) -> None:
     """Raise UserError for a flag that Hydra does not know, or several of which it does one: it has no line for them."""
 
@@ -92,22 +87,6 @@ def start(arguments: list[str]) -> None:
     """Hand over to Hydra."""
     sys.argv[1:] = arguments
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
-
-
-def compose(overrides: list[str], folder: Path | None = None) -> tuple[DictConfig, list[str]]:
-    """Compose the configuration, of `conf/` and perhaps another folder; also the words with a `+` where Hydra needs it.
-
-    Raises UserError for `group=null` too, for which Hydra raises ValueError.
-    """
-    try:
-        config, words = composed(lambda words: hydra.compose("train", [*words, *searched(folder)]), overrides)
-    except ValueError as error:
-        if is_user_mistake(error):  # its message is clear enough
-            raise
-        group = next((override for override in overrides if override.endswith("=null")), " ".join(overrides))
-        raise UserError(f"{group}: expected one of the group's options, found null") from error
-    refuse_unread(overrides, config)
-    return config, words
 
 
 def dry_run(resolved: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from anomaly_lab.core.distributed import is_first_process
+
 if TYPE_CHECKING:
     import pytorch_lightning
     from rich.progress import Progress
@@ -32,6 +34,12 @@ class _ToStandardOutput(logging.Handler):
 def say(text: str) -> None:
     """Log a message at level INFO to the logger `anomaly_lab`; the command line prints it unchanged."""
     LOGGER.info("%s", text)
+
+
+def say_once(text: str) -> None:
+    """Log a message that is not empty, in the first process alone."""
+    if text and is_first_process():
+        say(text)
 
 
 def print_messages() -> None:
