@@ -1,4 +1,4 @@
-"""Which learning rate does STFPM need in few epochs? The loss of held-out good images after four, for six settings.
+"""Which learning rate does STFPM need in few epochs? The loss of held-out good images after four, for twelve settings.
 
 `python experiments/students/rates.py PHOTOS WEIGHTS > experiments/students/rates.csv`: every tenth of the photos in the
 folder PHOTOS is held out; 128 px, cosine to zero, one thread. No defective photo is read.
@@ -25,7 +25,10 @@ from anomaly_lab.networks.backbone import Backbone
 
 LAYERS = ["layer1", "layer2", "layer3"]
 EPOCHS = 4
-SETTINGS = [("SGD", 0.4, 8), ("SGD", 0.4, 4), ("SGD", 1.6, 8), ("Adam", 1e-3, 8), ("Adam", 5e-3, 8), ("Adam", 5e-3, 4)]
+SETTINGS = [
+    ("SGD", 0.4, 8), ("SGD", 0.4, 4), ("SGD", 1.6, 8), ("SGD", 1.6, 4), ("SGD", 4, 8), ("SGD", 4, 4), ("SGD", 4, 2),
+    ("SGD", 10, 8), ("SGD", 10, 4), ("Adam", 1e-3, 8), ("Adam", 5e-3, 8), ("Adam", 5e-3, 4),
+]  # fmt: skip
 MORE = {"SGD": {"momentum": 0.9, "weight_decay": 1e-4}, "Adam": {}}
 
 
