@@ -160,6 +160,9 @@ def main(arguments: list[str]) -> None:
                 contenders += [Contender(kind, state="left out", note=str(error)) for kind in kinds]
             else:
                 contenders += contend(again, launcher, config, math.inf, photos.seen, began)
+    for each in contenders:  # before the ranking, which is refused where none has a result
+        if not each.runs:
+            print(printable(f"{each.state}: {each.name} ({each.note})"), flush=True)
     ranking = rank(contenders, "labels" if labelled else "synthetic")
     names, settings = categories_of(first.jobs), first.jobs[0].config
     facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
@@ -270,8 +273,6 @@ def show(found: dict[str, Any]) -> None:
         mark = "control" if row["control"] else "first" if not place else "tied with it" if row["tied"] else ""
         table.add_row(row["name"], *cells, f"{row['seconds']:.2g}", f"{row['minutes']:.1f}", mark,
                       style="dim" if row["control"] else None)  # fmt: skip
-    for other in found["others"]:
-        print(printable(f"{other['state']}: {other['name']} ({other['note']})"))
     Console().print(table)
     for sentence in found["sentences"]:
         print(printable(sentence))

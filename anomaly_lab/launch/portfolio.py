@@ -196,7 +196,8 @@ class Board(JobTable):
             if self.entries[folder].label in IMAGE_LEVEL and "image_auroc" in values:  # turned as in the ranking
                 values["image_auroc"] = max(values["image_auroc"], 1 - values["image_auroc"])
             names = {
-                key: BY_KEY[key].name if key in BY_KEY else "of painted against unchanged photos" for key in values
+                key: BY_KEY[key].name if key in BY_KEY else "AUROC of painted against unchanged photos"
+                for key in values
             }
             note = ", ".join(f"{names[key]} {value:.3f}" for key, value in values.items())
         super().change(folder, state, note)

@@ -128,7 +128,7 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
     methods = [contender for contender in there if not contender.is_control]
     first = next(iter(resampled), "")
     if not any(contender.name in resampled.get(first, {}) for contender in methods):
-        raise UserError("select: expected a method with a result, found none; see why above")
+        raise UserError("select: expected a method with a result, found none; the lines above say why")
     leaders = {
         name: max((found[each.name][0], each.name) for each in methods if each.name in found)[1]
         for name, found in resampled.items() if any(each.name in found for each in methods)

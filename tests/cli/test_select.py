@@ -343,7 +343,7 @@ def test_words_that_a_control_does_not_take_end_nothing(tmp_path, parts_of_main,
         selected(tmp_path, "data.datamodul=3")
 
 
-def test_the_table_shows_intervals_and_what_was_left_out(capsys):
+def test_the_table_shows_intervals(capsys):
     figure = {"value": 0.9, "low": 0.8, "high": 1.0}
     assert figure_text(figure, number) == ".900 (.800 to 1.000)"
     assert figure_text(None, number) == "–"
@@ -351,13 +351,26 @@ def test_the_table_shows_intervals_and_what_was_left_out(capsys):
     row["tied"] = True
     show({
         "measures": {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO"}, "ranking": [row],
-        "others": [{"state": "failed", "name": "cae", "note": "out\x1b of memory"}], "sentences": ["Take padim."],
+        "sentences": ["Take padim."],
         "commands": [{"what": "predict", "command": "python"}],
     })  # fmt: skip
     printed = capsys.readouterr().out
-    for part in (".900", "0.15", "first", "failed: cae (out\\x1b of memory)", "Take padim.", "predict:\n  python"):
+    for part in (".900", "0.15", "first", "Take padim.", "predict:\n  python"):
         assert part in printed
     assert "AU-PRO" not in printed
+
+
+def test_why_a_method_has_no_result_is_said_though_none_has_one(tmp_path, parts_of_main, monkeypatch, capsys):
+    def contend(found, *rest):
+        left = "would take about 20 s, and 10 s are left"
+        return [Contender("cae", state="failed", note="out\x1b of memory"), Contender("padim", [], "left out", left)]
+
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", contend)
+    with pytest.raises(UserError, match="found none; the lines above say why"):
+        selected(tmp_path)
+    printed = capsys.readouterr().out
+    assert "failed: cae (out\\x1b of memory)\n" in printed
+    assert "left out: padim (would take about 20 s, and 10 s are left)\n" in printed
 
 
 def test_fewer_than_ten_photos_are_refused(lab, tmp_path):

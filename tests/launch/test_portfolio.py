@@ -302,7 +302,7 @@ def test_the_table_turns_the_figures_that_the_ranking_turns(tmp_path):
         board = Board({folder: name})
         board.change(folder, "done")
         notes.append(board.entries[folder].note)
-    ours = "of painted against unchanged photos 0.100"  # never turned
+    ours = "AUROC of painted against unchanged photos 0.100"  # never turned
     assert notes == [f"image AUROC 0.800, {ours}", f"image AUROC 0.200, {ours}"]
     (folder / "metrics.json").write_text('{"synthetic_image_auroc": 0.1}')
     board = Board({folder: "control_brightness"})
