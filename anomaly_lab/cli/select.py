@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     from anomaly_lab.cli.train import compose
+    from anomaly_lab.config.build import trusted
     from anomaly_lab.config.files import CONF
     from anomaly_lab.config.overrides import as_people_write, of_method, searched
     from anomaly_lab.config.resolvers import register
@@ -148,6 +149,7 @@ def main(arguments: list[str]) -> None:
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
         if labelled and (kinds := strongest_controls(contenders)):
+            print(f"the strongest of the other controls run too: {', '.join(kinds)}", flush=True)
             controls = {
                 kind: Candidate(
                     words=("method=control", f"method.kind={kind.removeprefix('control_')}"), seconds=15, per_photo=0.02
@@ -169,7 +171,7 @@ def main(arguments: list[str]) -> None:
     best = ranking.standings[0].contender
     chosen_one = next(entry for entry in found if entry.name == best.name)
     config = chosen_one.jobs[0].config
-    steps = next_steps(best, chosen_one.words, config["method"]["_target_"], request.folder, config["trust"])
+    steps = next_steps(best, chosen_one.words, config["method"]["_target_"], request.folder, trusted(config["trust"]))
     answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
     out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)
@@ -332,10 +334,11 @@ def unpainted(config: dict[str, Any]) -> frozenset[str]:
 
     from hydra.utils import instantiate
 
+    from anomaly_lab.config.build import OURS, trusted
     from anomaly_lab.data.corruption import KINDS
 
     module, _, name = config["method"]["_target_"].rpartition(".")
-    if not any(f"{module}.".startswith(f"{package}.") for package in ("anomaly_lab", *config["trust"])):
+    if not any(f"{module}.".startswith(f"{package}.") for package in (OURS, *trusted(config["trust"]))):
         return frozenset()  # its run is refused
     corruption = instantiate(config["data"].get("corruption"), _convert_="all")
     painted = corruption.kinds if corruption else frozenset()

@@ -83,7 +83,9 @@ def which(ranking: Ranking) -> str:
             f"{first.contender.name} comes first with {figures}."
         )
     below = [NAMES[name] for name, above in first.above_control.items() if above.value <= 0]
+    untold = [NAMES[name] for name, above in first.above_control.items() if above.low <= 0 < above.value]
     figures += f"; a trivial control reaches as much in {listed(below)}" if below else ""
+    figures += f"; these photos cannot tell it from a trivial control in {listed(untold)}" if untold else ""
     if len(ranking.standings) == 1:
         return f"Take {first.contender.name}, the only method with a result: {figures}."
     clauses = beside(ranking.standings)

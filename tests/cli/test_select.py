@@ -214,7 +214,7 @@ class Parts:
 
     def entries(self, candidates, words_of, compose, spread):
         self.words += [spread(candidate.words) for candidate in candidates.values()]
-        own = {"runs_dir": f"{self.folder}", "name": "select", "method": {"_target_": CAE}, "trust": []}
+        own = {"runs_dir": f"{self.folder}", "name": "select", "method": {"_target_": CAE}, "trust": "mine"}
         configs = [{**own, "data": {"category": each}} for each in ("bar", "nut")]
         return [
             Entry(
@@ -271,8 +271,11 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_al
     assert found["basis"] == "labels"
     assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca", "control_mean_image"]
     assert "method=padim" in found["commands"][0]["command"]
+    assert found["commands"][1]["command"].endswith(" source=new_photos/ trust=mine")  # as it was typed
     assert (tmp_path / "runs/select/bar+nut/select.html").is_file()
-    assert "Take padim: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the strongest of the other controls run too: control_pca, control_mean_image\n" in printed
+    assert "Take padim: " in printed
 
 
 @pytest.mark.parametrize(
@@ -300,6 +303,15 @@ def test_kinds_that_count_are_those_that_neither_the_method_nor_its_images_are_t
     several = {"_target_": "anomaly_lab.data.corruption.AnyOf", "corruptions": [perlin]}
     assert kinds("cae.CAE", several) == {"patch", "scar", "blob"}
     assert unpainted({"method": {"_target_": "nobody.knows.It"}, "trust": []}) == set()  # not even imported
+    own = {"method": {"_target_": f"{__name__}.Mine"}, "data": {"corruption": None}}
+    assert unpainted(own | {"trust": "other,tests"}) == {"perlin", "scar", "blob"}  # as people type it
+    assert unpainted(own | {"trust": "test"}) == set()
+
+
+class Mine:
+    """A method of one's own."""
+
+    synthetic = frozenset({"patch"})
 
 
 def test_methods_without_a_common_kind_are_refused_before_any_runs(tmp_path, parts_of_main, monkeypatch):

@@ -338,7 +338,9 @@ def test_a_method_that_beats_the_control_in_its_maps_alone_says_so(tmp_path):
     ranking = rank([control, method], "labels")
     above = ranking.standings[0].above_control["image_auroc"]
     assert above.low < 0 < above.value
-    assert "reaches as much" not in sentences(ranking, FACTS)[0]
+    said = sentences(ranking, FACTS)[0]
+    assert "; these photos cannot tell it from a trivial control in image AUROC." in said
+    assert "reaches as much" not in said
 
 
 def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
