@@ -159,3 +159,10 @@ def test_the_page_in_a_browser(browser, ranking, tmp_path):
     assert rows == ["", "", "control"]
     assert browser.execute_script("return document.querySelectorAll('#ranking svg.whisker').length") == 3
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    folder = write_run(tmp_path, "cae", pictures=2, images=4)
+    there = [Contender("cae", [read_run(folder, folder)])]
+    ranking = rank(there, "labels")
+    (tmp_path / "select.html").write_text(page(summary(ranking, there, FACTS, []), ranking), encoding="utf-8")
+    browser.get((tmp_path / "select.html").as_uri())
+    legend = browser.execute_script("return document.querySelector('#columns p').innerText")
+    assert legend == "from the left: image, overlay, mask"
