@@ -92,6 +92,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.launch.machine import cores, visible_gpus
     from anomaly_lab.launch.portfolio import (
         Candidate,
+        Entry,
         Fitting,
         announced,
         chosen,
@@ -143,11 +144,15 @@ def main(arguments: list[str]) -> None:
         if "dry_run=true" in request.words:
             print("\n".join(announced(found, photos.seen, left)))
             return
-        try:
-            launcher = Local(jobs=1, threads=cores())
-            contenders = contend(found, launcher, config, left, photos.seen, began)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
+        launcher = Local(jobs=1, threads=cores())
+
+        def tried(which: Sequence[Entry], seconds: float) -> list[Contender]:
+            try:
+                return contend(which, launcher, config, seconds, photos.seen, began)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
+
+        contenders = tried(found, left)
         if labelled and (kinds := strongest_controls(contenders)):
             print(f"the strongest of the other controls run too: {', '.join(kinds)}", flush=True)
             controls = {
@@ -161,7 +166,7 @@ def main(arguments: list[str]) -> None:
             except UserError as error:  # such as keys of an experiment that a control has not; the others have run
                 contenders += [Contender(kind, state="left out", note=str(error)) for kind in kinds]
             else:
-                contenders += contend(again, launcher, config, math.inf, photos.seen, began)
+                contenders += tried(again, math.inf)
     for each in contenders:  # before the ranking, which is refused where none has a result
         if not each.runs:
             print(printable(f"{each.state}: {each.name} ({each.note})"), flush=True)
@@ -170,8 +175,8 @@ def main(arguments: list[str]) -> None:
     facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
     best = ranking.standings[0].contender
     chosen_one = next(entry for entry in found if entry.name == best.name)
-    config = chosen_one.jobs[0].config
-    steps = next_steps(best, chosen_one.words, config["method"]["_target_"], request.folder, trusted(config["trust"]))
+    its = chosen_one.jobs[0].config
+    steps = next_steps(best, chosen_one.words, its["method"]["_target_"], request.folder, trusted(its["trust"]))
     answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
     out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)

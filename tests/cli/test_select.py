@@ -278,6 +278,18 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_al
     assert "Take padim: " in printed
 
 
+@pytest.mark.parametrize("when", [1, 2], ids=["methods", "controls"])
+def test_an_interruption_says_that_the_same_command_goes_on(tmp_path, parts_of_main, monkeypatch, when):
+    def contend(found, *rest):
+        if len(parts_of_main.asked) == when - 1:
+            raise KeyboardInterrupt
+        return parts_of_main.contend(found, *rest)
+
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", contend)
+    with pytest.raises(KeyboardInterrupt, match="^interrupted; the same command goes on where it was$"):
+        selected(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("photos", "words"), [((5, 0), []), ((0, 4), []), ((5, 4), ["labels=false"])], ids=["good", "defective", "typed"]
 )
