@@ -349,7 +349,7 @@ def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
     assert ranking.controls[0].figures["image_auroc"] == pytest.approx((1, 0.05 ** (1 / 30), 1))
     assert ranking.nothing_beats_the_control
     assert sentences(ranking, FACTS)[0].startswith(
-        "Nothing that was tried beats the trivial control control_brightness, image AUROC 1.000"
+        "No method that was tried beats the trivial control control_brightness, image AUROC 1.000"
     )
     found = summary(ranking, [], FACTS, [])
     assert [row["name"] for row in found["ranking"]] == ["cae", "control_brightness"]
@@ -368,7 +368,7 @@ def test_the_strongest_control_is_the_one_to_beat_and_leads_no_method(tmp_path):
     assert [each.contender.name for each in ranking.controls] == ["control_mean_image", "control_pca"]
     assert ranking.nothing_beats_the_control
     assert sentences(ranking, FACTS)[0].startswith(
-        "Nothing that was tried beats the trivial control control_mean_image, "
+        "No method that was tried beats the trivial control control_mean_image, "
     )
 
 
