@@ -181,6 +181,8 @@ def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
         f"{MORE} more good photos{each} would let the threshold support 1 false alarm in {then + 1} instead of 1 in "
         f"{now + 1}"
     )
+    if ranking.basis == "synthetic" and facts.defective and facts.test_good:
+        return f"The labelled test photos, which were not used, would show whether real defects score higher; {good}."
     if ranking.basis == "synthetic" and facts.defective:
         return f"Labelled test photos, defective and good ones, would show whether real defects score higher; {good}."
     if ranking.basis == "synthetic":

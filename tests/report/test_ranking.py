@@ -408,6 +408,15 @@ def test_painted_photos_are_drawn_with_all_of_their_copies(tmp_path):
     assert figure[1:] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.015)
 
 
+def test_painted_defects_that_are_all_found_are_not_certain(tmp_path):
+    there = [contender(name, NOISE, 1, painted(tmp_path / name, sign * 99)) for name, sign in (("a", 1), ("b", -1))]
+    figures = {each.contender.name: each.figures["synthetic_auroc"] for each in rank(there, "synthetic").standings}
+    assert figures["a"] == pytest.approx((1, 0.05 ** (1 / 12), 1))  # of 12 photos
+    assert figures["b"] == pytest.approx((0, 0, 1 - 0.05 ** (1 / 12)))
+    two = rank([contender("a", NOISE, 1, tmp_path / "a", several=2)], "synthetic").standings[0]
+    assert two.figures["synthetic_auroc"].low == pytest.approx(1 - (1 - 0.05 ** (1 / 12)) / 2**0.5)
+
+
 def test_kinds_weigh_alike_however_often_they_were_painted(tmp_path):
     good = [(photo, change, 0.0) for photo in "ab" for change in GOOD]
     found, missed = [("a", "blob", 1.0), ("b", "blob", 1.0), ("b", "blob", 1.0)], [("a", "scar", -1), ("b", "scar", -1)]

@@ -49,6 +49,13 @@ def test_small_changes_are_those_of_changed_photos_and_defects_those_of_the_kind
     assert "raise one in 33 % of the cases" in sure
     assert "a stain and a scar were painted into copies of 10 held-out good photos; it finds" in sure
     assert "of 9 held-out good photos, too few to decide much; it" in sentences(ranking, FACTS._replace(held_out=9))[1]
+    more = [
+        what_more(first, ranking, facts) for facts in (FACTS, FACTS._replace(test_good=0), FACTS._replace(defective=0))
+    ]
+    assert [text.partition(" would ")[0] for text in more] == [
+        "The labelled test photos, which were not used,", "Labelled test photos, defective and good ones,",
+        "One labelled defect",
+    ]  # fmt: skip
     other = written(tmp_path / "c", [("a", "none", 0), ("a", "shift", 0), ("a", "blob", 1), ("a", "scar", 1)])
     first.contender.runs += contender("a", NOISE, 1, other).runs  # another data set
     assert steadiness(first, ranking.kinds) == pytest.approx(((1 / 4 + 1) / 2, (2 / 6 + 0) / 2))
