@@ -80,6 +80,7 @@ def main(arguments: list[str]) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    from anomaly_lab.config.build import trusted
     from anomaly_lab.config.compose import compose
     from anomaly_lab.config.files import CONF
     from anomaly_lab.config.overrides import as_people_write, of_method, searched
@@ -91,6 +92,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.launch.machine import cores, visible_gpus
     from anomaly_lab.launch.portfolio import (
         Candidate,
+        Entry,
         Fitting,
         announced,
         chosen,
@@ -142,12 +144,17 @@ def main(arguments: list[str]) -> None:
         if "dry_run=true" in request.words:
             print("\n".join(announced(found, photos.seen, left)))
             return
-        try:
-            launcher = Local(jobs=1, threads=cores())
-            contenders = contend(found, launcher, config, left, photos.seen, began)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
+        launcher = Local(jobs=1, threads=cores())
+
+        def tried(which: Sequence[Entry], seconds: float) -> list[Contender]:
+            try:
+                return contend(which, launcher, config, seconds, photos.seen, began)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
+
+        contenders = tried(found, left)
         if labelled and (kinds := strongest_controls(contenders)):
+            print(f"the strongest of the other controls run too: {', '.join(kinds)}", flush=True)
             controls = {
                 kind: Candidate(
                     words=("method=control", f"method.kind={kind.removeprefix('control_')}"), seconds=15, per_photo=0.02
@@ -159,14 +166,17 @@ def main(arguments: list[str]) -> None:
             except UserError as error:  # such as keys of an experiment that a control has not; the others have run
                 contenders += [Contender(kind, state="left out", note=str(error)) for kind in kinds]
             else:
-                contenders += contend(again, launcher, config, math.inf, photos.seen, began)
+                contenders += tried(again, math.inf)
+    for each in contenders:  # before the ranking, which is refused where none has a result
+        if not each.runs:
+            print(printable(f"{each.state}: {each.name} ({each.note})"), flush=True)
     ranking = rank(contenders, "labels" if labelled else "synthetic")
     names, settings = categories_of(first.jobs), first.jobs[0].config
     facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
     best = ranking.standings[0].contender
     chosen_one = next(entry for entry in found if entry.name == best.name)
-    config = chosen_one.jobs[0].config
-    steps = next_steps(best, chosen_one.words, config["method"]["_target_"], request.folder, config["trust"])
+    its = chosen_one.jobs[0].config
+    steps = next_steps(best, chosen_one.words, its["method"]["_target_"], request.folder, trusted(its["trust"]))
     answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
     out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)
@@ -270,8 +280,6 @@ def show(found: dict[str, Any]) -> None:
         mark = "control" if row["control"] else "first" if not place else "tied with it" if row["tied"] else ""
         table.add_row(row["name"], *cells, f"{row['seconds']:.2g}", f"{row['minutes']:.1f}", mark,
                       style="dim" if row["control"] else None)  # fmt: skip
-    for other in found["others"]:
-        print(printable(f"{other['state']}: {other['name']} ({other['note']})"))
     Console().print(table)
     for sentence in found["sentences"]:
         print(printable(sentence))
@@ -331,10 +339,11 @@ def unpainted(config: dict[str, Any]) -> frozenset[str]:
 
     from hydra.utils import instantiate
 
+    from anomaly_lab.config.build import OURS, trusted
     from anomaly_lab.data.corruption import KINDS
 
     module, _, name = config["method"]["_target_"].rpartition(".")
-    if not any(f"{module}.".startswith(f"{package}.") for package in ("anomaly_lab", *config["trust"])):
+    if not any(f"{module}.".startswith(f"{package}.") for package in (OURS, *trusted(config["trust"]))):
         return frozenset()  # its run is refused
     corruption = instantiate(config["data"].get("corruption"), _convert_="all")
     painted = corruption.kinds if corruption else frozenset()

