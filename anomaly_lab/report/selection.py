@@ -128,21 +128,24 @@ def how_sure(ranking: Ranking, facts: Facts) -> str:
         )
     text = f"It rests on {facts.defective} defective and {facts.test_good} good test photos"
     least = min(facts.defective, facts.test_good)
+    alarms = _alarms(first, ranking)
     if figure.value == 1:
-        return f"{text}: all of them are in order, and so few cannot exclude a true value of {number(figure.low)}."
+        low = number(figure.low)
+        return f"{text}: all of them are in order, and so few cannot exclude a true value of {low}{alarms}."
     few = ", too few to decide much" if least < 20 else ""
     off = max(figure.high - figure.value, figure.value - figure.low)
-    return f"{text}{few}: the value may be off by {number(off)} by chance."
+    return f"{text}{few}: the value may be off by {number(off)} by chance{alarms}."
 
 
 def _alarms(first: Standing, ranking: Ranking) -> str:
     steady = steadiness(first, ranking.kinds)
-    if steady is None or math.isnan(steady.found):
+    if steady is None or math.isnan(steady.alarms):
         return ""
-    return (
-        f"; it finds {percent(steady.found)} of these defects without a false alarm, and small shifts, light changes "
-        f"and noise raise one in {percent(steady.alarms)} of the cases"
-    )
+    changes, share = "small shifts, light changes and noise", percent(steady.alarms)
+    if ranking.basis == "labels" or math.isnan(steady.found):
+        return f"; {changes} raise a false alarm in {share} of the cases"
+    found = percent(steady.found)
+    return f"; it finds {found} of these defects without a false alarm, and {changes} raise one in {share} of the cases"
 
 
 def percent(share: float) -> str:

@@ -78,6 +78,14 @@ def test_how_sure_follows_from_the_fewer_photos(tmp_path):
     assert "photos: the value" in how_sure(ranking, facts._replace(test_good=20, defective=20))
 
 
+def test_false_alarms_of_small_changes_stand_beside_labels(tmp_path):
+    changes = [("a", "none", 1), ("a", "shift", 2), ("a", "light", 0), ("a", "noise", 0), ("a", "blob", 0)]
+    ranking = rank([contender("a", NOISE + LABELS, folder=written(tmp_path / "a", changes))], "labels")
+    assert how_sure(ranking, FACTS).endswith(
+        " by chance; small shifts, light changes and noise raise a false alarm in 33 % of the cases."
+    )
+
+
 def test_how_fast_says_no_minutes_that_it_does_not_know(ranking):
     first = ranking.standings[0]
     assert how_fast(first) == "It needs 0.4 s a photo here, and took 0.5 minutes with training and test."
