@@ -150,7 +150,7 @@ class ReverseDistillation(GradientMethod):
 
 
 def halving(channels: int, wanted: int) -> list[nn.Module]:
-    """A 3 x 3 convolution at stride 2 with batch norm."""
+    """A 3 x 3 convolution at stride 2, batch norm, and what is positive of it."""
     return [nn.Conv2d(channels, wanted, 3, 2, 1, bias=False), nn.BatchNorm2d(wanted), nn.ReLU()]
 
 

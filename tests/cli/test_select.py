@@ -210,18 +210,19 @@ class Parts:
 
     def __init__(self, folder, sets):
         self.folder, self.sets = folder, sets
+        self.classes = dict[str, str]()  # of methods that are not a CAE
         self.asked, self.words = [], []
 
     def entries(self, candidates, words_of, compose, spread):
         self.words += [spread(candidate.words) for candidate in candidates.values()]
-        own = {"runs_dir": f"{self.folder}", "name": "select", "method": {"_target_": CAE}, "trust": "mine"}
-        configs = [{**own, "data": {"category": each}} for each in ("bar", "nut")]
-        return [
-            Entry(
-                name, each, [Job((), name, self.folder / name, config, 0, "key") for config in configs], "", each.words
-            )
-            for name, each in candidates.items()
-        ]
+        own = {"runs_dir": f"{self.folder}", "name": "select", "trust": "mine"}
+
+        def jobs(name):
+            method = {"_target_": self.classes.get(name, CAE)}
+            configs = [{**own, "method": method, "data": {"category": each}} for each in ("bar", "nut")]
+            return [Job((), name, self.folder / name, config, 0, "key") for config in configs]
+
+        return [Entry(name, each, jobs(name), "", each.words) for name, each in candidates.items()]
 
     def contend(self, found, launcher, config, seconds, photos, began):
         self.asked.append(([entry.name for entry in found], seconds, photos))
@@ -288,6 +289,14 @@ def test_an_interruption_says_that_the_same_command_goes_on(tmp_path, parts_of_m
     monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", contend)
     with pytest.raises(KeyboardInterrupt, match="^interrupted; the same command goes on where it was$"):
         selected(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "exports"), [("cae", True), ("padim", False)])
+def test_what_follows_is_of_the_best_method_wherever_it_stands_in_the_list(tmp_path, parts_of_main, name, exports):
+    parts_of_main.classes[name] = "anomaly_lab.methods.spade.Spade"  # which cannot be one file
+    commands = [each["command"].split()[3] for each in selected(tmp_path)["commands"]]
+    assert ("export" in commands) == exports
+    assert commands[1] == "predict"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from anomaly_lab.data.corruption import (
     other_corruptions,
     textures_of,
 )
-from anomaly_lab.data.noise import perlin_noise, row_keys
+from anomaly_lab.data.noise import offsets, perlin_noise, row_keys
 from anomaly_lab.data.textures import ForeignTextures
 
 EVERY = (PerlinTexture(), Patch(), Scar(), Blob())
@@ -128,6 +128,34 @@ def test_sizes_and_places_are_relative_to_the_box_of_the_region(corruption):
     alone, in_frame = corruption(images, keys(6)), corruption(framed, keys(6), inside)
     assert torch.equal(in_frame.defect[:, :, 12:44, 4:36], alone.defect)
     assert torch.allclose(in_frame.image[:, :, 12:44, 4:36], alone.image, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("corruption", "most"), [(PerlinTexture(), 1 / 4), (Patch(), 0), (Scar(), 1 / 8), (Blob(), None)], ids=KINDS
+)
+def test_defects_are_turned_to_either_side_by_no_more_than_published(corruption, most, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "offsets", lambda *given: seen.append(given[4]) or offsets(*given))
+    corruption(noisy(400, 1, 8, 8), keys(400))
+    low, high = (-most, most) if most is not None else (0, 1)  # a stain any way
+    assert seen[0].min().item() == pytest.approx(low, abs=0.01)
+    assert seen[0].max().item() == pytest.approx(high, abs=0.01)
+    assert seen[0].mean().item() == pytest.approx((low + high) / 2, abs=0.05)
+
+
+def test_a_stain_is_up_to_three_times_as_long_as_wide(monkeypatch):
+    """Without noise its outline is an ellipse; moments tell the axes."""
+    monkeypatch.setattr(module, "perlin_noise", lambda keys, y, x: torch.zeros_like(y + x))
+    _, defect = Blob()(torch.full((200, 1, 128, 128), 0.5), keys(200))
+    ratios = []
+    for mask in defect[:, 0]:
+        points = mask.nonzero().float()
+        if points.amin() > 0 and points.amax() < 127:  # not cut off by the border
+            short, long = torch.linalg.eigvalsh(torch.cov(points.T)).sqrt().tolist()
+            ratios.append(long / short)
+    assert len(ratios) > 100
+    assert 1 <= min(ratios) < 1.1
+    assert 2.8 < max(ratios) < 3.1
 
 
 def white(keys, images):

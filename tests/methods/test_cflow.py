@@ -1,6 +1,7 @@
 """CFLOW: the code of a place, likelihoods and losses by hand, the groups of fibres, the ceiling."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,52 @@ def test_the_losses_are_means_over_all_places():
     assert list(losses) == ["loss", "fine", "coarse"]
     assert losses["coarse"].item() == pytest.approx(-torch.nn.functional.logsigmoid(planes[1]).mean().item())
     assert losses["loss"].item() == pytest.approx((losses["fine"] + losses["coarse"]).item())
+
+
+def in_training(monkeypatch, *, epoch=0, schedule="constant"):
+    """A method in a trainer of four epochs of two batches of two images."""
+    method = cflow(schedule=schedule)
+    optimizers = [torch.optim.SGD(flow.parameters(), 0.1) for flow in method.flows]
+    trainer = SimpleNamespace(
+        optimizers=optimizers, num_training_batches=2, max_epochs=4,
+        train_dataloader=SimpleNamespace(size=lambda batch_idx: 2),
+    )  # fmt: skip
+    monkeypatch.setattr(CFlow, "current_epoch", epoch)
+    monkeypatch.setattr(CFlow, "trainer", trainer)
+    monkeypatch.setattr(method, "optimizers", lambda: optimizers)
+    monkeypatch.setattr(method, "manual_backward", lambda loss, inputs: loss.backward(inputs=inputs))
+    for name in ("log", "log_dict"):
+        monkeypatch.setattr(method, name, lambda *_, **__: None)
+    return method
+
+
+def test_a_training_step_written_out(monkeypatch):
+    """Each group of fibres moves the flow of its layer by its own gradient; an epoch has an order of its own."""
+    method, by_hand, images, row = in_training(monkeypatch, epoch=3), cflow(), torch.rand(2, 3, 8, 8), torch.arange(2)
+    sums = 0.0
+    for layer, flow in zip(by_hand.backbone(images), by_hand.flows, strict=True):
+        groups = list(by_hand.groups(layer, row_keys(3, 3, row), 2))
+        for vectors, places in groups:
+            loss = by_hand.loss_of(log_likelihood(flow, vectors, places))
+            sums += loss.item() / len(groups)
+            weights = list(flow.parameters())
+            for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight.data -= 0.1 * slope
+    loss = method.training_step(Batch.of(images)._replace(row=row), 0)
+    assert loss.item() == pytest.approx(sums)
+    for one, other in zip(method.flows.parameters(), by_hand.flows.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_learning_rate_follows_its_curve_from_batch_to_batch(monkeypatch):
+    method, batch, found = in_training(monkeypatch, schedule="cosine"), Batch.of(torch.rand(2, 3, 4, 4)), []
+    for epoch in range(4):
+        monkeypatch.setattr(CFlow, "current_epoch", epoch)
+        for number in range(2):
+            method.training_step(batch._replace(row=torch.arange(2)), number)
+            found += [group["lr"] for optimizer in method.trainer.optimizers for group in optimizer.param_groups]
+    expected = [0.1 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8) for _ in method.flows]
+    assert found == pytest.approx(expected)
 
 
 def test_the_likelihood_depends_on_the_place():

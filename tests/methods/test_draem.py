@@ -86,11 +86,13 @@ def test_the_second_network_teaches_the_first():
     assert any(weight.grad is not None and weight.grad.any() for weight in method.reconstructive.parameters())
 
 
+@pytest.mark.parametrize(("row", "column"), [(100, 50), (0, 0)])
 @pytest.mark.parametrize("defects", [1, 21])
-def test_the_score_is_the_mean_over_a_window_of_21_of_256_px(defects):
+def test_the_score_is_the_mean_over_a_window_of_21_of_256_px(defects, row, column):
+    """At the border, too, where a part of a window lies outside and counts as zeros."""
     logits = torch.zeros(1, 2, 256, 256)
     logits[:, 0] = 100
-    logits[:, 1, 100 : 100 + defects, 50 : 50 + defects] = 200
+    logits[:, 1, row : row + defects, column : column + defects] = 200
     answer = answering(draem(image_size=256), torch.rand(1, 3, 256, 256), logits).predict(torch.rand(1, 3, 256, 256))
     assert answer.score.item() == pytest.approx(defects**2 / 21**2)
     assert answer.anomaly_map.sum().item() == pytest.approx(defects**2)

@@ -84,6 +84,13 @@ def test_student_and_autoencoder_learn_and_the_teacher_does_not():
     assert {id(weight) for weight in built.trained()}.isdisjoint(map(id, built.teacher.parameters()))
 
 
+def test_the_autoencoder_is_moved_by_the_student_that_repeats_it():
+    """Algorithm 1 descends the sum of the losses with the weights of both."""
+    built = method().train()
+    built.losses(Batch.of(torch.rand(1, 3, 48, 48)))["student_of_autoencoder"].backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in built.autoencoder.output.parameters())
+
+
 def test_the_teachers_channels_are_normalised_over_the_training_images():
     built, images = method(), torch.rand(5, 3, 48, 48)
     built.prepare([Batch.of(images[:2]), Batch.of(images[2:])])

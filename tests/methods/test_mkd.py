@@ -35,6 +35,12 @@ def test_the_cloner_of_vgg_is_as_large_as_that_of_the_authors_and_has_its_shapes
     assert not any(module.bias is not None for module in cloner.modules() if isinstance(module, torch.nn.Conv2d))
 
 
+def test_critical_layers_are_never_negative_as_those_of_the_source():
+    torch.manual_seed(0)
+    for layer in Cloner({2: 8, 4: 8})(torch.randn(4, 3, 16, 16)):
+        assert layer.min() == 0 < layer.max()
+
+
 @pytest.mark.parametrize("pooled", [False, True])
 def test_the_cloner_gives_maps_of_the_sources_shapes(pooled):
     backbone = Backbone("resnet18", ("layer1", "layer2"))
@@ -59,6 +65,22 @@ def test_direction_and_size_are_added_over_all_layers_and_the_deepest_score():
     assert [losses[f"layer{i}"].item() for i in (1, 2, 3)] == pytest.approx(expected)
     assert losses["loss"].item() == pytest.approx(sum(expected))
     assert method.predict(torch.rand(1, 3, 8, 8)).score.item() == pytest.approx(sum(expected[1:]))
+
+
+def test_a_direction_is_that_of_the_whole_map():
+    source = torch.tensor([[1.0, 0], [0, 3]]).view(1, 2, 1, 2)  # places (1, 0) and (0, 3)
+    other = torch.tensor([[0.0, 0], [1, 3]]).view(1, 2, 1, 2)  # places (0, 1) and (0, 3)
+    method = cloned(mkd(Given([source]), size_weight=0), [other])
+    assert method.losses(Batch.of(torch.rand(1, 3, 8, 8)))["loss"].item() == pytest.approx(1 - 9 / 10)
+
+
+def test_the_gradient_goes_through_the_source_too():
+    """Of a cloner that says zero the size alone counts: 0.5 times the mean of the squares of the source's values."""
+    images = torch.rand(2, 3, 4, 4)
+    method = cloned(mkd(Pixels(("fine",)), localisation="gradient"), [torch.zeros(2, 3, 2, 2)])
+    steepest = method.backbone(images)[0].amax(dim=1, keepdim=True) / 12 / 4  # of 12 values, each the mean of 4 px
+    expected = gaussian_blur(torch.nn.functional.interpolate(steepest, scale_factor=2), 4 / 128 * 4)
+    torch.testing.assert_close(method.predict(images).anomaly_map, expected)
 
 
 def test_the_map_is_the_largest_absolute_gradient_of_the_channels_smoothed():

@@ -32,6 +32,18 @@ def test_the_networks_are_as_large_as_those_of_the_authors(channels, block, bloc
     assert (count(made[0]) + unused, count(made[1])) == (embedding, decoder)
 
 
+def test_fused_maps_are_never_negative_and_weights_are_drawn_by_the_fan_out():
+    torch.manual_seed(0)
+    embedding, seen = OneClassEmbedding((64, 128, 256), "basic", 1, 64).eval(), []
+    embedding.embed.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    maps = [torch.randn(1, channels, side, side) for channels, side in ((64, 16), (128, 8), (256, 4))]
+    embedding(maps)
+    fused = seen[0][:, :512]  # then comes the deepest map itself
+    assert fused.min() == 0 < fused.max()
+    assert seen[0][:, 512:].equal(maps[2])
+    assert embedding.fuse[1][0].weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+
+
 @pytest.mark.parametrize("side", [64, 80, 100])
 def test_the_decoder_restores_maps_of_the_teachers_shapes_from_half_of_the_deepest_grid(side):
     torch.manual_seed(0)

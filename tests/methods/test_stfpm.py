@@ -26,6 +26,13 @@ def test_a_student_that_repeats_its_teacher_has_neither_loss_nor_map():
     assert not method.predict(images).score.any()
 
 
+def test_a_student_with_the_weights_of_its_teacher_repeats_it():
+    """Both see images with the mean and deviation of ImageNet."""
+    teacher, student = (Backbone("resnet18", LAYERS[:1], trainable=trainable) for trainable in (False, True))
+    student.load_state_dict(teacher.state_dict())
+    assert stfpm(teacher, student).eval().losses(Batch.of(torch.rand(1, 1, 32, 32)))["loss"] == 0
+
+
 def test_unit_vectors_at_right_angles_are_two_apart_and_the_layers_are_multiplied():
     teacher, student = torch.tensor([1.0, 0]), torch.tensor([0.0, 1])
     maps = [vector.view(1, 2, 1, 1).expand(1, 2, 4, 4) for vector in (teacher, student)]

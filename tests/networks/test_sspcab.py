@@ -59,6 +59,16 @@ def test_an_excitation_without_weights_halves_all_channels():
     torch.testing.assert_close(loss, (answer - maps).square().mean())
 
 
+def test_channels_are_weighed_by_the_mean_of_what_is_predicted():
+    block, maps = averaging(), torch.rand(2, 8, 9, 9)
+    with torch.no_grad():
+        block.excitation[0].weight[:, 0] = 1  # reads the first channel
+        block.excitation[2].weight.fill_(1)
+    predicted = block.predicted(maps)
+    gate = predicted[:, :1].mean(dim=(2, 3), keepdim=True).sigmoid()
+    torch.testing.assert_close(block(maps)[0], predicted * gate)
+
+
 def test_a_prediction_that_is_right_costs_nothing_and_half_of_it_a_quarter_of_the_square():
     """Waves that vanish outside: along an axis the two neighbours of a place are the root of two times the place."""
     block = averaging()

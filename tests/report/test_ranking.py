@@ -87,6 +87,18 @@ def test_figures_and_differences_are_those_of_a_bootstrap_written_out(tmp_path):
     assert first.behind["image_auroc"] == Figure(0, 0, 0)
 
 
+@pytest.mark.parametrize("measure", ["image_auroc", "pixel_aupro", "synthetic_auroc"])
+def test_all_methods_have_the_same_resamples(tmp_path, measure):
+    """Of two that say the same of every photo no resample tells one from the other."""
+    folder = marked(tmp_path / "a", np.random.default_rng(5).random(PHOTOS))
+    painted(tmp_path / "b", 1.0)
+    (tmp_path / "b/synthetic.csv").rename(folder / "synthetic.csv")
+    there = [contender(name, NOISE + LABELS, 1, folder, several=2) for name in "ab"]
+    second = rank(there, "synthetic" if measure == "synthetic_auroc" else "labels").standings[1]
+    assert second.figures[measure].low < second.figures[measure].high
+    assert second.behind[measure] == Figure(0, 0, 0)
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_photo_of_a_class_declares_no_winner_that_compare_does_not_see(tmp_path, label):
     """A bootstrap draws it every time: of two equally good methods it calls one better in a quarter of the cases."""

@@ -247,6 +247,14 @@ def test_settings_are_the_published_ones():
     assert [plan(steps=steps).part for steps in (1, 40, 2000, 60_000)] == [1, 2, 100, 100]
 
 
+def test_the_network_and_its_decoder_learn_and_the_pretrained_network_does_not():
+    backbone = Pixels()
+    backbone.weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    module = PatchDistillation(backbone, PatchNetwork("patch17", 0.02), plan())
+    trained = [weight for group in module.configure_optimizers().param_groups for weight in group["params"]]
+    assert {*map(id, trained)} == {*map(id, (*module.network.parameters(), *module.decoder.parameters()))}
+
+
 def test_the_last_part_is_as_long_as_what_is_left(photos, monkeypatch):
     module = PatchDistillation(Pixels(), PatchNetwork("patch17", 0.02), plan(photos, steps=45))
     lengths = []
