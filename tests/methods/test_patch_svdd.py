@@ -201,7 +201,7 @@ def test_a_classifier_that_knows_nothing_has_the_logarithm_of_eight():
 
 
 def test_the_distance_is_not_squared_and_has_no_noise():
-    method = patch_svdd(pairs=500)
+    method = patch_svdd(pairs=250)
     method.encoder = Corner()
     losses = method.losses(Batch.of(coordinates()))
     for side, reach in ((32, 1), (64, 2)):
