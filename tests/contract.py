@@ -215,8 +215,9 @@ class Toy:
         if name in OF_TABLES:
             self.side, data = 1, ["data=table", f"data.root={table_of(folder)}"]
         self.words = [f"method={name}", *data]
-        self.words += [f"method.{word}" for word in TOY.get(name, "").split()]
-        self.words += [f"method.backbone.name={BACKBONE}"] * ("backbone" in node) + given(name, weights, folder)
+        self.words += [f"method.backbone.name={BACKBONE}"] * ("backbone" in node)
+        self.words += [f"method.{word}" for word in TOY.get(name, "").split()]  # which may name another
+        self.words += given(name, weights, folder)
         self.words += ["budget.schedule=cosine"] * (name in DESCENDING)
         if class_fact(node["_target_"], "clips_gradients"):
             self.words += ["+method.gradient_clip=0.1", "+method.log_gradient_norms=true"]
