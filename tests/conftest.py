@@ -173,15 +173,24 @@ def lab(tmp_path: Path, warm_program: WarmProgram) -> Callable[..., subprocess.C
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a ResNet-18 up to layer3 that were drawn, not trained: the real ones cannot be fetched everywhere."""
+    return drawn("resnet18", tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of timm's test_resnet, which has four stages as well and a 25th of the weights."""
+    return drawn("test_resnet", tmp_path_factory.mktemp("weights"))
+
+
+def drawn(name: str, folder: Path) -> Path:
     import timm  # here, because the process that only hands out the tests reads this file, too
     import torch
     from safetensors.torch import save_file
 
-    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = timm.create_model("resnet18", features_only=True, pretrained=False, out_indices=(3,))
-    save_file(network.state_dict(), path)
+        network = timm.create_model(name, features_only=True, pretrained=False, out_indices=(3,))
+    save_file(network.state_dict(), path := folder / f"{name}.safetensors")
     return path
 
 

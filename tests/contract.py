@@ -49,7 +49,7 @@ SIDE = {  # px, of networks that need more than 32
 }  # fmt: skip
 TOY = {
     "adae": "width=4 latent_size=8 optimizer.lr=1e-2",
-    "anomaly_dino": "backbone.name=resnet18.tv_in1k backbone.layers=[layer2] rotations=8 ratio=0.2",
+    "anomaly_dino": "backbone.layers=[layer2] rotations=8 ratio=0.2",
     "anogan": "generator.width=2 generator.latent_size=8 discriminator.width=2 search_steps=5 optimizer.lr=1e-2",
     "avid": "width=4 optimizer.lr=1e-2",
     "cae": "optimizer.lr=3e-3",
@@ -90,6 +90,7 @@ TOY = {
     "vae": "optimizer.lr=3e-3",
     "texture_inspection": "images=4 novelty_images=3 levels=2 components=2 vectors=500 projection=16",
 }
+BACKBONE = "test_resnet"  # in the place of a ResNet-18, for seconds
 NO_GRAPH = {
     "anogan": "5 gradient steps",
     "cavga": "its map is a gradient",
@@ -126,7 +127,7 @@ GENTLE = {
     "patch_svdd": 1e-3,
     "transformation_classifier": 1.0,  # so that guesses differ
 }
-MOMENTS = ((0, 0), (0, 1), (1, 0))  # inside an epoch, after its last batch, in another stage if there is one
+MOMENTS = ((0, 0), (0, 1))  # inside an epoch, after its last batch; another follows in a second stage
 
 
 def bars(count: int, seed: int, side: int, channels: int = 3, defective: bool = False) -> torch.Tensor:
@@ -173,10 +174,11 @@ class Training(NamedTuple):
     state: dict[str, torch.Tensor]
     losses: Losses
     steps: int  # of all optimizers
+    checkpoints: list[Path]  # of MOMENTS, and of a second stage if there is one
 
 
 def given(name: str, weights: Path, folder: Path) -> list[str]:
-    """The words for the weights that a method needs: those of a ResNet-18, or of a small patch network in `folder`."""
+    """The words for the weights that a method needs: those of its backbone, or of a small patch network in `folder`."""
     if "backbone" in FILES[name] and not FILES[name].backbone.get("trainable"):
         return [f"method.backbone.weights={weights}"]
     if (place := {"efficient_ad": "teacher", "uninformed_students": "patch65"}.get(name)) is None:
@@ -201,7 +203,10 @@ composed = cache(configured)  # whoever gets it does not change it
 
 
 class Toy:
-    """A method of conf/method at toy size; what is asked for twice is trained once."""
+    """A method of conf/method at toy size; what is asked for twice is trained once.
+
+    `weights` are those of BACKBONE (the fixture `small_weights`).
+    """
 
     def __init__(self, name: str, folder: Path, weights: Path) -> None:
         self.name, self.folder, self.side = name, folder, SIDE.get(name, 32)
@@ -210,7 +215,8 @@ class Toy:
         if name in OF_TABLES:
             self.side, data = 1, ["data=table", f"data.root={table_of(folder)}"]
         self.words = [f"method={name}", *data]
-        self.words += [f"method.{word}" for word in TOY.get(name, "").split()]
+        self.words += [f"method.backbone.name={BACKBONE}"] * ("backbone" in node)
+        self.words += [f"method.{word}" for word in TOY.get(name, "").split()]  # which may name another
         self.words += given(name, weights, folder)
         self.words += ["budget.schedule=cosine"] * (name in DESCENDING)
         if class_fact(node["_target_"], "clips_gradients"):
@@ -269,10 +275,10 @@ class Toy:
 
     @cached_property
     def training(self) -> Training:
-        """The training that others are compared with; leaves a checkpoint of each of MOMENTS."""
+        """The training that others are compared with."""
         method, watch, losses = self.built(), Watch(self.folder), Losses()
         trainer = self.fit(method, watch, losses)
-        return Training(method.eval(), state_of(trainer, self.folder), losses, watch.steps)
+        return Training(method.eval(), state_of(trainer, self.folder), losses, watch.steps, watch.checkpoints)
 
     def divisible(self) -> Method:
         """The method as two processes can train it on halves of a batch and come to the same.
@@ -318,14 +324,16 @@ class Watch(pl.Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.steps = folder, 0
+        self.checkpoints: list[Path] = []
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         self.steps += 1
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
-        moment = trainer.current_epoch, rest[-1]
-        if moment in MOMENTS:
-            trainer.save_checkpoint(self.folder / "{}_{}.ckpt".format(*moment))
+    def on_train_batch_end(self, trainer: pl.Trainer, method: Method, *rest: Any) -> None:
+        epoch, batch = trainer.current_epoch, rest[-1]
+        if (epoch, batch) in MOMENTS or (method.stage > 0 and (epoch, batch) == (1, 0)):
+            trainer.save_checkpoint(path := self.folder / f"{epoch}_{batch}.ckpt")
+            self.checkpoints.append(path)
 
 
 class Waits(TorchDispatchMode):

@@ -91,7 +91,8 @@ def test_figures_are_computed_once_for_all_runs(trainer, tmp_path, capsys, monke
     assert runs[0].found == runs[1].found
     assert set(runs[0].found) == set(controls.KINDS)
     assert runs[0].found["brightness"] == {"image_auroc": 1.0}
-    Controls(Evaluation(Area(0.1)), tmp_path / "cache" / "other").setup(trainer, pl.LightningModule(), "test")
+    other = Controls(Evaluation(Area(0.1)), tmp_path / "cache" / "other", ("brightness",))
+    other.setup(trainer, pl.LightningModule(), "test")
     assert counted == [1, 1]
     assert not list((tmp_path / "cache").glob("*.lock"))
 
@@ -107,10 +108,11 @@ def test_figures_are_computed_once_for_all_runs(trainer, tmp_path, capsys, monke
 @CROWDED
 def test_the_image_auroc_of_brightness_is_that_of_the_better_direction(trainer, monkeypatch):
     """The defects are white; with labels exchanged the bright images are the good ones."""
-    before = controls.figures_of(trainer)
+    kinds = "brightness", "mean_image"
+    before = controls.figures_of(trainer, kinds)
     samples = trainer.datamodule.test_samples
     samples[:] = [sample._replace(label=1 - sample.label) for sample in samples]
-    after = controls.figures_of(trainer)
+    after = controls.figures_of(trainer, kinds)
     assert before["brightness"]["image_auroc"] == after["brightness"]["image_auroc"] == 1.0
     assert after["mean_image"]["image_auroc"] == pytest.approx(1 - before["mean_image"]["image_auroc"]) != 0.5
 
@@ -197,11 +199,12 @@ def test_the_maps_of_a_method_before_its_training_have_pixel_metrics(parts, tmp_
 @CROWDED
 @pytest.mark.filterwarnings("ignore:pixel metrics need normal and defective pixels")
 def test_figures_of_a_part_of_the_test_are_those_of_its_images(trainer):
-    whole = controls.figures_of(trainer)
+    kinds = "brightness", "mean_image"
+    whole = controls.figures_of(trainer, kinds)
     trainer.limit_test_batches = 0.34  # the first of three batches: good images alone
-    assert "image_auroc" not in controls.figures_of(trainer)["brightness"]
+    assert "image_auroc" not in controls.figures_of(trainer, kinds)["brightness"]
     trainer.limit_test_batches = 3
-    assert controls.figures_of(trainer) == whole
+    assert controls.figures_of(trainer, kinds) == whole
 
 
 @CROWDED
@@ -210,7 +213,7 @@ def test_figures_of_a_part_of_the_test_are_those_of_its_images(trainer):
 def test_figures_of_a_part_are_never_those_of_another_run(trainer, tmp_path, limit):
     """Lightning sets this limit by itself for `fast_dev_run`."""
     trainer.limit_test_batches = limit
-    part = Controls(Evaluation(Area(0.01)), tmp_path / "entry")
+    part = Controls(Evaluation(Area(0.01)), tmp_path / "entry", ("brightness",))
     part.setup(trainer, pl.LightningModule(), "test")
     assert part.found
     assert not (tmp_path / "entry").exists()
@@ -232,7 +235,7 @@ def test_a_figure_that_does_not_exist_is_read_as_it_was_written(tmp_path):
 @CROWDED
 def test_a_cache_that_cannot_be_used_costs_no_result(trainer, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    run = Controls(Evaluation(Area(0.1)), tmp_path / "file" / "cache" / "entry")
+    run = Controls(Evaluation(Area(0.1)), tmp_path / "file" / "cache" / "entry", ("brightness",))
     run.setup(trainer, pl.LightningModule(), "test")
     assert run.found["brightness"] == {"image_auroc": 1.0}
     assert "cannot be used" in capsys.readouterr().out

@@ -21,8 +21,8 @@ SETTINGS = {
 
 
 @pytest.fixture
-def network(weights):
-    backbone = Backbone("resnet18.tv_in1k", ["layer2"], str(weights))
+def network(small_weights):
+    backbone = Backbone("test_resnet", ["layer2"], str(small_weights))
     backbone.load()
     return backbone
 

@@ -199,7 +199,7 @@ def test_it_learns_to_tell_what_is_of_another_kind(tmp_path):
         method = deep_svdd(labelled=labelled)
         method.training_images = lambda: [Batch.of(bars(16, 7, 32))]
         method.prepare(method.training_images())
-        fit(method, tmp_path, 4, Known(20, 8) if labelled else Bars(20, 8))
+        fit(method, tmp_path, 4, Known(16) if labelled else Bars(16))
         with torch.no_grad():
             good = method.eval().predict(bars(16, 50, 32)).score
             other = method.predict(turned(bars(16, 50, 32))).score

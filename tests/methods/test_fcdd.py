@@ -188,9 +188,9 @@ def test_other_networks_are_refused(name, layers, options, found):
 
 
 def test_it_learns_confetti(tmp_path):
-    method, paint = fcdd(), AnyOf([Confetti()], 0.5)
+    method, paint = fcdd("test_resnet"), AnyOf([Confetti()], 0.5)
     method.prepare([Batch.of(bars(16, 7, 32))])
-    fit(method, tmp_path, 5, Bars(20, 16, side=32, corruption=paint), Bars(1, side=32, corruption=paint))
+    fit(method, tmp_path, 5, Bars(10, 8, side=32, corruption=paint), Bars(1, side=32, corruption=paint))
     good = bars(64, 50, 32)
     painted = Confetti()(good, row_keys(9, 0, torch.arange(64))).image
     with torch.no_grad():

@@ -27,7 +27,7 @@ def test_closed_form():
 
 
 @given(normal=LEVELS, abnormal=LEVELS)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_equals_scikit_learn_with_ties_and_scores_of_any_size(normal, abnormal):
     scores, labels = np.array(normal + abnormal), np.array([0] * len(normal) + [1] * len(abnormal))
     ranking = rank(np.array(normal), np.array(abnormal))
@@ -39,7 +39,7 @@ def test_equals_scikit_learn_with_ties_and_scores_of_any_size(normal, abnormal):
 
 
 @given(normal=ANY, abnormal=ANY)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_infinities_denormals_and_both_zeros_rank_like_their_order(normal, abnormal):
     normal, abnormal = np.array(normal, np.float32), np.array(abnormal, np.float32)
     pairs = (abnormal[:, None] > normal) + (abnormal[:, None] == normal) / 2

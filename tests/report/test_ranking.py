@@ -104,7 +104,7 @@ def test_one_photo_of_a_class_declares_no_winner_that_compare_does_not_see(tmp_p
     """A bootstrap draws it every time: of two equally good methods it calls one better in a quarter of the cases."""
     random, decided = np.random.default_rng(1), 0
     labels = np.array([label] + [1 - label] * 20)
-    for _ in range(40):
+    for _ in range(20):
         photo = random.normal(size=21) + 2 * labels
         one, other = (photo + random.normal(size=21) for _ in range(2))
         ranking = rank([contender(name, each, 1, tmp_path, labels) for name, each in (("a", one), ("b", other))],
@@ -120,7 +120,7 @@ def test_one_photo_of_a_class_declares_no_winner_that_compare_does_not_see(tmp_p
             low, high = auroc_interval(score[labels == 0], score[labels == 1])
             assert each.figures["image_auroc"][1:] == pytest.approx((low, high))
         decided += not ranking.standings[1].tied
-    assert decided <= 2  # 5 %
+    assert decided <= 1  # 5 %
 
 
 def test_methods_that_put_all_photos_in_order_are_tied_and_not_certain(tmp_path):
