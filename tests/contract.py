@@ -69,7 +69,7 @@ TOY = {
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
     "fcdd": "optimizer.lr=1e-2",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
-    "htdg": "coarsest=16 scales=2 width=4 steps=1 optimizer.lr=1e-2",
+    "htdg": "coarsest=16 scales=2 width=4 optimizer.lr=1e-2",
     "lsa": "latent_size=8 bins=10 hidden=4 optimizer.lr=1e-2",
     "memae": "slots=50 optimizer.lr=1e-2",
     "mkd": "backbone.layers=[layer1,layer2] scoring=2 optimizer.lr=1e-2",

@@ -2,25 +2,26 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
 Images = Float[Tensor, "batch channel side side"]
-Kind = Literal["flip", "shift_x", "shift_y", "turn"]
-STATES: dict[Kind, int] = {"flip": 2, "shift_x": 3, "shift_y": 3, "turn": 4}
+Kinds = Annotated[list[Literal["flip", "shift_x", "shift_y", "turn"]], Field(min_length=1)]
+STATES = {"flip": 2, "shift_x": 3, "shift_y": 3, "turn": 4}
 QUARTER = 0.25  # the part of the side by which an image is shifted either way
 
 
-def combinations(kinds: Sequence[Kind]) -> Int[Tensor, "transformation kind"]:
+def combinations(kinds: Sequence[str]) -> Int[Tensor, "transformation kind"]:
     """The states of all transformations; the last kind changes fastest, and the first transformation does nothing."""
     return torch.tensor(list(product(*(range(STATES[kind]) for kind in kinds))))
 
 
 def transformed(
-    images: Images, kinds: Sequence[Kind], states: Int[Tensor, "batch kind"], part: float = QUARTER
+    images: Images, kinds: Sequence[str], states: Int[Tensor, "batch kind"], part: float = QUARTER
 ) -> Images:
     """Each image with its own states, one kind after the other. What a shift uncovers is the reflected image.
 
@@ -32,7 +33,7 @@ def transformed(
     return images
 
 
-def versions(images: Images, kind: Kind, part: float = QUARTER) -> list[Images]:
+def versions(images: Images, kind: str, part: float = QUARTER) -> list[Images]:
     """The images in every state of a kind; the first one leaves them alone."""
     if kind == "flip":
         return [images, images.flip(3)]

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Len
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
@@ -32,11 +31,11 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.noise import derive, normal, row_keys
 from anomaly_lab.functional.colour import luminance
-from anomaly_lab.functional.transformations import STATES, Kind, combinations, transformed
+from anomaly_lab.functional.transformations import STATES, Kinds, combinations, transformed
 from anomaly_lab.methods.base.adversarial import AdversarialMethod, Turn, unsigned
 from anomaly_lab.methods.base.method import Scalar, evaluating
 from anomaly_lab.networks.dcgan import batch_statistics, initialise
-from anomaly_lab.networks.singan import BORDER, PATCH, Generator, patch_layers
+from anomaly_lab.networks.singan import BORDER, Generator, patch_layers
 
 PART = 0.15  # of the side, by which an image is shifted
 WIDEST = 128  # channels, after any doubling
@@ -74,9 +73,9 @@ class HTDG(AdversarialMethod):
         self,
         image_size: PositiveInt,
         channels: Literal[1, 3],
-        kinds: Annotated[list[Kind], Len(1)],
+        kinds: Kinds,
         gray: bool = False,
-        coarsest: Annotated[int, Field(ge=PATCH)] = 25,
+        coarsest: Annotated[int, Field(ge=11)] = 25,
         scales: PositiveInt = 5,
         width: PositiveInt = 32,
         noise: NonNegativeFloat = 0.1,
@@ -306,7 +305,7 @@ def of_each(values: Tensor, images: Tensor) -> Tensor:
 
 
 def chosen(
-    kinds: Sequence[Kind], gray: bool
+    kinds: Sequence[str], gray: bool
 ) -> tuple[Int[Tensor, "transformation kind"], Bool[Tensor, " transformation"]]:
     """The states of all transformations, and which of them are gray: of all kinds 54, and 42 without gray.
 

@@ -7,7 +7,6 @@ from torch.nn import functional
 
 Images = Float[Tensor, "batch channel height width"]
 BORDER = 5  # px, that the convolutions take from each side
-PATCH = 2 * BORDER + 1  # px, the side of what a number is of
 
 
 def patch_layers(inputs: int, outputs: int, width: int) -> nn.Sequential:

@@ -285,7 +285,7 @@ OURS = {
     "cavga": {"adversarial_weight", "classification_weight"}, "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "egbad": {"optimizer"}, "htdg": {"kinds", "gray", "scales"}, "memae": {"score"},
+    "egbad": {"optimizer"}, "htdg": {"kinds", "gray", "scales", "steps"}, "memae": {"score"},
     "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "fcdd": {"backbone"},
@@ -321,7 +321,6 @@ GOLDEN = {
         "data.image_size=32",
         "method.scales=2",
         "method.width=8",
-        "method.steps=1",
         "method.optimizer.lr=1e-4",
     ],
     "supervised": ["data.image_size=48", "method.backbone.layers=[layer2]", "data.fold=0", "data.folds=2"],

@@ -14,7 +14,7 @@ from anomaly_lab.core.types import Batch
 from anomaly_lab.functional.transformations import transformed
 from anomaly_lab.methods.base.tiling import SlidingWindow
 from anomaly_lab.methods.htdg import HTDG, chosen, sides_of
-from tests.adversarial import COMMON, Losses, Patches, fit
+from tests.adversarial import COMMON, Losses, Patches, configured, fit
 from tests.contract import bars
 
 ALL = ["flip", "shift_x", "shift_y", "turn"]
@@ -290,6 +290,18 @@ def test_what_has_no_sense_is_refused(words, message):
         htdg(**words)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("method.kinds=[turn,spin]", "method.kinds: expected 'flip', 'shift_x', 'shift_y' or 'turn', found"),
+        ("method.coarsest=10", "method.coarsest: expected a number greater than or equal to 11, found 10"),
+    ],
+)
+def test_words_of_the_command_line_are_checked(word, message):
+    with pytest.raises(UserError, match=message):
+        configured("method=htdg", "data=folder", "data.root=x", word)
+
+
 class Photos(Patches):
     """The same few photos in every batch."""
 
@@ -300,7 +312,7 @@ class Photos(Patches):
 def trained(folder, photos, steps, **changes):
     """A method that has seen them, at both scales, in so many steps of each network."""
     method, losses = (
-        htdg(optimizer=partial(torch.optim.Adam, lr=3e-3, betas=(0.5, 0.999)), steps=2, **changes),
+        htdg(optimizer=partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.999)), steps=2, **changes),
         Losses(),
     )
     method.training_images = lambda: Photos(1, photos)
@@ -310,7 +322,7 @@ def trained(folder, photos, steps, **changes):
 
 def test_five_photos_teach_it_what_is_like_them(tmp_path):
     """An untrained method finds defects no better than by chance, and its generators know no photo."""
-    method, losses = trained(tmp_path, 5, 20)
+    method, losses = trained(tmp_path, 5, 12)
     photos, normal, defective = bars(5, 0, 32), bars(20, 100, 32), bars(20, 100, 32, defective=True)
     shares, differences = [], []
     for each in (htdg(), method):
@@ -320,7 +332,7 @@ def test_five_photos_teach_it_what_is_like_them(tmp_path):
             rebuilt = each.generated(1, each.fixed(torch.arange(5)))
         differences.append((rebuilt - (2 * photos - 1)).square().mean())
     assert shares[0] < 0.5 < 0.7 < shares[1]
-    assert differences[1] < 0.6 * differences[0]
+    assert differences[1] < 0.7 * differences[0]
     assert {"discriminator/real", "discriminator/fake", "generator/adversarial", "validation/loss"} <= set(losses.last)
     assert {"seconds/scale_of_16_px", "seconds/scale_of_32_px"} <= set(losses.last)
     made = method.samples(images(2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomaly_lab.networks.singan import BORDER, PATCH, Generator, patch_layers
+from anomaly_lab.networks.singan import BORDER, Generator, patch_layers
 
 
 def test_a_number_is_of_a_patch():
@@ -12,9 +12,9 @@ def test_a_number_is_of_a_patch():
     assert answer.shape == (1, 5, 15, 15)
     (seen,) = torch.autograd.grad(answer[0, :, 4, 7].sum(), [x])
     rows, columns = (seen.abs().sum(dim=(0, 1, other)).nonzero().flatten().tolist() for other in (3, 2))
-    assert rows == list(range(4, 4 + PATCH))
-    assert columns == list(range(7, 7 + PATCH))
-    assert PATCH == 2 * BORDER + 1
+    assert rows == list(range(4, 4 + 11))
+    assert columns == list(range(7, 7 + 11))
+    assert 2 * BORDER + 1 == 11
 
 
 @pytest.mark.parametrize(("width", "count"), [(32, 29_763), (64, 114_819)])
