@@ -69,6 +69,7 @@ TOY = {
     "fastflow": "backbone.layers=[layer1,layer2] steps=2 optimizer.lr=1e-2",
     "fcdd": "optimizer.lr=1e-2",
     "ganomaly": "width=4 latent_size=8 optimizer.lr=1e-2",
+    "htdg": "coarsest=16 scales=2 width=4 optimizer.lr=1e-2",
     "lsa": "latent_size=8 bins=10 hidden=4 optimizer.lr=1e-2",
     "memae": "slots=50 optimizer.lr=1e-2",
     "mkd": "backbone.layers=[layer1,layer2] scoring=2 optimizer.lr=1e-2",
@@ -111,9 +112,9 @@ OBJECTS_ONLY = {"supervised"}  # a crop of a defective photo may show no defect
 # Their losses hardly move in the first hundred steps; differnet and the last four have one number an image; adae takes
 # two steps of a network; lsa has batch norm in all its blocks, which lags behind the weights for tens of batches
 # (test_lsa.py trains longer); cavga learns to look at all of a good image, and what it makes of a defect is another
-# matter; a place of fcdd sees more than an image of 32 px.
+# matter; a place of fcdd sees more than an image of 32 px; a scale of htdg takes two steps.
 UNTAUGHT = {
-    "ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "fcdd", "deep_svdd",
+    "ssim_ae", "draem", "nsa", "differnet", "lsa", "cavga", "egbad", "adae", "fcdd", "deep_svdd", "htdg",
     "transformation_classifier", "contrastive", "supervised", *OF_TABLES,
 }  # fmt: skip
 # Rates for plain descent, of losses with steep gradients.

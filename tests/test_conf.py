@@ -229,7 +229,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "cavga": (256, 256, 16, 240, 150),
     "lsa": (28, 28, 256, 5400, 200), "deep_svdd": (28, 28, 200, None, 300),
     "fcdd": (224, 224, 128, 2400, 200),
-    "egbad": (28, 28, 100, 50_200, 100),
+    "egbad": (28, 28, 100, 50_200, 100), "htdg": (64, 64, 9, 18_000, 5),
     "patch_svdd": (256, 256, 16, 100_000, 7500),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
     "slides_convnet": (1024, 1024, 16, None, 20), "slides_resnet18": (224, 224, 32, None, 10),
@@ -244,7 +244,7 @@ TEXTURE = {  # image, patch, stride; the authors of the GANomalies show whole im
 }  # fmt: skip
 NO_THRESHOLD = "vae", "ganomaly", "skip_ganomaly", "padim", "patchcore", "spade", "mahalanobis", "anomaly_dino"
 NO_THRESHOLD += "stfpm", "reverse_distillation", "mkd", "efficient_ad", "uninformed_students"
-NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa"
+NO_THRESHOLD += "fastflow", "cflow", "pixel_flow", "differnet", "cs_flow", "draem", "cutpaste", "nsa", "htdg"
 NO_THRESHOLD += "memae", "cavga", "lsa", "egbad", "adae", "avid", "deep_svdd", "fcdd", "patch_svdd"  # is published
 NO_THRESHOLD += tuple(name for name in NAMED if not name.startswith("slides_"))
 LINES = "texture_inspection", "slides_convnet", "slides_resnet18", "slides_vgg16"  # the method's own
@@ -255,7 +255,7 @@ NARROWER = {  # networks of hundreds of millions of weights
 }
 SCHEDULE = {"cflow": "cosine", "cutpaste": "cosine", "nsa": "cosine", "draem": "two_drops", "efficient_ad": "drop"}
 SCHEDULE |= dict.fromkeys(["ssl_ad", "csi", "ssl_occ", "ssd"], "cosine")
-SCHEDULE |= {"deep_svdd": "early_drop", "fcdd": "exponential"}
+SCHEDULE |= {"deep_svdd": "early_drop", "htdg": "early_drop", "fcdd": "exponential"}
 
 
 def test_every_method_has_its_published_setting_with_the_source_of_every_number():

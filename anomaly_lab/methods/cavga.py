@@ -146,7 +146,7 @@ class CAVGA(AdversarialMethod):
     labelled: ClassVar = True
     own_line: ClassVar[float | None] = 0.5
     scaled_line: ClassVar[float | None] = 0.5
-    leaders: ClassVar[tuple[str, ...]] = ("autoencoder",)
+    leaders = ("autoencoder",)
 
     def __init__(
         self,

@@ -49,8 +49,8 @@ class DeepSVDD(AdversarialMethod):
     labelled: ClassVar = True
     control_untrained: ClassVar = True
     rates: ClassVar[tuple[str, ...]] = ("pretraining_optimizer", "optimizer")
-    stages: ClassVar[tuple[str, ...]] = ("pretraining", "one class")
-    leaders: ClassVar[tuple[str, ...]] = ("autoencoder", "encoder")
+    stages = ("pretraining", "one class")
+    leaders = ("autoencoder", "encoder")
     image_size: ImageSize
     channels: Literal[1, 3]
 

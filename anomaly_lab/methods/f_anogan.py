@@ -177,8 +177,8 @@ class FAnoGAN(AdversarialMethod):
 
     version: ClassVar = 2  # batch norm learns in steps of the generator only, the mean square of RMSprop starts at 1
     rates: ClassVar = ("optimizer", "encoder_optimizer")
-    stages: ClassVar = ("adversarial training", "encoder training")
-    leaders: ClassVar = ("discriminator", "encoder")
+    stages = ("adversarial training", "encoder training")
+    leaders = ("discriminator", "encoder")
 
     def __init__(
         self,

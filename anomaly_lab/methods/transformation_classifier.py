@@ -10,10 +10,9 @@ They answer whether an image shows another kind of object (`data=one_class`), no
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from annotated_types import Len
 from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.noise import row_keys, uniform
 from anomaly_lab.functional.dirichlet import concentrations
-from anomaly_lab.functional.transformations import STATES, Kind, combinations, transformed
+from anomaly_lab.functional.transformations import STATES, Kinds, combinations, transformed
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
@@ -75,7 +74,7 @@ class TransformationClassifier(GradientMethod):
         network: WideResNet | None,
         optimizer: OptimizerFactory,
         tiling: Tiling,
-        kinds: Annotated[list[Kind], Len(1)],
+        kinds: Kinds,
         schedule: Schedule = "constant",
         objective: Literal["joint", "separate", "triplet"] = "joint",
         score: Literal["probability", "log_probability", "dirichlet", "distance"] = "dirichlet",

@@ -78,6 +78,7 @@ done
 for method in ganomaly skip_ganomaly adae avid egbad lsa f_anogan anogan; do  # 500 steps: a border needs no more to show
   row quick method=$method experiment=quick data.patches=1000 data.image_size=64 $transistor
 done
+row copies method=htdg data.patches=250 $transistor  # 50 steps of each scale
 row slides method=slides_cae experiment=quick data.patches=1000 $transistor
 
 # Turned by a quarter, what a map owes to the photos turns too.

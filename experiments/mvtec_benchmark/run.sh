@@ -28,6 +28,6 @@ if [ -n "${TEACHERS:-}" ]; then
 fi
 sweep method=anomaly_dino "${dino[@]}" "$@"
 sweep method=cnn_dictionary method.evaluation=dense "${weights[@]}" "$@"
-sweep method=draem,cutpaste,nsa,patch_svdd,transformation_classifier,contrastive "$@"
+sweep method=draem,cutpaste,nsa,patch_svdd,transformation_classifier,contrastive,htdg "$@"
 sweep method=pixel_flow,cae,ssim_ae,vae,slides_cae,memae,lsa,deep_svdd,ganomaly,skip_ganomaly,adae,avid,f_anogan,egbad,anogan "$@"
 exit $failed

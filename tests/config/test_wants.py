@@ -80,8 +80,8 @@ def test_experiments_that_keep_their_patches_with_classes_are_of_other_data():
         file.stem for file in CONF.glob("experiment/*.yaml") if OmegaConf.select(OmegaConf.load(file), "data.patches")
     }
     assert fixed == {
-        "anogan_paper", "cae_paper", "cavga_paper", "cutpaste_paper", "demo", "f_anogan_paper", "fcdd_paper", "quick",
-        "slides_ganomaly", "ssim_ae_paper", "vae_paper",
+        "anogan_paper", "cae_paper", "cavga_paper", "cutpaste_paper", "demo", "f_anogan_paper", "fcdd_paper",
+        "htdg_paper", "quick", "slides_ganomaly", "ssim_ae_paper", "vae_paper",
     }  # fmt: skip
 
 

@@ -287,7 +287,7 @@ OURS = {
     "cavga": {"adversarial_weight", "classification_weight"}, "cflow": {"backbone"}, "fastflow": {"backbone", "affine"},
     "cs_flow": {"backbone", "hidden"}, "differnet": {"hidden", "rotation", "views"},
     "mahalanobis": {"backbone"}, "padim": {"backbone", "features"}, "patchcore": {"backbone", "ratio"},
-    "egbad": {"optimizer"}, "memae": {"score"},
+    "egbad": {"optimizer"}, "htdg": {"kinds", "gray", "scales", "steps"}, "memae": {"score"},
     "mkd": {"backbone", "pooled", "normalise"}, "pixel_flow": {"scales", "optimizer"},
     "reverse_distillation": {"backbone", "block", "blocks", "base_width"}, "stfpm": {"backbone"},  # layers by stride
     "fcdd": {"backbone"},
@@ -324,6 +324,12 @@ GOLDEN = {
     "contrastive": ["data.image_size=32", "method.network.width=4"],
     "transformation_classifier": ["data.image_size=32"],
     "fcdd": ["data.image_size=48"],
+    "htdg": [
+        "data.image_size=32",
+        "method.scales=2",
+        "method.width=8",
+        "method.optimizer.lr=1e-4",
+    ],
     "supervised": ["data.image_size=48", "method.backbone.layers=[layer2]", "data.fold=0", "data.folds=2"],
     "deep_svdd": ["data.image_size=32", "method.pretraining_optimizer.lr=1e-4"],
     "cflow": ["data.image_size=48", "method.backbone.layers=[layer1,layer2]", "method.steps=2"],

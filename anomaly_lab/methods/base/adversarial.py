@@ -50,9 +50,9 @@ class AdversarialMethod(Method):
 
     clips_gradients: ClassVar[bool] = True
     rates: ClassVar[tuple[str, ...]] = ("optimizer",)
-    stages: ClassVar[tuple[str, ...]] = ("training",)
+    stages: tuple[str, ...] = ("training",)
     # For each stage the network whose loss is `train/loss`, in steps in which it has a turn.
-    leaders: ClassVar[tuple[str, ...]] = ("generator",)
+    leaders: tuple[str, ...] = ("generator",)
     image_size: int  # px, of the images that the networks are built for
     channels: int
 
@@ -72,7 +72,7 @@ class AdversarialMethod(Method):
         self.gradient_clip = gradient_clip
         self.log_gradient_norms = log_gradient_norms
         self.seed = seed
-        self._seconds = [0.0] * len(self.stages)  # up to the last checkpoint or epoch
+        self._seconds: list[float] = []  # of each stage, up to the last checkpoint or epoch
         self._since = 0.0
 
     # What a method defines.
@@ -104,7 +104,7 @@ class AdversarialMethod(Method):
         Raises UserError for a batch of one image, from which batch norm cannot learn, and for images of a wrong size.
         """
         images = self.signed(batch.image)
-        refuse_one_image(self, len(images))
+        refuse_one_image(self, len(images) * self.copies)
         stage, batches = self.stage, int(self.trainer.num_training_batches)
         if self.schedule != "constant":
             start, end = (0, *self.stage_ends())[stage : stage + 2]
@@ -177,6 +177,7 @@ class AdversarialMethod(Method):
 
     def on_train_start(self) -> None:
         """Start the clock."""
+        self._seconds = self._seconds or [0.0] * len(self.stages)
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
