@@ -108,7 +108,7 @@ if OUTSIDE and (lines := OUTSIDE / "contract.yaml").is_file():
         TOY |= {name: line.toy} if "toy" in line else {}
         NO_GRAPH |= {name: line.no_graph} if "no_graph" in line else {}
 GRAY_ONLY = {"texture_inspection"}
-OBJECTS_ONLY = {"supervised"}  # a crop of a defective photo may show no defect
+OBJECTS_ONLY = {"supervised", "htdg"}  # a crop of a defective photo may show no defect; noise stands for whole photos
 # Their losses hardly move in the first hundred steps; differnet and the last four have one number an image; adae takes
 # two steps of a network; lsa has batch norm in all its blocks, which lags behind the weights for tens of batches
 # (test_lsa.py trains longer); cavga learns to look at all of a good image, and what it makes of a defect is another

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly_lab.config.tables import is_table
-from anomaly_lab.core.console import printable, say_once
+from anomaly_lab.core.console import printable, say_first
 from anomaly_lab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def configuration(words: list[str]) -> dict[str, Any]:
     words, choice = with_method(words, folder)  # whose sizes the data get
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         checked = check(compose(as_people_write(words), folder)[0])
-    say_once(choice)
+    say_first(choice)
     return checked
 
 

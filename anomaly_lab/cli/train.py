@@ -21,7 +21,7 @@ from anomaly_lab.config.files import CONF, config_folder
 from anomaly_lab.config.overrides import as_people_write, composed
 from anomaly_lab.config.resolvers import register
 from anomaly_lab.config.wants import wants_of
-from anomaly_lab.core.console import say_once
+from anomaly_lab.core.console import say_first
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError, without_dashes
 from anomaly_lab.core.messages import mistakes_in_one_line
@@ -46,12 +46,12 @@ def main() -> None:
     flags = ["--config-dir", str(folder)] if folder else []
     if any(argument.startswith("-") for argument in overrides):
         refuse_unknown_flags([*flags, *overrides])
-        say_once(choice)
+        say_first(choice)
     else:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config, overrides = compose(overrides, folder)
             resolved = check(config)
-        say_once(choice)  # not before an error
+        say_first(choice)  # not before an error
         if resolved["dry_run"]:
             dry_run(resolved)
             return
@@ -62,7 +62,7 @@ def main() -> None:
             return
         if is_first_process():
             refuse_unwritable(place.folder)
-        say_once(wants_of(config))
+        say_first(wants_of(config))
     composed(start, [*flags, *overrides])
 
 

@@ -36,7 +36,7 @@ def say(text: str) -> None:
     LOGGER.info("%s", text)
 
 
-def say_once(text: str) -> None:
+def say_first(text: str) -> None:
     """Log a message that is not empty, in the first process alone."""
     if text and is_first_process():
         say(text)

@@ -107,7 +107,7 @@ class Fitting:
         words = [*candidate.words, *typed]
         if "gpu" in candidate.needs and not self.gpu:
             return [], "needs a GPU"
-        if not candidate.needs & {"imagenet", "own_weights"} or any(map(is_of_backbone, words)):
+        if not candidate.needs & {"imagenet", "own_weights"} or any(map(gives_weights, words)):
             return words, ""
         backbone = compose(words).method.get("backbone")
         if backbone is None:
@@ -119,7 +119,7 @@ class Fitting:
             self._sources[name] = self.weights_of(name)
         if self._sources[name]:
             return words, ""
-        if "own_weights" not in candidate.needs and is_installed():
+        if "own_weights" not in candidate.needs and is_installed() and not any(map(is_of_backbone, typed)):
             return [*words, f"method.backbone={OFFLINE}"], ""
         offline = "" if "own_weights" in candidate.needs else "; pip install 'anomaly_lab[offline]', or type"
         key = method_of(candidate) if "own_weights" in candidate.needs else "method"
@@ -144,6 +144,11 @@ def is_of_training(word: str) -> bool:
 def is_of_backbone(word: str) -> bool:
     """Whether a word sets the pretrained network, which is for methods that can have any."""
     return word.lstrip("+~").startswith(("method.backbone.", "method.backbone="))
+
+
+def gives_weights(word: str) -> bool:
+    """Whether a word says where the weights of the pretrained network are, so that nobody need look for them."""
+    return word.lstrip("+").startswith(("method.backbone.weights=", "method.backbone="))
 
 
 def refuse_unread(typed: Sequence[str], candidates: Mapping[str, Candidate]) -> None:

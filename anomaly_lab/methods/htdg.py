@@ -8,8 +8,10 @@ do not show how they were transformed.
 From the abstract and the authors' code (shellysheynin/A-Hierarchical-Transformation-Discriminating-Generative-Model-
 for-Few-Shot-Anomaly-Detection), whose gradient penalty is commented out. Where we differ from the code:
 
+- A batch is drawn from the photos, so that one can be in it twice; the code stacks all photos in every step.
 - The generators know a photo by its own fixed noise. The code gives all photos the same noise, and the number of the
-  photo as one more channel, of random images too.
+  photo as one more channel, also for images drawn at random.
+- All noise is drawn anew for each step of a discriminator; the code keeps that of the scale itself for an iteration.
 - The running statistics of a network's batch norm move in its own steps alone; the code's move in all steps, so that
   those of a discriminator are mostly of drawn images.
 - The strength of the noise of a scale is one number, not one for each photo.
@@ -34,6 +36,7 @@ from anomaly_lab.functional.colour import luminance
 from anomaly_lab.functional.transformations import STATES, Kinds, combinations, transformed
 from anomaly_lab.methods.base.adversarial import AdversarialMethod, Turn, unsigned
 from anomaly_lab.methods.base.method import Scalar, evaluating
+from anomaly_lab.methods.base.tiling import SlidingWindow
 from anomaly_lab.networks.dcgan import batch_statistics, initialise
 from anomaly_lab.networks.singan import BORDER, Generator, patch_layers
 
@@ -57,8 +60,8 @@ class HTDG(AdversarialMethod):
     One run trains scale after scale, with as many epochs for each. A network starts from that of the scale below, if
     that is as wide.
 
-    Raises UserError for images smaller than the coarsest scale, for more scales than there are sides, for a kind that
-    is there twice, and for gray copies of gray images.
+    Raises UserError for textures, seen window by window, for images smaller than the coarsest scale, for more scales
+    than there are sides, for a kind that is there twice, and for gray copies of gray images.
     """
 
     augmented = False
@@ -86,6 +89,11 @@ class HTDG(AdversarialMethod):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        if isinstance(self.tiling, SlidingWindow):
+            raise UserError(
+                "data.kind: expected object with method=htdg, whose generators know whole photos by their noise, found "
+                "texture"
+            )
         if len(set(kinds)) < len(kinds):
             raise UserError(f"method.kinds: expected each of {', '.join(STATES)} once at most, found {kinds}")
         if gray and channels == 1:
@@ -150,8 +158,8 @@ class HTDG(AdversarialMethod):
         differences = []
         with evaluating(self), torch.no_grad():
             for batch in self.training_images():
-                images = self.signed(self.tiling.training_like(batch.image))
-                before, _ = self.inputs(scale, self.fixed(batch.index.repeat(len(images) // len(batch.image))))
+                images = self.signed(batch.image)
+                before, _ = self.inputs(scale, self.fixed(batch.index))
                 differences.append((resized(images, self.sides[scale]) - before).abs().mean(dim=(1, 2, 3)))
         self.strengths[scale] = self.noise * torch.cat(differences).mean()
 
@@ -168,7 +176,8 @@ class HTDG(AdversarialMethod):
         """Cross entropy of the right transformation, or of the guess that the image was made; mean over all patches."""
         right = of_each(torch.arange(self.copies, device=logits.device), logits[:: self.copies])
         target = torch.full_like(right, self.copies) if fake else right
-        return functional.cross_entropy(logits.float(), target[:, None, None].expand(-1, *logits.shape[2:]))
+        places = logits.float().movedim(1, -1)  # flat, for which there is a deterministic kernel on a GPU
+        return functional.cross_entropy(places.flatten(0, 2), target[:, None, None].expand(places.shape[:3]).flatten())
 
     def turns(self, images: Images, stage: int, step: int, random: torch.Generator) -> Iterator[Turn]:
         """Steps of the discriminator, each on new noise, then as many of the generator on the last of it."""
@@ -233,7 +242,7 @@ class HTDG(AdversarialMethod):
             return
         votes = []
         for batch in images:
-            signed = self.signed(self.tiling.training_like(batch.image))
+            signed = self.signed(batch.image)
             votes.append(torch.stack([self.votes(self.guesses(signed, scale)) for scale in range(len(self.sides))]))
         every = torch.cat(votes, dim=1)
         self.low.copy_(every.amin(dim=1, keepdim=True))

@@ -3,7 +3,8 @@
 Every figure is resampled over photos, with the same resamples for all methods (`metrics.bootstrap`). One method is
 better than another only where the interval of the difference leaves zero; anything else is a tie. Resamples of one
 photo, and of photos that are all in order, are all alike and say nothing: then image AUROC has the intervals of
-`metrics.intervals`, as in `compare`, and the others are unknown.
+`metrics.intervals`, as in `compare`, painted defects that are all found have what so few photos cannot exclude, and
+anything else is unknown.
 """
 
 import math
@@ -143,20 +144,23 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
 
     def figure(name: str, one: str) -> Figure:
         values = resampled[name][one]
-        if not np.isnan(values[1:]).any():
-            alike = name == "synthetic_auroc" and values[0] in (0, 1)
-            return all_in_order(float(values[0]), by_name[one].runs) if alike else Figure.of(values)
-        return by_formula(by_name[one].runs) if name == "image_auroc" else Figure(float(values[0]), 0.0, 1.0)
+        if _differ(values):
+            return Figure.of(values)
+        if name == "image_auroc":
+            return by_formula(by_name[one].runs)
+        if name == "synthetic_auroc" and values[0] in (0, 1):
+            return all_in_order(float(values[0]), by_name[one].runs)
+        return Figure(float(values[0]), 0.0, 1.0)
 
     def difference(name: str, one: str, other: str) -> Figure:
         values = resampled[name][one] - resampled[name][other]
         if one == other:
             return Figure(0.0, 0.0, 0.0)
-        if not np.isnan(values[1:]).any():
+        if _differ(values):
             return Figure.of(values)
         if name == "image_auroc":
             return by_formula(by_name[one].runs, by_name[other].runs)
-        return Figure(float(values[0]), -1.0, 1.0)
+        return apart(figure(name, one), figure(name, other))
 
     def standing(contender: Contender) -> Standing:
         mine = [name for name, found in resampled.items() if contender.name in found]
@@ -272,6 +276,14 @@ def by_formula(runs: Sequence[Run], others: Sequence[Run] = ()) -> Figure:
     return Figure(value, value - math.hypot(*lows) / count, value + math.hypot(*highs) / count)
 
 
+def apart(one: Figure, other: Figure) -> Figure:
+    """One figure less another, as if they were independent (Zou and Donner 2008, section 2)."""
+    difference = one.value - other.value
+    down = math.hypot(one.value - one.low, other.high - other.value)
+    up = math.hypot(one.high - one.value, other.value - other.low)
+    return Figure(difference, max(difference - down, -1.0), min(difference + up, 1.0))
+
+
 def all_in_order(value: float, runs: Sequence[Run]) -> Figure:
     """An AUROC on painted defects of 1, or 0, whose resamples are all alike: with what so few photos cannot exclude."""
     offs = []
@@ -327,6 +339,11 @@ def _with_itself(strata: np.ndarray, seed: int) -> np.ndarray:
 def _unless_alone(values: Resampled, strata: np.ndarray) -> Resampled:
     """The values; their resamples are nan where a stratum has one photo, which is drawn every time."""
     return _unknown(values) if 1 in np.bincount(strata) else values
+
+
+def _differ(values: Resampled) -> bool:
+    """Whether resamples say something: they are known, and not all alike."""
+    return bool(np.ptp(values[1:]) > 0)  # false of nan
 
 
 def _unknown(values: Resampled) -> Resampled:

@@ -79,7 +79,7 @@ def which(ranking: Ranking) -> str:
         measure = next(iter(strongest.figures), next(iter(first.figures)))
         reached = f"{strongest.contender.name}, {spoken(measure, strongest.figures[measure])}"
         return (
-            f"No method that was tried beats the trivial control {reached}: these photos do not show that one of "
+            f"No method that was tried beats the trivial control {reached}: these photos do not show that any of "
             f"them sees defects; {first.contender.name} comes first with {figures}."
         )
     below = [NAMES[name] for name, above in first.above_control.items() if above.value <= 0]

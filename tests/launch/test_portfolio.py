@@ -111,10 +111,12 @@ def test_words_by_what_a_candidate_needs(monkeypatch):
 def test_typed_keys_of_the_method_reach_all_but_controls_and_those_of_a_network_those_that_take_any(monkeypatch):
     every = portfolio("default", None)
     typed = ["method.width=7", "+method.depth=3", "seed=1", "method.backbone.name=resnet18.tv_in1k"]
-    fitting = Fitting(typed, gpu=True, weights_of=lambda name: None)
-    monkeypatch.setattr(module, "is_installed", lambda: False)
+    fitting = Fitting(typed, gpu=True, weights_of={"resnet18.tv_in1k": "the hub"}.get)
+    monkeypatch.setattr(module, "is_installed", lambda: True)
     assert fitting.words(every["control_pca"], composing()) == (["method=control", "method.kind=pca", "seed=1"], "")
     assert fitting.words(every["padim"], composing()) == (["method=padim", *typed], "")
+    nowhere = Fitting(typed, gpu=True, weights_of=lambda name: None)  # a network that was typed is not replaced
+    assert nowhere.words(every["padim"], composing())[1].startswith("the weights of resnet18.tv_in1k are out of reach")
     for name in ("cae", "variation_model", "ganomaly", "texture_inspection"):
         assert fitting.words(every[name], composing()) == ([*every[name].words, *typed[:3]], "")
     words, obstacle = fitting.words(every["anomaly_dino"], composing("dino"))

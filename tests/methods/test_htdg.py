@@ -237,11 +237,11 @@ def test_a_photo_has_a_noise_of_its_own():
 
 
 def test_a_scale_starts_from_the_one_below():
-    """And its noise is a part of what that leaves to be made, over all windows of all training photos."""
-    method = htdg(scales=6, width=2, noise=0.3, tiling=SlidingWindow(32, 32))
+    """And its noise is a part of what that leaves to be made, over all training photos."""
+    method = htdg(scales=6, width=2, noise=0.3)
     assert method.widths == [2, 2, 2, 2, 4, 4]
     assert htdg(scales=13, image_size=64, width=64).widths == [64] * 4 + [128] * 9
-    photos = torch.rand(4, 3, 32, 64, generator=random())
+    photos = torch.rand(4, 3, 32, 32, generator=random())
     method.training_images = lambda: iter(
         [Batch.of(photos[:3]), Batch.of(photos[3:])._replace(index=torch.tensor([3]))]
     )
@@ -254,9 +254,8 @@ def test_a_scale_starts_from_the_one_below():
         differing.append(any(not torch.equal(value, pair[1][key]) for key, value in pair[0].items()))
     assert differing == [False, False, False, True, False]
     with torch.no_grad():
-        windows = 2 * torch.cat([photos[..., :32], photos[..., 32:]]) - 1
-        before, _ = method.eval().inputs(5, method.fixed(torch.arange(4).repeat(2)))
-    torch.testing.assert_close(method.strengths[5], 0.3 * (windows - before).abs().mean())
+        before, _ = method.eval().inputs(5, method.fixed(torch.arange(4)))
+    torch.testing.assert_close(method.strengths[5], 0.3 * (2 * photos - 1 - before).abs().mean())
     assert method.strengths[0] == 1
 
 
@@ -283,6 +282,7 @@ def test_sides_are_those_of_the_authors_and_epochs_are_shared():
         ),
         ({"kinds": ["turn", "turn"]}, r"method.kinds: expected each of flip, shift_x, shift_y, turn once at most"),
         ({"channels": 1, "gray": True}, r"method.gray: expected false for gray images"),
+        ({"tiling": SlidingWindow(32, 32)}, r"data.kind: expected object with method=htdg, .* found texture"),
     ],
 )
 def test_what_has_no_sense_is_refused(words, message):

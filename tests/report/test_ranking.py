@@ -152,9 +152,10 @@ def test_one_marked_or_one_held_out_photo_tells_no_methods_apart(tmp_path):
     for basis, measure in (("labels", "pixel_aupro"), ("synthetic", "synthetic_auroc")):
         first, second = rank(there, basis).standings
         assert second.tied
-        assert first.figures[measure][1:] == (0, 1)
+        assert first.figures[measure].low == pytest.approx(0.05 if measure == "synthetic_auroc" else 0)
+        assert first.figures[measure].high == 1
         assert second.behind[measure].value > 0.5
-        assert second.behind[measure][1:] == (-1, 1)
+        assert second.behind[measure].low < 0
         assert first.behind[measure] == Figure(0, 0, 0)
 
 
@@ -429,6 +430,27 @@ def test_painted_defects_that_are_all_found_are_not_certain(tmp_path):
     assert two.figures["synthetic_auroc"].low == pytest.approx(1 - (1 - 0.05 ** (1 / 12)) / 2**0.5)
 
 
+@pytest.mark.parametrize(("photos", "beats"), [(2, False), (12, True)])
+def test_resamples_that_are_all_alike_put_no_method_above_another_but_by_many_photos(tmp_path, photos, beats):
+    def rows(*found):
+        good = [(f"{photo:02d}", change, 0.5) for photo in range(photos) for change in GOOD]
+        return good + [(f"{photo:02d}", "blob", found[photo % len(found)]) for photo in range(photos)]
+
+    there = [contender("a", NOISE, 1, written(tmp_path / "a", rows(1.0))),
+             contender("b", NOISE, 1, written(tmp_path / "b", rows(0.0))),
+             contender("control_pca", NOISE, 1, written(tmp_path / "c", rows(0.5)))]  # fmt: skip
+    ranking = rank(there, "synthetic")
+    first, second = ranking.standings
+    off = 1 - 0.05 ** (1 / photos)
+    assert first.below_first == {"synthetic_auroc": Figure(0, 0, 0)}
+    assert second.below_first["synthetic_auroc"] == pytest.approx((1, 1 - off * 2**0.5, 1))  # Zou and Donner
+    assert second.is_worse == (off * 2**0.5 < 1)
+    assert ranking.controls[0].figures["synthetic_auroc"] == (0.5, 0, 1)  # all alike, and not in order
+    assert first.above_control["synthetic_auroc"].low < 0
+    assert not first.beats_control
+    assert second.is_worse == beats
+
+
 def test_kinds_weigh_alike_however_often_they_were_painted(tmp_path):
     good = [(photo, change, 0.0) for photo in "ab" for change in GOOD]
     found, missed = [("a", "blob", 1.0), ("b", "blob", 1.0), ("b", "blob", 1.0)], [("a", "scar", -1), ("b", "scar", -1)]
@@ -439,7 +461,7 @@ def test_kinds_weigh_alike_however_often_they_were_painted(tmp_path):
     ]
     ranking = rank(there, "synthetic")
     assert ranking.kinds == ("blob", "scar")
-    assert [each.figures["synthetic_auroc"] for each in ranking.standings] == [Figure(0.5, 0.5, 0.5)] * 2
+    assert [each.figures["synthetic_auroc"] for each in ranking.standings] == [Figure(0.5, 0, 1)] * 2  # alike in both
 
 
 @pytest.mark.parametrize("text", ["", "photo,score\na,1\n", "photo,change,label,score\na,none,0,high\n"])
