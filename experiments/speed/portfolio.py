@@ -2,7 +2,8 @@
 
 `python experiments/speed/portfolio.py FOLDER > experiments/speed/portfolio.csv`: photos and runs are written to FOLDER,
 which must be new. Photos are good washers of the demo data, enlarged, with noise of their own; no labels. Wants the
-extra `offline`, or a hub. Seconds are those of the clock: let nothing else run. `own_share`: what no run with a result took.
+extra `offline`, or a hub. Seconds are those of the clock: let nothing else run. `own_share`: what no run with a result
+took.
 """
 
 import json
