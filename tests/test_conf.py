@@ -229,7 +229,7 @@ OBJECT = {  # image, patch, batch, patches of an epoch, epochs of a training on 
     "cavga": (256, 256, 16, 240, 150),
     "lsa": (28, 28, 256, 5400, 200), "deep_svdd": (28, 28, 200, None, 300),
     "fcdd": (224, 224, 128, 2400, 200),
-    "egbad": (28, 28, 100, 50_200, 100), "htdg": (64, 64, 9, 18_000, 5),
+    "egbad": (28, 28, 100, 50_200, 100), "htdg": (64, 64, 10, 10_000, 5),
     "patch_svdd": (256, 256, 16, 100_000, 7500),
     "adae": (32, 32, 64, 43_200, 100), "avid": (256, 256, 16, 5000, 40),
     "slides_convnet": (1024, 1024, 16, None, 20), "slides_resnet18": (224, 224, 32, None, 10),
