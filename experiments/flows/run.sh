@@ -29,6 +29,7 @@ for method in cflow fastflow differnet cs_flow; do  # the same networks before t
   for set in transistor wood screw cracks xray; do row untrained $method $set 0 1 method.optimizer.lr=1e-12; done
 done
 for set in transistor wood screw; do row steep cflow $set 0 ${seen[cflow]} method.optimizer.lr=1e-3; done  # published: 2e-4
+for set in transistor wood screw; do row fours fastflow $set 0 ${seen[fastflow]} data.batch_size=4; done  # four times the steps
 for method in cflow fastflow; do
   for set in transistor wood; do  # quality against minutes
     for share in 2 4 8 16; do row part$share $method $set 0 $((${seen[$method]} / share)); done
