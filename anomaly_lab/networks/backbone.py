@@ -5,6 +5,8 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import deepcopy
+from functools import cache
 from itertools import chain, product
 from pathlib import Path
 from typing import Any, Literal
@@ -250,7 +252,7 @@ class Backbone(PretrainedNetwork):
     def _reached(self, missing: list[str]) -> str | None:
         """The deepest layer that needs none of the missing tensors."""
         for position in range(self._positions[-1], -1, -1):
-            part = outline(self.name)
+            part = deepcopy(outline(self.name))
             part.prune_intermediate_layers([position], prune_norm=True, prune_head=True)
             if part.state_dict().keys().isdisjoint(missing):
                 return list(self._stages)[position]
@@ -277,8 +279,9 @@ def aligned(maps: Sequence[Maps], to: int = 0, mode: Literal["bilinear", "neares
     return torch.cat(resized, dim=1)
 
 
+@cache
 def outline(name: str) -> Any:
-    """The whole timm model without memory for its weights: names, shapes, layers.
+    """The whole timm model without memory for its weights: names, shapes, layers. Shared: to be read only.
 
     Raises UserError where timm does not know the model, or does not name its layers.
     """

@@ -216,14 +216,14 @@ def test_a_run_that_broke_off_ends_like_one_that_did_not(toy):
     assert len(toy.training.checkpoints) == 2 + (len(getattr(toy.training.method, "stages", ())) > 1)
     for path in toy.training.checkpoints:
         trainer = toy.fit(toy.built(), resume=path)
-        assert not differing(whole, state_of(trainer, toy.folder)), path.name
+        assert not differing(whole, state_of(trainer)), path.name
 
 
 @pytest.mark.parametrize("toy", FEWER, indirect=True)
 def test_a_loss_scale_changes_nothing(toy):
     """float16 on an accelerator: gradients are unscaled before they are clipped, each by the scale that made them."""
     scale = scaled()
-    trained = state_of(toy.fit(toy.built(), plugins=[scale]), toy.folder)
+    trained = state_of(toy.fit(toy.built(), plugins=[scale]))
     torch.testing.assert_close(trained, toy.training.state, rtol=1e-5, atol=1e-7)
     assert scale.scaler.get_scale() == 2.0 ** (10 + toy.training.steps)
 
