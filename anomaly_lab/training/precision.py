@@ -6,8 +6,9 @@ import torch
 def choose(precision: str, accelerator: str) -> str:
     """The precision for `trainer.precision=auto` on this machine; other values stay as they are.
 
-    bf16 if the hardware supports it: NVIDIA from compute capability 8.0, CPUs with AVX512-BF16 or AMX-BF16. Elsewhere
-    it is emulated and ten times slower, so float32.
+    bf16 where the hardware has units for it: NVIDIA from compute capability 8.0, CPUs with AMX-BF16. Elsewhere float32:
+    bf16 is emulated there and ten times slower, or, with AVX512-BF16 alone, slower by a sixth to a quarter
+    (`experiments/speed/precision.py`).
     """
     if precision != "auto":
         return precision
@@ -15,5 +16,5 @@ def choose(precision: str, accelerator: str) -> str:
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
     if accelerator in {"auto", "cpu"} and not torch.backends.mps.is_available():
         can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
-        return "bf16-mixed" if can.get("avx512_bf16") or can.get("amx_bf16") else "32-true"
+        return "bf16-mixed" if can.get("amx_bf16") else "32-true"
     return "32-true"

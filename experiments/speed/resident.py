@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,11 +20,11 @@ class Resident(list):
     """Batches that the trainer takes for one loader; a plain list is several to it."""
 
 
-def ours(method: GradientMethod, images: list[torch.Tensor]) -> None:
+def ours(method: GradientMethod, images: list[torch.Tensor], precision: Any = "32-true") -> None:
     """A training of one epoch, with the callbacks of a run that work in a step."""
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[SeedEveryStep(0), FiniteLoss()],
+        enable_model_summary=False, precision=precision, callbacks=[SeedEveryStep(0), FiniteLoss()],
     )  # fmt: skip
     trainer.fit(method, Resident(Batch.of(batch) for batch in images))
 

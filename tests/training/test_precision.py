@@ -14,7 +14,7 @@ def test_a_choice_is_kept(given):
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [({}, "32-true"), ({"avx512_bf16": False, "amx_bf16": False}, "32-true"),
-     ({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed")],
+     ({"avx512_bf16": True}, "32-true"), ({"avx512_bf16": True, "amx_bf16": True}, "bf16-mixed")],
 )  # fmt: skip
 def test_processors(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
