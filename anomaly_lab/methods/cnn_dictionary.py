@@ -192,7 +192,6 @@ class CNNDictionary(FittedMethod):
     def fit(self) -> None:
         """Principal components, clusters, entries. One thread: several add up in an order of their own."""
         rows = self._vectors.rows()
-        self._vectors.clear()
         self.say(f"cnn_dictionary: {len(rows)} vectors into {self.clusters} clusters")
         with threadpool_limits(1):
             center, components, dictionary = build_dictionary(

@@ -127,7 +127,6 @@ class TextureInspection(FittedMethod):
     def fit(self) -> None:
         """Mixtures of every level, then their medians and thresholds on other images."""
         images = self._images.rows()
-        self._images.clear()
         self.say(f"TextureInspection: mixtures of {self.levels} levels")
         of_mixtures, of_novelty = split(len(images), self.images, self.novelty_images, self.seed)
         with threadpool_limits(1), warnings.catch_warnings():  # several threads add in another order every time
