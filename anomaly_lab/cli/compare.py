@@ -168,10 +168,10 @@ def show(runs: Sequence[Run], groups: Groups, sheets: Sequence[Sheet]) -> None:
         print(printable(f"repeated: {run.shown} (same settings, seed and scores as another run; counted once)"))
 
 
-def one_line(text: str, width: int = 200) -> str:
-    """A text as one line, cut to a width."""
+def one_line(text: str) -> str:
+    """A text as one line of 200 characters at most."""
     text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def write(out: Path, runs: Sequence[Run], groups: Groups, found: dict[str, Matrix], sheets: Sequence[Sheet]) -> None:

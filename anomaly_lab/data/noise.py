@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from anomaly_lab.core.types import Images
+from anomaly_lab.core.types import Batch, Images
 
 Keys = Int[Tensor, " batch"]
 Scalars = Float[Tensor, "batch 1 1"]
@@ -29,6 +29,11 @@ SPLIT_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 def row_keys(seed: int, epoch: int | Keys, rows: Int[Tensor, " batch"]) -> Keys:
     """One 64-bit key per row, from which all its random numbers follow."""
     return derive(derive(torch.zeros_like(rows, dtype=torch.long) + seed % 2**63, epoch), rows)
+
+
+def batch_keys(seed: int, epoch: int, batch: Batch) -> Keys:
+    """Those of a training batch, new in every epoch; or of held-out images, by their numbers alone, always the same."""
+    return row_keys(seed, 0, batch.index) if batch.row is None else row_keys(seed, epoch, batch.row)
 
 
 def derive(keys: Keys, number: int | Keys) -> Keys:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 from numba import njit
 
+from anomaly_lab.functional.principal_directions import principal_components
+
 CHUNK = 64  # features after which a sum of squares may be given up
-DIRECTIONS = 32  # principal components, in which most distances are already large enough
-SAMPLE = 2**12  # rows from which these are computed
 SHARED = 8  # rows of an owner for which its distances from other rows are computed once
 FALL = np.float32(0.9)  # of the floor, squared
 SAFE = np.float32(0.9999)  # for rounding in a lower bound
@@ -42,8 +42,8 @@ def farthest_points(
       as long as there is one, the farthest is among them. Then the floor falls, and rows above it catch up.
     - *Triangle inequality.* A new row that is twice as far from the nearest selected row of a row (its owner) as that
       row itself is no nearer to it. One distance per owner replaces many.
-    - *Principal components.* The distance in the first `DIRECTIONS` of them is a lower bound, which lies together in
-      memory. It serves the triangle inequality, too.
+    - *Principal components.* The distance in the first 32 of them is a lower bound, which lies together in memory. It
+      serves the triangle inequality, too.
     - *Early exit.* A sum of squares is given up once it reaches the present distance.
 
     `track` wraps the about hundred parts of the work, to show how far it is. Memory: 148 bytes a row beside the rows.
@@ -57,7 +57,7 @@ def farthest_points(
     bound = np.empty(len(rows), np.float32)
     if not _begin(rows, first, bound):
         raise ValueError("expected finite numbers, found NaN or infinity among the rows")
-    short = _short(rows)
+    short = principal_components(rows)
     error = np.float32(2.0**-20 * np.sqrt(bound.max()))  # of a distance of two rows of it, by rounding
     owner = np.zeros(len(rows), np.int32)
     seen = np.ones(len(rows), np.int32)
@@ -70,27 +70,6 @@ def farthest_points(
             return picks[:reached], 0.0
         done = upto
     return picks, float(np.sqrt(_farthest(rows, short, error, picks, bound, owner, seen, active, *state)[1]))
-
-
-def principal_directions(
-    rows: Rows,
-) -> tuple[Float64[np.ndarray, " feature"], Float64[np.ndarray, "feature direction"]]:
-    """Mean and the first principal directions, `DIRECTIONS` at most, of a sample that is spread over the rows."""
-    sample = rows[:: -(-len(rows) // SAMPLE)].astype(np.float64)
-    centre = sample.mean(axis=0)
-    sample -= centre
-    return centre, np.linalg.eigh(sample.T @ sample)[1][:, -DIRECTIONS:]
-
-
-def _short(rows: Rows) -> Short:
-    """The rows in their first principal components, or as they are where they have no more features."""
-    if rows.shape[1] <= DIRECTIONS:
-        return rows
-    centre, directions = principal_directions(rows)
-    short = np.empty((len(rows), DIRECTIONS), np.float32)
-    for start in range(0, len(rows), SAMPLE):
-        short[start : start + SAMPLE] = (rows[start : start + SAMPLE] - centre) @ directions
-    return short
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})

@@ -8,7 +8,8 @@ from jaxtyping import Float, Float32, Int, Int64
 from numba import njit
 from torch import Tensor
 
-from anomaly_lab.functional.farthest_points import principal_directions, squared
+from anomaly_lab.functional.farthest_points import squared
+from anomaly_lab.functional.principal_directions import principal_directions
 
 BLOCK = 2**24  # numbers that a search holds at once: 64 MiB
 SMALL = 512  # entries of a block whose products with some thousand queries stay in the cache of a processor

@@ -9,10 +9,18 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from anomaly_lab.core.errors import UserError
+
 Images = Float[Tensor, "batch channel side side"]
 Kinds = Annotated[list[Literal["flip", "shift_x", "shift_y", "turn"]], Field(min_length=1)]
 STATES = {"flip": 2, "shift_x": 3, "shift_y": 3, "turn": 4}
 QUARTER = 0.25  # the part of the side by which an image is shifted either way
+
+
+def refuse_repeated(kinds: Sequence[str]) -> None:
+    """Raise UserError where a kind is there twice."""
+    if len(set(kinds)) < len(kinds):
+        raise UserError(f"method.kinds: expected each of {', '.join(STATES)} once at most, found {kinds}")
 
 
 def combinations(kinds: Sequence[str]) -> Int[Tensor, "transformation kind"]:
@@ -31,6 +39,12 @@ def transformed(
     for kind, state in zip(kinds, states.unbind(1), strict=True):
         images = torch.stack(versions(images, kind, part))[state, row]
     return images
+
+
+def undone(images: Images, kinds: Sequence[str], states: Int[Tensor, "batch kind"], part: float = QUARTER) -> Images:
+    """Each image as it was before `transformed`; a shift back uncovers the reflected image, too."""
+    back = -states % states.new_tensor([STATES[kind] for kind in kinds])
+    return transformed(images, kinds[::-1], back.flip(1), part)
 
 
 def versions(images: Images, kind: str, part: float = QUARTER) -> list[Images]:

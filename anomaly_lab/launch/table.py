@@ -16,6 +16,7 @@ from anomaly_lab.core.console import duration, say
 
 LOG = "job.log"  # in the run folder: what the process printed
 SHOWN = 20  # rows
+TAIL = 4096  # bytes at the end of a log that are read
 
 
 @dataclass
@@ -96,17 +97,17 @@ def time_left(entries: Iterable[Entry], at_a_time: int, now: float) -> float | N
     return max(max(running, default=0), (sum(running) + waiting * each) / at_a_time)
 
 
-def last_lines(path: Path, count: int, begin: int = 0, size: int = 4096) -> str:
-    """The last lines of a log after byte `begin` that are not empty; empty without a log."""
+def last_lines(path: Path, count: int) -> str:
+    """The last lines of a log that are not empty; empty without a log."""
     try:
         with path.open("rb") as file:
-            return lines_at_end(file.fileno(), count, begin, size)
+            return lines_at_end(file.fileno(), count)
     except FileNotFoundError:
         return ""
 
 
-def lines_at_end(file: int, count: int, begin: int = 0, size: int = 4096) -> str:
-    """The same for an open file, which may have been deleted meanwhile."""
+def lines_at_end(file: int, count: int, begin: int = 0) -> str:
+    """The same after byte `begin` of an open file, which may have been deleted meanwhile."""
     end = os.fstat(file).st_size
-    text = os.pread(file, size, max(begin, end - size)).decode(errors="replace")
+    text = os.pread(file, TAIL, max(begin, end - TAIL)).decode(errors="replace")
     return "\n".join([line for line in text.splitlines() if line.strip()][-count:])

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.functional.distinct_rows import first_distinct
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 from anomaly_lab.methods.base.tiling import Tiling
@@ -192,7 +193,6 @@ class CNNDictionary(FittedMethod):
     def fit(self) -> None:
         """Principal components, clusters, entries. One thread: several add up in an order of their own."""
         rows = self._vectors.rows()
-        self._vectors.clear()
         self.say(f"cnn_dictionary: {len(rows)} vectors into {self.clusters} clusters")
         with threadpool_limits(1):
             center, components, dictionary = build_dictionary(
@@ -266,13 +266,3 @@ def build_dictionary(
     if entries == "centroid":
         return analysis.mean_, components, analysis.inverse_transform(means)
     return analysis.mean_, components, rows[pairwise_distances_argmin(means, projected)]
-
-
-def first_distinct(rows: Float[np.ndarray, "row feature"], count: int) -> Float[np.ndarray, "distinct feature"]:
-    """The first `count` rows, at most, that differ from each other."""
-    found: dict[bytes, int] = {}
-    for i, row in enumerate(rows):
-        found.setdefault(row.tobytes(), i)
-        if len(found) == count:
-            break
-    return rows[list(found.values())]

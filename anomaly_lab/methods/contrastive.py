@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.data.noise import Keys, derive, row_keys
+from anomaly_lab.data.noise import Keys, batch_keys, derive, row_keys
 from anomaly_lab.functional.views import Views, flipped
 from anomaly_lab.functional.whitening import whitening
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
@@ -89,7 +89,7 @@ class Contrastive(GradientMethod):
         if score == "csi" and not guess:
             raise UserError("method.score: expected mahalanobis, kde or ocsvm with method.guess=false, found csi")
         self.network, self.views = network, views
-        self.temperature, self.guess, self.score, self.draws, self.seed = temperature, guess, score, draws, seed
+        self.temperature, self.score, self.draws, self.seed = temperature, score, draws, seed
         self.fewest = 2 if score == "mahalanobis" else 1
         self.turns = 4 if turns else 1
         self.copies = self.turns  # a single one leaves its two views nothing else to be compared with
@@ -109,8 +109,7 @@ class Contrastive(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """NT-Xent of two views of every turn of every image, and the cross-entropy of the turn."""
-        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-        keys = row_keys(self.seed, epoch, rows)
+        keys = batch_keys(self.seed, self.current_epoch, batch)
         seen = torch.cat([self.view(batch.image, derive(keys, number)) for number in range(2)])
         features = self.network(seen)
         first, second = self.projection(features).chunk(2)
@@ -119,7 +118,7 @@ class Contrastive(GradientMethod):
         similarity = nt_xent(first, second, self.temperature)
         if self.turn is None:
             return {"loss": similarity}
-        turn = torch.arange(self.turns, device=seen.device).repeat_interleave(len(rows)).repeat(2)
+        turn = torch.arange(self.turns, device=seen.device).repeat_interleave(len(keys)).repeat(2)
         return summed({"similarity": similarity, "turn": functional.cross_entropy(self.turn(features), turn)})
 
     def view(self, images: Images, keys: Keys, area: float | None = None) -> Copies:

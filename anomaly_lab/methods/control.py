@@ -100,7 +100,6 @@ class Control(FittedMethod):
         self.center.copy_(rows.mean(dim=0))
         directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False).Vh[:COMPONENTS]
         self.components[: len(directions)].copy_(directions)
-        self._thumbnails.clear()
         if len(self.known):
             images = self._small.rows()
             self.count.fill_(len(images))
@@ -110,7 +109,6 @@ class Control(FittedMethod):
             self.width.copy_(
                 (apart[apart.isfinite()].median() / 2 if len(images) > 1 else apart.new_zeros(())).clamp(least)
             )
-            self._small.clear()
 
     def predict(self, images: Images) -> Prediction:
         """The map of this kind, or the one number of the image."""

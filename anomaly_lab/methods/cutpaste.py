@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.corruption import Patch, Scar
-from anomaly_lab.data.noise import row_keys
+from anomaly_lab.data.noise import batch_keys
 from anomaly_lab.functional.whitening import whitening
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
@@ -79,8 +79,7 @@ class CutPaste(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Cross-entropy of which version of an image it is (section 2.1)."""
-        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-        keys = row_keys(self.seed, epoch, rows)
+        keys = batch_keys(self.seed, self.current_epoch, batch)
         shown = torch.cat([batch.image, *(paste(batch.image, keys).image for paste in self.pasted)])
         version = torch.arange(1 + len(self.pasted), device=shown.device).repeat_interleave(len(batch.image))
         logits = self.head(self.features(shown)).float()

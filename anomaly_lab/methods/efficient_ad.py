@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.data.noise import Keys, blend, derive, procedural_texture, row_keys, scalars
+from anomaly_lab.data.noise import Keys, batch_keys, blend, derive, procedural_texture, scalars
 from anomaly_lab.data.photo_folder import PhotoFolder
 from anomaly_lab.data.textures import PROCEDURAL
 from anomaly_lab.functional.colour import luminance
@@ -150,8 +150,7 @@ class EfficientAD(GradientMethod):
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """The four losses and their sum (section 3.2 and 3.3, appendix A.2, algorithm 1)."""
         images, count = batch.image.expand(-1, 3, -1, -1), len(batch.image)
-        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-        keys = row_keys(self.seed, epoch, rows)
+        keys = batch_keys(self.seed, self.current_epoch, batch)
         shown = [images, jittered(images, derive(keys, 0))]
         if self.foreign is not None:
             shown.append(self.drawn(derive(keys, 1), images))

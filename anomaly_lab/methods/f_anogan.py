@@ -5,7 +5,7 @@ adversarial networks, Medical Image Analysis 2019; layers, initialisation and op
 images have 64 px (`experiment=f_anogan_paper`: patches of that size); at 128 px the networks have one block more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -29,37 +29,10 @@ from anomaly_lab.methods.base.adversarial import (
 )
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.networks.dcgan import batch_statistics
+from anomaly_lab.networks.wgan import ResidualBlock, batch_norm, glorot, layer_norm, trunk, uniform, widths
 
 ImageSize = Literal[32, 64, 128, 256]
 Mixture = Float[Tensor, "batch 1 1 1"]
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions after norm and ReLU, added to a 1 x 1 convolution; doubles or halves the side.
-
-    Upwards both branches repeat every pixel before their first convolution, downwards they average 2 x 2 pixels at
-    their end.
-    """
-
-    def __init__(
-        self, inputs: PositiveInt, outputs: PositiveInt, direction: Literal["up", "down"],
-        norm: Callable[[int], nn.Module],
-    ) -> None:  # fmt: skip
-        super().__init__()
-        up = direction == "up"
-        middle = outputs if up else inputs
-        before = nn.Upsample(scale_factor=2, mode="nearest") if up else nn.Identity()
-        after = nn.Identity() if up else nn.AvgPool2d(2)
-        self.residual = nn.Sequential(
-            norm(inputs), nn.ReLU(inplace=True), before,
-            _uniform(nn.Conv2d(inputs, middle, 3, padding=1, bias=False), 4),
-            norm(middle), nn.ReLU(inplace=True), _uniform(nn.Conv2d(middle, outputs, 3, padding=1), 4), after,
-        )  # fmt: skip
-        self.shortcut = nn.Sequential(before, after, _uniform(nn.Conv2d(inputs, outputs, 1), 2))
-
-    def forward(self, images: Images) -> Float[Tensor, "batch outputs _ _"]:
-        """Add both branches."""
-        return self.shortcut(images) + self.residual(images)
 
 
 class Generator(nn.Module):
@@ -74,12 +47,12 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size, self.channels, self.latent_size = image_size, channels, latent_size
-        widths = _widths(image_size, width)[::-1]
+        upwards = widths(image_size, width)[::-1]
         self.network = nn.Sequential(
-            _glorot(nn.Linear(latent_size, widths[0] * 4 * 4)), nn.Unflatten(1, (widths[0], 4, 4)),
-            *[ResidualBlock(inputs, outputs, "up", batch_norm) for inputs, outputs in pairwise(widths)],
+            glorot(nn.Linear(latent_size, upwards[0] * 4 * 4)), nn.Unflatten(1, (upwards[0], 4, 4)),
+            *[ResidualBlock(inputs, outputs, "up", batch_norm) for inputs, outputs in pairwise(upwards)],
             batch_norm(width), nn.ReLU(inplace=True),
-            _uniform(nn.Conv2d(width, channels, 3, padding=1), 4), nn.Tanh(),
+            uniform(nn.Conv2d(width, channels, 3, padding=1), 4), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, codes: Codes) -> Images:
@@ -96,8 +69,8 @@ class Critic(nn.Module):
     def __init__(self, image_size: ImageSize, channels: Literal[1, 3], width: PositiveInt = 64) -> None:
         super().__init__()
         self.image_size, self.channels = image_size, channels
-        self.features = _trunk(image_size, channels, width, layer_norm)
-        self.decision = _glorot(nn.Linear(8 * width * 4 * 4, 1))
+        self.features = trunk(image_size, channels, width, layer_norm)
+        self.decision = glorot(nn.Linear(8 * width * 4 * 4, 1))
 
     def forward(self, images: Images) -> PerImage:
         """Large for what looks like a photo, without bounds."""
@@ -116,53 +89,13 @@ class Encoder(nn.Module):
         super().__init__()
         self.image_size, self.channels, self.latent_size = image_size, channels, latent_size
         self.network = nn.Sequential(
-            _trunk(image_size, channels, width, batch_norm),
-            _glorot(nn.Linear(8 * width * 4 * 4, latent_size)), nn.Tanh(),
+            trunk(image_size, channels, width, batch_norm),
+            glorot(nn.Linear(8 * width * 4 * 4, latent_size)), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, images: Images) -> Codes:
         """One code per image, in (-1, 1)."""
         return self.network(images)
-
-
-def batch_norm(channels: int) -> nn.Module:
-    """With TensorFlow's constants, as in the authors' code."""
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
-
-
-def layer_norm(channels: int) -> nn.Module:
-    """Over channels and pixels of an image, scaled by channel."""
-    return nn.GroupNorm(1, channels, eps=1e-5)
-
-
-def _widths(image_size: int, width: int) -> list[int]:
-    """Channels at every side from the image down to 4 px."""
-    halvings = (image_size // 4).bit_length() - 1
-    return [min(2**halving, 8) * width for halving in range(halvings + 1)]
-
-
-def _trunk(image_size: int, channels: int, width: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
-    return nn.Sequential(
-        _uniform(nn.Conv2d(channels, width, 3, padding=1), 2),
-        *[ResidualBlock(inputs, outputs, "down", norm) for inputs, outputs in pairwise(_widths(image_size, width))],
-        nn.Flatten(),
-    )
-
-
-def _uniform(convolution: nn.Conv2d, gain: int) -> nn.Conv2d:
-    """Uniform weights of variance gain / (inputs + outputs): 4 before a ReLU, else 2; no bias."""
-    area = convolution.kernel_size[0] ** 2
-    bound = (3 * gain / (area * (convolution.in_channels + convolution.out_channels))) ** 0.5
-    nn.init.uniform_(convolution.weight, -bound, bound)
-    if convolution.bias is not None:
-        nn.init.zeros_(convolution.bias)
-    return convolution
-
-
-def _glorot(linear: nn.Linear) -> nn.Linear:
-    nn.init.xavier_uniform_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 class FAnoGAN(AdversarialMethod):

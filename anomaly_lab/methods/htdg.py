@@ -33,12 +33,12 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.noise import derive, normal, row_keys
 from anomaly_lab.functional.colour import luminance
-from anomaly_lab.functional.transformations import STATES, Kinds, combinations, transformed
+from anomaly_lab.functional.transformations import Kinds, combinations, refuse_repeated, transformed, undone
 from anomaly_lab.methods.base.adversarial import AdversarialMethod, Turn, unsigned
 from anomaly_lab.methods.base.method import Scalar, evaluating
 from anomaly_lab.methods.base.tiling import SlidingWindow
 from anomaly_lab.networks.dcgan import batch_statistics, initialise
-from anomaly_lab.networks.singan import BORDER, Generator, patch_layers
+from anomaly_lab.networks.singan import BORDER, Generator, patch_layers, resized, sides_of
 
 PART = 0.15  # of the side, by which an image is shifted
 WIDEST = 128  # channels, after any doubling
@@ -94,8 +94,7 @@ class HTDG(AdversarialMethod):
                 "data.kind: expected object with method=htdg, whose generators know whole photos by their noise, found "
                 "texture"
             )
-        if len(set(kinds)) < len(kinds):
-            raise UserError(f"method.kinds: expected each of {', '.join(STATES)} once at most, found {kinds}")
+        refuse_repeated(kinds)
         if gray and channels == 1:
             raise UserError("method.gray: expected false for gray images, whose gray copies are the same, found true")
         self.image_size, self.channels, self.kinds, self.gray = image_size, channels, kinds, gray
@@ -215,6 +214,11 @@ class HTDG(AdversarialMethod):
         probabilities = logits[:, : self.copies].softmax(dim=1).unflatten(0, (self.copies, -1))
         return probabilities.diagonal(dim1=0, dim2=2).permute(3, 0, 1, 2)
 
+    def all_guesses(self, images: Images) -> list[Right]:
+        """Those at all scales, of images in [0, 1]."""
+        signed = self.signed(images)
+        return [self.guesses(signed, scale) for scale in range(len(self.sides))]
+
     def votes(self, right: Right) -> Float[Tensor, " batch"]:
         """The mean over the patches, or the worst of them, added over the transformations: 1 if all are alike."""
         patches = right.flatten(2)
@@ -224,14 +228,12 @@ class HTDG(AdversarialMethod):
     def placed_back(self, right: Right) -> Float[Tensor, "batch 1 side side"]:
         """The mean over the copies, each turned, shifted and flipped back; patches at the border reach to the edge."""
         whole = functional.pad(right, [BORDER] * 4, mode="replicate")
-        back = -self.states % self.states.new_tensor([STATES[kind] for kind in self.kinds])
-        states = of_each(back.flip(1), right[0])
-        moved = transformed(whole.flatten(0, 1)[:, None], self.kinds[::-1], states, PART)
+        moved = undone(whole.flatten(0, 1)[:, None], self.kinds, of_each(self.states, right[0]), PART)
         return moved.unflatten(0, (self.copies, -1)).mean(dim=0)
 
     def predict(self, images: Images) -> Prediction:
         """Score: minus the mean of the votes over the scales. Map: the mean probability of wrong guesses."""
-        right = [self.guesses(self.signed(images), scale) for scale in range(len(self.sides))]
+        right = self.all_guesses(images)
         votes = (torch.stack([self.votes(each) for each in right]) - self.low) / (self.high - self.low)
         maps = [resized(self.placed_back(each), self.image_size) for each in right]
         return Prediction(1 - torch.stack(maps).mean(dim=0), -votes.mean(dim=0), None)
@@ -240,10 +242,7 @@ class HTDG(AdversarialMethod):
         """The range of the votes of the training images at each scale."""
         if not self.normalise:
             return
-        votes = []
-        for batch in images:
-            signed = self.signed(batch.image)
-            votes.append(torch.stack([self.votes(self.guesses(signed, scale)) for scale in range(len(self.sides))]))
+        votes = [torch.stack([self.votes(right) for right in self.all_guesses(batch.image)]) for batch in images]
         every = torch.cat(votes, dim=1)
         self.low.copy_(every.amin(dim=1, keepdim=True))
         span = every.amax(dim=1, keepdim=True) - self.low
@@ -281,30 +280,7 @@ class HTDG(AdversarialMethod):
     def rehearse(self, batch: Batch) -> Scalar:
         """A step of a scale in the middle, which costs what they do in the mean."""
         self.photos = batch.index
-        turns = self.turns(self.signed(batch.image), len(self.sides) // 2, 0, self.random_at("training"))
-        return torch.stack([turn.loss for turn in turns]).sum()
-
-
-def sides_of(image_size: int, coarsest: int, scales: int) -> list[int]:
-    """From the coarsest scale to the side of the images, each by the same factor, in whole pixels."""
-    if image_size < coarsest:
-        raise UserError(
-            f"data.patch_size: expected at least {coarsest} px, the coarsest scale (method.coarsest), found "
-            f"{image_size} px"
-        )
-    steps = max(scales - 1, 1)
-    sides = [round(image_size * (coarsest / image_size) ** (step / steps)) for step in range(scales)][::-1]
-    if len(set(sides)) < scales:
-        raise UserError(
-            f"method.scales: expected fewer, so that all sides from {coarsest} px (method.coarsest) to {image_size} px "
-            f"differ, found {scales}"
-        )
-    return sides
-
-
-def resized(images: Images, side: int) -> Float[Tensor, "batch channel side side"]:
-    """Bicubic, and smoothed where it becomes smaller."""
-    return functional.interpolate(images, (side, side), mode="bicubic", antialias=True)
+        return super().rehearse(batch, len(self.sides) // 2)
 
 
 def of_each(values: Tensor, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from anomaly_lab.core.distributed import is_first_process
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.data.noise import Keys, derive, normal, row_keys, uniform
+from anomaly_lab.data.noise import Keys, batch_keys, derive, normal, uniform
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
@@ -150,10 +150,10 @@ class PatchSVDD(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Equation 6: the losses of directions, 2.079 by chance, and lambda times those of distances; their parts."""
-        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-        pair = torch.arange(len(rows) * self.pairs, device=rows.device)
+        keys = batch_keys(self.seed, self.current_epoch, batch)
+        pair = torch.arange(len(keys) * self.pairs, device=keys.device)
         number = pair // self.pairs  # of the image
-        keys = derive(row_keys(self.seed, epoch, rows)[number], pair % self.pairs)
+        keys = derive(keys[number], pair % self.pairs)
         shown = self.centred(batch.image)
         directions = {f"direction_{side}": self.direction(shown, number, derive(keys, side), side) for side in SIDES}
         distances = {f"distance_{side}": self.distance(shown, number, derive(keys, side + 1), side) for side in SIDES}

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.data.noise import row_keys, uniform
+from anomaly_lab.data.noise import batch_keys, uniform
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
@@ -125,8 +125,7 @@ class PixelFlow(GradientMethod):
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Bits per dimension of the images with noise. The noise of a held-out image is always the same."""
-        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-        keys = row_keys(self.seed, epoch, rows)
+        keys = batch_keys(self.seed, self.current_epoch, batch)
         noise = uniform(keys, batch.image[0].numel()).view_as(batch.image)
         return {"loss": self.bits(batch.image, noise.to(batch.image)).mean()}
 

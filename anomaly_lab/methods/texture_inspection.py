@@ -25,6 +25,8 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Images, Prediction
+from anomaly_lab.functional.distinct_rows import first_distinct
+from anomaly_lab.functional.gaussian_mixture import negative_log_likelihood
 from anomaly_lab.functional.pyramid import Gray, Levels, combine, pyramid
 from anomaly_lab.methods.base.fitted import FittedMethod
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
@@ -127,7 +129,6 @@ class TextureInspection(FittedMethod):
     def fit(self) -> None:
         """Mixtures of every level, then their medians and thresholds on other images."""
         images = self._images.rows()
-        self._images.clear()
         self.say(f"TextureInspection: mixtures of {self.levels} levels")
         of_mixtures, of_novelty = split(len(images), self.images, self.novelty_images, self.seed)
         with threadpool_limits(1), warnings.catch_warnings():  # several threads add in another order every time
@@ -148,7 +149,7 @@ class TextureInspection(FittedMethod):
         if len(vectors) == 1:  # scikit-learn wants two
             vectors = np.repeat(vectors, 2, axis=0)
         mixture = GaussianMixture(
-            min(self.components, len({vector.tobytes() for vector in vectors})),
+            len(first_distinct(vectors, self.components)),
             reg_covar=max(RIDGE * float(vectors.var(axis=0).mean()), LEAST_RIDGE),
             max_iter=STEPS,
             tol=TOLERANCE,
@@ -240,21 +241,6 @@ class TextureInspection(FittedMethod):
             (answer - self.median[level]) / self.spread[level] for level, answer in enumerate(self.novelty(images))
         ]
         return Prediction(combine(levels, (images.shape[-2], images.shape[-1])), None, None)
-
-
-def negative_log_likelihood(
-    vectors: Float[Tensor, "row length"],
-    offsets: Float[Tensor, " component"],
-    means: Float[Tensor, "component length"],
-    factors: Float[Tensor, "component length length"],
-) -> Float[Tensor, " row"]:
-    """-log of a mixture's density, in nats.
-
-    `factors` are L with precision = L L'; `offsets` are log weight + log |L| - length / 2 log(2 pi). Vectors are
-    centred before they are multiplied: precisions are large, and float32 would lose the difference of two products.
-    """
-    whitened = torch.bmm(vectors[None] - means[:, None], factors)
-    return -torch.logsumexp(offsets[:, None] - whitened.square().sum(dim=2) / 2, dim=0)
 
 
 def split(

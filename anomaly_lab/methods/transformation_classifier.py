@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.data.noise import row_keys, uniform
+from anomaly_lab.data.noise import batch_keys, uniform
 from anomaly_lab.functional.dirichlet import concentrations
-from anomaly_lab.functional.transformations import STATES, Kinds, combinations, transformed
+from anomaly_lab.functional.transformations import STATES, Kinds, combinations, refuse_repeated, transformed
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
@@ -90,8 +90,7 @@ class TransformationClassifier(GradientMethod):
         seen = the_network(network, projections, objective, copies)
         states = combinations(kinds) if isinstance(seen, WideResNet) else torch.arange(seen.count)[:, None]
         count = len(states)
-        if len(set(kinds)) < len(kinds):
-            raise UserError(f"method.kinds: expected each of {', '.join(STATES)} once at most, found {kinds}")
+        refuse_repeated(kinds)
         if objective == "separate" and score == "dirichlet":
             raise UserError(
                 "method.score: expected probability, log_probability or distance with method.objective=separate, which "
@@ -123,8 +122,8 @@ class TransformationClassifier(GradientMethod):
         images, count = batch.image, len(self.states)
         drawn = self.order.expand(len(images), -1)
         if self.copies < count:
-            rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-            drawn = uniform(row_keys(self.seed, epoch, rows), count).argsort(dim=1, stable=True)[:, : self.copies]
+            keys = batch_keys(self.seed, self.current_epoch, batch)
+            drawn = uniform(keys, count).argsort(dim=1, stable=True)[:, : self.copies]
         features = self.features(images, drawn.T)
         logits = self.head(features.flatten(0, 1)).split(self.guesses, dim=1)
         right = self.right[drawn.T.flatten()].unbind(1)

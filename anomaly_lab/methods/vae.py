@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
-from anomaly_lab.data.noise import normal, row_keys
+from anomaly_lab.data.noise import batch_keys, normal, row_keys
 from anomaly_lab.functional.attention import Rectify, grad_cam
 from anomaly_lab.functional.projection import misfits, project
 from anomaly_lab.methods.base.gradient import GradientMethod
@@ -123,8 +123,7 @@ class VAE(GradientMethod):
         """
         images = batch.image
         mean, log_variance = self.network.encode(images)
-        rows, epoch = (batch.index, 0) if batch.row is None else (batch.row, self.current_epoch)
-        noise = normal(row_keys(self.seed, epoch, rows), mean.shape[1])
+        noise = normal(batch_keys(self.seed, self.current_epoch, batch), mean.shape[1])
         outputs = self.decode(sample(mean, log_variance, noise.view_as(mean)))
         cost, kl = self.cost(images, outputs).mean(), kl_to_standard_normal(mean, log_variance).mean()
         active = (mean.detach().var(dim=0, correction=0) > ACTIVE).float().sum()

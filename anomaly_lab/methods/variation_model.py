@@ -99,8 +99,6 @@ class VariationModel(FittedMethod):
         for buffer, values in ((self.mean, found.mean), (self.deviation, found.deviation), (self.counted, counted)):
             buffer.copy_(torch.from_numpy(values))
         self._aligner = None
-        self._sample.clear()
-        self._numbers.clear()
 
     def predict(self, images: Images) -> Prediction:
         """Compare at the pose of the template; one pass an image, so that nothing depends on the batch."""

@@ -267,14 +267,14 @@ def refuse_weights(network: Backbone, key: str) -> None:
         raise UserError(f"{key}: expected a network that is trained from random weights, found {found}")
 
 
-def aligned(maps: Sequence[Maps], to: int = 0, mode: Literal["bilinear", "nearest"] = "bilinear") -> Maps:
-    """Maps of several layers, resized to the grid of the map at position `to` and concatenated along the channels.
+def aligned(maps: Sequence[Maps], mode: Literal["bilinear", "nearest"] = "bilinear") -> Maps:
+    """Maps of several layers, resized to the grid of the first one and concatenated along the channels.
 
     Bilinear between the centres of the places (`align_corners=False`); a map that has the grid stays as it is. Maps
     without channels are left out.
     """
-    grid = maps[to].shape[2:]
-    filled = [layer for layer in maps if layer.shape[1]] or [maps[to]]
+    grid = maps[0].shape[2:]
+    filled = [layer for layer in maps if layer.shape[1]] or [maps[0]]
     resized = [layer if layer.shape[2:] == grid else functional.interpolate(layer, grid, mode=mode) for layer in filled]
     return torch.cat(resized, dim=1)
 

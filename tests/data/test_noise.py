@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from anomaly_lab.core.types import Batch
 from anomaly_lab.data.noise import (
     LATTICE,
+    batch_keys,
     blend,
     derive,
     direction,
@@ -46,6 +48,12 @@ def test_keys_equal_a_slow_version_with_whole_numbers():
         for number in (epoch, row):
             key = finish((finish(key) + number) % 2**64)
         assert row_keys(seed, epoch, torch.tensor([row])).item() % 2**64 == key
+
+
+def test_held_out_images_have_the_same_keys_in_every_epoch_whatever_the_batch():
+    batch = Batch.of(torch.rand(2, 1, 4, 4))._replace(row=torch.tensor([7, 9]), index=torch.tensor([4, 6]))
+    assert torch.equal(batch_keys(5, 3, batch), row_keys(5, 3, torch.tensor([7, 9])))
+    assert torch.equal(batch_keys(5, 3, batch._replace(row=None)), row_keys(5, 0, torch.tensor([4, 6])))
 
 
 def test_rows_epochs_seeds_and_streams_have_unrelated_uniform_numbers():

@@ -13,7 +13,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.functional.transformations import transformed
 from anomaly_lab.methods.base.tiling import SlidingWindow
-from anomaly_lab.methods.htdg import HTDG, chosen, sides_of
+from anomaly_lab.methods.htdg import HTDG, chosen
 from tests.adversarial import COMMON, Losses, Patches, configured, fit
 from tests.contract import bars
 
@@ -259,9 +259,7 @@ def test_a_scale_starts_from_the_one_below():
     assert method.strengths[0] == 1
 
 
-def test_sides_are_those_of_the_authors_and_epochs_are_shared():
-    assert sides_of(64, 25, 5) == [25, 32, 40, 51, 64]
-    assert sides_of(64, 25, 1) == [64]
+def test_epochs_are_shared():
     method = htdg()
     for epochs, ends in ((2, (1, 2)), (5, (2, 5)), (10, (5, 10))):
         method._trainer = type("Trainer", (), {"max_epochs": epochs})

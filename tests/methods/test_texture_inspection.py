@@ -5,18 +5,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal
-from sklearn.mixture import GaussianMixture
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.functional.pyramid import pyramid
 from anomaly_lab.methods import texture_inspection
 from anomaly_lab.methods.base.tiling import WholeImage
-from anomaly_lab.methods.texture_inspection import (
-    RIDGE,
-    TextureInspection,
-    negative_log_likelihood,
-    split,
-)
+from anomaly_lab.methods.texture_inspection import RIDGE, TextureInspection, split
 
 SMALL = {"images": 4, "novelty_images": 3, "levels": 3, "components": 3, "vectors": 2000}
 
@@ -59,18 +53,6 @@ def test_one_component_is_the_gaussian_in_closed_form():
         gaussian = multivariate_normal(rows.mean(axis=0), covariance + RIDGE * covariance.trace() / 49 * np.eye(49))
         inside = method.novelty(images)[level][0, 0, 3:-3, 3:-3]
         np.testing.assert_allclose(inside.flatten(), -gaussian.logpdf(rows), rtol=1e-4)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
-def test_the_likelihood_is_that_of_scikit_learn(dtype, tolerance):
-    rows = patches_of(grain(2, side=32))
-    mixture = GaussianMixture(4, reg_covar=1e-6, init_params="k-means++", random_state=0).fit(rows)
-    weights, means, factors = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.precisions_cholesky_))
-    offsets = weights.log() + factors.diagonal(dim1=1, dim2=2).log().sum(dim=1) - 49 / 2 * np.log(2 * np.pi)
-    strange = np.random.default_rng(0).random((100, 49))
-    for some in (rows, strange):
-        said = negative_log_likelihood(*(x.to(dtype) for x in (torch.from_numpy(some), offsets, means, factors)))
-        np.testing.assert_allclose(said, -mixture.score_samples(some), rtol=tolerance, atol=tolerance)
 
 
 def test_the_buffers_are_the_mixtures_of_scikit_learn():

@@ -467,14 +467,13 @@ def test_aligned_maps_are_interpolated_between_the_centres_of_places():
     steps = torch.tensor([0.0, 0.25, 0.75, 1.0])  # of a fine centre between two coarse ones, held at the border
     torch.testing.assert_close(joined[1, 3], 8 * steps[:, None] + 4 * steps)
     assert torch.equal(aligned([fine, coarse], mode="nearest")[0, 3, 1], torch.tensor([0.0, 0.0, 4.0, 4.0]))
-    onto_coarse = aligned([fine, coarse], to=1)
-    assert torch.equal(onto_coarse[:, 3:], coarse)
-    torch.testing.assert_close(onto_coarse[:, :3], nn.functional.avg_pool2d(fine, 2))  # the centre of four places
+    onto_coarse = aligned([coarse, fine])
+    assert torch.equal(onto_coarse[:, :1], coarse)
+    torch.testing.assert_close(onto_coarse[:, 1:], nn.functional.avg_pool2d(fine, 2))  # the centre of four places
 
 
 def test_a_layer_without_chosen_channels_is_left_out_of_aligned_maps():
     fine, coarse = Pooled()(torch.rand(2, 3, 16, 16))
-    for to, maps in enumerate(([fine, coarse[:, :0]], [coarse[:, :0], fine])):
-        assert torch.equal(aligned(maps, to), fine)
+    assert torch.equal(aligned([fine, coarse[:, :0]]), fine)
     assert torch.equal(aligned([fine[:, :0], fine, coarse]), aligned([fine, coarse]))
     assert aligned([fine[:, :0], coarse[:, :0]]).shape == (2, 0, 4, 4)

@@ -1,9 +1,11 @@
-"""The networks of SinGAN: sizes, the field of a number, what a generator may change."""
+"""SinGAN: its scales; the sizes of its networks, the field of a number, what a generator may change."""
 
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
-from anomaly_lab.networks.singan import BORDER, Generator, patch_layers
+from anomaly_lab.core.errors import UserError
+from anomaly_lab.networks.singan import BORDER, Generator, patch_layers, resized, sides_of
 
 
 def test_a_number_is_of_a_patch():
@@ -35,3 +37,27 @@ def test_a_generator_adds_less_than_one():
     torch.nn.init.zeros_(network.layers[-1].weight)
     torch.nn.init.zeros_(network.layers[-1].bias)
     assert torch.equal(network(images, images), images)
+
+
+def test_sides_are_those_of_the_authors():
+    assert sides_of(64, 25, 5) == [25, 32, 40, 51, 64]
+    assert sides_of(64, 25, 1) == [64]
+    assert sides_of(32, 16, 2) == [16, 32]
+
+
+def test_too_small_images_and_too_many_scales_are_refused():
+    with pytest.raises(UserError, match=r"data.patch_size: expected at least 16 px, the coarsest scale .*found 15 px"):
+        sides_of(15, 16, 2)
+    with pytest.raises(UserError, match=r"method.scales: expected fewer, .* from 16 px .* to 32 px differ, found 18"):
+        sides_of(32, 16, 18)
+
+
+def test_smaller_images_are_smoothed():
+    """A fine grid becomes gray instead of what lies under the new pixels; a plain image and a size stay as they are."""
+    grid = (torch.arange(40)[:, None] + torch.arange(40)).remainder(2).float().expand(2, 3, 40, 40)
+    small = resized(grid, 10)
+    assert small.shape == (2, 3, 10, 10)
+    torch.testing.assert_close(small, avg_pool2d(grid, 4), atol=0.02, rtol=0)
+    torch.testing.assert_close(resized(torch.full((1, 1, 40, 40), 0.3), 64), torch.full((1, 1, 64, 64), 0.3))
+    images = torch.rand(2, 1, 12, 12)
+    torch.testing.assert_close(resized(images, 12), images)

@@ -161,9 +161,9 @@ class AdversarialMethod(Method):
         """One optimizer per network."""
         return [self.optimizer(network.parameters()) for network in self.networks().values()]
 
-    def rehearse(self, batch: Batch) -> Scalar:
-        """The sum of the losses of a first step, without any step."""
-        turns = self.turns(self.signed(batch.image), 0, 0, self.random_at("training"))
+    def rehearse(self, batch: Batch, stage: int = 0) -> Scalar:
+        """The sum of the losses of a first step of a stage, without any step."""
+        turns = self.turns(self.signed(batch.image), stage, 0, self.random_at("training"))
         return torch.stack([turn.loss for turn in turns]).sum()
 
     # Stages.

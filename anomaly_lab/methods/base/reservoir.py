@@ -38,7 +38,7 @@ class Reservoir:
     def __init__(self, capacity: int, seed: int) -> None:
         self.capacity = capacity
         self.seed = seed
-        self.clear()
+        self._clear()
 
     def add(self, image: int, rows: Rows) -> None:
         """Show the rows of a training image, given by its number, all at once."""
@@ -61,7 +61,7 @@ class Reservoir:
         if not self._kept:
             raise RuntimeError("no training image was seen")
         parts = self._kept[::-1]
-        self.clear()
+        self._clear()
         order = sorted(range(len(parts)), key=lambda i: parts[i].image)
         ends = np.cumsum([len(parts[i].draw) for i in order])
         end_of = dict(zip(order, ends.tolist(), strict=True))
@@ -72,8 +72,7 @@ class Reservoir:
             rows[end - len(part) : end] = part
         return torch.from_numpy(rows)
 
-    def clear(self) -> None:
-        """Give the memory back."""
+    def _clear(self) -> None:
         self._kept: list[Part] = []
         self._count = 0  # of rows
         self._block: Shaped[np.ndarray, "row ..."] | None = None

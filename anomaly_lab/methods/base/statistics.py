@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from anomaly_lab.core.console import say, tracked
 from anomaly_lab.core.distributed import is_first_process, of_all_processes, sum_of_all_processes
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.functional.farthest_points import DIRECTIONS, farthest_points
+from anomaly_lab.functional.farthest_points import farthest_points
 from anomaly_lab.functional.nearest_rows import PreparedRows, nearest_rows
+from anomaly_lab.functional.principal_directions import DIRECTIONS
 from anomaly_lab.methods.base.reservoir import FOLD, Reservoir
 
 STEPS = 2**18  # from 0 to the largest value
