@@ -9,16 +9,18 @@ from pydantic import PositiveInt
 
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.types import Batch, Prediction
+from anomaly_lab.data.corruption import KINDS
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.data.variation import VARIATIONS
 from anomaly_lab.evaluation.drawing import Panel, color_range, panel, write_webp
 
 FOLDER = "painted"
 HEADER = ("file", "photo", "change", "score")
+GOOD = "none"  # as change: the photo as it is
 
 
 class PaintedPictures(pl.Callback):
-    """Write `painted/`: `photos` held-out photos, each as it is and with one defect of each kind.
+    """Write `painted/`: `photos` held-out photos with one defect of each kind, and four times as many as they are.
 
     `SyntheticDefects` hands over what it predicts, so nothing is predicted twice. The photos are evenly spaced among
     the held-out ones: runs on the same data keep the same ones, and pages can show them side by side. One WebP per
@@ -33,11 +35,12 @@ class PaintedPictures(pl.Callback):
 
     def keep(self, samples: Sequence[Sample], changes: Sequence[str], batch: Batch, prediction: Prediction) -> None:
         """Keep those of a batch that are shown: the first defect of each kind, and no photo that only varies."""
-        shown = set(np.linspace(0, len(samples) - 1, min(self.photos, len(samples))).round().astype(int).tolist())
+        painted, unchanged = evenly(len(samples), self.photos), evenly(len(samples), len(KINDS) * self.photos)
         assert prediction.score is not None
         scores = prediction.score.tolist()
         for i, (index, change) in enumerate(zip(batch.index.tolist(), changes, strict=True)):
-            if index in shown and change not in VARIATIONS and (index, change) not in self._kept:
+            shown = index in (unchanged if change == GOOD else painted) and change not in VARIATIONS
+            if shown and (index, change) not in self._kept:
                 mask = batch.mask[i] if batch.mask[i].any() else None
                 about = str(samples[index].path), i, prediction._replace(reconstruction=None), batch, self.side, mask
                 self._kept[index, change] = panel(*about, decision_score=scores[i])
@@ -52,6 +55,11 @@ class PaintedPictures(pl.Callback):
             write_webp(run / FOLDER / name, each.draw(low, high))
             rows.append((name, each.name, change, each.decision_score))
         write_csv(run / FOLDER / "index.csv", HEADER, rows)
+
+
+def evenly(count: int, most: int) -> frozenset[int]:
+    """At most so many of the numbers below `count`, evenly spaced."""
+    return frozenset(np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist())
 
 
 def painted_pictures_of(trainer: pl.Trainer) -> PaintedPictures | None:

@@ -19,14 +19,13 @@ from anomaly_lab.data.noise import Keys, row_keys
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.variation import VARIATIONS, varied
 from anomaly_lab.evaluation.maps import counted, localises
-from anomaly_lab.evaluation.painted_pictures import painted_pictures_of
+from anomaly_lab.evaluation.painted_pictures import GOOD, painted_pictures_of
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
 
 FILE = "synthetic.csv"
 COLUMNS = ("photo", "change", "label", "score")
-GOOD = "none"  # as change: the photo as it is
 STREAM = 3  # of random numbers, after core.randomness.PREDICTION: what a method draws while it looks at these images
 
 
