@@ -89,6 +89,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.report.select_page import page
     from anomaly_lab.report.selection import Facts, summary
 
+    refuse_several(request.words, request.folder)
     candidates = chosen(portfolio(request.portfolio, request.folder), request.methods)
     refuse_unread(request.words, candidates)
     register()
@@ -283,6 +284,29 @@ def parse(arguments: Sequence[str]) -> Request:
             )
     labels = switch(options, "labels", True)
     return Request(minutes, options.get("portfolio", "default"), labels, methods, rest, folder)
+
+
+def refuse_several(words: Sequence[str], folder: Path | None = None) -> None:
+    """Raise UserError for a key with several values, of which a sweep makes a run each. Categories are data sets."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from anomaly_lab.config.overrides import as_people_write
+
+    parser = OverridesParser.create()
+    for word in by_category(words)[0]:
+        try:
+            several = any(parser.parse_override(each).is_sweep_override() for each in as_people_write([word]))
+        except HydraException:  # of which the run says more
+            continue
+        if several:
+            key, _, value = word.partition("=")
+            files = [f"--config-dir={folder}"] if folder else []
+            raise UserError(
+                f"{key}: expected one value, found {value!r}; select ranks methods for one at a time; when it has "
+                "named some, compare the values in a sweep: "
+                f"{shlex.join(['python', '-m', 'anomaly_lab', '-m', *files, 'method=A,B', *words])}"
+            )
 
 
 def by_category(words: Sequence[str]) -> list[list[str]]:

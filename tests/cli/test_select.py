@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,7 @@ from anomaly_lab.cli.select import (
     main,
     next_steps,
     parse,
+    refuse_several,
     refuse_without_kinds,
     replaced,
     show,
@@ -84,6 +87,27 @@ def test_categories_are_ranked_together():
         ["a=b", "data.category=x", "c=d,e"], ["a=b", "data.category=y", "c=d,e"],
     ]  # fmt: skip
     assert by_category(["data.category=all"]) == [["data.category=all"]]
+
+
+@pytest.mark.parametrize("word", ["data.good_photos=10,20", "data=folder,csv", "cae.width=1,2", "seed=range(1,3)"])
+def test_several_values_of_a_key_are_for_a_sweep_which_is_said_whole(word):
+    words = ["data.root=my photos", "data.category=bar,nut", word]
+    said = (
+        f"{word.partition('=')[0]}: expected one value, found {word.partition('=')[2]!r}; select ranks methods for one"
+    )
+    with pytest.raises(UserError) as error:
+        refuse_several(words)
+    assert str(error.value).startswith(said)
+    command = str(error.value).partition(" in a sweep: ")[2]
+    assert shlex.split(command) == ["python", "-m", "anomaly_lab", "-m", "method=A,B", *words]
+    with pytest.raises(UserError, match=" -m --config-dir=mine method=A,B 'data.root=my photos' "):
+        refuse_several(words, Path("mine"))
+    with pytest.raises(UserError, match="one at a time; when it has named some, compare the values in a sweep: python"):
+        main(words)
+
+
+def test_lists_and_paths_with_commas_are_one_value():
+    refuse_several(["data.region=1,2,30,40", "data.good=[ok,fine]", "data.root=a,b", "data.category=bar,nut", "x=a b="])
 
 
 def test_photos_are_those_of_all_data_sets_and_held_out_ones_are_good(tmp_path, monkeypatch):
