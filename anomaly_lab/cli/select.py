@@ -15,7 +15,7 @@ from anomaly_lab.core.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from anomaly_lab.launch.jobs import Job
+    from anomaly_lab.report.photo_counts import Photos
     from anomaly_lab.report.ranking import Contender
 
 USAGE = "python -m anomaly_lab select [minutes=20] [portfolio=NAME] [labels=false] [--config-dir FOLDER] KEY=VALUE ..."
@@ -48,26 +48,6 @@ class Request(NamedTuple):
     methods: list[str]  # none: all of the portfolio
     words: list[str]  # of the configuration
     folder: Path | None
-
-
-class Photos(NamedTuple):
-    """How many photos there are, in a data set or in all of them."""
-
-    good: int  # for the training, without the held-out ones
-    held_out: int
-    test_good: int
-    defective: int
-
-    @property
-    def seen(self) -> int:
-        """Photos that every method looks at; each held-out one is also shown seven times with a change."""
-        return self.good + 8 * self.held_out + self.test_good + self.defective
-
-
-def total(sets: Mapping[str, Photos]) -> Photos:
-    """The photos of all data sets."""
-    good, held_out, test_good, defective = (sum(counts) for counts in zip(*sets.values(), strict=True))
-    return Photos(good, held_out, test_good, defective)
 
 
 def main(arguments: list[str]) -> None:
@@ -104,9 +84,12 @@ def main(arguments: list[str]) -> None:
     )
     from anomaly_lab.launch.sweep import Composer
     from anomaly_lab.networks.hub import can_be_had
+    from anomaly_lab.report.photo_counts import total, unused
     from anomaly_lab.report.ranking import Contender, rank
-    from anomaly_lab.report.selection import Facts, page, summary
+    from anomaly_lab.report.select_page import page
+    from anomaly_lab.report.selection import Facts, summary
 
+    refuse_several(request.words, request.folder)
     candidates = chosen(portfolio(request.portfolio, request.folder), request.methods)
     refuse_unread(request.words, candidates)
     register()
@@ -135,7 +118,7 @@ def main(arguments: list[str]) -> None:
         first = next(entry for entry in found if entry.jobs)
         sets = looked_at([job.config for job in first.jobs])
         photos = total(sets)
-        labelled = request.labels and all(each.test_good and each.defective for each in sets.values())
+        labelled = request.labels and all(each.labelled for each in sets.values())
         left = 60 * request.minutes - RESERVE
         if line := unused(sets, request.labels):
             print(line, flush=True)
@@ -171,15 +154,14 @@ def main(arguments: list[str]) -> None:
         if not each.runs:
             print(printable(f"{each.state}: {each.name} ({each.note})"), flush=True)
     ranking = rank(contenders, "labels" if labelled else "synthetic")
-    names, settings = categories_of(first.jobs), first.jobs[0].config
-    facts = Facts(", ".join(names), photos.good + photos.held_out, *photos[1:], (time.monotonic() - began) / 60)
+    facts = Facts(sets, (time.monotonic() - began) / 60)
     best = ranking.standings[0].contender
     chosen_one = next(entry for entry in found if entry.name == best.name)
     its = chosen_one.jobs[0].config
     steps = next_steps(best, chosen_one.words, its["method"]["_target_"], request.folder, trusted(its["trust"]))
     answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
-    out = Path(settings["runs_dir"]) / settings["name"] / "+".join(names)
+    out = Path(its["runs_dir"]) / its["name"] / "+".join(sets)
     if earlier := replaced(out / "select.json", arguments):
         print(f"replaces the answer to: {printable(shlex.join(['select', *earlier]))}")
     write_json(out / "select.json", answer)
@@ -200,11 +182,6 @@ def strongest_controls(contenders: Sequence["Contender"]) -> list[str]:
         known = [(mean, kind) for kind, mean in means.items() if not math.isnan(mean)]
         found |= {f"control_{max(known)[1]}": None} if known else {}
     return [name for name in found if name not in {each.name for each in contenders if each.runs}]
-
-
-def categories_of(jobs: Sequence["Job"]) -> list[str]:
-    """The categories of the data sets."""
-    return list(dict.fromkeys(str(job.config["data"]["category"]) for job in jobs))
 
 
 def next_steps(
@@ -235,21 +212,6 @@ def next_steps(
             what = f"make one file{of} that needs no anomaly_lab{sometimes}"
             steps.append((what, ["export", f"run={run.folder}", "format=onnx", *packages]))
     return [(what, shlex.join(["python", "-m", "anomaly_lab", *words])) for what, words in steps]
-
-
-def unused(sets: Mapping[str, Photos], labels: bool) -> str:
-    """A line about test photos that the ranking does not use; empty if there are none."""
-    photos = total(sets)
-    without = [name for name, each in sets.items() if not (each.test_good and each.defective)]
-    if photos.defective and photos.test_good and (without or not labels):
-        both = f"{photos.defective} defective and {photos.test_good} good test photos"
-        why = f"without both kinds in {', '.join(without)}, all sets are ranked by painted defects"
-        return f"{both} are not used: {why}" if labels else f"labels=false: {both} are not used for the ranking"
-    if photos.defective and photos.test_good:
-        return ""
-    if photos.defective:
-        return f"{photos.defective} defective test photos are not used: put good ones beside them, such as test/good"
-    return f"{photos.test_good} good test photos are not used: there are no defective ones" * bool(photos.test_good)
 
 
 def replaced(answer: Path, arguments: Sequence[str]) -> list[str]:
@@ -324,6 +286,29 @@ def parse(arguments: Sequence[str]) -> Request:
     return Request(minutes, options.get("portfolio", "default"), labels, methods, rest, folder)
 
 
+def refuse_several(words: Sequence[str], folder: Path | None = None) -> None:
+    """Raise UserError for a key with several values, of which a sweep makes a run each. Categories are data sets."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from anomaly_lab.config.overrides import as_people_write
+
+    parser = OverridesParser.create()
+    for word in by_category(words)[0]:
+        try:
+            several = any(parser.parse_override(each).is_sweep_override() for each in as_people_write([word]))
+        except HydraException:  # of which the run says more
+            continue
+        if several:
+            key, _, value = word.partition("=")
+            files = [f"--config-dir={folder}"] if folder else []
+            raise UserError(
+                f"{key}: expected one value, found {value!r}; select ranks methods for one at a time; when it has "
+                "named some, compare the values in a sweep: "
+                f"{shlex.join(['python', '-m', 'anomaly_lab', '-m', *files, 'method=A,B', *words])}"
+            )
+
+
 def by_category(words: Sequence[str]) -> list[list[str]]:
     """The words for each category of `data.category=a,b`; pools such as `all` stay."""
     several = next((word for word in words if word.startswith("data.category=") and "," in word), None)
@@ -364,9 +349,10 @@ def refuse_without_kinds(kinds: Mapping[str, frozenset[str]]) -> None:
         )
 
 
-def looked_at(configs: Sequence[dict[str, Any]]) -> dict[str, Photos]:
+def looked_at(configs: Sequence[dict[str, Any]]) -> "dict[str, Photos]":
     """What `data check` says of the data sets, and how many photos each has. Raises UserError for too few."""
     from anomaly_lab.cli.data_check import examined, refuse_unreadable
+    from anomaly_lab.report.photo_counts import Photos
 
     found = {}
     for resolved in configs:

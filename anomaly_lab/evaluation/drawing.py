@@ -186,6 +186,12 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     write_whole(path, lambda part: part.write_bytes(encoded.tobytes()))
 
 
+def write_webp(path: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture as a small WebP, whole or not at all."""
+    encoded = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 80])[1]
+    write_whole(path, lambda part: part.write_bytes(encoded.tobytes()))
+
+
 def write_map(path: Path, anomaly_map: np.ndarray) -> None:
     """Write a map as TIFF, whole or not at all."""
     write_whole(path, lambda part: tifffile.imwrite(part, anomaly_map))

@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
 from pydantic import NonNegativeInt, PositiveInt
 
 from anomaly_lab.core.distributed import of_all_processes
-from anomaly_lab.core.files import write_csv, write_whole
+from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
-from anomaly_lab.evaluation.drawing import Panel, color_range, heat, overlay, panel
+from anomaly_lab.evaluation.drawing import Panel, color_range, heat, overlay, panel, write_webp
 from anomaly_lab.evaluation.evaluation import evaluation_of
 from anomaly_lab.tracking.loggers import log_pictures
 
@@ -95,7 +94,7 @@ class Gallery(pl.Callback):
             for number, shot in enumerate(kept[kind]):
                 tiles = tiles_of(shot.panel, low, high)
                 name, picture = f"{kind}_{number:02d}.webp", np.concatenate(list(tiles.values()), axis=1)
-                _write_webp(folder / name, picture)
+                write_webp(folder / name, picture)
                 sample = samples[shot.index]
                 rows.append(
                     (name, kind, sample.path, sample.defect, sample.label, shot.decision_score, " ".join(tiles))
@@ -113,8 +112,3 @@ def tiles_of(shown: Panel, low: float, high: float) -> dict[str, np.ndarray]:
     if shown.mask is not None and shown.mask.any():
         tiles["mask"] = np.repeat(shown.mask[..., None], 3, axis=2).astype(np.uint8) * 255
     return {name: tile for name, tile in tiles.items() if tile is not None}
-
-
-def _write_webp(path: Path, picture: np.ndarray) -> None:
-    encoded = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 80])[1]
-    write_whole(path, lambda part: part.write_bytes(encoded.tobytes()))

@@ -19,13 +19,13 @@ from anomaly_lab.data.noise import Keys, row_keys
 from anomaly_lab.data.placement import content
 from anomaly_lab.data.variation import VARIATIONS, varied
 from anomaly_lab.evaluation.maps import counted, localises
+from anomaly_lab.evaluation.painted_pictures import GOOD, painted_pictures_of
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from anomaly_lab.metrics.ranking import rank
 
 FILE = "synthetic.csv"
 COLUMNS = ("photo", "change", "label", "score")
-GOOD = "none"  # as change: the photo as it is
 STREAM = 3  # of random numbers, after core.randomness.PREDICTION: what a method draws while it looks at these images
 
 
@@ -41,7 +41,8 @@ class SyntheticDefects(pl.Callback):
 
     `synthetic.csv` has the score of every image: photo, change (none, or the kind of the defect), label (1: defective).
     With `variations`, each held-out image is also shown shifted a little, in another light and with noise
-    (`data.variation`), with label 0: how steady is a score? These enter no metric of this callback.
+    (`data.variation`), with label 0: how steady is a score? These enter no metric of this callback. Beside a callback
+    `PaintedPictures` some of the images are kept as pictures.
     """
 
     decides: ClassVar[str] = "result"  # the key of the run that it enters
@@ -61,6 +62,7 @@ class SyntheticDefects(pl.Callback):
         data = data_of(trainer)
         corruptions = corruptions_for(pl_module, data)
         rows: list[tuple[str, str, int, float]] = []
+        pictures = painted_pictures_of(trainer)
         pixels = PixelMetrics(sync_on_compute=False)  # every process has seen all of them
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -70,12 +72,16 @@ class SyntheticDefects(pl.Callback):
                 assert prediction.score is not None
                 photos = [str(data.held_out_samples[index].path) for index in batch.index.tolist()]
                 rows += zip(photos, changes, batch.label.tolist(), prediction.score.tolist(), strict=True)
+                if pictures:
+                    pictures.keep(data.held_out_samples, changes, batch, prediction)
                 for i, change in enumerate(changes):
                     if change not in VARIATIONS:
                         anomaly_map = prediction.anomaly_map[i, 0].float().cpu().numpy()
                         pixels.update(*counted(anomaly_map, batch.mask[i][0].numpy(), batch.placement[i]))
         if trainer.is_global_zero:
             write_csv(Path(trainer.default_root_dir) / FILE, COLUMNS, rows)
+            if pictures:
+                pictures.write(Path(trainer.default_root_dir))
         scores = {
             GOOD: np.array([score for _, change, _, score in rows if change == GOOD]),
             "defect": np.array([score for *_, label, score in rows if label]),

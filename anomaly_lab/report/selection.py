@@ -1,35 +1,36 @@
-"""The answer of `select`: which method, how sure, how fast, and what more photos would tell; as text, data and page."""
+"""The answer of `select`: which method, how sure, how fast, and what more photos would tell; as text and data."""
 
 import math
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomaly_lab import __version__
-from anomaly_lab.report.html import PAGE, filled, head, in_script
+from anomaly_lab.report.photo_counts import Photos, supported, total
 from anomaly_lab.report.ranking import GOOD, Contender, Figure, Ranking, Standing, synthetic_of
-from anomaly_lab.report.thumbnails import thumbnails
 
 KINDS = {"perlin": "a foreign texture", "patch": "a pasted patch", "scar": "a scar", "blob": "a stain"}  # as docs say
 NAMES = {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO", "synthetic_auroc": "AUROC on painted defects"}
-SCRIPTS = ("base.js", "charts.js", "select.js")
 MORE = 50  # good photos
 BEST = "it is better than every other method that was tried"
 FEW_HELD_OUT = 10  # fewer photos decide little, however many copies of them are painted
-PICTURE_BYTES = 1_500_000  # of one method, in base64
 
 
 class Facts(NamedTuple):
     """What was looked at."""
 
-    title: str  # the data sets
-    good: int  # photos for training and threshold
-    held_out: int  # of them
-    test_good: int
-    defective: int
+    sets: Mapping[str, Photos]  # the data sets
     minutes: float  # that it took
+
+    @property
+    def title(self) -> str:
+        """The data sets."""
+        return ", ".join(self.sets)
+
+    @property
+    def photos(self) -> Photos:
+        """The photos of all data sets."""
+        return total(self.sets)
 
 
 class Steadiness(NamedTuple):
@@ -117,17 +118,18 @@ def beside(standings: Sequence[Standing]) -> list[str]:
 def how_sure(ranking: Ranking, facts: Facts) -> str:
     """What the figures rest on."""
     first, measure = ranking.standings[0], next(iter(ranking.standings[0].figures))
-    figure = first.figures[measure]
+    figure, photos = first.figures[measure], facts.photos
     if ranking.basis == "synthetic":
+        each = ", by data set" if len(facts.sets) > 1 else ""
         kinds = listed([KINDS.get(kind, kind) for kind in ranking.kinds])
-        few = ", too few to decide much" if facts.held_out < FEW_HELD_OUT else ""
+        few = ", too few to decide much" if photos.held_out < FEW_HELD_OUT else ""
         return (
             f"This ranks and does not measure: no real defect was looked at, {kinds} were painted into copies of "
-            f"{facts.held_out} held-out good photos{few}{_alarms(first, ranking)}; "
-            f"{guaranteed(held_out_each(first, facts))}."
+            f"{photos.held_out} held-out good photos{few}{_alarms(first, ranking)}; so many held-out photos support no "
+            f"rate of false alarms below 1 in {supported(facts.sets.values())}{each}."
         )
-    text = f"It rests on {facts.defective} defective and {facts.test_good} good test photos"
-    least = min(facts.defective, facts.test_good)
+    text = f"It rests on {photos.defective} defective and {photos.test_good} good test photos"
+    least = min(photos.defective, photos.test_good)
     alarms = _alarms(first, ranking)
     if figure.value == 1:
         low = number(figure.low)
@@ -158,16 +160,6 @@ def excluded(photos: int) -> float:
     return 0.05 ** (1 / photos)
 
 
-def held_out_each(first: Standing, facts: Facts) -> int:
-    """The held-out photos of a data set: each has a threshold of its own."""
-    return facts.held_out // max(1, len(first.contender.runs))
-
-
-def guaranteed(normals: int) -> str:
-    """The lowest rate of false alarms that so many held-out photos support."""
-    return f"so many held-out photos support no rate of false alarms below 1 in {normals + 1}"
-
-
 def how_fast(first: Standing) -> str:
     """Seconds of a photo, and minutes of the run."""
     minutes = first.contender.minutes
@@ -176,26 +168,47 @@ def how_fast(first: Standing) -> str:
 
 
 def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
-    """What another labelled defect, and fifty more good photos, would tell."""
-    now, sets = held_out_each(first, facts), len(first.contender.runs)
-    then = now + round(MORE * facts.held_out / facts.good)
-    each = " of each data set" if sets > 1 else ""
+    """What more labelled photos, and fifty more good ones, of each data set would tell."""
+    sets = list(facts.sets.values())
+    each = " of each data set" if len(sets) > 1 else ""
     good = (
-        f"{MORE} more good photos{each} would let the threshold support 1 false alarm in {then + 1} instead of 1 in "
-        f"{now + 1}"
+        f"{MORE} more good photos{each} would let the threshold support 1 false alarm in "
+        f"{supported(photos.more(MORE) for photos in sets)} instead of 1 in {supported(sets)}"
     )
-    if ranking.basis == "synthetic" and facts.defective and facts.test_good:
-        return f"The labelled test photos, which were not used, would show whether real defects score higher; {good}."
-    if ranking.basis == "synthetic" and facts.defective:
-        return f"Labelled test photos, defective and good ones, would show whether real defects score higher; {good}."
     if ranking.basis == "synthetic":
-        return f"One labelled defect would show whether a real one scores above good photos at all; {good}."
+        text = "; ".join([*of_real_defects(facts.sets), good])
+        return f"{text[0].upper()}{text[1:]}."
     if next(iter(first.figures.values())).value == 1:
-        more = "defect" if facts.defective < facts.test_good else "defect and one more good test photo"
-        value = number(excluded(min(facts.defective, facts.test_good) + 1))
-        return f"One more labelled {more}, in order again, would exclude values below {value}; {good}."
-    share = 1 - math.sqrt(facts.defective / (facts.defective + 1))  # of an interval that rests on so many
-    return f"One more labelled defect would narrow the interval by about {percent(share)}; {good}."
+        fewer = all(photos.defective < photos.test_good for photos in sets)
+        more = f"defect{each}" if fewer else f"defect and one more good test photo{each}"
+        off = math.hypot(*(1 - excluded(min(photos.defective, photos.test_good) + 1) for photos in sets)) / len(sets)
+        return f"One more labelled {more}, in order again, would exclude values below {number(1 - off)}; {good}."
+    then, now = (sum(1 / (photos.defective + more) for photos in sets) for more in (1, 0))  # variances of the mean
+    share = percent(1 - math.sqrt(then / now))
+    return f"One more labelled defect{each} would narrow the interval by about {share}; {good}."
+
+
+def of_real_defects(sets: Mapping[str, Photos]) -> list[str]:
+    """What labelled photos would tell where painted defects were ranked; data sets may have some, or none."""
+    labelled = [name for name, photos in sets.items() if photos.labelled]
+    lonely = [name for name, photos in sets.items() if photos.defective and not photos.labelled]
+    without = [name for name, photos in sets.items() if not photos.defective]
+    several = sum(map(bool, (labelled, lonely, without))) > 1
+
+    def of(names: Sequence[str]) -> str:
+        return f" of {listed(names)}" if several else " of each data set" if len(names) > 1 else ""
+
+    there, score = " there" if several else "", "would show whether real defects score higher"
+    why = ", because not all data sets have good and defective ones" if several else ""
+    found = []
+    if labelled:
+        found.append(f"the labelled test photos{of(labelled)}, which were not used{why}, {score}{there}")
+    if lonely:
+        found.append(f"good test photos{of(lonely)}, beside the defective ones, {score}{there}")
+    if without:
+        above = f"would show whether a real one scores above good photos{there} at all"
+        found.append(f"one labelled defect{of(without)} {above}")
+    return found
 
 
 def listed(names: Sequence[str]) -> str:
@@ -213,12 +226,19 @@ def summary(
         "basis": ranking.basis,
         "kinds": ranking.kinds,
         "measures": NAMES,
-        "photos": facts._asdict(),
+        "photos": counts_of(facts),
         "sentences": sentences(ranking, facts),
         "commands": [{"what": what, "command": command} for what, command in commands],
         "ranking": [_row(standing, ranking) for standing in ranked],
         "others": [{"name": each.name, "state": each.state, "note": each.note} for each in contenders if not each.runs],
     }
+
+
+def counts_of(facts: Facts) -> dict[str, Any]:
+    """What was looked at, for select.json and the page; held-out photos are good ones, too."""
+    photos = facts.photos
+    good = {"good": photos.good + photos.held_out}
+    return {"title": facts.title, **photos._asdict(), **good, "minutes": facts.minutes}
 
 
 def _row(standing: Standing, ranking: Ranking) -> dict[str, Any]:
@@ -238,24 +258,3 @@ def _row(standing: Standing, ranking: Ranking) -> dict[str, Any]:
         "minutes": contender.minutes,
         "folders": [str(run.folder) for run in contender.runs],
     }
-
-
-def page(found: dict[str, Any], ranking: Ranking) -> str:
-    """The page of `select`: the answer, all methods, quality against seconds, the worst misses of the best three."""
-    shots = [
-        {"method": standing.contender.name, "photo": run.images[shot.image].name if shot.image >= 0 else shot.name,
-         "kind": shot.kind, "tiles": shot.tiles, "width": shot.width, "height": shot.height,
-         "source": f"data:image/{shot.type};base64,{shot.data}"}
-        for standing in ranking.standings[:3]
-        for run in standing.contender.runs
-        for shot in thumbnails(run, PICTURE_BYTES)
-        if shot.kind in ("lowest_defective", "highest_good")
-    ]  # fmt: skip
-    about = {"written": f"{datetime.now():%Y-%m-%d %H:%M}", "version": __version__, "shots": shots}
-    title = f"Which detector for {found['title']}"
-    parts = {
-        "head": head(title, "data:"),
-        "data": in_script({**found, **about, "names": found["measures"], "measures": []}),
-        "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
-    }
-    return filled("select.html", parts)

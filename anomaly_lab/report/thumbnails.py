@@ -40,7 +40,7 @@ def thumbnails(run: Run, limit: int) -> list[Thumbnail]:
         order.append((turns[entry[2]], len(order), entry))
     kept: list[Thumbnail] = []
     for _, _, (path, place, kind, tiles) in sorted(order, key=lambda item: item[:2]):
-        thumbnail = _encoded(path, place, kind, tiles)
+        thumbnail = encoded(path, place, kind, tiles)
         if thumbnail is None:
             continue
         limit -= len(thumbnail.data)
@@ -78,7 +78,7 @@ def _pictures(run: Run) -> list[Entry]:
     return [(path, place, "", OLD_TILES) for _, path, place in sorted(order)]
 
 
-def _encoded(path: Path, place: int, kind: str, tiles: tuple[str, ...]) -> Thumbnail | None:
+def encoded(path: Path, place: int, kind: str, tiles: tuple[str, ...]) -> Thumbnail | None:
     """A WebP unchanged, anything else reduced and as JPEG; None if it cannot be read."""
     try:
         data = path.read_bytes() if path.is_file() else b""  # a pipe would never end

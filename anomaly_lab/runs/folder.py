@@ -17,6 +17,7 @@ FORMAT = 3  # of a run folder: raise it when older folders can no longer be read
 RESULT_VERSION = 5  # raise it when a change to the evaluation changes the metrics of the same weights
 OF_THE_TEST = (  # and curves but losses
     "scores.csv", "synthetic.csv", "overlaps.npz", "defects.csv", "controls.csv", "maps", "pictures", "gallery",
+    "painted",
 )  # fmt: skip
 Rerun = bool | Literal["judge"]
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,25 +12,25 @@ from hydra.errors import ConfigCompositionException
 
 from anomaly_lab.cli import select as module
 from anomaly_lab.cli.select import (
-    Photos,
     by_category,
     figure_text,
     looked_at,
     main,
     next_steps,
     parse,
+    refuse_several,
     refuse_without_kinds,
     replaced,
     show,
     strongest_controls,
     unpainted,
-    unused,
 )
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.launch.jobs import Job
 from anomaly_lab.launch.portfolio import Entry
+from anomaly_lab.report.photo_counts import Photos
 from anomaly_lab.report.ranking import Contender
 from anomaly_lab.report.selection import number
 from anomaly_lab.runs.collect import Key, Run
@@ -85,7 +87,27 @@ def test_categories_are_ranked_together():
         ["a=b", "data.category=x", "c=d,e"], ["a=b", "data.category=y", "c=d,e"],
     ]  # fmt: skip
     assert by_category(["data.category=all"]) == [["data.category=all"]]
-    assert Photos(10, 2, 3, 4).seen == 10 + 16 + 7
+
+
+@pytest.mark.parametrize("word", ["data.good_photos=10,20", "data=folder,csv", "cae.width=1,2", "seed=range(1,3)"])
+def test_several_values_of_a_key_are_for_a_sweep_which_is_said_whole(word):
+    words = ["data.root=my photos", "data.category=bar,nut", word]
+    said = (
+        f"{word.partition('=')[0]}: expected one value, found {word.partition('=')[2]!r}; select ranks methods for one"
+    )
+    with pytest.raises(UserError) as error:
+        refuse_several(words)
+    assert str(error.value).startswith(said)
+    command = str(error.value).partition(" in a sweep: ")[2]
+    assert shlex.split(command) == ["python", "-m", "anomaly_lab", "-m", "method=A,B", *words]
+    with pytest.raises(UserError, match=" -m --config-dir=mine method=A,B 'data.root=my photos' "):
+        refuse_several(words, Path("mine"))
+    with pytest.raises(UserError, match="one at a time; when it has named some, compare the values in a sweep: python"):
+        main(words)
+
+
+def test_lists_and_paths_with_commas_are_one_value():
+    refuse_several(["data.region=1,2,30,40", "data.good=[ok,fine]", "data.root=a,b", "data.category=bar,nut", "x=a b="])
 
 
 def test_photos_are_those_of_all_data_sets_and_held_out_ones_are_good(tmp_path, monkeypatch):
@@ -177,24 +199,6 @@ def test_no_command_exports_a_method_that_cannot_be_one_file(tmp_path, method, e
     steps = [what for what, _ in next_steps(best, ["data=folder"], f"anomaly_lab.methods.{method}")]
     assert ending is None or steps.pop().endswith(ending)
     assert steps == ["train with its pictures and curves", "look at new photos"]
-
-
-@pytest.mark.parametrize(
-    ("photos", "labels", "line"),
-    [((5, 4), True, ""), ((0, 0), True, ""),
-     ((5, 4), False, "labels=false: 4 defective and 5 good test photos are not used for the ranking"),
-     ((5, 0), True, "5 good test photos are not used: there are no defective ones"),
-     ((0, 4), True, "4 defective test photos are not used: put good ones beside them, such as test/good")],
-)  # fmt: skip
-def test_test_photos_that_do_not_count_are_named(photos, labels, line):
-    assert unused({"bar": Photos(8, 2, *photos)}, labels) == line
-
-
-def test_one_data_set_without_labels_leaves_those_of_the_others_unused():
-    sets = {"bar": Photos(8, 2, 5, 4), "nut": Photos(8, 2, 3, 0), "cap": Photos(8, 2, 0, 2)}
-    said = "without both kinds in nut, cap, all sets are ranked by painted defects"
-    assert unused(sets, True) == f"6 defective and 8 good test photos are not used: {said}"
-    assert unused(sets, False).startswith("labels=false: 6 defective")
 
 
 def test_an_answer_to_another_question_is_not_replaced_silently(tmp_path):
@@ -444,13 +448,25 @@ def test_the_whole_and_again_without_labels(lab, parts, tmp_path):
     assert others["broken"]["state"] == "failed"
     assert others["broken"]["note"].endswith("(exit code 1)")
     assert found["sentences"][0] in " ".join(done.stdout.split("\n"))
-    assert (folder / "select.html").is_file()
+    pictures = pictures_of(folder)
+    assert [group["title"] for group in pictures["groups"]] == ["variation_model"]
+    assert {shot["note"] for shot in pictures["groups"][0]["shots"]} >= {f"hole/{i:03d}.png" for i in range(5)}
     again = lab(*words, "minutes=5", "labels=false")
     assert "running: variation_model" not in again.stdout
     painted = json.loads((folder / "select.json").read_text())
     assert painted["basis"] == "synthetic"
     assert painted["kinds"] == ["blob", "patch", "perlin", "scar"]
     assert painted["photos"]["held_out"] == 2
+    titles = [group["title"] for group in pictures_of(folder)["groups"]]
+    kinds = ("A foreign texture", "A pasted patch", "A scar", "A stain")
+    assert sorted(title.partition(" painted into good/")[0] for title in titles[:4]) == sorted(kinds)
+    assert [title.partition(" good/")[0] for title in titles[4:]] == ["Good photo"] * 2
+
+
+def pictures_of(folder):
+    """What the page shows."""
+    text = (folder / "select.html").read_text()
+    return json.loads(text.partition('id="data">')[2].partition("</script>")[0])["pictures"]
 
 
 def test_nothing_is_asked_of_a_machine_for_help(capsys):

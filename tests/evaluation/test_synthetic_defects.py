@@ -55,9 +55,11 @@ def data(tmp_path):
     return module
 
 
-def judge(data, method, callback):
+def judge(data, method, callback, *others, first=True):
     folder = data.held_out_samples[0].path.parent
-    callback.on_predict_end(stand_in(pl.Trainer, datamodule=data, is_global_zero=True, default_root_dir=folder), method)
+    trainer = stand_in(pl.Trainer, datamodule=data, is_global_zero=first, default_root_dir=folder)
+    trainer.callbacks = [callback, *others]
+    callback.on_predict_end(trainer, method)
     return callback.metrics
 
 
@@ -120,8 +122,7 @@ def test_every_score_is_written_and_small_changes_enter_no_metric(data, tmp_path
     others = [float(row["score"]) for row in read_csv(tmp_path / "synthetic.csv") if row["change"] == "light"]
     assert others != score["light"]
     (tmp_path / "synthetic.csv").unlink()
-    second = stand_in(pl.Trainer, datamodule=data, is_global_zero=False, default_root_dir=tmp_path)
-    SyntheticDefects().on_predict_end(second, Difference())
+    judge(data, Difference(), SyntheticDefects(), first=False)
     assert not (tmp_path / "synthetic.csv").exists()
 
 

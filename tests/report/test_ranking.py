@@ -9,9 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.variation import VARIATIONS
-from anomaly_lab.evaluation.synthetic_defects import GOOD as GOOD_PHOTO
+from anomaly_lab.evaluation.painted_pictures import GOOD as GOOD_PHOTO
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
 from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval
+from anomaly_lab.report.photo_counts import Photos
 from anomaly_lab.report.ranking import GOOD, IMAGE_LEVEL, Contender, Figure, rank, synthetic_of
 from anomaly_lab.report.selection import Facts, listed, number, sentences, spoken, summary
 from anomaly_lab.runs.collect import Image, Key, Run
@@ -19,7 +20,8 @@ from anomaly_lab.runs.collect import Image, Key, Run
 PHOTOS = 60
 LABELS = np.arange(PHOTOS) % 2
 NOISE = np.random.default_rng(0).normal(size=PHOTOS)
-FACTS = Facts("bar", good=50, held_out=10, test_good=30, defective=30, minutes=3.0)
+PHOTOS_OF_BAR = Photos(good=40, held_out=10, test_good=30, defective=30)
+FACTS = Facts({"bar": PHOTOS_OF_BAR}, minutes=3.0)
 
 
 def contender(name, scores, seconds=1.0, folder=None, labels=LABELS, several=1):

@@ -1,6 +1,6 @@
-// The page of `select`: the answer, the ranking with its intervals, quality against seconds, the worst misses.
+// The page of `select`: the answer, the ranking with its intervals, quality against seconds, pictures.
 const MEASURES = Object.keys(DATA.names).filter((name) => DATA.ranking.some((row) => row.figures[name]));
-const FIRST = MEASURES[0], KINDS = { lowest_defective: "defective, lowest score", highest_good: "good, highest score" };
+const FIRST = MEASURES[0];
 const share = (value) => (known(value) ? `${Math.round(100 * value)} %` : "–");
 const range = (figure) => `${digits(figure.low)} to ${digits(figure.high)}`;
 
@@ -52,18 +52,17 @@ function drawSpeed() {
     scatter(groups, { logX: true, xName: "seconds a photo", yName: DATA.names[FIRST], width: 800, height: 320,
       label: groups.map((group) => group.points[0][2]).join("; ") })) : el("p", { class: "quiet" }, "No times were measured."));
 }
-function drawMisses() {
-  const methods = [...new Set(DATA.shots.map((shot) => shot.method))];
-  byId("misses").hidden = !methods.length;
-  byId("columns").replaceChildren(...methods.map((method) => {
-    const shots = DATA.shots.filter((shot) => shot.method === method);
-    const tiles = shots.map((shot) => shot.tiles).reduce((one, other) => (other.length > one.length ? other : one));
-    return el("div", {}, el("h3", {}, soft(method)), el("p", { class: "quiet" }, `from the left: ${tiles.join(", ")}`),
-      shots.map((shot) => el("figure", {},
-        el("img", { src: shot.source, width: shot.width, height: shot.height, loading: "lazy",
-          alt: `${shot.photo}, ${KINDS[shot.kind] || shot.kind}, as ${shot.tiles.join(", ")}` }),
-        el("figcaption", {}, el("strong", {}, KINDS[shot.kind] || shot.kind), " ", shot.photo))));
-  }));
+function drawPictures() {
+  const { title, note, side_by_side: sideBySide, groups } = DATA.pictures;
+  const shotOf = (shot) => el("figure", {},
+    el("img", { src: shot.source, width: shot.width, height: shot.height, loading: "lazy", alt: shot.alt }),
+    el("figcaption", {}, el("strong", {}, soft(shot.name)), " ", shot.note));
+  byId("pictures").hidden = !groups.length;
+  byId("pictures-title").textContent = title;
+  byId("pictures-note").textContent = note;
+  byId("groups").className = sideBySide ? "" : "columns";
+  byId("groups").replaceChildren(...groups.map((group) => el("div", {}, el("h3", {}, soft(group.title)),
+    group.note ? el("p", { class: "quiet" }, group.note) : null, el("div", { class: sideBySide ? "columns" : null }, group.shots.map(shotOf)))));
 }
 
 byId("about").textContent = `written ${DATA.written} by anomaly_lab ${DATA.version}`;
@@ -73,7 +72,7 @@ byId("basis").textContent = `${good} good photos, ${heldOut} of them held out; $
   + `${minutes.toFixed(1)} minutes. Ranked by ${DATA.basis === "labels" ? "labelled test photos" : "painted defects: this ranks and does not measure"}.`;
 drawRanking();
 drawSpeed();
-drawMisses();
+drawPictures();
 byId("others").hidden = !DATA.others.length;
 byId("other-table").replaceChildren(tableOf(["method", "state", "why"], DATA.others.map((other) => [soft(other.name), other.state, other.note])));
 byId("commands").replaceChildren(...DATA.commands.map((line) => el("div", {}, el("p", {}, line.what), el("pre", {}, line.command))));
