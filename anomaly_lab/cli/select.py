@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> None:
 
         def tried(which: Sequence[Entry], seconds: float) -> list[Contender]:
             try:
-                return contend(which, launcher, config, seconds, photos.seen, began)
+                return contend(which, launcher, config, seconds, photos.seen, began, labelled)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("interrupted; the same command goes on where it was") from None
 

@@ -28,7 +28,8 @@ from anomaly_lab.runs.folder import read_job, refuse_unwritable, state_of
 from anomaly_lab.runs.measures import BY_KEY
 
 GROUP = "select"  # of conf/
-SHOWN = ("image_auroc", "pixel_aupro", "synthetic_image_auroc")
+PAINTED = "synthetic_image_auroc"
+SHOWN = ("image_auroc", "pixel_aupro", PAINTED)
 Need = Literal["imagenet", "own_weights", "gpu"]
 Name = Annotated[str, pydantic.Field(pattern=r"^\w[\w.+-]*$")]
 
@@ -193,13 +194,17 @@ def entries(
 
 
 class Board(JobTable):
-    """The table of `select`: every candidate, with its figures as soon as it has them."""
+    """The table of `select`: every candidate, with its figures as soon as it has them; `shown`: which."""
+
+    def __init__(self, names: Mapping[Path, str], shown: Sequence[str] = SHOWN) -> None:
+        super().__init__(names)
+        self.shown = shown
 
     def change(self, folder: Path, state: str, note: str = "") -> None:
         """Set the state of a job; of a finished one the figures are read."""
         if state == "done":
             run = read(folder, folder)
-            values = {key: run.metrics[key] for key in SHOWN if key in run.metrics}
+            values = {key: run.metrics[key] for key in self.shown if key in run.metrics}
             if self.entries[folder].label in IMAGE_LEVEL and "image_auroc" in values:  # turned as in the ranking
                 values["image_auroc"] = max(values["image_auroc"], 1 - values["image_auroc"])
             names = {
@@ -241,8 +246,9 @@ def announced(found: Sequence[Entry], photos: int, seconds: float) -> list[str]:
 
 
 def contend(
-    found: Sequence[Entry], launcher: Local, config: DictConfig, seconds: float, photos: int, began: float
-) -> list[Contender]:
+    found: Sequence[Entry], launcher: Local, config: DictConfig, seconds: float, photos: int, began: float,
+    labels: bool = True,
+) -> list[Contender]:  # fmt: skip
     """Run the candidates one after another; what is finished is skipped. No candidate starts that would end too late.
 
     `seconds`: from `began` (time.monotonic) to the end. How long the next one takes is estimated from its file and
@@ -250,7 +256,8 @@ def contend(
     """
     pace: list[float] = []
     contenders = [Contender(entry.name, state="left out", note=entry.obstacle) for entry in found]
-    with Board({job.folder: entry.name for entry in found for job in entry.jobs}) as board:
+    names = {job.folder: entry.name for entry in found for job in entry.jobs}
+    with Board(names, SHOWN if labels else (PAINTED,)) as board:
         for entry, contender in zip(found, contenders, strict=True):
             if not entry.jobs:
                 continue

@@ -228,7 +228,7 @@ class Parts:
 
         return [Entry(name, each, jobs(name), "", each.words) for name, each in candidates.items()]
 
-    def contend(self, found, launcher, config, seconds, photos, began):
+    def contend(self, found, launcher, config, seconds, photos, began, labels):
         self.asked.append(([entry.name for entry in found], seconds, photos))
         strength = {"cae": 0.5, "padim": 3, "control_pca": 0, "control_mean_image": 0}
         contenders = [scored(entry.name, NOISE + strength[entry.name] * LABELS, 1, self.folder) for entry in found]

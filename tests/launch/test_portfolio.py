@@ -316,6 +316,17 @@ def test_the_table_turns_the_figures_that_the_ranking_turns(tmp_path):
     assert board.entries[folder].note == ours
 
 
+def test_what_needs_labels_is_not_shown_where_they_are_not_used(tmp_path, clock, capsys, monkeypatch):
+    monkeypatch.setattr(module, "state_of", lambda folder, key: "finished")
+    found = made(tmp_path, "done")
+    folder = write_run(tmp_path, "done", name="select")
+    (folder / "metrics.json").write_text('{"image_auroc": 0.2, "pixel_aupro": 0.3, "synthetic_image_auroc": 0.1}')
+    found[0].jobs[0] = found[0].jobs[0]._replace(folder=folder)
+    launcher, _ = launching(clock, tmp_path, took=1)
+    contend(found, launcher, OmegaConf.create(), 100, 10, 0.0, labels=False)
+    assert "(AUROC of painted against unchanged photos 0.100)" in capsys.readouterr().out
+
+
 def test_minutes_of_a_run_are_known_once_it_has_ended():
     assert minutes_of({"started": 60.0, "finished": 150.0}) == 1.5
     assert math.isnan(minutes_of({"started": 60.0}))
