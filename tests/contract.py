@@ -279,7 +279,9 @@ class Toy:
         """The training that others are compared with."""
         method, watch, losses = self.built(), Watch(self.folder), Losses()
         trainer = self.fit(method, watch, losses)
-        return Training(method.eval(), state_of(trainer), losses, watch.steps, watch.checkpoints)
+        return Training(
+            method.eval(), state_of(trainer, self.folder / "state.ckpt"), losses, watch.steps, watch.checkpoints
+        )
 
     def divisible(self) -> Method:
         """The method as two processes can train it on halves of a batch and come to the same.
@@ -367,11 +369,18 @@ def scaled() -> Scaled:
     return Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1))
 
 
-def state_of(trainer: pl.Trainer) -> dict[str, torch.Tensor]:
-    """Weights, buffers and everything that the optimizers remember, by name."""
-    state = {name: value.clone() for name, value in trainer.lightning_module.state_dict().items()}
-    for number, optimizer in enumerate(trainer.optimizers):
-        for weight, values in optimizer.state_dict()["state"].items():
+def state_of(trainer: pl.Trainer, file: Path | None = None) -> dict[str, torch.Tensor]:
+    """Weights, buffers and everything that the optimizers remember, by name; with `file`, as a checkpoint has them."""
+    saved = {
+        "state_dict": trainer.lightning_module.state_dict(),
+        "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
+    }
+    if file:
+        trainer.save_checkpoint(file)
+        saved = torch.load(file, weights_only=True)
+    state = {name: value.clone() for name, value in saved["state_dict"].items()}
+    for number, optimizer in enumerate(saved["optimizer_states"]):
+        for weight, values in optimizer["state"].items():
             state |= {f"{number}.{weight}.{name}": torch.as_tensor(value).clone() for name, value in values.items()}
     return state
 

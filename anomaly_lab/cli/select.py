@@ -302,9 +302,10 @@ def refuse_several(words: Sequence[str], folder: Path | None = None) -> None:
         if several:
             key, _, value = word.partition("=")
             files = [f"--config-dir={folder}"] if folder else []
+            as_list = f" (as a list: {key}=[{value}])" if "(" not in value and (key == "trust" or "." in key) else ""
             raise UserError(
-                f"{key}: expected one value, found {value!r}; select ranks methods for one at a time; when it has "
-                "named some, compare the values in a sweep: "
+                f"{key}: expected one value, found {value!r}{as_list}; select ranks methods for one at a time; when it "
+                "has named some, compare the values in a sweep: "
                 f"{shlex.join(['python', '-m', 'anomaly_lab', '-m', *files, 'method=A,B', *words])}"
             )
 

@@ -11,7 +11,7 @@ from anomaly_lab import __version__
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.report.html import PAGE, filled, head, in_script
 from anomaly_lab.report.ranking import GOOD, Ranking, synthetic_of
-from anomaly_lab.report.selection import KINDS, percent
+from anomaly_lab.report.selection import KINDS, listed
 from anomaly_lab.report.thumbnails import Thumbnail, encoded, thumbnails
 from anomaly_lab.runs.collect import Run, names_of
 
@@ -33,9 +33,9 @@ class Look(NamedTuple):
     scores: dict[Change, float]  # of those with a picture
     files: dict[Change, Path]
 
-    def false_alarms(self, change: Change) -> float:
-        """The share of good photos, unchanged and changed a little, that score as high."""
-        return float((self.good >= self.scores[change]).mean())
+    def false_alarms(self, change: Change) -> int:
+        """How many good photos, unchanged and changed a little, score as high."""
+        return int((self.good >= self.scores[change]).sum())
 
     def rank(self, change: Change) -> float:
         """The share of unchanged, or of painted photos, that score lower."""
@@ -47,11 +47,11 @@ class Look(NamedTuple):
         if is_good(change):
             above = int((self.unchanged > self.scores[change]).sum())
             return f"number {above + 1} of {len(self.unchanged)} by score, from the highest"
-        share = self.false_alarms(change)
-        if not share:
+        alarms = self.false_alarms(change)
+        if not alarms:
             return "found: no good photo scores as high"
         word = "found" if self.scores[change] > self.unchanged.max() else "missed"
-        return f"{word}: {percent(share)} of the good photos score as high"
+        return f"{word}: {alarms} of {len(self.good)} good photos score as high"
 
 
 def page(found: dict[str, Any], ranking: Ranking) -> str:
@@ -90,10 +90,11 @@ def painted_photos(ranking: Ranking) -> dict[str, Any]:
     No test photo is shown, whether it has a label or not.
     """
     first = ranking.standings[:METHODS]
-    groups, painted, good = [], 0, 0
+    groups, painted, good, without = [], 0, 0, dict[str, None]()
     for runs in zip(*(each.contender.runs for each in first), strict=True):
         named = {each.contender.name: run for each, run in zip(first, runs, strict=True)}
         looks = {name: look for name, run in named.items() if (look := look_of(run, ranking.kinds))}
+        without |= dict.fromkeys(name for name in named if name not in looks)
         changes = set.intersection(*(set(look.files) for look in looks.values())) if looks else set()
         good += sum(map(is_good, changes))
         painted += len(changes) - sum(map(is_good, changes))
@@ -104,6 +105,8 @@ def painted_photos(ranking: Ranking) -> dict[str, Any]:
         f"methods find worst, of {painted} whose pictures are kept; then those with the highest scores of {good} good "
         f"photos, the next to raise a false alarm. From the left: {', '.join(TILES)}."
     )
+    kept = f"The runs of {listed([*without])} keep no pictures: they are older, or damaged."
+    note = " ".join([note] * bool(groups) + [kept] * bool(without))
     title = "Painted defects that the best methods find worst"
     return {"title": title, "note": note, "side_by_side": True, "groups": groups}
 
@@ -134,7 +137,7 @@ def worst(looks: Mapping[str, Look], changes: set[Change]) -> list[Change]:
     """Of each kind the painted photo that the methods find worst, hardest first; then good ones, highest first."""
 
     def found(change: Change) -> tuple[float, float, Change]:
-        alarms = np.mean([look.false_alarms(change) for look in looks.values()])
+        alarms = np.mean([look.false_alarms(change) / len(look.good) for look in looks.values()])
         return -float(alarms), float(np.mean([look.rank(change) for look in looks.values()])), change
 
     kinds = {kind for _, kind in changes} - {GOOD[0]}

@@ -199,15 +199,14 @@ def of_real_defects(sets: Mapping[str, Photos]) -> list[str]:
         return f" of {listed(names)}" if several else " of each data set" if len(names) > 1 else ""
 
     there, score = " there" if several else "", "would show whether real defects score higher"
-    why = ", because not all data sets have good and defective ones" if several else ""
     found = []
     if labelled:
-        found.append(f"the labelled test photos{of(labelled)}, which were not used{why}, {score}{there}")
+        found.append(f"the labelled test photos{of(labelled)}, which were not used, {score}{there}")
     if lonely:
         found.append(f"good test photos{of(lonely)}, beside the defective ones, {score}{there}")
     if without:
         above = f"would show whether a real one scores above good photos{there} at all"
-        found.append(f"one labelled defect{of(without)} {above}")
+        found.append(f"one labelled defect{' each' * (several and len(without) > 1)}{of(without)} {above}")
     return found
 
 

@@ -7,7 +7,7 @@ def choose(precision: str, accelerator: str) -> str:
     """The precision for `trainer.precision=auto` on this machine; other values stay as they are.
 
     bf16 where the hardware has units for it: NVIDIA from compute capability 8.0, CPUs with AMX-BF16. Elsewhere float32:
-    bf16 is emulated there and ten times slower, or, with AVX512-BF16 alone, slower by a sixth to a quarter
+    bf16 is emulated there and ten times slower, or, with AVX512-BF16 alone, takes 1.17 to 1.28 times as long
     (`experiments/speed/precision.py`).
     """
     if precision != "auto":

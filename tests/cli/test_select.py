@@ -89,12 +89,20 @@ def test_categories_are_ranked_together():
     assert by_category(["data.category=all"]) == [["data.category=all"]]
 
 
-@pytest.mark.parametrize("word", ["data.good_photos=10,20", "data=folder,csv", "cae.width=1,2", "seed=range(1,3)"])
-def test_several_values_of_a_key_are_for_a_sweep_which_is_said_whole(word):
+@pytest.mark.parametrize(
+    ("word", "as_list"),
+    [
+        ("data.good_photos=10,20", " (as a list: data.good_photos=[10,20])"),
+        ("data.good=ok,fine", " (as a list: data.good=[ok,fine])"),
+        ("trust=a,b", " (as a list: trust=[a,b])"),
+        ("data=folder,csv", ""),
+        ("seed=range(1,3)", ""),
+    ],
+)
+def test_several_values_of_a_key_are_for_a_sweep_which_is_said_whole(word, as_list):
     words = ["data.root=my photos", "data.category=bar,nut", word]
-    said = (
-        f"{word.partition('=')[0]}: expected one value, found {word.partition('=')[2]!r}; select ranks methods for one"
-    )
+    key, _, value = word.partition("=")
+    said = f"{key}: expected one value, found {value!r}{as_list}; select ranks methods for one"
     with pytest.raises(UserError) as error:
         refuse_several(words)
     assert str(error.value).startswith(said)

@@ -17,6 +17,11 @@ def test_the_first_distinct_rows_are_those_of_numpy(count, dtype):
     np.testing.assert_array_equal(found, rows[first[:count]])
 
 
+def test_0_is_not_minus_0():
+    found = first_distinct(np.float32([[0.0], [-0.0], [0.0]]), 3)
+    np.testing.assert_array_equal(np.signbit(found), [[False], [True]])
+
+
 def test_copies_are_one_row():
     rows = np.full((5, 2), 0.3, np.float32)
     np.testing.assert_array_equal(first_distinct(rows, 4), rows[:1])

@@ -25,7 +25,7 @@ def test_the_likelihood_is_that_of_scikit_learn(dtype, tolerance):
         np.testing.assert_allclose(said, -mixture.score_samples(some), rtol=tolerance, atol=tolerance)
 
 
-def test_a_component_without_weight_counts_not():
+def test_a_component_without_weight_does_not_count():
     vectors, means = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [1.0, 2.0]])
     offsets = torch.tensor([-math.log(2 * math.pi), -math.inf])
     found = negative_log_likelihood(vectors, offsets, means, torch.eye(2).repeat(2, 1, 1))

@@ -93,7 +93,7 @@ def test_without_labels_the_same_painted_photos_stand_side_by_side_worst_first(t
     notes = [{shot["name"]: shot["note"] for shot in group["shots"]} for group in pictures["groups"]]
     assert notes[0] == {
         "one": "found: no good photo scores as high",
-        "other": "missed: 75 % of the good photos score as high",
+        "other": "missed: 6 of 8 good photos score as high",
     }
     assert notes[1] == dict.fromkeys(("one", "other"), "found: no good photo scores as high")
     assert notes[2] == {
@@ -107,7 +107,7 @@ def test_a_defect_is_found_above_unchanged_photos_though_changed_ones_score_as_h
     (row,) = [group for group in shown(two(tmp_path, changed=1.5), "synthetic")["pictures"]["groups"]
               if group["title"].startswith(TEXTURE)]  # fmt: skip
     notes = {shot["name"]: shot["note"] for shot in row["shots"]}
-    assert notes["one"] == "found: 12 % of the good photos score as high"  # 4 + 1.5 of 8, above 5
+    assert notes["one"] == "found: 1 of 8 good photos score as high"  # 4 + 1.5 of 8, above 5
 
 
 def test_a_row_holds_the_picture_that_each_run_has_kept(tmp_path):
@@ -127,8 +127,12 @@ def test_only_photos_that_all_of_the_best_have_kept_are_shown(tmp_path):
     groups = shown(there, "synthetic")["pictures"]["groups"]
     assert [[shot["name"] for shot in group["shots"]] for group in groups] == [["other"]] * len(groups)
     assert groups
+    note = shown(there, "synthetic")["pictures"]["note"]
+    assert note.endswith("over a good photo. The runs of one keep no pictures: they are older, or damaged.")
     (tmp_path / "other" / FOLDER / "index.csv").unlink()  # of a run that has kept none
-    assert shown(there, "synthetic")["pictures"]["groups"] == []
+    pictures = shown(there, "synthetic")["pictures"]
+    assert pictures["groups"] == []
+    assert pictures["note"] == "The runs of one and other keep no pictures: they are older, or damaged."
 
 
 def test_kinds_that_do_not_count_for_all_are_not_shown(tmp_path):

@@ -128,14 +128,14 @@ def test_each_data_set_hears_what_its_own_photos_lack(tmp_path):
         assert good.startswith("50 more good photos")
         return clauses
 
-    unused = "which were not used, because not all data sets have good and defective ones,"
+    unused = "which were not used,"
     assert more(bar=(5, 4), nut=(3, 0)) == [
         f"The labelled test photos of bar, {unused} would show whether real defects score higher there",
         "one labelled defect of nut would show whether a real one scores above good photos there at all",
     ]
     assert more(bar=(0, 4), nut=(3, 0), cap=(0, 0)) == [
         "Good test photos of bar, beside the defective ones, would show whether real defects score higher there",
-        "one labelled defect of nut and cap would show whether a real one scores above good photos there at all",
+        "one labelled defect each of nut and cap would show whether a real one scores above good photos there at all",
     ]
     assert more(bar=(5, 4), nut=(3, 1)) == [
         "The labelled test photos of each data set, which were not used, would show whether real defects score higher"

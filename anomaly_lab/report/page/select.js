@@ -57,7 +57,7 @@ function drawPictures() {
   const shotOf = (shot) => el("figure", {},
     el("img", { src: shot.source, width: shot.width, height: shot.height, loading: "lazy", alt: shot.alt }),
     el("figcaption", {}, el("strong", {}, soft(shot.name)), " ", shot.note));
-  byId("pictures").hidden = !groups.length;
+  byId("pictures").hidden = !groups.length && !note;
   byId("pictures-title").textContent = title;
   byId("pictures-note").textContent = note;
   byId("groups").className = sideBySide ? "" : "columns";
