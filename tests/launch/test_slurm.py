@@ -275,7 +275,8 @@ def assert_alike(two, one):
 def test_two_processes_give_what_one_gives_on_two_nodes_and_after_one_was_lost(cluster, lab, tiny, parts, tmp_path):
     """Two processes on a node each, the node of which is lost after its first checkpoint; then one on each node."""
     epochs = 8  # of about a second: a node that is lost after the first one is lost before the last
-    arguments = ("data=folder", f"data.root={parts}", *tiny, "trainer.precision=32-true", f"trainer.max_epochs={epochs}")
+    words = ("trainer.precision=32-true", f"trainer.max_epochs={epochs}")
+    arguments = ("data=folder", f"data.root={parts}", *tiny, *words)
     lab(*arguments, "runs_dir=one")
     (one,) = (path.parent for path in (tmp_path / "one").rglob("metrics.json"))
     lost = [sys.executable, "-m", "anomaly_lab", "-m", *arguments, *WORLD, "trainer.devices=2", "runs_dir=lost"]
