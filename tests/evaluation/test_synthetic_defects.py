@@ -12,15 +12,12 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.core.types import Prediction
 from anomaly_lab.data.corruption import AnyOf, AtLeast, Scar, other_corruptions
-from anomaly_lab.data.datamodule import DataModule
-from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import place
-from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects, at_working_size, corruptions_for
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
-from tests.conftest import stand_in, write_image
+from tests.conftest import stand_in
 
 SIDE = 32
 
@@ -39,20 +36,6 @@ class Difference(Method):
         self.seen.append(images.clone())
         away = (images - 100 / 255).abs().amax(dim=1, keepdim=True)
         return Prediction(self.sign * away + self.noise * torch.rand_like(away), None, None)
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Four wide gray photos held out; whoever asks for the test images or the training images fails."""
-    paths = [write_image(tmp_path / f"{i}.png", np.full((16, 32, 3), 100, np.uint8)) for i in range(4)]
-    samples = [Sample(path, None, 0, "good", str(path)) for path in paths]
-    module = stand_in(
-        DataModule, held_out_samples=samples, decoding=Decoding(SIDE, 3), test_batch_size=3, workers=0,
-        corruption=None,
-    )  # fmt: skip
-    assert not hasattr(module, "test_samples")
-    assert not hasattr(module, "train_samples")
-    return module
 
 
 def judge(data, method, callback, *others, first=True):
