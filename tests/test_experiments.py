@@ -27,7 +27,8 @@ from anomaly_lab.launch.space import SYNTHETIC, SearchRequest, Settings
 from anomaly_lab.launch.sweep import Composer, plan
 from tests.conftest import METHODS, ROOT
 from tests.contract import OF_TABLES
-from tests.evaluation.test_synthetic_defects import Difference, data, judge  # noqa: F401  # a fixture
+from tests.evaluation.conftest import data  # noqa: F401  # a fixture
+from tests.evaluation.test_synthetic_defects import Difference, judge
 
 EXPERIMENTS = ROOT / "experiments"
 SEARCHES = ("hydra/sweeper=", "hydra.sweeper.")
