@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_SETTINGS ?=
+unexport PYTHONDONTWRITEBYTECODE  # else each process of the tests compiles every file again: 20 seconds
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast test-all lint types format clean
