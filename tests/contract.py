@@ -45,7 +45,7 @@ DESCENDING = [name for name, node in FILES.items() if class_fact(node["_target_"
 FITTED = [name for name in METHODS if name not in DESCENDING]
 
 SIDE = {  # px, of networks that need more than 32
-    "cae": 128, "ssim_ae": 128, "vae": 128, "slides_cae": 64, "efficient_ad": 48, "patch_svdd": 128,
+    "cae": 128, "ssim_ae": 128, "vae": 128, "slides_cae": 64, "efficient_ad": 48, "patch_svdd": 128, "lsa": 28,
 }  # fmt: skip
 TOY = {
     "adae": "width=4 latent_size=8 optimizer.lr=1e-2",
@@ -73,7 +73,7 @@ TOY = {
     "lsa": "latent_size=8 bins=10 hidden=4 optimizer.lr=1e-2",
     "memae": "slots=50 optimizer.lr=1e-2",
     "mkd": "backbone.layers=[layer1,layer2] scoring=2 optimizer.lr=1e-2",
-    "nsa": "backbone.layers=[layer2] optimizer.lr=1e-3",
+    "nsa": "backbone.layers=[layer3] optimizer.lr=1e-3",
     "padim": "features=10",
     "patch_svdd": "pairs=1 small_stride=8 max_vectors=300 optimizer.lr=1e-3",
     "patchcore": "backbone.layers=[layer1,layer2] ratio=0.2 neighbours=3",
