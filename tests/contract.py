@@ -45,7 +45,7 @@ DESCENDING = [name for name, node in FILES.items() if class_fact(node["_target_"
 FITTED = [name for name in METHODS if name not in DESCENDING]
 
 SIDE = {  # px, of networks that need more than 32
-    "cae": 128, "ssim_ae": 128, "vae": 128, "slides_cae": 64, "efficient_ad": 48, "patch_svdd": 128, "lsa": 28,
+    "cae": 128, "ssim_ae": 128, "vae": 128, "slides_cae": 64, "efficient_ad": 48, "patch_svdd": 128,
 }  # fmt: skip
 TOY = {
     "adae": "width=4 latent_size=8 optimizer.lr=1e-2",
