@@ -38,8 +38,9 @@ class CFlow(GradientMethod):
     - `loss`: `log_sigmoid`, minus log sigmoid of the log-likelihood per channel, as the code has it: vectors that are
       likely already count less. `likelihood`: minus the log-likelihood per channel, as the paper says (equation 7).
     - `map`: `probability`, the number of layers less the sum of exp(l - c), where c is the largest log-likelihood of a
-      layer. In the code c is that of the whole test set; here it is that of the held-out good images, so that an answer
-      does not depend on other test images. `likelihood`: minus the sum of the log-likelihoods per channel.
+      layer. In the code c is that of the whole test set; here it is that of the held-out good images: an answer does
+      not depend on other test images, nor on how much likelier a flow finds the images that it has learnt.
+      `likelihood`: minus the sum of the log-likelihoods per channel.
     - Every layer has an optimizer of its own. In the code they share one, whose momentum also moves the other layers.
     - The learning rate falls from the start; the code's rises for two of 25 meta-epochs first.
     - Images are taken as they are; the code turns them by up to 5 degrees to either side.

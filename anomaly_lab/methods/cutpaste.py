@@ -36,6 +36,8 @@ class CutPaste(GradientMethod):
     (`tiling.score`). The Gaussian is that of windows of the training images that do not overlap, while those of the
     test stride.
 
+    The paper's other network, an EfficientNet from ImageNet that is trained further, is left out.
+
     Decisions, where the paper is silent: the head is what stands above; good images are varied as `augmentation` says;
     a piece is pasted into the image that it was cut from; the covariance of the features of the training images, after
     the last step, is shrunk by Ledoit and Wolf. The network sees all versions of an image in one batch, so that a batch

@@ -39,7 +39,8 @@ class NSA(GradientMethod):
 
     Decisions: the decoder doubles the size and halves the channels four times, without connections to the encoder; the
     difference is smoothed by a median over a square of 5 px, the code's over a disk of radius 5; the score is the mean
-    of the map.
+    of the map. The square has 5 px in images of any size, so that in small ones pieces of few pixels lose their label.
+    Good images are varied as `augmentation` says; the code turns and flips them as the category allows.
 
     Raises UserError for a `backbone` that is not trained, and where nothing is painted.
     """

@@ -22,7 +22,7 @@ from anomaly_lab.data.corruption import (
     other_corruptions,
     textures_of,
 )
-from anomaly_lab.data.noise import offsets, perlin_noise, row_keys
+from anomaly_lab.data.noise import offsets, perlin_noise, row_keys, scalars
 from anomaly_lab.data.textures import ForeignTextures
 
 EVERY = (PerlinTexture(), Patch(), Scar(), Blob())
@@ -179,6 +179,14 @@ def test_perlin_noise_has_1_to_32_cells_along_each_axis(monkeypatch):
     for side in sides:
         assert side.unique().tolist() == [1, 2, 4, 8, 16, 32]
     assert (sides[0] == sides[1]).float().mean().item() == pytest.approx(1 / 6, abs=0.06)
+
+
+@pytest.mark.parametrize(("cells", "empty"), [(1, 0.66), (2, 0.20)])
+def test_large_cells_often_leave_a_perlin_mask_empty(monkeypatch, cells, empty):
+    drawn = torch.full((300, 1, 1), math.log2(cells) / 6 + 0.01)  # of 1, 2, 4 ... 32
+    monkeypatch.setattr(module, "scalars", lambda keys, count: (drawn, drawn, *scalars(keys, count)[2:]))
+    masks = PerlinTexture(white)(torch.zeros(300, 1, 64, 64), keys(300)).defect
+    assert (~masks.flatten(1).any(dim=1)).float().mean().item() == pytest.approx(empty, abs=0.1)  # known from 64 draws
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16)])

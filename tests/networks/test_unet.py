@@ -22,6 +22,7 @@ def test_the_published_networks_have_the_published_weights():
     with torch.device("meta"):
         assert count(reconstructive(3, 128)) == 69_048_579
         assert count(discriminative(3, 64)) == 28_374_146
+        assert (count(reconstructive(3, 32)), count(discriminative(3, 16))) == (4_322_883, 1_778_210)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
