@@ -15,7 +15,11 @@ LOSS = "validation/focal"  # of held-out good photos with painted defects, after
 DEFECTS = ("covid", "viral_pneumonia")  # the two kinds of abnormal X-rays are told apart
 COSTS = ("fit_seconds", "test_images_per_second", "predict_seconds_per_image", "test_seconds", "peak_memory_mb")
 KEY = ("row", "method", "data", "seed")
-METRICS = [name for column in ("image_auroc", *COLUMNS) for name in (column, f"control_{column}")]
+INTERVAL = ["image_auroc_low", "image_auroc_high"]  # 95 %
+METRICS = [
+    "image_auroc", *INTERVAL, "control_image_auroc",
+    *(name for column in COLUMNS for name in (column, f"control_{column}")),
+]  # fmt: skip
 APART = [f"image_auroc_{defect}" for defect in DEFECTS]
 
 
@@ -47,6 +51,6 @@ rows = earlier + [row(path, prefix) for path in paths]
 last = {tuple(str(line[key]) for key in KEY): line for line in rows}
 painted = [column for column in (PAINTED, LOSS) if any(line.get(column) for line in rows)]
 header = [*KEY, *METRICS, *APART, *painted, *COSTS, "commit"]
-writer = csv.DictWriter(sys.stdout, header, lineterminator="\n", extrasaction="ignore")
+writer = csv.DictWriter(sys.stdout, header, restval="", lineterminator="\n", extrasaction="ignore")
 writer.writeheader()
 writer.writerows(last[key] for key in sorted(last))
