@@ -145,6 +145,7 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
             "data: expected 2 training images at least, because TransformationClassifier .* found 1",
         ),
         ("method=lsa data.batch_size=1", "data.batch_size: expected at least 2 images"),
+        ("method=ganomaly trainer.gradient_clip_val=1", "trainer.gradient_clip_val: expected null, because GANomaly"),
     ],
 )
 def test_a_dry_run_ends_where_the_run_would(parts, tmp_path, monkeypatch, words, message):

@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.config.resolvers import register
     from anomaly_lab.core.files import write_json, write_whole
     from anomaly_lab.core.messages import is_user_mistake
-    from anomaly_lab.launch.jobs import Words
+    from anomaly_lab.launch.jobs import Words, unpainted
     from anomaly_lab.launch.local import Local
     from anomaly_lab.launch.machine import cores, visible_gpus
     from anomaly_lab.launch.portfolio import (
@@ -317,23 +317,6 @@ def by_category(words: Sequence[str]) -> list[list[str]]:
         return [list(words)]
     key, _, names = several.partition("=")
     return [[f"{key}={name}" if word == several else word for word in words] for name in names.split(",")]
-
-
-def unpainted(config: dict[str, Any]) -> frozenset[str]:
-    """The kinds of painted defects that count for this run: those that it is not trained with."""
-    from importlib import import_module
-
-    from hydra.utils import instantiate
-
-    from anomaly_lab.config.build import OURS, trusted
-    from anomaly_lab.data.corruption import KINDS
-
-    module, _, name = config["method"]["_target_"].rpartition(".")
-    if not any(f"{module}.".startswith(f"{package}.") for package in (OURS, *trusted(config["trust"]))):
-        return frozenset()  # its run is refused
-    corruption = instantiate(config["data"].get("corruption"), _convert_="all")
-    painted = corruption.kinds if corruption else frozenset()
-    return frozenset(KINDS) - getattr(import_module(module), name).synthetic - painted
 
 
 def refuse_without_kinds(kinds: Mapping[str, frozenset[str]]) -> None:

@@ -93,8 +93,8 @@ def dry_run(resolved: dict[str, Any]) -> None:
     """Print what a run would do: its state and folder, what `data check` finds in its data, and what it would cost.
 
     Writes nothing but the decoded photos in the cache. Raises UserError, in the end, where the run would stop: at
-    photos that cannot be read, a file of weights, foreign photos that are photos of the data, batches of one image, a
-    training from which the method can learn nothing.
+    photos that cannot be read, a file of weights, foreign photos that are photos of the data, batches of one image,
+    settings of the trainer that the method cannot use, a training from which it can learn nothing.
     """
     place = place_of(resolved)
     state = state_of(*place, resolved["rerun"])
@@ -109,9 +109,15 @@ def dry_run(resolved: dict[str, Any]) -> None:
     refuse_unreadable(datamodule, resolved)
 
     from anomaly_lab.methods.base.build import build_method
-    from anomaly_lab.training.checks import check_batches, check_foreign_photos, check_images
+    from anomaly_lab.training.checks import (
+        check_batches,
+        check_foreign_photos,
+        check_images,
+        check_manual_optimisation,
+    )
 
     method = build_method(resolved, resolved["trust"])
+    check_manual_optimisation(method, resolved["trainer"])
     method.check_training(resolved["trainer"]["max_epochs"], datamodule.corruption is not None)
     check_images(method, len(datamodule.good))
     method.load_local_weights()

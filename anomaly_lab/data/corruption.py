@@ -281,13 +281,15 @@ class AnyOf:
 class AtLeast:
     """A corruption repeated with other random numbers until its defect covers a minimum share of the region.
 
-    A row that never reaches it, such as a patch on an image of one colour, gets a `Blob`. If that is too small as well,
-    as in a region of few pixels, the whole region turns black or white. For evaluation only: it waits for the device.
+    A row that never reaches it, such as a patch on an image of one colour, gets the defect of `otherwise`. If there is
+    none, or if that is too small as well, as in a region of few pixels, the whole region turns black or white. For
+    evaluation only: it waits for the device.
     """
 
     corruption: Corruption
     share: Annotated[float, Field(ge=0, le=1)] = 0.001  # of the region's pixels, at least one pixel
     tries: Annotated[int, Field(ge=1)] = 10
+    otherwise: Corruption | None = field(default_factory=Blob)  # None where a method was trained with blobs
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -301,9 +303,9 @@ class AtLeast:
         image, defect = visible(images, (images < 0.5).to(images.dtype), inside)
         (waiting,) = inside.flatten(1).any(1).nonzero(as_tuple=True)
         for attempt in range(2 * self.tries):
-            if not len(waiting):
+            corruption = self.corruption if attempt < self.tries else self.otherwise
+            if not len(waiting) or corruption is None:
                 break
-            corruption = self.corruption if attempt < self.tries else Blob()
             corrupted = corruption(images[waiting], derive(keys[waiting], attempt), inside[waiting])
             enough = corrupted.defect.sum((1, 2, 3)) >= least[waiting, 0, 0, 0]
             image[waiting[enough]], defect[waiting[enough]] = corrupted.image[enough], corrupted.defect[enough]

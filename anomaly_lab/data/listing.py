@@ -25,6 +25,7 @@ from anomaly_lab.data.names import (
 )  # fmt: skip
 
 SAMPLE = 1000  # photos of a folder that are kept where not all are needed: 200 MB at 256 px
+PROCEDURAL, OWN = "procedural", "own"  # instead of a folder: drawn textures, the image itself
 LeftOut = Callable[[str, Path], None]  # receives a reason and a path
 NOWHERE = "left out, because the link leads nowhere (data that have not been fetched?)"
 TWICE = "left out, because the link leads to a folder that is read already"
@@ -99,10 +100,10 @@ def sample_of(folder: str, key: str, most: int) -> tuple[list[Path], int]:
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise UserError(f"{key}: expected a folder of photos, found none at {path}")
+        raise UserError(f"{key}: expected a folder of photos, or procedural, found no folder at {path}")
     found = images_in(path)
     if not found:
-        raise UserError(f"{key}: expected photos, found none in {path}")
+        raise UserError(f"{key}: expected photos, found none in {path}; name another folder, or procedural")
     return (found if len(found) <= most else sorted(random.Random(0).sample(found, most))), len(found)
 
 

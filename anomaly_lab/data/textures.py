@@ -11,11 +11,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from anomaly_lab.core.types import Images
+from anomaly_lab.data.listing import OWN, PROCEDURAL
 from anomaly_lab.data.noise import Keys, blend, derive, procedural_texture, scalars, uniform
 from anomaly_lab.data.photo_folder import PhotoFolder
 
 Textures = Callable[[Keys, Images], Images]  # one for each image, in [0, 1], of the size of the images
-PROCEDURAL, OWN = "procedural", "own"
 OFTEN = 0.3  # the probability of each change; DRAEM makes 3 of 10
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 CELLS = 32  # along a side of the image: two maxima in the same cell lie at the same place
-FEWEST = 4  # images of which anything is said
+FEWEST = 4  # images of whose maxima anything is said
 
 
 def peak(anomaly_map: Float[np.ndarray, "height width"]) -> int | None:
@@ -24,16 +24,13 @@ def implausible(scores: Sequence[float], peaks: Sequence[int | None]) -> list[st
     Equal scores everywhere, and maxima at one place in more than half of the images, come from the image's border, a
     watermark or a method that has not learnt, seldom from defects.
     """
-    count = len(scores)
-    if count < FEWEST:
-        return []
-    lines = []
-    if min(scores) == max(scores):
+    count, lines = len(scores), []
+    if count > 1 and min(scores) == max(scores):
         lines.append(
             f"all {count} test images have the same score, {scores[0]:.6g}: the method cannot tell them apart, and the "
             "image metrics mean nothing; look at the anomaly maps"
         )
-    [(cell, most)] = Counter(peaks).most_common(1)
+    [(cell, most)] = Counter(peaks).most_common(1) if count >= FEWEST else [(None, 0)]
     if cell is not None and 2 * most > count:
         y, x = (100 * (i + 0.5) / CELLS for i in divmod(cell, CELLS))
         lines.append(

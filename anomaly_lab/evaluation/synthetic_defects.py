@@ -13,7 +13,7 @@ from anomaly_lab.core.console import say
 from anomaly_lab.core.files import write_csv
 from anomaly_lab.core.randomness import seed
 from anomaly_lab.core.types import Batch, Placement
-from anomaly_lab.data.corruption import KINDS, AtLeast, Corruption, other_corruptions
+from anomaly_lab.data.corruption import KINDS, AtLeast, Blob, Corruption, other_corruptions
 from anomaly_lab.data.datamodule import DataModule, ImageLoader, data_of
 from anomaly_lab.data.noise import Keys, row_keys
 from anomaly_lab.data.placement import content
@@ -104,6 +104,7 @@ class SyntheticDefects(pl.Callback):
 
         Masks (on the host) have the working size, and so do the photos in the placements: nothing is enlarged.
         """
+        stain = next((each for each in corruptions if isinstance(each, Blob)), None)
         for batch in ImageLoader(data.held_out_samples, data.decoding, data.test_batch_size, data.workers):
             images, index = batch.image.to(device).float() / 255, batch.index.to(device)
             inside = content(batch.placement, images)
@@ -119,7 +120,8 @@ class SyntheticDefects(pl.Callback):
                     if here.any():
                         turns = _turn_among_all(corruption, index[here], copy // len(corruptions))
                         keys = row_keys(self.defect_seed, turns, index[here])
-                        changed[here], defect[here] = AtLeast(corruption)(images[here], keys, inside[here])
+                        painted = AtLeast(corruption, otherwise=stain)
+                        changed[here], defect[here] = painted(images[here], keys, inside[here])
                     for i in here.nonzero().flatten().tolist():
                         kinds[i] = "+".join(sorted(corruption.kinds))
                 yield kinds, Batch(changed, tuple(defect.cpu()), torch.ones_like(batch.label), batch.index, placement)

@@ -5,7 +5,7 @@ on the test set must be requested by a name that says `oracle`.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,9 +24,9 @@ from anomaly_lab.config.overrides import of_method
 from anomaly_lab.core.console import say
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_csv
-from anomaly_lab.launch.jobs import Words
+from anomaly_lab.launch.jobs import Job, Words, unpainted
 from anomaly_lab.launch.machine import visible_gpus
-from anomaly_lab.launch.space import ORACLE, SearchRequest, Settings, checked, ends
+from anomaly_lab.launch.space import ORACLE, SYNTHETIC, SearchRequest, Settings, checked, ends
 from anomaly_lab.launch.study import FILES, Study, storage
 from anomaly_lab.launch.sweep import Composer, plan
 
@@ -58,7 +58,9 @@ def search(
         config.hydra.launcher.objective = settings.metric
     if config.hydra.launcher.get("wait", True) is False:
         raise UserError("hydra.launcher.wait: expected true in a search, which needs the results, found false")
-    check_values(context.config_loader, config, asked)
+    jobs = check_values(context.config_loader, config, asked)
+    if settings.metric in SYNTHETIC:
+        refuse_different_kinds({word: unpainted(job.config) for word, job in jobs.items()})
     folder = Path(config.hydra.sweep.dir)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     if settings.objective in ORACLE:
@@ -82,19 +84,36 @@ def search(
         raise UserError(f"{failed} trials failed; the same command tries them again")
 
 
-def check_values(loader: ConfigLoader, config: DictConfig, asked: SearchRequest) -> None:
-    """Reject a value that is invalid with both the first and the last values of the other keys."""
-    compose = Composer(loader, config)
+def check_values(loader: ConfigLoader, config: DictConfig, asked: SearchRequest) -> dict[str, Job]:
+    """Reject a value that is invalid with both the first and the last values of the other keys; a job of each."""
+    compose, jobs = Composer(loader, config), {}
     first, last = ({key: ends(each)[at] for key, each in asked.space.items()} for at in (0, -1))
     for key, each in asked.space.items():
         for value in ends(each):
             try:
-                plan(compose, asked.jobs({**first, key: value}))
+                jobs[f"{key}={value}"] = plan(compose, asked.jobs({**first, key: value}))[0]
             except UserError as error:
                 try:
-                    plan(compose, asked.jobs({**last, key: value}))
+                    jobs[f"{key}={value}"] = plan(compose, asked.jobs({**last, key: value}))[0]
                 except UserError:
                     raise error from None
+    return jobs
+
+
+def refuse_different_kinds(kinds: Mapping[str, frozenset[str]]) -> None:
+    """Raise UserError if some trials would be judged on other kinds of painted defects than others, by a word of each.
+
+    A method is not judged on the kinds that it was trained with, and some kinds are harder to find than others.
+    """
+    words: dict[frozenset[str], str] = {}
+    for word, judged in kinds.items():
+        words.setdefault(judged, word)
+    if len(words) > 1:
+        found = " and ".join(f"{', '.join(sorted(judged)) or 'none'} ({word})" for judged, word in words.items())
+        raise UserError(
+            "hydra.sweeper.objective: expected trials that are judged on the same kinds of painted defects, found "
+            f"{found}; search these apart, or compare them with select, which takes the kinds that they share"
+        )
 
 
 def trials_at_a_time(settings: Settings, launcher: DictConfig, jobs_a_trial: int) -> int:

@@ -37,3 +37,20 @@ def command(job: Job, config: DictConfig) -> list[str]:
         flags += ["--config-name", config.hydra.job.config_name]
     passed_on = [word for word in config.hydra.overrides.hydra if not word.startswith(OF_THE_SWEEP)]
     return [sys.executable, "-m", "anomaly_lab", *flags, *passed_on, *job.words]
+
+
+def unpainted(config: dict[str, Any]) -> frozenset[str]:
+    """The kinds of painted defects that count for this run: those that it is not trained with."""
+    from importlib import import_module
+
+    from hydra.utils import instantiate
+
+    from anomaly_lab.config.build import OURS, trusted
+    from anomaly_lab.data.corruption import KINDS
+
+    module, _, name = config["method"]["_target_"].rpartition(".")
+    if not any(f"{module}.".startswith(f"{package}.") for package in (OURS, *trusted(config["trust"]))):
+        return frozenset()  # its run is refused
+    corruption = instantiate(config["data"].get("corruption"), _convert_="all")
+    painted = corruption.kinds if corruption else frozenset()
+    return frozenset(KINDS) - getattr(import_module(module), name).synthetic - painted

@@ -17,7 +17,7 @@ from anomaly_lab.config.schema import class_fact, is_ours
 from anomaly_lab.config.wiring import wired
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.labelled import Amount, known
-from anomaly_lab.data.listing import SAMPLE, sample_of
+from anomaly_lab.data.listing import OWN, PROCEDURAL, SAMPLE, sample_of
 from anomaly_lab.data.samples import digests, fingerprint
 from anomaly_lab.runs.folder import RESULT_VERSION
 from anomaly_lab.runs.measures import UNTRAINED
@@ -139,7 +139,7 @@ def region_key(region: Any) -> Any:
 def by_content(node: Any, section: str = "method") -> Any:
     """The configuration with SHA-256 sums of each `weights` file and of the `foreign_images` instead of their paths.
 
-    Raises UserError for foreign images without photos, which people type in this section.
+    Raises UserError for foreign images that are no folder with photos, which people type in this section.
     """
     if isinstance(node, list):
         return [by_content(value, section) for value in node]
@@ -150,7 +150,7 @@ def by_content(node: Any, section: str = "method") -> Any:
     if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
         changed["weights"] = digests([path])[0]
     foreign = node.get("foreign_images")
-    if isinstance(foreign, str) and Path(foreign).expanduser().is_dir():
+    if isinstance(foreign, str) and foreign not in {PROCEDURAL, OWN}:
         changed["foreign_images"] = _hash(digests(sample_of(foreign, f"{section}.foreign_images", SAMPLE)[0]))
     return changed
 

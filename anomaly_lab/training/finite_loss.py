@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pydantic import PositiveInt
 
+from anomaly_lab.core.console import say_first
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.networks.flow import Flow
@@ -29,8 +30,10 @@ class FiniteLoss(pl.Callback):
     are not finite.
 
     A normalizing flow stops if its loss stays above 1e4 times that of its first step (1, if that is larger) for ten
-    steps: near zero a median says nothing, and a photo unlike all others, or a held-out one, may cost any amount once.
-    A checkpoint of these steps has what the explosion left.
+    steps, or for a whole shorter epoch, whose held-out images have such a loss as well: near zero a median says
+    nothing, and a photo unlike all others may cost any amount once. Held-out images with such a loss at the end of a
+    training are told. What is known of a flow is in the checkpoint, so that a run that goes on is judged by its own
+    first step.
 
     Losses are checked every `every_batches` batches and before each checkpoint, because a check waits for the
     accelerator; the step is still found exactly. The median is reset at every new `stage` of a method.
@@ -41,16 +44,31 @@ class FiniteLoss(pl.Callback):
         self._pending: list[tuple[int, torch.Tensor]] = []
         self._last: deque[float] = deque(maxlen=STEPS)
         self._stage = 0
+        self._batches = 0  # of this epoch, looked at
         self._flow = False
-        self._first: float | None = None
-        self._high = 0
+        self._first: float | None = None  # of a flow: the loss of its first step,
+        self._high = 0  # for how many steps it has been high,
+        self._held_out = 0.0  # and that of the held-out images, where it is high
+        self._good = " good"  # whether the last checkpoint is
+
+    def setup(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
+        """Forget an earlier run; what this one knew when it broke off is loaded after this."""
+        self._first, self._high, self._held_out, self._good = None, 0, 0.0, " good"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on must know of a flow."""
+        return {"first": self._first, "high": self._high, "held_out": self._held_out}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self._first, self._high, self._held_out = (state_dict[name] for name in ("first", "high", "held_out"))
+        self._good = self._checkpoint_is()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Reset the losses of an earlier run."""
         self._pending.clear()
         self._last.clear()
         self._flow = any(isinstance(part, Flow | Glow) for part in pl_module.modules())
-        self._first, self._high = None, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int
@@ -69,21 +87,41 @@ class FiniteLoss(pl.Callback):
         """Check before the checkpoint of the epoch, including the loss on held-out images."""
         self._look(trainer, pl_module)
         value = float(trainer.callback_metrics.get("validation/loss", 0.0))
+        where = f"after the last batch of epoch {trainer.current_epoch + 1}"
         # AnoGAN validates with another loss than it trains with; its scale is unknown, so small medians do not count.
-        self._refuse(value, trainer, pl_module, f"after the last batch of epoch {trainer.current_epoch + 1}", least=1.0)
+        self._refuse(value, trainer, pl_module, where, least=1.0)
+        if self._first is not None:
+            self._held_out = value if value > highest(self._first) else 0.0
+            if self._held_out and self._high >= max(self._batches, 1):
+                what = f"the loss is {value:.1e} on held-out images, and {above(self._first)} in training too, {where}"
+                raise stopped(trainer, pl_module, what, self._good)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """Say that held-out images are far off: a last step that nothing came after may have spoilt the flow."""
+        if self._first is not None and self._held_out:
+            say_first(
+                f"the loss of the held-out images is {self._held_out:.1e}, {above(self._first)}: a photo among them is "
+                "unlike all others, or the last steps spoilt the flow; look at its curve, try a lower learning rate"
+            )
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Method, checkpoint: dict[str, Any]) -> None:
         """Check losses and weights before a checkpoint is written."""
         self._look(trainer, pl_module)
         for name, weights in pl_module.named_parameters():
             if not weights.isfinite().all():
-                raise stopped(trainer, pl_module, f"{name} is NaN or infinite in epoch {trainer.current_epoch + 1}")
+                what = f"{name} is NaN or infinite in epoch {trainer.current_epoch + 1}"
+                raise stopped(trainer, pl_module, what, self._good)
+        self._good = self._checkpoint_is()
+
+    def _checkpoint_is(self) -> str:
+        return "" if self._high or self._held_out else " good"
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Reset the losses at a new stage."""
         if pl_module.stage != self._stage:
             self._last.clear()
         self._stage = pl_module.stage
+        self._batches = 0
 
     def _look(self, trainer: pl.Trainer, pl_module: Method) -> None:
         pending, self._pending = self._pending, []
@@ -94,26 +132,37 @@ class FiniteLoss(pl.Callback):
             where = f"at batch {batch_idx} of epoch {trainer.current_epoch + 1}"
             self._refuse(value if math.isfinite(returned) else returned, trainer, pl_module, where)
             self._last.append(abs(value))
+            self._batches += 1
             if self._flow:
                 self._refuse_explosion(returned, trainer, pl_module, where)
 
     def _refuse(self, value: float, trainer: pl.Trainer, pl_module: Method, where: str, least: float = 0.0) -> None:
         """Stop at a loss that is not finite, or far above the median (or `least`, if larger)."""
         if not math.isfinite(value):
-            raise stopped(trainer, pl_module, f"the loss is {value} {where}")
+            raise stopped(trainer, pl_module, f"the loss is {value} {where}", self._good)
         median = max(statistics.median(self._last), least) if len(self._last) >= FEW else 0.0
         if median and abs(value) > DIVERGED * median and not (pl_module.automatic_optimization or self._flow):
             times = f"{abs(value) / median:.1e} times its median over the last {len(self._last)} steps"
-            raise stopped(trainer, pl_module, f"the loss is {times} {where}")
+            raise stopped(trainer, pl_module, f"the loss is {times} {where}", self._good)
 
     def _refuse_explosion(self, value: float, trainer: pl.Trainer, pl_module: Method, where: str) -> None:
         """Stop a flow whose loss has gone up and stays there."""
         if self._first is None:
             self._first = value
-        self._high = self._high + 1 if value > DIVERGED * max(abs(self._first), 1.0) else 0
-        if self._high == FEW:
-            above = f"for {FEW} steps above {DIVERGED:.0e} times that of the first step ({self._first:.2g})"
-            raise stopped(trainer, pl_module, f"the loss is {value:.1e}, {above}, {where}", good="")
+        self._high = self._high + 1 if value > highest(self._first) else 0
+        if self._high >= FEW:
+            what = f"the loss is {value:.1e}, for {self._high} steps {above(self._first)}, {where}"
+            raise stopped(trainer, pl_module, what, self._good)
+
+
+def highest(first: float) -> float:
+    """The loss above which that of a flow is high, by that of its first step."""
+    return DIVERGED * max(abs(first), 1.0)
+
+
+def above(first: float) -> str:
+    """The same in words."""
+    return f"above {DIVERGED:.0e} times that of the first step ({first:.2g})"
 
 
 def total(losses: list[torch.Tensor]) -> torch.Tensor:

@@ -23,7 +23,6 @@ from anomaly_lab.cli.select import (
     replaced,
     show,
     strongest_controls,
-    unpainted,
 )
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.datamodule import DataModule
@@ -324,29 +323,6 @@ def test_painted_defects_rank_unless_every_data_set_has_labels_of_both_kinds(
     assert ("labels=false" if words else "both kinds in nut") in printed
 
 
-def test_kinds_that_count_are_those_that_neither_the_method_nor_its_images_are_trained_with():
-    def kinds(method, corruption=None):
-        return unpainted({"method": {"_target_": f"anomaly_lab.methods.{method}"}, "trust": [],
-                          "data": {"corruption": corruption}})  # fmt: skip
-
-    assert kinds("cae.CAE") == {"perlin", "patch", "scar", "blob"}
-    assert kinds("cutpaste.CutPaste") == {"perlin", "blob"}
-    perlin = {"_target_": "anomaly_lab.data.corruption.PerlinTexture"}
-    assert kinds("cutpaste.CutPaste", perlin) == {"blob"}
-    several = {"_target_": "anomaly_lab.data.corruption.AnyOf", "corruptions": [perlin]}
-    assert kinds("cae.CAE", several) == {"patch", "scar", "blob"}
-    assert unpainted({"method": {"_target_": "nobody.knows.It"}, "trust": []}) == set()  # not even imported
-    own = {"method": {"_target_": f"{__name__}.Mine"}, "data": {"corruption": None}}
-    assert unpainted(own | {"trust": "other,tests"}) == {"perlin", "scar", "blob"}  # as people type it
-    assert unpainted(own | {"trust": "test"}) == set()
-
-
-class Mine:
-    """A method of one's own."""
-
-    synthetic = frozenset({"patch"})
-
-
 def test_methods_without_a_common_kind_are_refused_before_any_runs(tmp_path, parts_of_main, monkeypatch):
     every = {"a": {"perlin", "blob"}, "b": {"patch", "scar"}, "c": {"perlin", "patch", "scar", "blob"}, "none": set()}
     refuse_without_kinds({name: frozenset(every[name]) for name in "ac"})
@@ -355,7 +331,7 @@ def test_methods_without_a_common_kind_are_refused_before_any_runs(tmp_path, par
     with pytest.raises(UserError, match=message):
         refuse_without_kinds({name: frozenset(kinds) for name, kinds in every.items()})
     left = iter([{"blob"}, {"scar"}])
-    monkeypatch.setattr(module, "unpainted", lambda config: frozenset(next(left)))
+    monkeypatch.setattr("anomaly_lab.launch.jobs.unpainted", lambda config: frozenset(next(left)))
     with pytest.raises(UserError, match="found none: cae leaves out scar; padim leaves out blob"):
         selected(tmp_path, "labels=false")
     assert parts_of_main.asked == []

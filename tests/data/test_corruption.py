@@ -398,6 +398,16 @@ def test_at_least_keeps_what_is_enough_and_repeats_only_the_rest():
     assert other.defect.float().mean((1, 2, 3)).max() < 0.5  # another try, not the whole image
 
 
+def test_a_method_that_knows_blobs_is_shown_none_in_the_place_of_a_scar_that_cannot_be_seen():
+    images = torch.full((5, 3, 32, 32), 0.25)
+    inside = torch.zeros(5, 1, 32, 32, dtype=torch.bool)
+    inside[:, :, 8:24] = True
+    image, defect = AtLeast(Scar(jitter=0.0), otherwise=None)(images, keys(5), inside)
+    assert torch.equal(defect, inside)
+    assert (image[defect.expand_as(image)] == 1).all()  # the whole region turns white
+    assert AtLeast(Scar(jitter=0.0))(images, keys(5), inside).defect.sum() < inside.sum()
+
+
 def test_a_region_of_one_pixel_gets_a_defect_and_one_of_none_stays():
     inside = torch.zeros(8, 1, 16, 16, dtype=torch.bool)
     inside[:4, :, 3, 4] = True

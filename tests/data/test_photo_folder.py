@@ -58,7 +58,9 @@ def test_a_photo_that_cannot_be_read_is_named_and_left_out(folder, capsys):
 
 
 def test_no_folder_and_no_photos_are_refused(tmp_path):
-    with pytest.raises(UserError, match="method.foreign_images: expected a folder of photos, found none at"):
+    with pytest.raises(
+        UserError, match="method.foreign_images: expected a folder of photos, or procedural, found no folder at"
+    ):
         _ = PhotoFolder(str(tmp_path / "nowhere"), "method.foreign_images").paths
     with pytest.raises(UserError, match="method.foreign_images: expected photos, found none in"):
         _ = PhotoFolder(str(tmp_path), "method.foreign_images").paths

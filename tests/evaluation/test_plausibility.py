@@ -37,7 +37,8 @@ def test_a_constant_map_has_no_maximum():
         ([1, 2, 3, 4], [1023, 1023, 1023, 0], ["in 3 of 4 test images (98 % from the top, 98 % from the left)"]),
         ([1, 2, 3, 4], [5, 5, 6, 6], []),  # half is not more than half
         ([1, 1, 1, 1 + 1e-12], [1, 2, 3, 4], []),
-        ([1, 1, 1], [5, 5, 5], []),  # too few to say anything
+        ([1, 1, 1], [5, 5, 5], ["all 3 test images have the same score, 1:"]),  # too few to say more
+        ([1], [5], []),
     ],
 )
 def test_equal_scores_and_maxima_at_one_place_are_said(scores, peaks, words):

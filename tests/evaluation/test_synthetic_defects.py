@@ -11,7 +11,7 @@ import torch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.core.types import Prediction
-from anomaly_lab.data.corruption import AnyOf, AtLeast, Scar, other_corruptions
+from anomaly_lab.data.corruption import AnyOf, AtLeast, Blob, Scar, other_corruptions
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import place
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects, at_working_size, corruptions_for
@@ -144,6 +144,15 @@ def test_kinds_take_turns_and_those_of_the_training_are_left_out(data):
         )
         expected = torch.stack([(scars, blobs)[(i + copy) % 2][i] for i in range(3)])
         assert torch.equal((first, second)[copy], expected)
+
+
+def test_scars_that_cannot_be_seen_are_no_blobs_for_a_method_that_was_trained_with_these(data):
+    def painted(*kinds):  # the photos are of one colour
+        batches = SyntheticDefects(copies=1).batches(data, kinds, torch.device("cpu"))
+        return [mask.sum().item() for changes, batch in batches for mask in batch.mask if "scar" in changes]
+
+    assert set(painted(Scar(jitter=0.0))) == {SIDE * SIDE // 2}  # all that is photo
+    assert max(painted(Scar(jitter=0.0), Blob())) < SIDE * SIDE // 2
 
 
 def test_methods_that_leave_out_kinds_see_the_same_defects_of_the_others(data):

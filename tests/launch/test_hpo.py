@@ -17,7 +17,16 @@ from omegaconf import OmegaConf
 from anomaly_lab.cli.train import run_directory
 from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.launch.hpo import check_values, dry_run, mean, print_best, run, trials_at_a_time, write_trials
+from anomaly_lab.launch.hpo import (
+    check_values,
+    dry_run,
+    mean,
+    print_best,
+    refuse_different_kinds,
+    run,
+    trials_at_a_time,
+    write_trials,
+)
 from anomaly_lab.launch.space import SearchRequest, Settings
 from anomaly_lab.launch.study import Study
 from hydra_plugins.anomaly_lab_hpo import SearchSweeper
@@ -176,7 +185,25 @@ def test_every_value_is_checked_before_the_first_job(composed):
         with pytest.raises(UserError, match=message):
             check_values(loader, config, asked_for(*words, word))
     texture = ("data.kind=texture", "data.image_size=128,256", "data.patch_size=128,256")
-    check_values(loader, config, asked_for(*words, *texture))  # 256 px of 128 px cannot be, of 256 px it can
+    jobs = check_values(loader, config, asked_for(*words, *texture))  # 256 px of 128 px cannot be, of 256 px it can
+    assert list(jobs) == [f"data.{key}_size={side}" for key in ("image", "patch") for side in (128, 256)]
+
+
+@pytest.mark.slow
+def test_trials_are_judged_on_the_same_kinds_of_painted_defects(lab, parts):
+    search = ("-m", "hydra/sweeper=optuna", "data=folder", f"data.root={parts}", "dry_run=true")
+    done = lab(*search, "method=draem,nsa", code=1)
+    assert (
+        "expected trials that are judged on the same kinds of painted defects, found blob, patch, scar (method=draem) "
+        "and blob, perlin (method=nsa); search these apart, or compare them with select"
+    ) in done.stdout + done.stderr
+
+
+def test_kinds_of_painted_defects_that_differ_are_named():
+    same = frozenset({"blob"})
+    refuse_different_kinds({"method=cae": same, "method=vae": same})
+    with pytest.raises(UserError, match=r"found blob \(a=1\) and none \(a=2\); search these apart"):
+        refuse_different_kinds({"a=1": same, "a=2": frozenset(), "a=3": same})
 
 
 def test_a_dry_run_says_what_is_searched_and_writes_nothing(study, tmp_path, capsys):

@@ -328,8 +328,10 @@ def test_foreign_images_enter_the_key_by_their_content(tmp_path, write):
     before = by_content(node)
     write(tmp_path / "one/c.png", np.zeros((4, 4, 3), np.uint8))
     assert by_content(node) != before
-    for plain in ("procedural", None, str(tmp_path / "gone")):
+    for plain in ("procedural", "own", None):
         assert by_content({"foreign_images": plain}) == {"foreign_images": plain}
+    with pytest.raises(UserError, match="^method.foreign_images: expected a folder of photos, or procedural, found no"):
+        by_content({"foreign_images": str(tmp_path / "gone")})
 
 
 def test_what_is_painted_with_counts_by_its_content_and_a_home_is_found(config, tmp_path, write, monkeypatch):

@@ -217,15 +217,84 @@ def test_a_rate_far_too_large_for_a_flow_stops_its_training_and_a_tenth_is_named
         fit(method, tmp_path, 1, Patches(14, 2, 8), Patches(1, 2, 8))
 
 
-def test_held_out_images_may_cost_a_flow_any_amount():
-    callback, module = FiniteLoss(), Learner(True, Glow(Block(2, layers(), 1.0)))
-    trainer = the_trainer(is_last_batch=False, current_epoch=0, default_root_dir="nowhere")
-    callback.on_train_start(trainer, module)
-    trainer.callback_metrics = {"train/loss": torch.tensor(1.0)}
-    for i in range(20):
-        callback.on_train_batch_end(trainer, module, None, None, i)
-    trainer.callback_metrics = {"validation/loss": torch.tensor(1e10)}
-    callback.on_train_epoch_end(trainer, module)
+class Epochs:
+    """A training of a flow, epoch by epoch, each with the losses of its steps and that of the held-out images."""
+
+    def __init__(self, callback, folder="nowhere"):
+        self.callback, self.module = callback, Learner(True, Glow(Block(2, layers(), 1.0)))
+        optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.25)]
+        self.trainer = the_trainer(
+            is_last_batch=False, current_epoch=0, default_root_dir=str(folder), precision="32-true",
+            optimizers=optimizers, callback_metrics={},
+        )  # fmt: skip
+        self.callback.setup(self.trainer, self.module, "fit")
+
+    def run(self, *epochs):
+        self.callback.on_train_start(self.trainer, self.module)
+        for steps, held_out in epochs:
+            self.callback.on_train_epoch_start(self.trainer, self.module)
+            for i, loss in enumerate(steps):
+                self.trainer.callback_metrics = {"train/loss": torch.tensor(loss)}
+                self.callback.on_train_batch_end(self.trainer, self.module, None, None, i)
+            self.trainer.callback_metrics["validation/loss"] = torch.tensor(held_out)
+            self.callback.on_train_epoch_end(self.trainer, self.module)
+            self.callback.on_save_checkpoint(self.trainer, self.module, {})
+            self.trainer.current_epoch += 1
+        self.callback.on_train_end(self.trainer, self.module)
+
+
+def test_held_out_images_may_cost_a_flow_any_amount_and_at_the_end_that_is_told(capsys):
+    Epochs(FiniteLoss()).run(([1.0] * 20, 1e10), ([1.0] * 19 + [1e9], 1e10), ([1.0] * 20, 3.0))
+    assert not capsys.readouterr().out
+    Epochs(FiniteLoss()).run(([2.0], 1e10))
+    assert capsys.readouterr().out == (
+        "the loss of the held-out images is 1.0e+10, above 1e+04 times that of the first step (2): a photo among them "
+        "is unlike all others, or the last steps spoilt the flow; look at its curve, try a lower learning rate\n"
+    )
+
+
+def test_epochs_of_few_steps_do_not_hide_an_explosion(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    said = (
+        r"the loss is 1.0e\+36 on held-out images, and above 1e\+04 times that of the first step \(3\) in training "
+        "too, after the last batch of epoch {}: training stopped, the last{} checkpoint is"
+    )
+    with pytest.raises(UserError, match=said.format(2, " good")):
+        Epochs(FiniteLoss(), tmp_path).run(([3.0, 2.0], 2.0), ([1e9, 1e9], 1e36))
+    with pytest.raises(UserError, match=said.format(2, "")):  # the first checkpoint was no longer good
+        Epochs(FiniteLoss(), tmp_path).run(([3.0, 2.0], 1e36), ([1e9, 1e9], 1e36))
+    with pytest.raises(UserError, match=r"the loss is nan at .*: training stopped, the last checkpoint is"):
+        Epochs(FiniteLoss(), tmp_path).run(([3.0, 2.0], 1e36), ([float("nan")], 1e36))
+
+
+def test_a_run_that_goes_on_is_judged_by_its_own_first_step(tmp_path):
+    first = FiniteLoss()
+    Epochs(first).run(([2.0] * 4, 2.0), ([1e9] * 4, 2.0))
+    later = Epochs(FiniteLoss(), tmp_path)
+    later.callback.load_state_dict(first.state_dict())  # behind setup, as Lightning does
+    with pytest.raises(UserError, match=r"the loss is 1.0e\+09, for 10 steps above .* \(2\), at batch 5"):
+        later.run(([1e9] * 8, 2.0))
+
+
+class Keeps(pl.Callback):
+    """Writes a checkpoint after every epoch."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.file)
+
+
+def test_an_exploded_flow_stops_again_when_the_command_is_repeated(tmp_path):
+    (file := tmp_path / "checkpoints/last.ckpt").parent.mkdir()
+    for resume in (None, file):
+        torch.manual_seed(0)
+        method = PixelFlow(WholeImage(), partial(torch.optim.Adam, lr=1.0), 8, 3, 1, 4, 2.0, 4.0)
+        with pytest.raises(UserError, match=r"above 1e\+04 times that of the first step \(7.9\)"):
+            fit(method, tmp_path, 30, Patches(1, 2, 8), Patches(1, 2, 8), resume, callbacks=(Keeps(file),))
+        assert file.is_file()
 
 
 class TwoRates(Method):
