@@ -1,4 +1,4 @@
-"""Gaussian smoothing that knows where there is nothing to smooth."""
+"""Gaussian smoothing that knows where there is nothing to smooth, and windows that grow with the image."""
 
 import math
 
@@ -27,3 +27,8 @@ def gaussian_blur(
     count = maps.shape[0]  # `len` would fix the number of images of a graph that is exported
     total, share = smoothed[:count], smoothed[count:]
     return total / share.clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def odd(side: float) -> int:
+    """The nearest odd number of pixels, for a window around a pixel."""
+    return 2 * round((side - 1) / 2) + 1

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.functional.blur import odd
 from anomaly_lab.functional.ssim import ssim_map
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar, refuse_unpainted
@@ -111,8 +112,3 @@ def focal_loss(logits: Float[Tensor, "batch 2 height width"], defect: Bool[Tenso
     """
     log_true = logits.log_softmax(dim=1).gather(1, defect.long())
     return -((1 - log_true.exp()) ** FOCUS * log_true).mean()
-
-
-def odd(side: float) -> int:
-    """The nearest odd number of pixels."""
-    return 2 * round((side - 1) / 2) + 1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.functional.blur import odd
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar, refuse_unpainted
 from anomaly_lab.methods.base.schedule import Schedule
@@ -23,7 +24,7 @@ from anomaly_lab.networks.backbone import Backbone, refuse_weights
 from anomaly_lab.networks.unet import double
 
 LEVELS = 255  # gray levels of a difference of 1
-GRAIN = 5  # px, side of the median that takes single pixels out of a label
+GRAIN = 5 / 256  # side of the median that takes single pixels out of a label, of that of the image
 DECODED = (256, 128, 64, 32)  # channels of the decoder's stages
 
 Plane = Float[Tensor, "batch 1 height width"]
@@ -38,14 +39,14 @@ class NSA(GradientMethod):
     AD, as they choose sizes and numbers of pieces; the defaults here are those of their function.
 
     Decisions: the decoder doubles the size and halves the channels four times, without connections to the encoder; the
-    difference is smoothed by a median over a square of 5 px, the code's over a disk of radius 5; the score is the mean
-    of the map. The square has 5 px in images of any size, so that in small ones pieces of few pixels lose their label.
-    Good images are varied as `augmentation` says; the code turns and flips them as the category allows.
+    difference is smoothed by a median over a square of 5 px at 256 px, the code's over a disk of radius 5; the score is
+    the mean of the map. The square grows with the image and is odd: in small images it would erase whole pieces. Good
+    images are varied as `augmentation` says; the code turns and flips them as the category allows.
 
     Raises UserError for a `backbone` that is not trained, and where nothing is painted.
     """
 
-    version: ClassVar = 2  # 1 rounded labels to half precision in a training of mixed precision
+    version: ClassVar = 3  # 1 rounded labels to half precision in a training of mixed precision; 2: 5 px at any size
     sees: ClassVar = "images"
 
     def __init__(
@@ -82,10 +83,11 @@ class NSA(GradientMethod):
         assert batch.clean is not None
         with torch.autocast(batch.image.device.type, enabled=False):  # a median is a convolution, which it would round
             difference = LEVELS * (batch.image - batch.clean).abs().mean(dim=1, keepdim=True)
-            changed = median_blur((difference > 1).float(), GRAIN)
+            side = odd(GRAIN * batch.image.shape[-1])
+            changed = median_blur((difference > 1).float(), side)
             if self.labels == "binary":
                 return changed
-            return changed * torch.sigmoid(self.steepness * (median_blur(difference, GRAIN) - self.middle))
+            return changed * torch.sigmoid(self.steepness * (median_blur(difference, side) - self.middle))
 
     def losses(self, batch: Batch) -> dict[str, Scalar]:
         """Cross-entropy of all pixels."""

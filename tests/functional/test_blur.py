@@ -1,10 +1,10 @@
-"""Gaussian smoothing against SciPy, at borders and beside padding."""
+"""Gaussian smoothing against SciPy, at borders and beside padding; odd sides."""
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from anomaly_lab.functional.blur import gaussian_blur
+from anomaly_lab.functional.blur import gaussian_blur, odd
 
 
 def test_equals_scipy_away_from_the_border():
@@ -29,3 +29,7 @@ def test_what_is_not_valid_does_not_leak():
     valid = torch.ones(1, 1, 32, 32, dtype=torch.bool)
     valid[..., :8] = False
     torch.testing.assert_close(gaussian_blur(maps, 2.0, valid)[..., 8:], torch.ones(1, 1, 32, 24))
+
+
+def test_the_nearest_odd_side_of_a_window():
+    assert [odd(side) for side in (0.2, 0.9, 1.9, 2.9, 4.1, 5.0)] == [1, 1, 1, 3, 5, 5]

@@ -11,7 +11,7 @@ from anomaly_lab.core.types import Batch
 from anomaly_lab.data.corruption import AnyOf, PerlinTexture
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.methods.base.tiling import WholeImage
-from anomaly_lab.methods.draem import DRAEM, focal_loss, odd
+from anomaly_lab.methods.draem import DRAEM, focal_loss
 
 
 def draem(**changes):
@@ -100,7 +100,6 @@ def test_the_score_is_the_mean_over_a_window_of_21_of_256_px(defects, row, colum
 
 def test_the_window_grows_with_the_image_and_is_odd():
     assert [draem(image_size=side).window for side in (32, 64, 128, 256, 512)] == [3, 5, 11, 21, 41]
-    assert [odd(side) for side in (0.9, 2.9, 4.1)] == [1, 3, 5]
 
 
 def test_the_score_of_a_constant_map_is_the_constant():

@@ -35,7 +35,7 @@ def test_labels_are_logistic_in_the_difference(levels, expected):
 
 
 def test_a_difference_is_the_mean_of_the_absolute_ones_and_single_pixels_do_not_count():
-    batch = changed_by(0)
+    batch = changed_by(0, side=256)
     batch.image[:, :, 20:40, 20:40] += torch.tensor([30.0, -30, 0]).view(3, 1, 1) / 255  # a mean of 20
     batch.image[:, :, 30, 30] = 1
     label = nsa().label(batch)[0, 0, 25:35, 25:35]
@@ -64,10 +64,17 @@ def test_what_changes_by_less_than_a_level_is_no_change():
 
 
 def test_binary_labels_are_one_where_anything_changed_and_single_pixels_are_none():
-    label = nsa(labels="binary").label(changed_by(3))
+    label = nsa(labels="binary").label(changed_by(3, side=256))
     assert set(label.unique().tolist()) == {0, 1}
     assert label.sum() == 400 - 4 * 3  # the median takes the corners
-    assert not nsa(labels="binary").label(changed_by(100, where=slice(20, 21))).any()
+    assert not nsa(labels="binary").label(changed_by(100, side=256, where=slice(20, 21))).any()
+
+
+@pytest.mark.parametrize("labels", ["binary", "logistic"])
+def test_in_small_images_small_pieces_keep_their_label(labels):
+    label = nsa(labels=labels).label(changed_by(60, where=slice(20, 22)))  # of 64 px: as large as 8 of 256
+    assert (label[..., 20:22, 20:22] > 0.99).all()
+    assert label.sum() <= 4
 
 
 def test_who_knows_nothing_has_the_loss_of_a_coin():
