@@ -289,7 +289,7 @@ class AtLeast:
     corruption: Corruption
     share: Annotated[float, Field(ge=0, le=1)] = 0.001  # of the region's pixels, at least one pixel
     tries: Annotated[int, Field(ge=1)] = 10
-    otherwise: Corruption | None = field(default_factory=Blob)  # None where a method was trained with blobs
+    otherwise: Blob | None = field(default_factory=Blob)  # None where a method was trained with blobs
 
     @property
     def kinds(self) -> frozenset[Kind]:

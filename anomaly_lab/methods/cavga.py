@@ -9,7 +9,7 @@ those of the paper as far as it gives them.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -137,10 +137,15 @@ class CAVGA(AdversarialMethod):
       wins, and the map is the same for every photo (experiments/borders). Ours is .01.
     - The autoencoder wants its images taken for real. The loss that the paper prints adds that of the discriminator to
       it, and would help the discriminator.
-    - The networks against each other start from DCGAN's random weights; those of CelebA, the paper's, are not public.
+    - The networks against each other start from DCGAN's random weights; those of CelebA, the paper's, are not public
+      (`substitutes`).
     - CAVGA-w: the classes are told apart from the mean code, and all images are reconstructed.
 
-    `train/autoencoder/attention` has to rise; where `attention_deviation` is zero, it is the same everywhere.
+    The attention is a gradient, and is exported with none; but the code is linear in the last maps, so that it is one
+    mixture of their channels for all images. `threshold=own` draws the line of the attention: it means nothing for
+    `map=residual`, and neither do `oracle_cavga_*` for `score=map`.
+
+    `autoencoder/attention` has to rise; where `attention_deviation` is zero, it is the same everywhere.
     """
 
     labelled: ClassVar = True
@@ -181,6 +186,11 @@ class CAVGA(AdversarialMethod):
         for network in (self.autoencoder, self.discriminator):
             network.to(memory_format=torch.channels_last)  # faster on a CPU, and in half precision on a GPU
         self._defective: Bool[Tensor, " batch"] | None = None  # images of the step at hand
+
+    @property
+    def substitutes(self) -> Sequence[str]:
+        """What the networks against each other start from."""
+        return ["decoder and discriminator: random weights; published: those of a training on CelebA"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Scalar]:
         """A step that knows which images are defective."""

@@ -6,7 +6,7 @@ a few vectors of a memory that was learnt from good images; what cannot be put t
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -94,6 +94,8 @@ class MemAE(GradientMethod):
 
     Raises UserError for blocks larger than the innermost map.
     """
+
+    version: ClassVar = 2  # 1: a query that nothing answers had no gradient
 
     def __init__(
         self,

@@ -40,7 +40,8 @@ class Memory(nn.Module):
       `temperature`: without one (a temperature of 1) all weights are below e^2 / slots, and those of unrelated
       directions below 2 / slots, so that the published thresholds, 1 to 5 / slots, leave half of them or none.
     - The largest weight of a query stays, also where it is at most `shrinkage`. The paper would divide 0 by the epsilon
-      of its sum: zeros come out, and no gradient goes in.
+      of its sum: zeros come out, and no gradient goes in. Here such a query reads one slot, as if its weight were 1,
+      and the gradient is that of the weight.
     - Weights are compared with `shrinkage`. The paper writes max(w - s, 0) w / (|w - s| + epsilon), which is the same
       number but for the epsilon; its gradient at a weight just above the threshold is that of a cliff.
 
@@ -90,9 +91,12 @@ class Memory(nn.Module):
 
     def shrunk(self, weights: Weights) -> Weights:
         """The weights above the threshold, and the largest one, divided by their sum."""
-        stays = (weights > self.shrinkage) | (weights >= weights.amax(dim=1, keepdim=True))
+        largest = weights.amax(dim=1, keepdim=True)
+        stays = (weights > self.shrinkage) | (weights >= largest)
         left = weights * stays
-        return left / left.sum(dim=1, keepdim=True)
+        total = left.sum(dim=1, keepdim=True)
+        alone = (largest <= self.shrinkage) & (stays.sum(dim=1, keepdim=True) == 1)
+        return left / torch.where(alone, total.detach(), total)  # a weight by itself is 1, whatever it was
 
 
 def largest_weight(slots: int, temperature: float) -> float:

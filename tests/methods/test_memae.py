@@ -104,6 +104,7 @@ def test_an_empty_memory_still_learns():
     gradients = [weight.grad for weight in method.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert method.memories[0].slots.grad.any()
+    assert next(method.parameters()).grad.abs().max() > 1e-6  # of the encoder
 
 
 def test_skips_reach_the_decoder_through_memories_of_their_own():
