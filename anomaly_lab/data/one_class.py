@@ -30,9 +30,9 @@ def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegat
     folders = classes(root)
     names, category = [composed(folder.name) for folder in folders], composed(category)
     if category not in names:
+        hint = "; with -m it is a job for each" if category == "all" else nearest(category, names)
         raise UserError(
-            f"data.category: expected one of the classes {', '.join(names)} of {root}, found {category!r}"
-            f"{nearest(category, names)}"
+            f"data.category: expected one of the classes {', '.join(names)} of {root}, found {category!r}{hint}"
         )
     reading = Classes(path)
     test_folder = child_of(path, "test")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from anomaly_lab.core.console import say
 from anomaly_lab.core.distributed import of_all_processes
@@ -157,10 +158,34 @@ def untrained_figures(trainer: pl.Trainer, method: Method) -> Figures:
     method.training_images = partial(data.whole_training_images, device=device)
     with evaluating(method.to(device)):
         method.prepare(method.training_images())
+        learn_statistics(method, method.training_images())
         method.conclude(method.training_images())
         method.calibrate(data.held_out_images(device))
         answers: dict[str, Answer] = {UNTRAINED: lambda batch: method.test_step(batch, 0)}
         return tested(trainer, answers, [UNTRAINED] * method.localises)
+
+
+def learn_statistics(method: Method, images: Iterable[Batch]) -> None:
+    """Give batch norms that have seen nothing the statistics of the training images, as any training would. Collective.
+
+    With a mean of 0 and a variance of 1 they would normalise nothing, and the network would be worse than untrained.
+    """
+    norms = [part for part in method.modules() if isinstance(part, _BatchNorm) and is_new(part)]
+    for norm in norms:
+        norm.train().momentum = None  # the mean over all batches
+    for batch in images if norms else ():
+        if len(batch.image) > 1:
+            method.test_step(batch, 0)
+    for norm in norms:
+        norm.eval()
+        for buffer in map(norm.get_buffer, ("running_mean", "running_var")):
+            buffer.copy_(torch.stack(of_all_processes([buffer.cpu()])).mean(dim=0))
+
+
+def is_new(norm: _BatchNorm) -> bool:
+    """Whether a batch norm has the statistics from which it starts."""
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and not mean.any() and bool(variance.eq(1).all())
 
 
 def tested(trainer: pl.Trainer, answers: dict[str, Answer], local: Iterable[str]) -> Figures:

@@ -58,6 +58,7 @@ class FCDD(GradientMethod):
     version: ClassVar = 1
     labelled: ClassVar = True
     masks: ClassVar = True
+    control_untrained: ClassVar = True
 
     kernel: Tensor
 

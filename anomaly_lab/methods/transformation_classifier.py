@@ -174,7 +174,8 @@ class TransformationClassifier(GradientMethod):
         features = self.all_features(images)
         match self.score:
             case "distance":
-                squares = (features[:, :, None] - self.centres).square().sum(dim=3)
+                # one mean after the other: all at once are as many differences as transformations squared
+                squares = torch.stack([(features - mean).square().sum(dim=2) for mean in self.centres], dim=2)
                 score = -diagonal((-squares).log_softmax(dim=2))
             case "dirichlet":
                 score = ((1 - self.alpha[:, None]) * self.log_probabilities(features)[0]).sum(dim=2).mean(dim=0)

@@ -28,6 +28,7 @@ DATA = ("kind", "sees", "passes", "augmented", "corruption", "on_error", "held_o
 PATCHES = ("patch_size", "patches", "redraw", "batch_size", "augmentation")  # read only where patches are drawn
 TILING = ("_target_", "size", "stride", "score")
 TEST = ("limit_test_batches", "limit_predict_batches")  # of the trainer: the result alone
+UNTRAINED_VERSION = 2  # of the control `untrained`; 1: its batch norms had no statistics
 HARMLESS = {
     "_target_", "accelerator", "devices", "num_nodes", "strategy", "num_sanity_val_steps", "limit_val_batches",
     "val_check_interval", "check_val_every_n_epoch", "log_every_n_steps", "enable_model_summary", "enable_progress_bar",
@@ -110,7 +111,7 @@ def _controls(config: dict[str, Any]) -> Any:
     """The controls of a run; true where they are the default ones."""
     kinds = config["controls"] and (config["data"].get("controls") or config["controls"])
     untrained = kinds and class_fact(config["method"]["_target_"], "control_untrained")
-    return [kinds, UNTRAINED] if untrained else kinds
+    return [kinds, UNTRAINED, UNTRAINED_VERSION] if untrained else kinds
 
 
 def versions_of(config: dict[str, Any]) -> dict[str, int]:

@@ -53,7 +53,11 @@ def test_one_class_is_left_out_and_a_fifth_of_the_others_is_tested(digits):
 
 @pytest.mark.parametrize(
     ("category", "message"),
-    [("2", "expected one of the classes 0, 1, cat of .*found '2'"), ("cta", "found 'cta'; did you mean 'cat'")],
+    [
+        ("2", "expected one of the classes 0, 1, cat of .*found '2'"),
+        ("cta", "found 'cta'; did you mean 'cat'"),
+        ("all", "found 'all'; with -m it is a job for each"),
+    ],
 )
 def test_another_class_is_refused(category, message, digits):
     with pytest.raises(UserError, match=f"data.category: .*{message}"):

@@ -12,14 +12,24 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 
+from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.layouts import mvtec_ad
 from anomaly_lab.evaluation import controls
-from anomaly_lab.evaluation.controls import COMPARED, FIGURES, Controls, figures_of, not_beaten, untrained_figures
+from anomaly_lab.evaluation.controls import (
+    COMPARED,
+    FIGURES,
+    Controls,
+    figures_of,
+    learn_statistics,
+    not_beaten,
+    untrained_figures,
+)
 from anomaly_lab.evaluation.evaluation import Evaluation
 from anomaly_lab.methods.base.build import build_method
+from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.metrics.thresholds import Area
 from tests.adversarial import configured
@@ -162,6 +172,12 @@ def test_the_method_before_its_training_is_a_control(trainer, before, tmp_path):
     data, slow = trainer.datamodule, deepcopy(before).eval()
     with torch.no_grad():
         slow.contrast.learn(batch.image for batch in data.whole_training_images())
+        norms = [part for part in slow.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.train().momentum = None
+        for batch in data.whole_training_images():
+            slow.encode(batch.image)
+        slow.eval()
         centre = torch.cat([slow.encode(batch.image) for batch in data.whole_training_images()]).mean(dim=0)
         centre[(centre.abs() < 0.1) & (centre < 0)] = -0.1
         centre[(centre.abs() < 0.1) & (centre >= 0)] = 0.1
@@ -178,6 +194,32 @@ def test_the_method_before_its_training_is_a_control(trainer, before, tmp_path):
     run.on_test_epoch_end(trainer, pl.LightningModule())
     with (tmp_path / "controls.csv").open() as file:
         assert [row["control"] for row in csv.DictReader(file)] == ["brightness", "untrained"]
+
+
+class Normed(Method):
+    """Two batch norms, of which one has statistics already, and a third that has none."""
+
+    training_step = None
+
+    def __init__(self):
+        super().__init__(WholeImage())
+        self.known, self.new = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+        self.without = torch.nn.BatchNorm2d(3, track_running_stats=False)
+        self.known.running_mean.fill_(0.5)
+
+    def predict(self, images):
+        answer = self.new(self.known(self.without(images))).mean(dim=1, keepdim=True)
+        return Prediction(answer, answer.amax(dim=(1, 2, 3)), None)
+
+
+def test_batch_norms_that_have_seen_nothing_get_the_statistics_of_the_training_images(trainer):
+    method = Normed().eval()
+    with torch.no_grad():
+        learn_statistics(method, [Batch.of(torch.rand(count, 3, 8, 8)) for count in (4, 4, 1)])  # of one, none
+    assert (method.known.running_mean == 0.5).all()
+    torch.testing.assert_close(method.new.running_mean, torch.full((3,), -0.5), atol=1e-3, rtol=0)
+    assert not any(part.training for part in method.modules())
+    assert method.new.num_batches_tracked == 2
 
 
 def test_the_method_before_its_training_is_calibrated_on_the_held_out_photos(trainer, before, monkeypatch):
