@@ -46,8 +46,8 @@ class Control(FittedMethod):
     lie. `pca`: squared residual after 16 principal components of the training images, at 64 px. `nearest`: distance to
     the nearest training image, at 32 px. `kde`: negative logarithm of a density of Gaussians around these, as wide as
     half the median distance of a training image to its nearest. These and `pca` look at 1000 training images at most, a
-    sample of more. `mean_distance`, `pca_distance`: the mean of the map of
-    `mean_image` or `pca`: photos of another class differ everywhere, those of a defect at one place.
+    sample of more. `mean_distance`, `pca_distance`: the mean of the map of `mean_image` or `pca`: photos of another
+    class differ everywhere, those of a defect at one place.
     """
 
     mean_image: Tensor
