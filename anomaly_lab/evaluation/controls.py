@@ -168,7 +168,7 @@ def untrained_figures(trainer: pl.Trainer, method: Method) -> Figures:
 def learn_statistics(method: Method, images: Iterable[Batch]) -> None:
     """Give batch norms that have seen nothing the statistics of the training images, as any training would. Collective.
 
-    With a mean of 0 and a variance of 1 they would normalise nothing, and the network would be worse than untrained.
+    With a mean of 0 and a variance of 1 they would normalise nothing, and the control would be too weak.
     """
     norms = [part for part in method.modules() if isinstance(part, _BatchNorm) and is_new(part)]
     for norm in norms:

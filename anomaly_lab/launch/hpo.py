@@ -7,6 +7,7 @@ on the test set must be requested by a name that says `oracle`.
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -85,7 +86,10 @@ def search(
 
 
 def check_values(loader: ConfigLoader, config: DictConfig, asked: SearchRequest) -> dict[str, Job]:
-    """Reject a value that is invalid with both the first and the last values of the other keys; a job of each."""
+    """Reject a value that is invalid with both the first and the last values of the other keys.
+
+    Returns a job for each value, and one for each choice of a method with a corruption: both decide what is painted.
+    """
     compose, jobs = Composer(loader, config), {}
     first, last = ({key: ends(each)[at] for key, each in asked.space.items()} for at in (0, -1))
     for key, each in asked.space.items():
@@ -97,6 +101,13 @@ def check_values(loader: ConfigLoader, config: DictConfig, asked: SearchRequest)
                     jobs[f"{key}={value}"] = plan(compose, asked.jobs({**last, key: value}))[0]
                 except UserError:
                     raise error from None
+    paint = {key: ends(each) for key, each in asked.space.items() if key == "method" or "corruption" in key}
+    for values in product(*paint.values()) if len(paint) > 1 else ():
+        chosen = dict(zip(paint, values, strict=True))
+        with suppress(UserError):  # the trial will say so
+            jobs[" ".join(f"{key}={value}" for key, value in chosen.items())] = plan(
+                compose, asked.jobs({**first, **chosen})
+            )[0]
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""A job of a sweep, and its outcome."""
+"""A job of a sweep, its outcome, and the kinds of painted defects on which it is judged."""
 
 import sys
 from pathlib import Path

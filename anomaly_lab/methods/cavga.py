@@ -141,8 +141,8 @@ class CAVGA(AdversarialMethod):
       (`substitutes`).
     - CAVGA-w: the classes are told apart from the mean code, and all images are reconstructed.
 
-    The attention is a gradient, and is exported with none; but the code is linear in the last maps, so that it is one
-    mixture of their channels for all images. `threshold=own` draws the line of the attention: it means nothing for
+    The attention is computed as a gradient, which is not exported. The code is linear in the last maps, so that it is
+    one mixture of their channels for all images. `threshold=own` draws the line of the attention: it means nothing for
     `map=residual`, and neither do `oracle_cavga_*` for `score=map`.
 
     `autoencoder/attention` has to rise; where `attention_deviation` is zero, it is the same everywhere.
@@ -190,7 +190,8 @@ class CAVGA(AdversarialMethod):
     @property
     def substitutes(self) -> Sequence[str]:
         """What the networks against each other start from."""
-        return ["decoder and discriminator: random weights; published: those of a training on CelebA"]
+        encoder = "" if isinstance(self.autoencoder, ResidualAutoencoder) else "encoder, "
+        return [f"{encoder}decoder and discriminator: random weights; published: those of a training on CelebA"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Scalar]:
         """A step that knows which images are defective."""

@@ -41,7 +41,7 @@ class Memory(nn.Module):
       directions below 2 / slots, so that the published thresholds, 1 to 5 / slots, leave half of them or none.
     - The largest weight of a query stays, also where it is at most `shrinkage`. The paper would divide 0 by the epsilon
       of its sum: zeros come out, and no gradient goes in. Here such a query reads one slot, as if its weight were 1,
-      and the gradient is that of the weight.
+      and the gradient is that of the logarithm of the weight.
     - Weights are compared with `shrinkage`. The paper writes max(w - s, 0) w / (|w - s| + epsilon), which is the same
       number but for the epsilon; its gradient at a weight just above the threshold is that of a cliff.
 

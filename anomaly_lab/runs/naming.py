@@ -151,7 +151,7 @@ def by_content(node: Any, section: str = "method") -> Any:
     if isinstance(weights, str) and (path := Path(weights).expanduser()).is_file():
         changed["weights"] = digests([path])[0]
     foreign = node.get("foreign_images")
-    if isinstance(foreign, str) and foreign not in {PROCEDURAL, OWN}:
+    if isinstance(foreign, str) and foreign not in {PROCEDURAL, *[OWN] * (section == "data")}:
         changed["foreign_images"] = _hash(digests(sample_of(foreign, f"{section}.foreign_images", SAMPLE)[0]))
     return changed
 

@@ -33,7 +33,7 @@ class FiniteLoss(pl.Callback):
     steps, or for a whole shorter epoch, whose held-out images have such a loss as well: near zero a median says
     nothing, and a photo unlike all others may cost any amount once. Held-out images with such a loss at the end of a
     training are told. What is known of a flow is in the checkpoint, so that a run that goes on is judged by its own
-    first step.
+    first step. Every process looks at its own losses; the checkpoint has those of the first.
 
     Losses are checked every `every_batches` batches and before each checkpoint, because a check waits for the
     accelerator; the step is still found exactly. The median is reset at every new `stage` of a method.
@@ -49,6 +49,7 @@ class FiniteLoss(pl.Callback):
         self._first: float | None = None  # of a flow: the loss of its first step,
         self._high = 0  # for how many steps it has been high,
         self._held_out = 0.0  # and that of the held-out images, where it is high
+        self._validated = False  # in this epoch
         self._good = " good"  # whether the last checkpoint is
 
     def setup(self, trainer: pl.Trainer, pl_module: Method, stage: str) -> None:
@@ -83,6 +84,10 @@ class FiniteLoss(pl.Callback):
         if on_host or len(self._pending) >= self.every_batches or trainer.is_last_batch:
             self._look(trainer, pl_module)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
+        """There is a loss of the held-out images; of another epoch it would say nothing about this one."""
+        self._validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Method) -> None:
         """Check before the checkpoint of the epoch, including the loss on held-out images."""
         self._look(trainer, pl_module)
@@ -90,7 +95,8 @@ class FiniteLoss(pl.Callback):
         where = f"after the last batch of epoch {trainer.current_epoch + 1}"
         # AnoGAN validates with another loss than it trains with; its scale is unknown, so small medians do not count.
         self._refuse(value, trainer, pl_module, where, least=1.0)
-        if self._first is not None:
+        if self._first is not None and self._validated:
+            self._validated = False
             self._held_out = value if value > highest(self._first) else 0.0
             if self._held_out and self._high >= max(self._batches, 1):
                 what = f"the loss is {value:.1e} on held-out images, and {above(self._first)} in training too, {where}"
@@ -112,6 +118,7 @@ class FiniteLoss(pl.Callback):
                 what = f"{name} is NaN or infinite in epoch {trainer.current_epoch + 1}"
                 raise stopped(trainer, pl_module, what, self._good)
         self._good = self._checkpoint_is()
+        checkpoint.setdefault("callbacks", {})[self.state_key] = self.state_dict()  # Lightning asked before this look
 
     def _checkpoint_is(self) -> str:
         return "" if self._high or self._held_out else " good"

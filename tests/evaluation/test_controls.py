@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 
+from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.augmentation import Augmentation
 from anomaly_lab.data.datamodule import DataModule
@@ -33,7 +34,8 @@ from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.metrics.thresholds import Area
 from tests.adversarial import configured
-from tests.conftest import stand_in
+from tests.conftest import ROOT, stand_in
+from tests.contract import FILES
 
 FOUND = {
     "brightness": {"image_auroc": 0.9},
@@ -196,6 +198,13 @@ def test_the_method_before_its_training_is_a_control(trainer, before, tmp_path):
         assert [row["control"] for row in csv.DictReader(file)] == ["brightness", "untrained"]
 
 
+def test_methods_that_have_themselves_as_a_control_are_named_in_the_docs():
+    having = {name for name, node in FILES.items() if class_fact(node["_target_"], "control_untrained")}
+    assert having == {"deep_svdd", "fcdd", "patch_svdd"}
+    (row,) = [line for line in (ROOT / "docs/protocol.md").read_text().splitlines() if line.startswith("| `untrained`")]
+    assert all(f"`{name}`" in row for name in having)
+
+
 class Normed(Method):
     """Two batch norms, of which one has statistics already, and a third that has none."""
 
@@ -208,7 +217,7 @@ class Normed(Method):
         self.known.running_mean.fill_(0.5)
 
     def predict(self, images):
-        answer = self.new(self.known(self.without(images))).mean(dim=1, keepdim=True)
+        answer = self.new(3 * self.known(self.without(images))).mean(dim=1, keepdim=True)
         return Prediction(answer, answer.amax(dim=(1, 2, 3)), None)
 
 
@@ -217,7 +226,8 @@ def test_batch_norms_that_have_seen_nothing_get_the_statistics_of_the_training_i
     with torch.no_grad():
         learn_statistics(method, [Batch.of(torch.rand(count, 3, 8, 8)) for count in (4, 4, 1)])  # of one, none
     assert (method.known.running_mean == 0.5).all()
-    torch.testing.assert_close(method.new.running_mean, torch.full((3,), -0.5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(method.new.running_mean, torch.full((3,), -1.5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(method.new.running_var, torch.full((3,), 9.0), atol=0.1, rtol=0)
     assert not any(part.training for part in method.modules())
     assert method.new.num_batches_tracked == 2
 

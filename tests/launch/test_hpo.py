@@ -27,6 +27,7 @@ from anomaly_lab.launch.hpo import (
     trials_at_a_time,
     write_trials,
 )
+from anomaly_lab.launch.jobs import unpainted
 from anomaly_lab.launch.space import SearchRequest, Settings
 from anomaly_lab.launch.study import Study
 from hydra_plugins.anomaly_lab_hpo import SearchSweeper
@@ -197,6 +198,20 @@ def test_trials_are_judged_on_the_same_kinds_of_painted_defects(lab, parts):
         "expected trials that are judged on the same kinds of painted defects, found blob, patch, scar (method=draem) "
         "and blob, perlin (method=nsa); search these apart, or compare them with select"
     ) in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_methods_and_corruptions_are_looked_at_together(composed):
+    """Each word alone leaves the same kinds, together with the first of the others."""
+    loader, config, words = composed
+    patch, scar = (f"{{_target_:anomaly_lab.data.corruption.{name}}}" for name in ("Patch", "Scar"))
+    two = f"{{_target_:anomaly_lab.data.corruption.AnyOf,corruptions:[{patch},{scar}]}}"
+    asked = asked_for(*words, "method=cutpaste,cae", f"data.corruption={two},null")
+    kinds = {word: unpainted(job.config) for word, job in check_values(loader, config, asked).items()}
+    assert len(kinds) == 8
+    assert len({judged for word, judged in kinds.items() if " " not in word}) == 1
+    with pytest.raises(UserError, match=r"and blob, patch, perlin, scar \(method=cae data.corruption=null\)"):
+        refuse_different_kinds(kinds)
 
 
 def test_kinds_of_painted_defects_that_differ_are_named():

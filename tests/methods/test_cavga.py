@@ -206,3 +206,9 @@ def test_codes_of_any_size_are_decoded(latent_size):
     """Below eight channels too, of which no block has fewer."""
     method = cavga(latent_size=latent_size).eval()
     assert method.predict(images()).reconstruction.shape == images().shape
+
+
+def test_what_stands_in_for_the_weights_of_celeba_is_said():
+    for layer, networks in (("layer2", "decoder and discriminator"), (None, "encoder, decoder and discriminator")):
+        (line,) = cavga(layer).substitutes
+        assert line.partition(":")[0] == networks

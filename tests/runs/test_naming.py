@@ -329,7 +329,9 @@ def test_foreign_images_enter_the_key_by_their_content(tmp_path, write):
     write(tmp_path / "one/c.png", np.zeros((4, 4, 3), np.uint8))
     assert by_content(node) != before
     for plain in ("procedural", "own", None):
-        assert by_content({"foreign_images": plain}) == {"foreign_images": plain}
+        assert by_content({"foreign_images": plain}, "data") == {"foreign_images": plain}
+    with pytest.raises(UserError, match="^method.foreign_images: expected a folder of photos, or procedural, found no"):
+        by_content({"foreign_images": "own"})
     with pytest.raises(UserError, match="^method.foreign_images: expected a folder of photos, or procedural, found no"):
         by_content({"foreign_images": str(tmp_path / "gone")})
 

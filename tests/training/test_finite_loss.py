@@ -225,7 +225,7 @@ class Epochs:
         optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.25)]
         self.trainer = the_trainer(
             is_last_batch=False, current_epoch=0, default_root_dir=str(folder), precision="32-true",
-            optimizers=optimizers, callback_metrics={},
+            optimizers=optimizers, callback_metrics={}, sanity_checking=False,
         )  # fmt: skip
         self.callback.setup(self.trainer, self.module, "fit")
 
@@ -236,7 +236,9 @@ class Epochs:
             for i, loss in enumerate(steps):
                 self.trainer.callback_metrics = {"train/loss": torch.tensor(loss)}
                 self.callback.on_train_batch_end(self.trainer, self.module, None, None, i)
-            self.trainer.callback_metrics["validation/loss"] = torch.tensor(held_out)
+            if held_out is not None:
+                self.trainer.callback_metrics["validation/loss"] = torch.tensor(held_out)
+                self.callback.on_validation_end(self.trainer, self.module)
             self.callback.on_train_epoch_end(self.trainer, self.module)
             self.callback.on_save_checkpoint(self.trainer, self.module, {})
             self.trainer.current_epoch += 1
@@ -266,6 +268,23 @@ def test_epochs_of_few_steps_do_not_hide_an_explosion(tmp_path):
         Epochs(FiniteLoss(), tmp_path).run(([3.0, 2.0], 1e36), ([1e9, 1e9], 1e36))
     with pytest.raises(UserError, match=r"the loss is nan at .*: training stopped, the last checkpoint is"):
         Epochs(FiniteLoss(), tmp_path).run(([3.0, 2.0], 1e36), ([float("nan")], 1e36))
+
+
+def test_held_out_images_of_another_epoch_say_nothing():
+    Epochs(FiniteLoss()).run(([3.0, 2.0], 1e36), ([1e9, 1e9], None), ([2.0, 2.0], 2.0))
+
+
+def test_a_checkpoint_knows_of_the_steps_that_were_not_looked_at_before():
+    training = Epochs(FiniteLoss(every_batches=100))
+    training.module.to("meta")  # as on an accelerator: nothing is read before it is time
+    training.callback.on_train_start(training.trainer, training.module)
+    for i, loss in enumerate([3.0, 1e9, 1e9]):
+        training.trainer.callback_metrics = {"train/loss": torch.tensor(loss)}
+        training.callback.on_train_batch_end(training.trainer, training.module, None, None, i)
+    assert training.callback.state_dict()["first"] is None
+    checkpoint = {"callbacks": {training.callback.state_key: training.callback.state_dict()}}
+    training.callback.on_save_checkpoint(training.trainer, Learner(True), checkpoint)
+    assert checkpoint["callbacks"][training.callback.state_key] == {"first": 3.0, "high": 2, "held_out": 0.0}
 
 
 def test_a_run_that_goes_on_is_judged_by_its_own_first_step(tmp_path):
