@@ -5,7 +5,7 @@ from pathlib import Path
 from anomaly_lab.cli.export import check_target
 from anomaly_lab.cli.options import Options, number, parse
 from anomaly_lab.core.errors import UserError, nearest
-from anomaly_lab.data.listing import images_in
+from anomaly_lab.data.listing import PROCEDURAL, images_in
 from anomaly_lab.networks.offline import MODEL, OFFLINE
 
 OPTIONS: Options = {
@@ -22,7 +22,6 @@ OPTIONS: Options = {
 }
 USAGE = "teacher network=NAME images=FOLDER|procedural out=FILE [backbone=offline] [steps=N] [batch_size=N] [width=X]"
 NETWORKS = ("pdn_small", "pdn_medium", "patch17", "patch33", "patch65")
-PROCEDURAL = "procedural"
 PUBLISHED = {"pdn": (60_000, 16, 1e-4, ["stride8", "stride16"]), "pat": (50_000, 64, 2e-4, ["stride32"])}
 LEAST = 1e-9  # of a width or a learning rate
 WIDEST = 8

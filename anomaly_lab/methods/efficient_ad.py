@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
+from anomaly_lab.data.listing import PROCEDURAL
 from anomaly_lab.data.noise import Keys, batch_keys, blend, derive, procedural_texture, scalars
 from anomaly_lab.data.photo_folder import PhotoFolder
-from anomaly_lab.data.textures import PROCEDURAL
 from anomaly_lab.functional.colour import luminance
 from anomaly_lab.functional.moments import Moments
 from anomaly_lab.methods.base.gradient import GradientMethod, summed

@@ -40,8 +40,8 @@ class NSA(GradientMethod):
 
     Decisions: the decoder doubles the size and halves the channels four times, without connections to the encoder; the
     difference is smoothed by a median over a square of 5 px at 256 px, the code's over a disk of radius 5; the score is
-    the mean of the map. The square grows with the image and is odd: in small images it would erase whole pieces. Good
-    images are varied as `augmentation` says; the code turns and flips them as the category allows.
+    the mean of the map. The square grows with the image and is odd: in small images 5 px would erase whole pieces.
+    Good images are varied as `augmentation` says; the code turns and flips them as the category allows.
 
     Raises UserError for a `backbone` that is not trained, and where nothing is painted.
     """

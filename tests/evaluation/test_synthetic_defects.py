@@ -15,6 +15,7 @@ from anomaly_lab.data.corruption import AnyOf, AtLeast, Blob, Scar, other_corrup
 from anomaly_lab.data.noise import row_keys
 from anomaly_lab.data.placement import place
 from anomaly_lab.evaluation.synthetic_defects import SyntheticDefects, at_working_size, corruptions_for
+from anomaly_lab.launch.space import SYNTHETIC
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import WholeImage
 from tests.conftest import stand_in
@@ -50,6 +51,7 @@ def test_a_method_that_knows_what_is_normal_finds_all_defects(data):
     metrics = judge(data, Difference(), SyntheticDefects())
     ones = {"synthetic_image_auroc": 1.0, "synthetic_pixel_auroc": 1.0, "synthetic_pixel_aupro": 1.0}
     assert metrics == pytest.approx(ones, abs=1e-12)
+    assert set(metrics) == set(SYNTHETIC)  # the objectives of a search
     assert judge(data, Difference(-1.0), SyntheticDefects())["synthetic_pixel_auroc"] == 0.0
     assert judge(data, Difference(0.0), SyntheticDefects())["synthetic_image_auroc"] == 0.5
 
