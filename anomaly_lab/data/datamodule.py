@@ -167,7 +167,7 @@ class DataModule(pl.LightningDataModule):
             self.remarks += (in_words(seen.labelled, len(seen.test), masks),)
         folders = {sample.path.parent.absolute() for sample in (*splits.train, *splits.test)}
         self.data_folder = Path(os.path.commonpath(folders))
-        self.good_masks = splits.good_masks
+        self.good_masks, self.pool = splits.good_masks, splits.pool
         self.augmentation = augmentation if augmented else Augmentation()
         self.kind: Kind = kind
         self.decoding = decoding
@@ -222,7 +222,7 @@ class DataModule(pl.LightningDataModule):
         if self.learns_masks:
             good, labelled = self.good, self.train_samples[len(self.good) :]
             self.train_samples = good + self._readable(labelled)
-        kept = self.cache, self.cache_dir, self.on_error, self.data_folder
+        kept = self.cache, self.cache_dir, self.on_error, self.data_folder, self.pool
         self.store = self._placed(open_store(self.train_samples, self.decoding, self.workers, *kept))
         self.train_samples = self.store.samples
         self.labelled = sum(sample.label == 1 for sample in self.train_samples)

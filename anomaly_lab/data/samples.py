@@ -39,6 +39,7 @@ class Splits(NamedTuple):
     remarks: tuple[str, ...] = ()  # one line each: what is left out, cannot be told, or occurs twice
     labelled: tuple[Sample, ...] = ()  # abnormal images that the method may learn from (data/labelled.py)
     good_masks: tuple[Path, ...] = ()  # of good images: left out, and a contradiction if they mark anything
+    pool: tuple[Sample, ...] = ()  # the photos of which other runs on the same data train with others; decoded together
 
 
 class Description(NamedTuple):

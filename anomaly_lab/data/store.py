@@ -67,17 +67,18 @@ class Store(Protocol):
 
 
 class Decoded(NamedTuple):
-    """All images in one tensor."""
+    """All images in one tensor, perhaps among others."""
 
     images: Images
     samples: list[Sample]
     boxes: list[Box]
     sizes: Sequence[tuple[int, int]] = ()
     unreadable: Sequence[str] = ()
+    rows: Int[Tensor, " sample"] | None = None  # where the image of each sample is; None: in their order, no others
 
     def take(self, index: Int[Tensor, " row"]) -> tuple[Images, Int[Tensor, " row"]]:
-        """All images; positions equal indices."""
-        return self.images, index
+        """All images; without `rows`, positions equal indices."""
+        return self.images, index if self.rows is None else self.rows[index]
 
 
 class OnDemandStore(NamedTuple):
@@ -130,8 +131,12 @@ def open_store(
     folder: Path,
     on_error: Literal["stop", "skip"] = "stop",
     data_folder: Path | None = None,
+    pool: Sequence[Sample] = (),
 ) -> Store:
     """Decode the images of `samples`, or find them decoded by an earlier run; prints number, size and place.
+
+    `pool`: photos of which `samples` are some, and of which other runs on the same data take others. On disk they are
+    decoded together, so that these runs share them; unless `samples` are fewer than half of them.
 
     `kept`: `none`; `memory`, of this process; `disk`, a memory-mapped file below `folder` that runs share; `device` and
     `auto`, the same, from which `on_device` takes them to the accelerator. If `folder` cannot be written, the images
@@ -147,12 +152,15 @@ def open_store(
     store = _in_memory(samples, decoding, workers, on_error) if kept == "memory" else None
     if store is None:
         try:
-            store = _on_disk(samples, decoding, workers, on_error, folder, data_folder)
+            among = {sample.path for sample in samples} <= {sample.path for sample in pool}
+            pool = list(pool) if among and 2 * len(samples) > len(pool) else []
+            store = _on_disk(samples, decoding, workers, on_error, folder, data_folder, pool)
         except OSError as error:
             say(f"cache: {folder} cannot be used ({error}); continuing without it, images stay in memory")
             store = _in_memory(samples, decoding, workers, on_error)
     where = "in memory" if kept == "memory" else f"in {folder}"
-    say(f"{len(store.samples)} decoded training images, {store.images.nbytes / 2**20:.0f} MB {where}")
+    among = "" if store.rows is None else f" among the {len(store.images)} of all runs on these data"
+    say(f"{len(store.samples)} decoded training images{among}, {store.images.nbytes / 2**20:.0f} MB {where}")
     return store
 
 
@@ -187,9 +195,11 @@ def _in_memory(samples: list[Sample], decoding: Decoding, workers: int, on_error
 
 
 def _on_disk(
-    samples: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path, data_folder: Path | None
-) -> Decoded:
-    """The cache entry of these files and settings; the first process writes it while the others wait."""
+    some: list[Sample], decoding: Decoding, workers: int, on_error: str, folder: Path, data_folder: Path | None,
+    pool: list[Sample],
+) -> Decoded:  # fmt: skip
+    """The cache entry of these files or of the pool, which the first process writes while the others wait."""
+    samples = pool or some
     settings = decoding
     files = [sample.path for sample in samples]
     if isinstance(decoding.region, str):  # a mask image counts by its content, wherever it lies
@@ -223,10 +233,17 @@ def _on_disk(
             # Copy-on-write: torch wants memory that may be written, and nothing of it ever reaches the file.
             images = np.memmap(stored, dtype=np.uint8, mode="c", shape=tuple(about["shape"]))
     places = [tuple(place) for place in about["places"]]
-    if unreadable is None:  # the entry does not say why
-        rest = sorted({*range(len(samples))} - {place[0] for place in places})
-        unreadable = [str(answer) for row in rest if isinstance(answer := _read(samples[row], decoding), UserError)]
-    return Decoded(torch.from_numpy(images)[: len(places)], *_columns(samples, places), unreadable)
+    tensor = torch.from_numpy(images)[: len(places)]
+    row = {samples[place[0]].path: number for number, place in enumerate(places)}
+    if unreadable is None or pool:  # the entry does not say why
+        rest = [sample for sample in some if sample.path not in row]
+        unreadable = [str(answer) for sample in rest if isinstance(answer := _read(sample, decoding), UserError)]
+    if not pool:
+        return Decoded(tensor, *_columns(samples, places), unreadable)
+    rows = [row[sample.path] for sample in some if sample.path in row]
+    if not rows:
+        raise none_readable(unreadable)
+    return Decoded(tensor, *_columns(samples, [places[number] for number in rows]), unreadable, torch.tensor(rows))
 
 
 def _columns(samples: list[Sample], places: list[Place]) -> tuple[list[Sample], list[Box], list[tuple[int, int]]]:
@@ -332,7 +349,7 @@ def _read_all(
             keep(len(places), image)
             places.append((number, *placement.target, *placement.photo))
     if not places:
-        raise UserError(f"expected training images, found none that can be read: {unreadable[0]}")
+        raise none_readable(unreadable)
     return places, unreadable
 
 
@@ -346,6 +363,11 @@ def _read(sample: Sample, decoding: Decoding) -> tuple[np.ndarray, Placement] | 
     if _identity(sample.path) != before:
         return UserError(f"{sample.path}: expected a file that stays as it is, found that it changed while it was read")
     return answer
+
+
+def none_readable(reasons: list[str]) -> UserError:
+    """The error of a run without training images."""
+    return UserError(f"expected training images, found none that can be read: {reasons[0]}")
 
 
 def stopped(error: UserError) -> UserError:

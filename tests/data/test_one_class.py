@@ -47,6 +47,10 @@ def test_one_class_is_left_out_and_a_fifth_of_the_others_is_tested(digits):
     assert Counter((sample.path.parent, sample.defect) for sample in abnormal) == {
         (digits / "train/1", "1"): 10, (digits / "test/1", "1"): 4
     }  # fmt: skip
+    pools = [[sample.path for sample in one_class(str(digits), name, "leave_one_out", 0).pool] for name in ("1", "cat")]
+    assert pools[0] == pools[1]  # decoded once for all runs
+    assert set(pools[0]) == {sample.path for sample in (*splits.train, *splits.test)}
+    assert one_class(str(digits), "1", "one_vs_rest", 0).pool == ()
     other = one_class(str(digits), "1", "leave_one_out", 1)
     assert {sample.path for sample in other.train} != {sample.path for sample in splits.train}
 

@@ -96,6 +96,42 @@ def test_the_second_run_decodes_nothing(samples, folder, counting):
     assert len(counting.read_files) == 15
 
 
+def test_runs_that_learn_from_parts_of_a_pool_share_its_images(samples, folder, counting, capsys):
+    some, others = samples[:8], [samples[9], *samples[2:7]]
+    first = opened(some, folder, decoding=counting, pool=samples)
+    found = opened(others, folder, decoding=counting, pool=samples)
+    assert len(counting.read_files) == 10
+    assert "6 decoded training images among the 10 of all runs on these data" in capsys.readouterr().out
+    for kept, asked in ((first, some), (found, others)):
+        assert kept.samples == asked
+        assert kept.boxes == [(0, 0, 64, 64)] * len(asked)
+        images, rows = kept.take(torch.tensor([3, 0, 3]))
+        assert torch.equal(images[rows], expected(asked)[[3, 0, 3]])
+    opened(samples[:4], folder, decoding=counting, pool=samples)  # few
+    opened(samples[:9], folder, decoding=counting, pool=samples[1:])  # one from elsewhere
+    assert len(counting.read_files) == 10 + 4 + 9
+
+
+@pytest.mark.parametrize("damaged", [0, 9])
+def test_of_a_pool_only_what_a_run_wants_is_called_unreadable(samples, folder, damaged):
+    samples[damaged].path.write_bytes(b"")
+    for _ in range(2):  # decoded, and found
+        found = opened(samples[:8], folder, on_error="skip", pool=samples)
+        assert found.samples == [sample for sample in samples[:8] if sample != samples[damaged]]
+        assert [str(samples[damaged].path) in line for line in found.unreadable] == [True] * (damaged < 8)
+        images, rows = found.take(torch.arange(len(found.samples)))
+        assert torch.equal(images[rows], expected(found.samples))
+    with pytest.raises(UserError, match=str(samples[damaged].path)):
+        opened(samples[:8], folder / "stop", pool=samples)
+
+
+def test_a_pool_without_a_readable_photo_of_the_run_is_refused(samples, folder):
+    for sample in samples[:6]:
+        sample.path.write_bytes(b"")
+    with pytest.raises(UserError, match="expected training images, found none that can be read: .*000"):
+        opened(samples[:6], folder, on_error="skip", pool=samples)
+
+
 def test_without_a_cache_each_batch_is_decoded(samples, folder, counting):
     found = opened(samples, folder, "none", counting)
     assert isinstance(found, OnDemandStore)
