@@ -24,6 +24,7 @@ from anomaly_lab.launch.hpo import check_values
 from anomaly_lab.launch.portfolio import portfolio
 from anomaly_lab.launch.space import SYNTHETIC, SearchRequest, Settings
 from anomaly_lab.launch.sweep import Composer, plan
+from tests.adversarial import configured
 from tests.conftest import METHODS, ROOT
 from tests.contract import OF_TABLES
 
@@ -219,6 +220,13 @@ def test_the_portfolios_of_the_results_are_whole(kind):
     assert {"padim", "patchcore", "cae", "ganomaly", "control"} <= methods
     untrained = {name.removesuffix("_untrained") for name in found if name.endswith("_untrained")}
     assert untrained <= set(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["object", "texture"])
+def test_the_words_of_the_results_compose(kind):
+    for entry in portfolio(kind, EXPERIMENTS / "results").values():
+        configured(*entry.words, "data=folder", "data.root=x", f"data.kind={kind}", "seed=0", "trainer=cpu")
 
 
 def test_agreement_is_what_the_pick_without_labels_loses():
