@@ -101,7 +101,7 @@ def data_of(
         if run.shown in place and len(run.images) <= MOST_SCORES:
             images.setdefault(place[run.shown][1], [list(image) for image in run.images])
     again = {run.shown for run in groups.repeated}
-    here = {column.category for column in groups.columns if column.dataset == "mvtec_ad"}
+    here = {(column.dataset, column.category) for column in groups.columns}
     return {
         "title": title,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -121,7 +121,9 @@ def data_of(
         ],
         "matrices": {key: _matrix(matrix, groups) for key, matrix in found.items()},
         "photos": [_photo_curve(curve, groups) for curve in photo_curves(groups, found)],
-        "published": [line for line in published() if line["category"] in here and line["measure"] in found],
+        "published": [
+            line for line in published() if (line["dataset"], line["category"]) in here and line["measure"] in found
+        ],
         "runs": [
             _run(i, run, place.get(run.shown), run.shown in again, shots)
             for i, (run, shots) in enumerate(zip(runs, pictures, strict=True))
@@ -222,5 +224,5 @@ def _features(run: Run) -> tuple[list[list[Any]], str]:
 
 @cache
 def published() -> tuple[dict[str, Any], ...]:
-    """Figures of papers, `published.csv`: measure, method, category, value, source, note."""
+    """Figures of papers, `published.csv`: measure, method, dataset, category, value, source, note."""
     return tuple({**row, "value": float(row["value"])} for row in read_csv(Path(__file__).with_name("published.csv")))

@@ -197,14 +197,15 @@ function publishedRows(columns, measure, matches) {
     if (line.measure !== measure.key) continue;
     const label = `${line.method} · ${line.source}`;
     if (!lines.has(label)) lines.set(label, { label, method: line.method, source: line.source, values: {} });
-    lines.get(label).values[line.category] = line.value;
+    lines.get(label).values[`${line.dataset} ${line.category}`] = line.value;
   }
-  const value = (line, column) => column.mean || column.dataset !== "mvtec_ad" ? null : line.values[DATA.columns[column.column].category] ?? null;
+  const place = (column) => `${DATA.columns[column.column].dataset} ${DATA.columns[column.column].category}`;
+  const value = (line, column) => column.mean ? null : line.values[place(column)] ?? null;
   let there = [...lines.values()].filter((line) => matches(line.label) && columns.some((column) => value(line, column) !== null));
   there = sorted(there, columns, value);
   if (!there.length) return null;
   return el("tbody", { class: "part secondary", id: "published" },
-    el("tr", {}, el("th", { colspan: columns.length + 1, scope: "colgroup" }, "published, on the whole of MVTec AD")),
+    el("tr", {}, el("th", { colspan: columns.length + 1, scope: "colgroup" }, "published, on whole data sets")),
     there.map((line) => el("tr", {}, el("th", { scope: "row" }, line.method, el("small", {}, line.source)),
       columns.map((column) => el("td", { class: column.mean ? "mean" : null }, el("span", {}, digits(value(line, column), measure.key)))))));
 }
