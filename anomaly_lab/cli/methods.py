@@ -25,9 +25,9 @@ def main(arguments: list[str]) -> None:
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     print(
-        "\nEvery method gives a map and a score; mahalanobis, deep_svdd, transformation_classifier, contrastive,\n"
-        "  supervised and those of tables judge whole images or rows and show their score at every pixel, as do\n"
-        "  differnet and cutpaste unless they are told otherwise.\n"
+        "\nEvery method gives a score, and a map of its parts but for mahalanobis, deep_svdd,\n"
+        "  transformation_classifier, contrastive, supervised and those of tables, which judge whole images or rows,\n"
+        "  as do differnet and cutpaste unless they are told otherwise.\n"
         "learns in: on a CPU, passes take minutes; epochs take hours, or minutes with experiment=quick. dry_run=true\n"
         "  estimates a run on this machine.\n"
         "weights: a network trained on ImageNet or on other photos, from timm's hub, method.backbone.weights=FILE or,\n"

@@ -44,12 +44,18 @@ def wants_of(config: DictConfig) -> str:
     wants = defaults.method.pop("wants", None) or {}
     register()
     pairs = {key: (OmegaConf.select(config, key), OmegaConf.select(defaults, key)) for key in wants}
-    other = "input.texture." if config.data.kind == "object" else "input.object."  # of data that this run has not
-    changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not key.startswith(other)}
+    read = {key: pair for key, pair in pairs.items() if not key.startswith("input.") or _counts(config, key)}
+    changed = {key: pair for key, pair in read.items() if pair[0] != pair[1]}
     granted = ", ".join(f"{key}={typed(value)} (default {typed(default)})" for key, (value, default) in changed.items())
     target = config.method._target_
     method = target.split(".")[-2] if is_ours(target) else config.method.name  # a stem of ours is a file's name
     return f"method={method} sets {granted}; a key that you type overrides it" if granted else ""
+
+
+def _counts(config: DictConfig, key: str) -> bool:
+    """Whether a size of `input` is that of the data of this run, some of which have one of their own."""
+    ours = key.startswith(f"input.{config.data.kind}.") or key.count(".") == 1
+    return ours and OmegaConf.select(config, key) == OmegaConf.select(config, f"data.{key.rpartition('.')[2]}")
 
 
 def typed(value: Any) -> str:

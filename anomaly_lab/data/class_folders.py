@@ -84,10 +84,14 @@ def class_folders(path: Path, good: Collection[str] = ()) -> Splits:
 
 
 class Classes:
-    """A reading of class folders below a root: it collects which folder was read as what, and what is left out."""
+    """A reading of class folders below a root: it collects which folder was read as what, and what is left out.
 
-    def __init__(self, root: Path) -> None:
+    With `kinds` the folders are called by kinds of things, so that no name speaks of masks or of good parts.
+    """
+
+    def __init__(self, root: Path, kinds: bool = False) -> None:
         self.root = root
+        self.kinds = kinds
         self.remarks = RemarkCounter()
         self._roles: dict[str, str] = {}
         self._masks: dict[Path, Path] = {}  # a mask that is used, and its photo
@@ -165,7 +169,9 @@ class Classes:
                 self._good_masks.append(mask)
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
-        if may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
+        if self.kinds:
+            pass
+        elif may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
             self.remarks.add("read as defects, although the name speaks of masks (call those ground_truth)", folder)
         elif speaks_of_good(folder.name):
             what = f"read as defects, although the name speaks of good parts ({as_typed([folder.name])})"

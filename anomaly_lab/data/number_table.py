@@ -9,14 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.names import as_typed
 from anomaly_lab.data.samples import Sample, Splits
-from anomaly_lab.data.tables import delimiter_of, doubts, kind_of, lines_of, named, text_of
+from anomaly_lab.data.tables import counts_rows, delimiter_of, doubts, kind_of, lines_of, named, text_of
 
 LARGEST = 1e15  # of a number, whose square must be one of 32 bits
+FEW = 9  # steps from row to row; fewer may be of 1 by chance
 SPLIT = "split"  # a column of this name, in any case, says train or test
 
 
@@ -41,7 +43,8 @@ def number_table(
 
     `label`: 0, good, normal, ok or pass, or 1 or any other text for what is abnormal. Rows with split train are learnt
     from. Without that column a seeded `train_share` of the good rows are; the other rows are tested. Columns are
-    separated by commas, semicolons, tabs or `|`. Raises UserError naming line and column of a mistake.
+    separated by commas, semicolons, tabs or `|`. One without a name is left out if it is empty or counts the rows.
+    Raises UserError naming line and column of a mistake.
     """
     found = numbers(root, label, tuple(leave_out))
     path = Path(root).expanduser()
@@ -62,9 +65,26 @@ def number_table(
         [sample for row, sample in enumerate(samples) if (row in trained) is learnt] for learnt in (True, False)
     )
     if not train:
-        raise UserError(f"{root}: expected good rows to learn from, found none of {len(samples)}")
+        raise UserError(f"{root}: expected good rows to learn from, found none of {len(samples)}{_why(samples)}")
     layout = f"a table of {len(found.columns)} columns of numbers"
-    return Splits(train, test, layout, remarks=doubts(test))
+    return Splits(train, test, layout, remarks=(*_counters(found), *doubts(test)))
+
+
+def _counters(found: Numbers) -> list[str]:
+    """A remark on columns that count the rows: where good ones stand first, such a number tells the others."""
+    steps = np.diff(np.frombuffer(found.values).reshape(-1, len(found.columns)), axis=0)
+    counting = (steps == 1).all(axis=0) & (len(steps) >= FEW)
+    names = [name for name, counts in zip(found.columns, counting, strict=True) if counts]
+    told = f"counts the rows; unless it was measured, leave it out: {as_typed(names, 'data.leave_out')}"
+    return [f"column {', '.join(names)} {told}"] * bool(names)
+
+
+def _why(samples: Sequence[Sample]) -> str:
+    """Why none of the rows trains."""
+    if any(not sample.label for sample in samples):
+        return "; the good ones are all of the test: name some in the column split, or set a larger data.train_share"
+    kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(each.defect for each in samples).most_common(4))
+    return f"; read as defects: {kinds}; good rows are labelled 0, good, normal, ok or pass"
 
 
 def numbers(root: str, label: str, leave_out: tuple[str, ...]) -> Numbers:
@@ -89,11 +109,13 @@ def _read(root: str, label: str, leave_out: tuple[str, ...], *_status: int) -> N
     delimiter = delimiter_of(text, {label})
     try:
         reader = csv_file.reader(lines_of(text), delimiter=delimiter)
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip() or f"{place} without a name" for place, name in enumerate(next(reader, []), start=1)]
         places = _places(root, header, label, leave_out)
-        at = header.index(label)
-        split = next((place for place, name in enumerate(header) if name.lower() == SPLIT != label), None)
+        at, split = header.index(label), _split_place(root, header, label, leave_out)
         found = Numbers(tuple(header[place] for place in places), [], [], [], array("d"))
+        nameless = {
+            place: list[str]() for place, name in enumerate(header, start=1) if name == f"{place} without a name"
+        }
         for row in reader:
             if not row:
                 continue
@@ -106,18 +128,26 @@ def _read(root: str, label: str, leave_out: tuple[str, ...], *_status: int) -> N
             found.lines.append(line)
             if split is not None:
                 found.splits.append(_split(row[split], where))
+            for place, texts in nameless.items():
+                texts.append(row[place - 1].strip())
             found.values.extend(_number(row[place], where, header[place]) for place in places)
     except csv_file.Error as error:
         raise UserError(f"{root}: expected a CSV file, found: {error}") from None
     if not found.lines:
         raise UserError(f"{root}: expected rows of numbers below the names of the columns, found none")
+    for place, texts in nameless.items():
+        if header[place - 1] not in leave_out and not counts_rows(texts):
+            raise UserError(
+                f"{root}: expected the name of every column, found none for column {place}, in which "
+                f"stands {max(texts)!r}; name it, or leave it out: {as_typed([header[place - 1]], 'data.leave_out')}"
+            )
     return found
 
 
 def _places(root: str, header: list[str], label: str, leave_out: tuple[str, ...]) -> list[int]:
     """The columns of numbers."""
     if label not in header:
-        found = ", ".join(header[:8]) + ", ..." * (len(header) > 8) or "nothing"
+        found = ", ".join(header[:8]) + ", ..." * (len(header) > 8) or "none, because the file is empty,"
         hint = nearest(label, header)
         raise UserError(f"data.label: expected one of the columns {found} of {root}, found {label!r}{hint}")
     if twice := [name for name, count in Counter(header).items() if count > 1]:
@@ -126,15 +156,27 @@ def _places(root: str, header: list[str], label: str, leave_out: tuple[str, ...]
         raise UserError(
             f"data.leave_out: expected names of columns of {root}, found {unknown!r}{nearest(unknown, header)}"
         )
-    places = [place for place, name in enumerate(header) if name not in {label, *leave_out} and name.lower() != SPLIT]
+    places = [
+        place for place, name in enumerate(header)
+        if name not in {label, *leave_out, f"{place + 1} without a name"} and name.lower() != SPLIT
+    ]  # fmt: skip
     if not places:
         raise UserError(f"{root}: expected columns of numbers beside {label!r}, found none")
     return places
 
 
+def _split_place(root: str, header: list[str], label: str, leave_out: tuple[str, ...]) -> int | None:
+    """The column that says train or test, if there is one."""
+    found = [place for place, name in enumerate(header) if name.lower() == SPLIT and name not in {label, *leave_out}]
+    if len(found) > 1:
+        two = " and ".join(header[place] for place in found[:2])
+        raise UserError(f"{root}: expected one column that says train or test, found {two}; rename one")
+    return found[0] if found else None
+
+
 def _number(text: str, where: str, column: str) -> float:
     try:
-        value = float(text)
+        value = float(text if "_" not in text else "")
     except ValueError:
         found = repr(text) if text.strip() else "nothing"
         raise UserError(
@@ -150,5 +192,6 @@ def _number(text: str, where: str, column: str) -> float:
 def _split(text: str, where: str) -> str:
     split = text.strip().lower()
     if split not in {"train", "test"}:
-        raise UserError(f"{where}: expected split train or test, found {text!r}")
+        aside = as_typed(["split"], "data.leave_out")
+        raise UserError(f"{where}: expected split train or test, found {text!r}; if the column is no split: {aside}")
     return split

@@ -8,8 +8,8 @@ from pydantic import NonNegativeInt
 
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes
-from anomaly_lab.data.listing import child_of, subfolders
-from anomaly_lab.data.names import composed
+from anomaly_lab.data.listing import child_of
+from anomaly_lab.data.names import composed, is_system
 from anomaly_lab.data.samples import Sample, Splits, with_copies
 
 Protocol = Literal["one_vs_rest", "leave_one_out"]
@@ -20,11 +20,12 @@ def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegat
     """Read `root/train/<class>/*` and `root/test/<class>/*` for one class.
 
     - `one_vs_rest`: the class is normal. Its training photos train; all classes are tested, those of other classes as
-      defects that are called by their names.
+      defects that are called by their names, but `class good` for `good`. A class may be there for the test alone.
     - `leave_one_out`: the class is abnormal, the others are normal. Training and test photos are one pool, of which a
       seeded 80 % of the normal ones train; the rest and the whole class are tested.
 
-    Raises UserError for a missing folder, and for a class that has no photos or is not there.
+    Raises UserError for a missing folder, for photos beside the classes, and for a class that has no photos or is not
+    there.
     """
     path = Path(root).expanduser()
     folders = classes(root)
@@ -34,17 +35,25 @@ def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegat
         raise UserError(
             f"data.category: expected one of the classes {', '.join(names)} of {root}, found {category!r}{hint}"
         )
-    reading = Classes(path)
+    reading = Classes(path, kinds=True)
     test_folder = child_of(path, "test")
-    tested = {composed(child.name): child for child in subfolders(test_folder)} if test_folder else {}
+    tested = {composed(child.name): child for child in kinds_in(test_folder)} if test_folder else {}
+    for folder in filter(None, (folders[0].parent, test_folder)):
+        reading.refuse_loose(folder, f"{folder.name}/<class>")
     if missing := next((name for name in names if name not in tested), None):
         raise UserError(f"data.root: expected test photos of every class, found no folder {path / 'test' / missing}")
 
     def labelled(folder: Path) -> list[Sample]:
         abnormal = (composed(folder.name) == category) == (protocol == "leave_one_out")
-        return reading.samples(folder, folder.name if abnormal else "good", int(abnormal))
+        name = f"class {folder.name}" if folder.name.lower() == "good" else folder.name
+        return reading.samples(folder, name if abnormal else "good", int(abnormal))
 
-    test = [sample for name in names for sample in labelled(tested[name])]
+    others = [name for name in tested if name not in names]
+    if others and protocol == "leave_one_out":
+        raise UserError(
+            f"data.root: expected training photos of every class, found no folder {folders[0].parent / others[0]}"
+        )
+    test = [sample for name in (*names, *others) for sample in labelled(tested[name])]
     if protocol == "one_vs_rest":
         train = labelled(next(folder for folder in folders if composed(folder.name) == category))
         return with_copies(reading.splits(f"one class, {category}, against the others", train, test))
@@ -57,11 +66,16 @@ def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegat
     return splits._replace(pool=tuple(pool))  # nine of ten runs learn from each photo
 
 
+def kinds_in(folder: Path) -> list[Path]:
+    """The sub-folders, whatever they are called but for those of a system, sorted."""
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not is_system(child.name))
+
+
 def classes(root: str) -> list[Path]:
     """The folders of the classes in `root/train`. Raises UserError where there are fewer than two."""
     path = Path(root).expanduser()
     train = child_of(path, "train") if path.is_dir() else None
-    found = subfolders(train) if train else []
+    found = kinds_in(train) if train else []
     if len(found) < 2:
         raise UserError(
             f"data.root: expected a folder with train/<class> and test/<class> of at least two classes, found "

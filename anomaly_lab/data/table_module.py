@@ -16,11 +16,12 @@ from anomaly_lab.core.types import Batch, Placement
 from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.names import as_typed
-from anomaly_lab.data.number_table import Numbers, numbers
+from anomaly_lab.data.number_table import LARGEST, Numbers, numbers
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.data.store import Decoded
 
 PIXEL = (0, 0, 1, 1)
+SMALLEST = 1e-30  # deviation of a column, whose inverse must be a number of float32, as must the square of LARGEST
 PLACEMENT = Placement((1, 1), PIXEL, PIXEL, None)
 Values = Float[Tensor, "row column 1 1"]
 
@@ -67,13 +68,18 @@ class TableModule(DataModule):
         self._mean: Float64[np.ndarray, " column"] | None = None
 
     def setup(self, stage: str) -> None:
-        """Look up the rows. Raises UserError for a column that has one value in all rows that are learnt from."""
+        """Look up the rows.
+
+        Raises UserError for a column that has one value, to the digits of float32, in all rows that are learnt from,
+        and for a row that is so far from these that its square is no number of float32.
+        """
         if stage != "fit" or self.store is not None:
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
         rows = self._rows(self.train_samples)
-        if len(rows) > 1 and (same := (rows == rows[0]).all(axis=0)).any():
+        deviation = rows.std(axis=0)
+        if len(rows) > 1 and (same := (rows == rows[0]).all(axis=0) | (deviation < SMALLEST)).any():
             place = int(same.argmax())
             column = self.columns[place]
             raise UserError(
@@ -82,6 +88,16 @@ class TableModule(DataModule):
                 f"{as_typed([column], 'data.leave_out')}"
             )
         self._mean = rows.mean(axis=0)
+        everyone = [*self.train_samples, *self.held_out_samples, *self.test_samples]
+        far = abs(self._rows(everyone) - self._mean) > LARGEST * np.where(deviation > 0, deviation, 1)
+        if far.any():
+            number, place = np.argwhere(far)[0].tolist()
+            found, column = self._rows(everyone)[number, place], self.columns[place]
+            raise UserError(
+                f"{everyone[number].path}, line {everyone[number].line}, column {column}: expected a number within "
+                f"{LARGEST:g} standard deviations ({deviation[place]:.3g}) of those that are learnt from, found "
+                f"{found:g}; change it, or remove the row"
+            )
         values = self._values(self.train_samples)
         self.store = Decoded(values, self.train_samples, [PIXEL] * len(values), [(1, 1)] * len(values))
 

@@ -90,13 +90,18 @@ def _rows(table: Path, root: str) -> list[tuple[int, Row]]:
         if None in row:
             raise UserError(f"{root}, line {number}: expected {len(columns)} columns, found more; quote the fields")
     for name in nameless:
-        values = sorted(row[name] or "" for _, row in rows)
-        if any(values) and values != sorted(map(str, range(len(rows)))):
+        values = [row[name] or "" for _, row in rows]
+        if not counts_rows(values):
             raise UserError(
-                f"{expected}a column without a name that holds {values[-1]!r}; leave it out (pandas: "
+                f"{expected}a column without a name that holds {max(values)!r}; leave it out (pandas: "
                 "to_csv(index=False)), or name it"
             )
     return rows
+
+
+def counts_rows(texts: Sequence[str]) -> bool:
+    """Whether a column is empty or counts the rows, in any order, as pandas writes them."""
+    return not any(texts) or sorted(texts) == sorted(map(str, range(len(texts))))
 
 
 def text_of(table: Path, root: str) -> tuple[str, int]:
@@ -112,11 +117,11 @@ def text_of(table: Path, root: str) -> tuple[str, int]:
 
 
 def delimiter_of(text: str, wanted: Set[str]) -> str:
-    """What separates the columns: the mark that gives most of the wanted ones."""
+    """What separates the columns: the mark that gives most of the wanted ones, or else most columns."""
 
-    def given(mark: str) -> int:
+    def given(mark: str) -> tuple[int, int]:
         names = [name.strip() for name in next(csv_file.reader(lines_of(text), delimiter=mark), [])]
-        return len(wanted & {*names, *map(str.lower, names)})
+        return len(wanted & {*names, *map(str.lower, names)}), len(names)
 
     return max(DELIMITERS, key=given)
 

@@ -11,13 +11,14 @@ from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.placement import to_photo
 from anomaly_lab.data.samples import file_names
 from anomaly_lab.evaluation.drawing import write_map
+from anomaly_lab.evaluation.maps import localises
 
 
 class AnomalyMaps(pl.Callback):
     """Write `maps/<category>/test/<defect>/<stem>.tiff`, one channel, at the size of the photo.
 
     In a pool of categories, `<category>` is that of the image. float32 keeps the metrics to the last digit; float16
-    halves the files and rounds scores to 3 digits.
+    halves the files and rounds scores to 3 digits. A method without a map writes none.
     """
 
     def __init__(self, category: str, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -29,6 +30,8 @@ class AnomalyMaps(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Prediction, batch: Batch, *_: int
     ) -> None:
         """Write the maps of a batch; every process writes its own."""
+        if not localises(pl_module):
+            return
         folder = Path(trainer.default_root_dir) / "maps"
         samples = data_of(trainer).test_samples
         self._names = self._names or file_names(samples)

@@ -1,5 +1,6 @@
 """Pictures of images and anomaly maps: panels, heat maps, outlines, captions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Panel(NamedTuple):
     name: str
     image: np.ndarray  # uint8 RGB, height x width x 3, as all pictures here
     reconstruction: np.ndarray | None
-    anomaly_map: np.ndarray  # float32, height x width
+    anomaly_map: np.ndarray | None  # float32, height x width; None: the method has none
     mask: np.ndarray | None  # bool, height x width; None: not known
     threshold: Threshold | None = None  # regions above its `pixel` are outlined
     decision_score: float = 0.0  # compared with its `image`
@@ -33,6 +34,9 @@ class Panel(NamedTuple):
     def caption(self) -> str:
         """The name of the image, and what its pictures are, from left to right."""
         reconstruction = "" if self.reconstruction is None else "reconstruction | "
+        if self.anomaly_map is None:
+            marked = ", mask (green)" if self.mask is not None and self.mask.any() else ""
+            return f"{printable(self.name)}: image{marked}{' | ' + reconstruction[:-3] if reconstruction else ''}"
         found = "" if self.threshold is None else f"regions above {self.threshold.pixel:.4g} (orange)"
         marked = "mask (green)" if self.mask is not None and self.mask.any() else ""
         last = ", ".join(filter(None, (found, marked))) or ("map over image" if self.mask is None else "image")
@@ -62,18 +66,20 @@ class Panel(NamedTuple):
 
     def draw(self, low: float, high: float) -> np.ndarray:
         """The pictures side by side, with the map coloured from `low` (dark) to `high` (yellow)."""
-        pictures = [self.image, self.reconstruction, heat(self.anomaly_map, low, high), self.outlined(low, high)]
+        pictures = [self.outlined(low, high), self.reconstruction]
+        if self.anomaly_map is not None:
+            pictures = [self.image, self.reconstruction, heat(self.anomaly_map, low, high), pictures[0]]
         return np.concatenate([picture for picture in pictures if picture is not None], axis=1)
 
     def outlined(self, low: float, high: float) -> np.ndarray:
         """The image with outlines of what was found and of the mask; with neither, the map over the image.
 
-        What was found are the regions above the pixel threshold that have the minimum area.
+        What was found are the regions above the pixel threshold that have the minimum area. Without a map nothing is.
         """
-        if self.threshold is None and self.mask is None:
+        if self.threshold is None and self.mask is None and self.anomaly_map is not None:
             return overlay(self.image, self.anomaly_map, low, high)
         regions = []
-        if self.threshold is not None:
+        if self.threshold is not None and self.anomaly_map is not None:
             line, area = self.threshold.pixel, pixels(self.threshold.minimum_area, self.anomaly_map)
             regions.append((without_small_regions(self.anomaly_map, line, area) >= line, ORANGE))
         if self.mask is not None:
@@ -90,8 +96,12 @@ def panel(
     mask: Tensor | None,
     threshold: Threshold | None = None,
     decision_score: float = 0.0,
+    *,
+    localises: bool,
 ) -> Panel:
     """The panel of image `i` of a batch, `side` px along its longer side, without padding.
+
+    It has a map if the method `localises`; what is one number an image is not drawn pixel by pixel.
 
     A narrow image is larger, so that something is seen of it: a quarter of `side` along its shorter side, if the longer
     one is then at most three times `side`.
@@ -106,7 +116,10 @@ def panel(
         rgb = np.repeat(inner, 3, axis=2) if inner.shape[2] == 1 else inner
         return cv2.resize((rgb * 255).round().astype(np.uint8), size, interpolation=cv2.INTER_AREA)
 
-    inner_map = outputs.anomaly_map[i, 0].cpu().numpy()[top : top + height, left : left + width]
+    drawn = None
+    if localises:
+        inner_map = outputs.anomaly_map[i, 0].cpu().numpy()[top : top + height, left : left + width]
+        drawn = cv2.resize(inner_map, size, interpolation=cv2.INTER_LINEAR)
     part = None
     if mask is not None:
         top_, left_, height_, width_ = place.source
@@ -116,7 +129,7 @@ def panel(
         name,
         shown(batch.image[i].cpu().numpy()),
         None if outputs.reconstruction is None else shown(outputs.reconstruction[i].cpu().numpy()),
-        cv2.resize(inner_map, size, interpolation=cv2.INTER_LINEAR),
+        drawn,
         part,
         threshold,
         decision_score,
@@ -147,9 +160,12 @@ def captioned(picture: np.ndarray, lines: list[str], width: int, color: tuple[in
     return np.concatenate([strip, picture])
 
 
-def color_range(maps: list[np.ndarray]) -> tuple[float, float]:
-    """The scores drawn darkest and brightest: the minimum and the 99.9th percentile."""
-    values = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
+def color_range(maps: Sequence[np.ndarray | None]) -> tuple[float, float]:
+    """The scores drawn darkest and brightest: the minimum and the 99.9th percentile; 0 and 1 without maps."""
+    there = [anomaly_map.ravel() for anomaly_map in maps if anomaly_map is not None]
+    if not there:
+        return 0.0, 1.0
+    values = np.concatenate(there)
     return float(values.min()), float(np.quantile(values, 0.999))
 
 

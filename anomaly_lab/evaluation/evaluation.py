@@ -73,7 +73,9 @@ class Evaluation(pl.Callback):
         """Set the threshold."""
         self.threshold = self.rule.compute()
         self._decisions = PixelDecisions(self.threshold.pixel)
-        self.metrics = {"threshold": self.threshold.image, "pixel_threshold": self.threshold.pixel}
+        self.metrics = {"threshold": self.threshold.image}
+        if localises(pl_module):
+            self.metrics["pixel_threshold"] = self.threshold.pixel
         if trainer.is_global_zero:
             write_threshold(Path(trainer.default_root_dir), self.threshold._asdict())
             for line in self.threshold.lines():
@@ -91,7 +93,7 @@ class Evaluation(pl.Callback):
         samples = data_of(trainer).test_samples
         for i, index in enumerate(batch.index.tolist()):
             anomaly_map, score = inner_map(outputs, batch, i), outputs.score[i].item()
-            refuse_infinite(pl_module, anomaly_map, score, printable(str(samples[index].path)))
+            refuse_infinite(pl_module, anomaly_map, score, printable(samples[index].place))
             decision_score = self.threshold.decision_score(anomaly_map, score)
             valid = inner_valid(batch, i)
             mean = (anomaly_map if valid is None else anomaly_map[valid]).mean()

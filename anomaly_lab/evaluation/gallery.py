@@ -13,6 +13,7 @@ from anomaly_lab.core.types import Batch, Prediction
 from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.evaluation.drawing import Panel, color_range, heat, overlay, panel, write_webp
 from anomaly_lab.evaluation.evaluation import evaluation_of
+from anomaly_lab.evaluation.maps import localises
 from anomaly_lab.tracking.loggers import log_pictures
 
 Kind = Literal["lowest_defective", "highest_good", "random"]
@@ -32,8 +33,9 @@ class GalleryItem(NamedTuple):
 class Gallery(pl.Callback):
     """Write `gallery/`: `count` abnormal images with the lowest scores, `count` normal ones with the highest, `random`.
 
-    One WebP per image with tiles of `side` px: image, reconstruction if there is one, map, overlay, mask of a defect;
-    `index.csv` describes the files. Memory does not grow with the test. Several processes keep the same images as one.
+    One WebP per image with tiles of `side` px: image, reconstruction, map and overlay where there are such, mask of a
+    defect; `index.csv` describes the files. Memory does not grow with the test. Several processes keep the same images
+    as one.
     """
 
     def __init__(self, count: PositiveInt = 6, random: NonNegativeInt = 6, side: PositiveInt = 160) -> None:
@@ -62,7 +64,7 @@ class Gallery(pl.Callback):
                 if not self._stays(kind, order, row.index):
                     continue
                 mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
-                shot = shot or panel("", i, outputs, batch, self.side, mask)
+                shot = shot or panel("", i, outputs, batch, self.side, mask, localises=localises(pl_module))
                 self._kept[kind].append(GalleryItem(order, row.index, row.decision_score, shot))
                 self._kept[kind] = self._first(kind, self._kept[kind])
 
@@ -108,7 +110,8 @@ class Gallery(pl.Callback):
 def tiles_of(shown: Panel, low: float, high: float) -> dict[str, np.ndarray]:
     """The tiles of an image by name, as RGB; maps are coloured from `low` to `high`."""
     tiles = {"image": shown.image, "reconstruction": shown.reconstruction}
-    tiles |= {"map": heat(shown.anomaly_map, low, high), "overlay": overlay(shown.image, shown.anomaly_map, low, high)}
+    if (found := shown.anomaly_map) is not None:
+        tiles |= {"map": heat(found, low, high), "overlay": overlay(shown.image, found, low, high)}
     if shown.mask is not None and shown.mask.any():
         tiles["mask"] = np.repeat(shown.mask[..., None], 3, axis=2).astype(np.uint8) * 255
     return {name: tile for name, tile in tiles.items() if tile is not None}

@@ -25,7 +25,8 @@ class PaintedPictures(pl.Callback):
     `SyntheticDefects` hands over what it predicts, so nothing is predicted twice. The photos are evenly spaced among
     the held-out ones: runs on the same data keep the same ones, and pages can show them side by side. One WebP per
     image with tiles of `side` px: the photo, its map, and the photo with the defect outlined (green), or with its map
-    if nothing is painted; `index.csv` has photo, change and score of each file, as `synthetic.csv` has them.
+    if nothing is painted; of a method without a map the last one alone. `index.csv` has photo, change and score of each
+    file, as `synthetic.csv` has them.
     """
 
     def __init__(self, photos: PositiveInt = 6, side: PositiveInt = 128) -> None:
@@ -33,7 +34,9 @@ class PaintedPictures(pl.Callback):
         self.side = side
         self._kept: dict[tuple[int, str], Panel] = {}
 
-    def keep(self, samples: Sequence[Sample], changes: Sequence[str], batch: Batch, prediction: Prediction) -> None:
+    def keep(
+        self, samples: Sequence[Sample], changes: Sequence[str], batch: Batch, prediction: Prediction, localises: bool
+    ) -> None:
         """Keep those of a batch that are shown: the first defect of each kind, and no photo that only varies."""
         painted, unchanged = evenly(len(samples), self.photos), evenly(len(samples), len(KINDS) * self.photos)
         assert prediction.score is not None
@@ -43,7 +46,7 @@ class PaintedPictures(pl.Callback):
             if shown and (index, change) not in self._kept:
                 mask = batch.mask[i] if batch.mask[i].any() else None
                 about = str(samples[index].path), i, prediction._replace(reconstruction=None), batch, self.side, mask
-                self._kept[index, change] = panel(*about, decision_score=scores[i])
+                self._kept[index, change] = panel(*about, decision_score=scores[i], localises=localises)
 
     def write(self, run: Path) -> None:
         """Write what was kept to the folder of the run, and forget it."""

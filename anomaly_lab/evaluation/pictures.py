@@ -1,4 +1,7 @@
-"""Pictures of test images: image | reconstruction | anomaly map | outlines of what was found and of the mask."""
+"""Pictures of test images: image | reconstruction | anomaly map | outlines of what was found and of the mask.
+
+Those of a method without a map: image | reconstruction.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -12,6 +15,7 @@ from anomaly_lab.data.datamodule import data_of
 from anomaly_lab.data.samples import Sample, file_names
 from anomaly_lab.evaluation.drawing import SIDE, Panel, color_range, panel, stack, write_picture
 from anomaly_lab.evaluation.evaluation import evaluation_of
+from anomaly_lab.evaluation.maps import localises
 from anomaly_lab.tracking.loggers import log_pictures
 
 
@@ -42,8 +46,8 @@ class Pictures(pl.Callback):
             sample = samples[index]
             mask = batch.mask[i] if sample.label == 0 or sample.mask_path is not None else None
             name = f"{sample.defect}_{self._names[index]}"
-            decision = evaluation.threshold, rows[i].decision_score
-            self._panels.append((index, panel(name, i, outputs, batch, self.side, mask, *decision)))
+            about = (name, i, outputs, batch, self.side, mask, evaluation.threshold, rows[i].decision_score)
+            self._panels.append((index, panel(*about, localises=localises(pl_module))))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, write and log the images kept by all processes."""

@@ -73,7 +73,7 @@ class SyntheticDefects(pl.Callback):
                 photos = [str(data.held_out_samples[index].path) for index in batch.index.tolist()]
                 rows += zip(photos, changes, batch.label.tolist(), prediction.score.tolist(), strict=True)
                 if pictures:
-                    pictures.keep(data.held_out_samples, changes, batch, prediction)
+                    pictures.keep(data.held_out_samples, changes, batch, prediction, localises(pl_module))
                 for i, change in enumerate(changes):
                     if change not in VARIATIONS:
                         anomaly_map = prediction.anomaly_map[i, 0].float().cpu().numpy()

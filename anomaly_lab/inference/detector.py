@@ -87,7 +87,8 @@ class PhotoPrediction:
     """The prediction of a run for one photo.
 
     - `anomaly_map`: float32 (height, width) at the size of the photo, upright; larger = more abnormal, no fixed range.
-      Pixels that are not inspected (`data.region`, `data.resize=crop`) have its lowest value.
+      Pixels that are not inspected (`data.region`, `data.resize=crop`) have its lowest value. A method without a map
+      has its score everywhere.
     - `score`: of the whole photo, as the paper of the method defines it; larger = more abnormal.
     - `decision_score`: the number that decides: the score or, with some threshold rules, that of the largest region.
     - `threshold`: the last one in the run's `threshold.json`.
@@ -114,7 +115,8 @@ class PhotoPrediction:
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:
         """Photo as the method sees it, reconstruction, map, and outlined regions above the pixel threshold.
 
-        The map is coloured from 0 to twice the pixel threshold.
+        Those of a method without a map: photo and reconstruction. A map is coloured from 0 to twice the pixel
+        threshold.
         """
         assert self.panel is not None
         assert self.panel.threshold is not None
@@ -133,11 +135,13 @@ class PhotoPrediction:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the picture (.png), or the map as float32 TIFF (.tif, .tiff).
 
-        Raises UserError for another suffix, and where the file cannot be written.
+        Raises UserError for another suffix, for the map of a method without one, and where the file cannot be written.
         """
         target = path_of(path)
         if target.suffix.lower() not in {".png", ".tif", ".tiff"}:
             raise UserError(f"{target}: expected .png for the picture or .tiff for the map, found {target.suffix!r}")
+        if target.suffix.lower() != ".png" and self.panel is not None and self.panel.anomaly_map is None:
+            raise UserError(f"{target}: expected .png for the picture; the method has one number a photo and no map")
         try:
             if target.suffix.lower() == ".png":
                 write_picture(target, self.picture())
@@ -302,10 +306,10 @@ class Detector:
     def photo_prediction(self, result: ImageResult, path: Path | None = None) -> PhotoPrediction:
         """The output of the method at the size of the photo, with its decision."""
         score, decision_score, is_abnormal = self.decision(result)
-        name = path.name if path else "photo"
+        about = path.name if path else "photo", 0, *result, SIDE, None, self.threshold, decision_score
         return PhotoPrediction(
             result.photo_map(), score, decision_score, self.threshold.image, is_abnormal, result.reconstruction(),
-            result.remark, path, panel(name, 0, *result, SIDE, None, self.threshold, decision_score),
+            result.remark, path, panel(*about, localises=self.method.localises),
         )  # fmt: skip
 
     def decision(self, result: ImageResult) -> Decision:

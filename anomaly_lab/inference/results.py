@@ -108,7 +108,7 @@ def write_results(
                     word = "abnormal" if decision.is_abnormal else "normal"
                     threshold = detectors[run].threshold.image
                     add((path, run, decision.score, decision.decision_score, threshold, word, one.remark))
-                    if maps:
+                    if maps and detectors[run].method.localises:
                         folder = out / "maps" / run if len(detectors) > 1 else out / "maps"
                         write_map(result(folder, path, base, ".tiff"), one.photo_map())
                 if pictures and verdicts:
@@ -126,8 +126,12 @@ def write_results(
         say(line)
     counts = [f"{summary.abnormal[run]} abnormal{f' for {run}' if len(detectors) > 1 else ''}" for run in detectors]
     any_scored = summary.judged > 0
-    written = ["scores", *["pictures"] * (pictures and any_scored), *["maps"] * (maps and any_scored)]
+    without = [run for run, detector in detectors.items() if maps and not detector.method.localises]
+    with_maps = maps and any_scored and len(without) < len(detectors)
+    written = ["scores", *["pictures"] * (pictures and any_scored), *["maps"] * with_maps]
     say(f"{summary.judged} images scored, {', '.join(counts)}; {' and '.join(written)}: {out}")
+    if without:
+        say(f"maps: none of {', '.join(without)}, whose method has one number a photo and no map")
     if used_before and (older := earlier(out, started)):
         say(f"out: {older} pictures or maps in {out} are of an earlier predict; a new folder has none")
     for remark in summary.remarks.lines():
@@ -189,7 +193,8 @@ def picture(path: Path, detectors: Mapping[str, Detector], verdicts: Mapping[str
                 coloured[decoding] = read_batch(path, decoding)
             again = coloured[decoding]
             batch = batch if isinstance(again, UserError) else again
-        panels[run] = panel(path.name, 0, judged.prediction, batch, SIDE, None, threshold, decision.decision_score)
+        about = path.name, 0, judged.prediction, batch, SIDE, None, threshold, decision.decision_score
+        panels[run] = panel(*about, localises=detectors[run].method.localises)
         if len(detectors) == 1:
             return panels[run].captioned(0.0, 2 * threshold.pixel)
     photo = next(iter(panels.values())).image

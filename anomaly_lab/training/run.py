@@ -136,7 +136,11 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
         datamodule.test_samples = datamodule.held_out_samples
     if datamodule.test_samples:
         trainer.test(method, datamodule, verbose=False)
-    figures = evaluation.metrics if has_labels else {name: evaluation.metrics[name] for name in THRESHOLDS}
+    figures = (
+        evaluation.metrics
+        if has_labels
+        else {name: value for name, value in evaluation.metrics.items() if name in THRESHOLDS}
+    )
     held_out = {
         name: value
         for callback in callbacks

@@ -12,6 +12,6 @@ row() {  # NAME OVERRIDES...
 }
 
 row untrained budget.epochs=1 method.optimizer.lr=1e-12
-row trained budget.epochs=100 method.optimizer.lr=3e-4  # 300 steps of 64 pairs
+row trained budget.epochs=260 data.batch_size=8 method.pairs=1 method.optimizer.lr=1e-3  # 1820 steps of 8 pairs
 
 .venv/bin/python experiments/table.py patch_svdd_ | tee experiments/patch_svdd/results.csv

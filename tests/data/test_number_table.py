@@ -70,19 +70,45 @@ def test_a_column_may_say_what_is_learnt_from(tmp_path):
         ("a,label\n1,0\n2\n", {}, "line 3: expected 2 columns, found 1"),
         ("a,label\n1,0,5\n", {}, "line 2: expected 2 columns, found 3"),
         ("a,lable\n1,0\n", {}, "expected one of the columns a, lable of .*found 'label'; did you mean 'lable'"),
-        ("", {}, "data.label: expected one of the columns nothing of"),
+        ("a;b;verdict\n1;2;0\n", {}, "expected one of the columns a, b, verdict of .*found 'label'"),
+        ("", {}, "data.label: expected one of the columns none, because the file is empty, of"),
+        ("a,b,label\n1,1_0,0\n", {}, "line 2, column b: expected a number, found '1_0'"),
+        ("a,,label\n1,x,0\n", {}, "expected the name of every column, found none for column 2, in which stands 'x'"),
+        ("a,split,Split,label\n1,train,test,0\n", {}, "expected one column that says train or test, found split"),
         ("a,a,label\n1,2,0\n", {}, "expected every column once, found 'a' twice"),
         ("label\n0\n", {}, "expected columns of numbers beside 'label', found none"),
         ("a,label\n", {}, "expected rows of numbers below the names of the columns, found none"),
-        ("a,label\n1,1\n", {}, "expected good rows to learn from, found none of 1"),
+        ("a,label\n1,1\n2,gut\n3,gut\n", {}, "found none of 3; read as defects: gut 2, bad 1; good rows are"),
+        ("a,label\n1,0\n2,0\n", {"share": 0.1}, "found none of 2; the good ones are all of the test: .*train_share"),
         ("a,label\n1,0\n", {"leave_out": ["b"]}, "data.leave_out: expected names of columns of .*found 'b'"),
-        ("a,split,label\n1,later,0\n", {}, "line 2: expected split train or test, found 'later'"),
+        ("a,split,label\n1,later,0\n", {}, r"line 2: expected split train or test, found 'later'; .*=\[split\]"),
         ("a,split,label\n1,train,1\n", {}, "2: expected good rows in the split train, found bad"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_by_line_and_column(text, words, message, tmp_path):
     with pytest.raises(UserError, match=message):
         read(table(tmp_path, text), **words)
+
+
+@pytest.mark.parametrize("text", [",a,label\n0,5,0\n1,7,0\n", "a,label,\n5,0,\n7,0,\n", "a,,label\n5,1,0\n7,0,0\n"])
+def test_a_column_without_a_name_that_says_nothing_is_left_out(text, tmp_path):
+    found = numbers(table(tmp_path, text), "label", ())
+    assert (found.columns, found.values.tolist()) == (("a",), [5, 7])
+
+
+def test_a_column_that_counts_the_rows_is_named(tmp_path):
+    """Where good rows stand first, it tells the others without any measurement."""
+    path = table(tmp_path, "id,a,label\n" + "".join(f"{number},{number % 3},0\n" for number in range(5, 15)))
+    assert read(path).remarks == (
+        "column id counts the rows; unless it was measured, leave it out: 'data.leave_out=[id]'",
+    )
+    assert read(path, leave_out=["id"]).remarks == ()
+
+
+def test_a_column_called_split_may_be_left_out(tmp_path):
+    path = table(tmp_path, "a,split,label\n" + "".join(f"{number},{number / 7},0\n" for number in range(0, 20, 2)))
+    assert len(read(path, leave_out=["split"]).train) == 8
+    assert numbers(path, "label", ("split",)).columns == ("a",)
 
 
 def test_a_missing_file_and_other_bytes_are_named(tmp_path):

@@ -55,6 +55,32 @@ def test_one_class_is_left_out_and_a_fifth_of_the_others_is_tested(digits):
     assert {sample.path for sample in other.train} != {sample.path for sample in splits.train}
 
 
+def test_classes_may_have_any_name(digits):
+    for split in ("train", "test"):
+        (digits / split / "0").rename(digits / split / "Good")
+        (digits / split / "1").rename(digits / split / "mask")
+    splits = one_class(str(digits), "mask", "one_vs_rest", 0)
+    assert {(sample.defect, sample.label) for sample in splits.test} == {("good", 0), ("class Good", 1), ("cat", 1)}
+    assert len(splits.train) == 10
+    assert splits.remarks == ()
+    assert len(one_class(str(digits), "Good", "leave_one_out", 0).test) == 14 + 6
+
+
+def test_a_class_may_be_there_for_the_test_alone(digits):
+    (digits / "train/0").rename(digits / "0")
+    splits = one_class(str(digits), "1", "one_vs_rest", 0)
+    assert Counter(sample.defect for sample in splits.test) == {"good": 4, "cat": 4, "0": 4}
+    with pytest.raises(UserError, match="expected training photos of every class, found no folder .*train/0"):
+        one_class(str(digits), "1", "leave_one_out", 0)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_photos_beside_the_classes_are_refused(digits, split):
+    write_image(digits / split / "loose.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(UserError, match=f"loose.png: expected images in folders, {split}/<class>, found one beside"):
+        one_class(str(digits), "1", "one_vs_rest", 0)
+
+
 @pytest.mark.parametrize(
     ("category", "message"),
     [

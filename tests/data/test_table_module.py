@@ -81,6 +81,21 @@ def test_a_column_that_only_tested_rows_change_is_constant_too(module):
         module(rows=rows).setup("fit")
 
 
+def test_a_number_far_from_all_others_is_named_before_the_training(module):
+    """Its distance in standard deviations, squared, would be infinite in float32."""
+    rows = [f"{number % 3}e-9,{number},good" for number in range(20)]
+    module(rows=[*rows, "1e5,3,worn"]).setup("fit")
+    with pytest.raises(
+        UserError, match=r"wear.csv, line 22, column a: expected a number within 1e\+15 standard .*9e\+14"
+    ):
+        module(rows=[*rows, "9e14,3,worn"]).setup("fit")
+
+
+def test_numbers_too_small_for_float32_are_one_value(module):
+    with pytest.raises(UserError, match="column b: expected different values"):
+        module(rows=[f"{number},{number}e-50,good" for number in range(20)]).setup("fit")
+
+
 def test_a_large_offset_costs_no_digits(module):
     """Seconds since 1970 have steps of 128 in float32."""
     rows = [f"{1_700_000_000 + number},{number},good" for number in range(20)]

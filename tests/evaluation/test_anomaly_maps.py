@@ -38,3 +38,13 @@ def test_half_precision_is_an_option(parts, tmp_path):
     AnomalyMaps("bar", "float16").on_test_batch_end(trainer, stand_in(pl.LightningModule), found, batch, 0)
     written = tifffile.imread(tmp_path / "maps/bar/test/good/000.tiff")
     assert (written.shape, written.dtype) == ((140, 140), np.float16)
+
+
+def test_one_number_an_image_is_no_map(parts, tmp_path):
+    data = stand_in(DataModule, test_samples=mvtec_ad(str(parts.parent), "bar").test[:1])
+    trainer = stand_in(pl.Trainer, datamodule=data, default_root_dir=str(tmp_path))
+    one = torch.zeros(1, dtype=torch.long)
+    batch = Batch(torch.zeros(1, 3, 32, 32), (), one, one, (place(140, 140, 32, "pad"),))
+    blind = stand_in(pl.LightningModule, localises=False)
+    AnomalyMaps("bar").on_test_batch_end(trainer, blind, Prediction(torch.ones(1, 1, 32, 32), None, None), batch, 0)
+    assert not (tmp_path / "maps").exists()

@@ -89,4 +89,5 @@ def test_tiles_show_image_reconstruction_map_overlay_and_mask():
     assert tiles["map"].max() < 10  # the darkest colour
     assert (tiles["overlay"] == 50).mean() > 0.5
     assert (tiles["mask"][..., 0] == 255 * mask).all()
+    assert list(tiles_of(Panel("", gray, None, None, mask), 0.0, 1.0)) == ["image", "mask"]
     assert "mask" not in tiles_of(Panel("", gray, None, np.zeros((4, 4), np.float32), mask & False), 0.0, 1.0)

@@ -29,13 +29,29 @@ def test_a_panel_shows_image_reconstruction_map_and_outline_without_padding():
     mask = torch.zeros(1, 32, 64, dtype=torch.bool)
     mask[:, 4:14, 20:30] = True
     batch = Batch(image, (mask,), torch.tensor([1]), torch.tensor([0]), (place(32, 64, 64, "pad"),))
-    shown = panel("a", 0, Prediction(anomaly_map, None, 1 - image), batch, 64, mask)
+    shown = panel("a", 0, Prediction(anomaly_map, None, 1 - image), batch, 64, mask, localises=True)
     picture = shown.draw(0.0, 1.0)
     assert picture.shape == (32, 4 * 64, 3)
     assert (picture[:, :64] == (255, 0, 0)).all()
     assert (picture[:, 64:128] == (0, 255, 255)).all()
     assert picture[9, 128 + 25].sum() > picture[28, 128 + 5].sum()
     assert (picture[:, 192:] == (0, 255, 0)).all(axis=2).sum() == 4 * 9  # the outline of a 10 x 10 square
+
+
+def test_what_has_no_map_is_drawn_without_one():
+    batch = Batch(torch.zeros(1, 3, 64, 64), (None,), torch.tensor([1]), torch.tensor([0]), (place(64, 64, 64, "pad"),))
+    line = Threshold("false_alarms", "score", 1.5, 0.5, 16 / 256, 9)
+    prediction, mask = Prediction(torch.ones(1, 1, 64, 64), None, None), torch.ones(1, 64, 64, dtype=torch.bool)
+    blind = panel("a", 0, prediction, batch, 64, None, line, 2.0, localises=False)
+    assert blind.anomaly_map is None
+    assert blind.caption == "a: image"
+    assert blind.decision == ["score 2", "threshold 1.5: abnormal"]
+    assert (blind.draw(*color_range([blind.anomaly_map])) == blind.image).all()
+    marked = panel("a", 0, prediction._replace(reconstruction=batch.image + 1), batch, 64, mask, line, localises=False)
+    assert marked.caption == "a: image, mask (green) | reconstruction"
+    image, reconstruction = np.split(marked.draw(0, 1), 2, axis=1)
+    assert (image == GREEN).all(axis=2).sum() == 4 * 63
+    assert (reconstruction == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +65,7 @@ def test_narrow_photos_are_shown_larger(photo, shown):
     placement = place(*photo, 256, "pad")
     batch = Batch(torch.zeros(1, 1, 256, 256), (None,), torch.tensor([1]), torch.tensor([0]), (placement,))
     mask = torch.zeros(1, *photo, dtype=torch.bool)
-    drawn = panel("a", 0, Prediction(torch.zeros(1, 1, 256, 256), None, None), batch, 64, mask)
+    drawn = panel("a", 0, Prediction(torch.zeros(1, 1, 256, 256), None, None), batch, 64, mask, localises=True)
     assert drawn.image.shape[:2] == drawn.anomaly_map.shape == drawn.mask.shape
     assert drawn.image.shape[:2] == pytest.approx(shown, abs=2)
     assert drawn.draw(0, 1).shape[1] == 3 * drawn.image.shape[1]

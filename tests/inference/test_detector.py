@@ -169,6 +169,10 @@ def test_a_prediction_is_drawn_and_saved(tmp_path):
     assert np.array_equal(tifffile.imread(tmp_path / "a.tiff"), said.anomaly_map)
     with pytest.raises(UserError, match=r"expected .png for the picture or .tiff for the map, found '.jpg'"):
         said.save(tmp_path / "a.jpg")
+    blind = detector(size=32, channels=3, localises=False).predict(COLOURS)
+    assert blind.panel.draw(0, 1).shape[1] == 256  # the photo alone
+    with pytest.raises(UserError, match=r"expected .png for the picture; the method has one number a photo and no map"):
+        blind.save(tmp_path / "b.tif")
 
 
 def test_one_file_twice_may_be_opened_once(tmp_path, write):

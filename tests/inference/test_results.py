@@ -15,6 +15,7 @@ import torch
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.placement import place
+from anomaly_lab.evaluation.drawing import ORANGE
 from anomaly_lab.inference import results
 from anomaly_lab.inference.detector import Detector
 from anomaly_lab.inference.results import doubt, write_results
@@ -31,9 +32,12 @@ class Remarking(Control):
         return prediction._replace(remarks=tuple("dark" if score < 0.2 else "" for score in prediction.score))
 
 
-def detector(kind="brightness", channels=1, threshold=0.5, batch_size=4, workers=0, size=32, **decoding):
-    """Score of a photo: its brightness, or what else the control says; without any training."""
+def detector(
+    kind="brightness", channels=1, threshold=0.5, batch_size=4, workers=0, size=32, localises=True, **decoding
+):
+    """Score and map of a photo: its brightness, or what else the control says; without any training."""
     method = Remarking(WholeImage(), size, channels, kind).eval()
+    method.localises = localises
     line = Threshold("false_alarms", "score", threshold, threshold, 0.001, 1)
     return Detector(method, line, Decoding(size, channels, **decoding), batch_size, workers)
 
@@ -59,6 +63,25 @@ def test_photos_of_any_size_get_maps_of_their_size(tmp_path, write, height, widt
     assert (found.shape, found.dtype) == ((height, width), np.float32)
     assert found == pytest.approx(np.full((height, width), 0.2), abs=1e-6)
     assert cv2.imread(str(tmp_path / "out/pictures/a.png")) is not None
+
+
+def test_one_number_a_photo_is_neither_drawn_nor_written_as_a_map(tmp_path, write, capsys):
+    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    write(tmp_path / "photos/a.png", photo)
+    blind = {"localises": False, "channels": 3, "threshold": 0.01}
+    judge(tmp_path / "photos", tmp_path / "out", maps=True, pictures=True, control=detector(**blind))
+    out = capsys.readouterr().out
+    assert "; scores and pictures: " in out
+    assert "maps: none of control, whose method has one number a photo and no map" in out
+    assert not (tmp_path / "out/maps").exists()
+    picture = cv2.imread(str(tmp_path / "out/pictures/a.png"))[:, :, ::-1]
+    drawn = picture[-171:, :256]  # 48 x 32 at a longer side of 256 px: the photo alone, without an outline
+    assert picture.shape[1] == 512  # room for the caption
+    assert not picture[-170:, 256:].any()
+    assert not (drawn == ORANGE).all(axis=2).any()
+    judge(tmp_path / "photos", tmp_path / "two", maps=True, seeing=detector(), blind=detector(**blind))
+    assert "; scores and maps: " in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "two/maps").iterdir()] == ["seeing"]
 
 
 def test_maps_lie_where_the_photo_is_and_padding_is_cut_away(tmp_path, write):
