@@ -1,5 +1,6 @@
 """The sweeps that users start from: their words compose and fit, whatever the hours they would take."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -244,3 +245,46 @@ def test_agreement_is_what_the_pick_without_labels_loses():
     values["cae"] = 0.92
     labelled["ranking"][3]["figures"]["image_auroc"]["value"] = 0.92
     assert script.agreement("wood", "0", labelled, painted)["agrees"]
+
+
+def test_results_of_fewer_sets_and_methods_leave_the_other_rows_as_they_are(tmp_path, monkeypatch, capsys):
+    script = loaded("results/results.py")
+    monkeypatch.setattr(script, "HERE", tmp_path / "tables")
+    script.HERE.mkdir()
+    asked = tmp_path / "runs" / "seed0"
+
+    def answered(data, **values):
+        ranking = []
+        for name, value in values.items():
+            folder = asked / "runs" / data / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "metrics.json").write_text("{}")
+            (folder / "environment.json").write_text('{"git": "abc"}')
+            figure = {"image_auroc": {"value": value, "low": 0.1, "high": 1.0}}
+            ranking.append({"name": name, "control": False, "figures": figure, "above_control": {}, "seconds": 0.1,
+                            "minutes": 1.0, "folders": [str(folder)]})  # fmt: skip
+        for labels in ("true", "false"):
+            (asked / f"{data}_labels={labels}.json").write_text(json.dumps({"ranking": ranking}))
+        script.main(tmp_path / "runs")
+        return [[row[name] for name in ("data", "method", "image_auroc")] for row in found("results.csv")]
+
+    def found(name):
+        with (script.HERE / name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    wood = [["wood", "padim", "0.9"], ["wood", "cae", "0.7"]]
+    assert answered("wood", padim=0.9, cae=0.7) == wood
+    (asked / "wood_labels=true.json").unlink()  # another folder
+    assert answered("screw", cae=0.5) == [["screw", "cae", "0.5"], *wood]
+    capsys.readouterr()
+    assert answered("wood", cae=0.8) == [["screw", "cae", "0.5"], wood[0], ["wood", "cae", "0.8"]]
+    assert [(row["data"], row["methods"], row["pick"]) for row in found("agreement.csv")] == [
+        ("screw", "1", "cae"), ("wood", "2", "padim"),
+    ]  # fmt: skip
+    assert "agreement.csv keeps its row of wood, seed 0, of 2 methods; this one has 1: wood" in capsys.readouterr().out
+    answered("wood", cae=0.8, padim=0.6, spade=0.5)
+    assert [(row["methods"], row["pick"]) for row in found("agreement.csv")] == [("1", "cae"), ("3", "cae")]
+    assert sorted(path.name for path in script.HERE.iterdir()) == ["agreement.csv", "results.csv"]
+    with pytest.raises(SystemExit, match="expected answers of select in "):
+        script.main(tmp_path / "none")
+    assert len(found("results.csv")) == 4
