@@ -95,6 +95,27 @@ def test_rows_are_skipped_left_out_and_written_at_once(module, tmp_path):
     assert not rows.Table("budgets", tmp_path, ()).known
 
 
+def test_no_row_is_estimated_when_the_time_for_any_is_over(module, tmp_path, capsys):
+    rows, clock, estimated = module("rows"), Clock(), []
+    guard = rows.TimeGuard(8, clock)
+
+    def row(number):
+        def estimate():
+            estimated.append(number)
+            clock.now += 12  # a few steps of a run
+            return 90.0
+
+        def work():
+            clock.now += guard.left - 25
+            return {"state": "unfinished"}
+
+        return rows.Row("budgets", {"method": f"{number}", "data": "x"}, work, estimate)
+
+    rows.measure(map(row, range(33)), guard, {"budgets": rows.Table("budgets", tmp_path, ())}, ABOUT)
+    assert (estimated, guard.left) == ([0], 25)
+    assert capsys.readouterr().out.count("left out: budgets ") == 32
+
+
 def test_a_row_without_its_columns_is_refused(module, tmp_path):
     table = module("rows").Table("steps", tmp_path, ())
     with pytest.raises(ValueError, match="fields not in fieldnames: 'unknown'"):

@@ -95,7 +95,9 @@ def measure(rows: Iterable[Row], guard: TimeGuard, tables: dict[str, Table], abo
             continue
         start = guard.clock()
         try:
-            needed = row.estimate() if row.estimate else guard.estimate(row.table)
+            needed = SECONDS[row.table] if row.estimate else guard.estimate(row.table)
+            if row.estimate and needed <= guard.left:  # an estimate takes its time, too
+                needed = row.estimate()
             if needed > guard.left:
                 print(f"left out: {name} may take {needed:.0f} s, {guard.left:.0f} s are left", flush=True)
                 continue
