@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from anomaly_lab.runs.folder import FORMAT
+from anomaly_lab.runs.naming import Place
 from tests.conftest import ROOT, make_parts, variables
 
 FOLDER = ROOT / "experiments" / "gpu"
@@ -158,11 +160,16 @@ def stop(*_):
     job.write_text(json.dumps({{"state": "interrupted"}}))
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
+earlier = job.read_text() if job.exists() else ""
 job.write_text(json.dumps({{"state": "running"}}))
 (folder / "checkpoints" / "last.ckpt").write_bytes(bytes(1000))
-if "quick" in words:
-    metrics.write_text(json.dumps({{"image_auroc": 0.75, "threshold": 1.0, "precision": "32-true"}}))
-    job.write_text(json.dumps({{"state": "done"}}))
+if "hasty" in words:  # a rerun that is stopped at once: the earlier result stays
+    job.write_text(earlier)
+elif "quick" in words:
+    figures = {{"image_auroc": float(words["quick"]), "threshold": 1.0, "precision": "32-true", "result_key": "key"}}
+    metrics.write_text(json.dumps(figures))
+    job.write_text(json.dumps({{"state": "done", "format": {format}, "finished": time.time()}}))
+    print("rerun" if "rerun" in words else "first")
 else:
     time.sleep(60)
 """
@@ -172,12 +179,22 @@ def test_a_budget_ends_in_time_and_its_folder_comes_back(module, monkeypatch, tm
     budgets, work, out = module("budgets"), tmp_path / "work", tmp_path / "out"
     work.mkdir(), out.mkdir()
     stub = tmp_path / "python"
-    stub.write_text(STUB.format(python=sys.executable))
+    stub.write_text(STUB.format(python=sys.executable, format=FORMAT))
     stub.chmod(0o755)
     monkeypatch.setattr(budgets.sys, "executable", str(stub))
     monkeypatch.setattr(budgets, "load_checkpoint", lambda path: {"epoch": 3 + 0 * path.stat().st_size})
-    found = budgets.budget(["method=a", "quick=1"], work, out, 30)
+    monkeypatch.setattr(budgets, "configured", lambda *words: dict(word.split("=", 1) for word in words))
+    place = work / "runs" / "gpu"
+    monkeypatch.setattr(budgets, "place_of", lambda found: Place(place / found.get("method", "none"), "key"))
+    found = budgets.budget(["method=a", "quick=0.75"], work, out, 30)
     assert found == {"image_auroc": 0.75, "precision": "32-true"}
+    words = ["method=a", "quick=0.5"]
+    assert budgets.budget(words, work, out, 30) == {**found, "note": "finished by an earlier command"}
+    assert budgets.budget(words, work, out, 30, again=True) == {**found, "image_auroc": 0.5}
+    assert (work / "said").read_text() == "rerun\n"
+    hasty = budgets.budget([*words, "hasty=1"], work, out, 30, again=True)
+    assert hasty == {"state": "failed", "note": "stopped before its first checkpoint"}
+    assert budgets.run_of(words, work) == ([*words, f"runs_dir={work / 'runs'}", "name=gpu"], place / "a", True)
     failed = budgets.budget(["broken=1"], work, out, 30)
     assert failed == {"state": "failed", "note": "error: data.root: expected a folder"}
     assert not list(out.iterdir())
@@ -258,7 +275,14 @@ def test_toy_rows_on_a_cpu_without_wandb(warm_program, tmp_path):
 
     assert run("steps", "evaluation", *methods).count("known: ") == 7
     run("budgets", "--methods", "ganomaly")
-    (budget,) = read(out / "budgets.csv")
+    run("budgets", "--methods", "ganomaly", "--again")
+    budget, again = read(out / "budgets.csv")
+    figures = ("method", "state", "precision", "image_auroc")
+    assert [again[name] for name in (*figures, "note")] == [*(budget[name] for name in figures), ""]
+    (out / "budgets.csv").unlink()
+    run("budgets", "--methods", "ganomaly")
+    (known,) = read(out / "budgets.csv")
+    assert (known["note"], known["fit_seconds"]) == ("finished by an earlier command", again["fit_seconds"])
     assert (budget["method"], budget["state"]) == ("ganomaly", "done")
     assert budget["precision"] in {"32-true", "bf16-mixed"}  # as the processor has it
     assert 0 <= float(budget["image_auroc"]) <= 1

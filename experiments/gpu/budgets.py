@@ -15,6 +15,8 @@ from anomaly_lab.config.files import CONF
 from anomaly_lab.launch.cost import counts as counts_of
 from anomaly_lab.methods.base.build import build_method
 from anomaly_lab.runs.checkpoint import load_checkpoint
+from anomaly_lab.runs.folder import read_job, state_of
+from anomaly_lab.runs.naming import place_of
 
 METRICS = (
     "precision", "image_auroc", "pixel_auroc", "pixel_auroc_smoothed", "pixel_aupro", "pixel_aupro_smoothed",
@@ -35,10 +37,29 @@ def estimate(words: Sequence[str], folder: Path, counts: Counts) -> tuple[float,
     return 1.2 * seconds * number, 12 * sum(weight.numel() for weight in build_method(resolved).parameters())
 
 
-def budget(words: Sequence[str], work: Path, out: Path, seconds: float) -> dict[str, Any]:
-    """A row of `budgets.csv`: a run, stopped after so many seconds; its folder then lies in `out` as one file."""
-    before = {path: path.stat().st_mtime_ns for path in work.glob("runs/**/job.json")}
-    command = [sys.executable, "-m", "anomaly_lab", *words, f"runs_dir={work / 'runs'}", "name=gpu"]
+def run_of(words: Sequence[str], work: Path) -> tuple[list[str], Path, bool]:
+    """The words of a training in this folder, its run folder, and whether it is finished there."""
+    whole = [*words, f"runs_dir={work / 'runs'}", "name=gpu"]
+    place = place_of(configured(*whole))
+    return whole, place.folder, state_of(*place) == "finished"
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Those of a finished run that the table has."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {name: metrics[name] for name in METRICS if name in metrics}
+
+
+def budget(words: Sequence[str], work: Path, out: Path, seconds: float, again: bool = False) -> dict[str, Any]:
+    """A row of `budgets.csv`: a run, stopped after so many seconds; its folder then lies in `out` as one file.
+
+    A finished run in `work` is read, or, with `again`, done anew; an unfinished one goes on.
+    """
+    words, folder, is_finished = run_of(words, work)
+    if is_finished and not again:
+        return {**figures(folder), "note": "finished by an earlier command"}
+    before = written(folder)
+    command = [sys.executable, "-m", "anomaly_lab", *words, *["rerun=true"] * is_finished]
     paths = f"{CONF.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     said = work / "said"
     with said.open("w") as file, subprocess.Popen(
@@ -52,18 +73,24 @@ def budget(words: Sequence[str], work: Path, out: Path, seconds: float) -> dict[
                 process.wait(GRACE)
             except subprocess.TimeoutExpired:
                 process.kill()
-    runs = [path for path in work.glob("runs/**/job.json") if path.stat().st_mtime_ns != before.get(path)]
-    if len(runs) != 1:
-        return {"state": "failed", "note": "; ".join(said.read_text().splitlines()[-2:])[:300]}
-    folder, job = runs[0].parent, json.loads(runs[0].read_text())
+    job = read_job(folder)
+    is_restored = is_finished and job == before[1]  # the run ended before it changed anything
+    if is_restored or not job or written(folder) == before:
+        note = "; ".join(said.read_text().splitlines()[-2:])[:300]
+        return {"state": "failed", "note": note or "stopped before its first checkpoint"}
     if job["state"] == "done":
-        metrics = json.loads((folder / "metrics.json").read_text())
-        return {name: metrics[name] for name in METRICS if name in metrics}
+        return figures(folder)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if job["state"] == "failed" or not checkpoint.is_file():
         return {"state": "failed", "note": job.get("error") or f"{job['state']} before its first checkpoint"}
     epochs = load_checkpoint(checkpoint)["epoch"] + 1
     return {"state": "unfinished", "note": f"epoch {epochs}; {packed(folder, work, out / 'unfinished.tar')}"}
+
+
+def written(folder: Path) -> tuple[int, dict[str, Any]]:
+    """When `job.json` of a run was written, and what it holds."""
+    path = folder / "job.json"
+    return (path.stat().st_mtime_ns if path.is_file() else 0), read_job(folder)
 
 
 def packed(folder: Path, work: Path, target: Path) -> str:

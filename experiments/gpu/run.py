@@ -195,6 +195,8 @@ class Parts:
 
     def estimate(self, words: list[str]) -> float:
         """Seconds of the whole, or of a part of it where the checkpoint can come back and be continued."""
+        if not self.options.again and self.code["budgets"].run_of(words, self.work)[-1]:
+            return 0.0
         counts = self.counts if self.options.toy else self.code["steps"].Counts(5, 20, 1)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             seconds, size = self.code["budgets"].estimate(words, Path(folder), counts)
@@ -202,7 +204,8 @@ class Parts:
 
     def budget(self, words: list[str]) -> dict[str, Any]:
         """A run until the time is over; half a minute is left for its checkpoint."""
-        return self.code["budgets"].budget(words, self.work, self.options.out.absolute(), self.guard.left - 30)
+        out, seconds = self.options.out.absolute(), self.guard.left - 30
+        return self.code["budgets"].budget(words, self.work, out, seconds, self.options.again)
 
 
 def commit() -> str:
@@ -225,7 +228,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, help="unfinished.tar of an earlier command")
     parser.add_argument("--commit", default="", help="of the rows, where the copy has no history")
     parser.add_argument("--methods", nargs="+", help="only these, of steps, budgets and sized")
-    parser.add_argument("--again", action="store_true", help="measure known rows again")
+    parser.add_argument("--again", action="store_true", help="measure known rows again, and train finished runs anew")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: shows that it works, measures nothing")
     options = parser.parse_args()
