@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> None:
             print(line, flush=True)
         if not labelled:
             refuse_without_kinds({entry.name: unpainted(entry.jobs[0].config) for entry in found if entry.jobs})
-        if "dry_run=true" in request.words:
+        if look.dry_run:
             print("\n".join(announced(found, photos.seen, left)))
             return
         launcher = Local(jobs=1, threads=cores())

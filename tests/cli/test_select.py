@@ -337,9 +337,10 @@ def test_methods_without_a_common_kind_are_refused_before_any_runs(tmp_path, par
     assert parts_of_main.asked == []
 
 
-def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys):
+@pytest.mark.parametrize("word", ["dry_run=true", "dry_run=True", "++dry_run=TRUE"])
+def test_a_dry_run_says_what_would_run(tmp_path, parts_of_main, capsys, word):
     with pytest.raises(FileNotFoundError):
-        selected(tmp_path, "dry_run=true")
+        selected(tmp_path, word)
     assert parts_of_main.asked == []
     assert "  cae: 2 to start, about 2 s on two cores\n" in capsys.readouterr().out
 
