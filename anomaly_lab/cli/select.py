@@ -302,12 +302,29 @@ def refuse_several(words: Sequence[str], folder: Path | None = None) -> None:
         if several:
             key, _, value = word.partition("=")
             files = [f"--config-dir={folder}"] if folder else []
-            as_list = f" (as a list: {key}=[{value}])" if "(" not in value and (key == "trust" or "." in key) else ""
+            as_list = f" (as a list: {key}=[{value}])" if "(" not in value and takes_list(key) else ""
             raise UserError(
                 f"{key}: expected one value, found {value!r}{as_list}; select ranks methods for one at a time; when it "
                 "has named some, compare the values in a sweep: "
                 f"{shlex.join(['python', '-m', 'anomaly_lab', '-m', *files, 'method=A,B', *words])}"
             )
+
+
+def takes_list(key: str) -> bool:
+    """Whether a file of the configuration has a list under a key, `method.` or the name of a method before it."""
+    import yaml
+
+    from anomaly_lab.config.files import CONF
+
+    section, *names = key.lstrip("+").split(".")
+    files = [*(CONF / section).glob("*.yaml"), CONF / "method" / f"{section}.yaml"] if names else [CONF / "train.yaml"]
+    for path in filter(Path.is_file, files):
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name in names or [section]:
+            found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, list):
+            return True
+    return False
 
 
 def by_category(words: Sequence[str]) -> list[list[str]]:

@@ -73,8 +73,15 @@ def portfolio(name: str, folder: Path | None) -> dict[str, Candidate]:
 def chosen(candidates: Mapping[str, Candidate], methods: Sequence[str]) -> dict[str, Candidate]:
     """The controls and the candidates of these names or methods (none: all).
 
-    Raises UserError for one that the portfolio has not: nobody knows how long it takes.
+    Raises UserError for one that the portfolio has not: nobody knows how long it takes. Also where controls alone are
+    left, which would be compared with nothing.
     """
+    rivals = [name for name, each in candidates.items() if not is_control(each)]
+    if not rivals:
+        raise UserError(
+            f"portfolio: expected methods beside the controls, found {', '.join(candidates) or 'none'} alone; controls "
+            "are what methods are compared with"
+        )
     if not methods:
         return dict(candidates)
     called = {name: {name, *(word.removeprefix("method=") for word in each.words)} for name, each in candidates.items()}
@@ -83,6 +90,11 @@ def chosen(candidates: Mapping[str, Candidate], methods: Sequence[str]) -> dict[
         raise UserError(
             f"method: expected some of {', '.join(known)}, found {unknown[0]!r}{nearest(unknown[0], known)}; a file "
             "select/NAME.yaml in --config-dir adds others, with the seconds that they take (portfolio=NAME)"
+        )
+    if not any(called[name] & {*methods} for name in rivals):
+        raise UserError(
+            f"method: expected some of {', '.join(rivals)}, found {', '.join(methods)} alone; controls run beside all "
+            "of them and are what these are compared with"
         )
     return {name: each for name, each in candidates.items() if called[name] & {"control", *methods}}
 

@@ -91,7 +91,10 @@ def test_categories_are_ranked_together():
 @pytest.mark.parametrize(
     ("word", "as_list"),
     [
-        ("data.good_photos=10,20", " (as a list: data.good_photos=[10,20])"),
+        ("data.good_photos=10,20", ""),
+        ("method.width=8,16", ""),
+        ("padim.backbone.layers=layer1,layer2", " (as a list: padim.backbone.layers=[layer1,layer2])"),
+        ("+method.kinds=turn,flip", " (as a list: +method.kinds=[turn,flip])"),
         ("data.good=ok,fine", " (as a list: data.good=[ok,fine])"),
         ("trust=a,b", " (as a list: trust=[a,b])"),
         ("data=folder,csv", ""),

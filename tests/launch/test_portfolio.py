@@ -75,6 +75,21 @@ def test_method_names_choose_among_the_candidates():
         chosen(two, ["two", "anogan"])
 
 
+@pytest.mark.parametrize("methods", [["control_pca"], ["control"], ["control", "control_brightness"]])
+def test_controls_alone_are_refused_because_they_are_compared_with_nothing(methods):
+    every = portfolio("default", None)
+    said = f"method: expected some of variation_model, padim, .*, found {', '.join(methods)} alone; controls run beside"
+    with pytest.raises(UserError, match=said):
+        chosen(every, methods)
+    assert "padim" in chosen(every, [*methods, "padim"])
+    controls = {name: each for name, each in every.items() if name.startswith("control")}
+    for asked in ([], methods):
+        with pytest.raises(UserError, match="portfolio: expected .*, found control_brightness, control_pca alone; "):
+            chosen(controls, asked)
+    with pytest.raises(UserError, match="found none alone"):
+        chosen({}, [])
+
+
 def composing(name="resnet18.tv_in1k", weights=None):
     return lambda words: OmegaConf.create({"method": {"backbone": {"name": name, "weights": weights}}})
 
