@@ -158,7 +158,10 @@ def main(arguments: list[str]) -> None:
     best = ranking.standings[0].contender
     chosen_one = next(entry for entry in found if entry.name == best.name)
     its = chosen_one.jobs[0].config
-    steps = next_steps(best, chosen_one.words, its["method"]["_target_"], request.folder, trusted(its["trust"]))
+    typed = chosen_one.words[len(chosen_one.candidate.words) :]
+    steps = next_steps(
+        best, chosen_one.candidate.words, typed, its["method"]["_target_"], request.folder, trusted(its["trust"])
+    )
     answer = summary(ranking, contenders, facts, steps) | {"asked": arguments}
     show(answer)
     out = Path(its["runs_dir"]) / its["name"] / "+".join(sets)
@@ -185,21 +188,27 @@ def strongest_controls(contenders: Sequence["Contender"]) -> list[str]:
 
 
 def next_steps(
-    best: "Contender", words: Sequence[str], method: str, folder: Path | None = None, trust: Sequence[str] = ()
+    best: "Contender",
+    own: Sequence[str],
+    typed: Sequence[str],
+    method: str,
+    folder: Path | None = None,
+    trust: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """The commands that follow: train with all that a run has, and for each data set predict and export.
 
-    `words`: of the command of its runs, without what all of them share; keys of other methods are left out. `method`:
-    the path of its class, which may say that no run becomes one file. `folder`, `trust`: of somebody's own files and
-    packages.
+    `own`, `typed`: of the command of its runs, without what all of them share: the words of the candidate, whose short
+    budget is left out, and those of the user; keys of other methods are left out. `method`: the path of its class,
+    which may say that no run becomes one file. `folder`, `trust`: of somebody's own files and packages.
     """
     from anomaly_lab.cli.methods import exportable
     from anomaly_lab.config.overrides import of_method
 
-    own = of_method(words)
-    whole = [word for word in own if not word.startswith(SHORT)]
+    kept = [word for word in own if not word.startswith(SHORT)]
+    whole = of_method([*kept, *typed])
+    is_longer = len(kept) < len(own) and not any(word.startswith(SHORT) for word in typed)
     several = len(best.runs) > 1
-    longer = "for as long as the method's file says" if len(whole) < len(own) else "with its pictures and curves"
+    longer = "for as long as the method's file says" if is_longer else "with its pictures and curves"
     files = [f"--config-dir={folder}"] if folder else []
     steps = [(f"train {longer}", ["-m"] * several + files + whole)]
     packages = [f"trust={','.join(trust)}"] if trust else []

@@ -172,16 +172,19 @@ def test_the_strongest_control_of_each_measure_runs_too_unless_it_has(tmp_path):
 )
 def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short):
     best = contender("cae", {}, tmp_path)
-    words = ["method=cae", *short, "data=folder", "data.root=my photos", "method.backbone=offline"]
-    (what, train), (_, predict), (_, export) = next_steps(best, words, CAE)
+    own, typed = ["method=cae", *short], ["data=folder", "data.root=my photos", "method.backbone=offline"]
+    (what, train), (_, predict), (_, export) = next_steps(best, own, typed, CAE)
     assert what == "train for as long as the method's file says"
     assert train == "python -m anomaly_lab method=cae data=folder 'data.root=my photos' method.backbone=offline"
     assert predict == f"python -m anomaly_lab predict run={tmp_path / 'cae'} source=new_photos/"
     assert export.endswith("format=onnx")
-    whole = [word for word in words if word not in short]
-    assert next_steps(best, whole, CAE)[0] == ("train with its pictures and curves", train)
+    assert next_steps(best, own[:1], typed, CAE)[0] == ("train with its pictures and curves", train)
+    mine = "data.batch_size=4 experiment=quick budget.epochs=7"  # what was typed stays
+    assert next_steps(best, own, [*typed, *mine.split()], CAE)[0] == (
+        "train with its pictures and curves", f"{train} {mine}",
+    )  # fmt: skip
     best.runs += contender("other", {}, tmp_path).runs  # of another data set
-    steps = next_steps(best, words, CAE)
+    steps = next_steps(best, own, typed, CAE)
     assert steps[0][1] == train.replace("anomaly_lab", "anomaly_lab -m", 1)
     assert [what for what, _ in steps[1:]] == [
         "look at new photos of bar", "make one file of bar that needs no anomaly_lab",
@@ -191,8 +194,10 @@ def test_the_commands_that_follow_train_without_the_short_budget(tmp_path, short
 
 def test_the_commands_that_follow_are_of_this_method_and_know_ones_own_files_and_packages(tmp_path):
     best = contender("padim", {}, tmp_path)
-    words = ["method=padim", "data=folder", "cae.width=7", "padim.ridge=0.1", "trust=[mine]"]
-    (_, train), (_, predict), (_, export) = next_steps(best, words, CAE, tmp_path / "my files", ["mine", "other"])
+    words = ["data=folder", "cae.width=7", "padim.ridge=0.1", "trust=[mine]"]
+    (_, train), (_, predict), (_, export) = next_steps(
+        best, ["method=padim"], words, CAE, tmp_path / "my files", ["mine", "other"]
+    )
     assert train == f"python -m anomaly_lab '--config-dir={tmp_path}/my files' method=padim data=folder " \
         "method.ridge=0.1 'trust=[mine]'"  # fmt: skip
     assert predict.endswith(" source=new_photos/ trust=mine,other")
@@ -206,7 +211,7 @@ def test_the_commands_that_follow_are_of_this_method_and_know_ones_own_files_and
 )  # fmt: skip
 def test_no_command_exports_a_method_that_cannot_be_one_file(tmp_path, method, ending):
     best = contender(method, {}, tmp_path)
-    steps = [what for what, _ in next_steps(best, ["data=folder"], f"anomaly_lab.methods.{method}")]
+    steps = [what for what, _ in next_steps(best, [], ["data=folder"], f"anomaly_lab.methods.{method}")]
     assert ending is None or steps.pop().endswith(ending)
     assert steps == ["train with its pictures and curves", "look at new photos"]
 
@@ -236,7 +241,7 @@ class Parts:
             configs = [{**own, "method": method, "data": {"category": each}} for each in ("bar", "nut")]
             return [Job((), name, self.folder / name, config, 0, "key") for config in configs]
 
-        return [Entry(name, each, jobs(name), "", each.words) for name, each in candidates.items()]
+        return [Entry(name, each, jobs(name), "", tuple(words_of(each)[0])) for name, each in candidates.items()]
 
     def contend(self, found, launcher, config, seconds, photos, began, labels):
         self.asked.append(([entry.name for entry in found], seconds, photos))
@@ -272,7 +277,7 @@ def selected(tmp_path, *words):
 def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_all_they_need(
     tmp_path, parts_of_main, capsys
 ):
-    found = selected(tmp_path, "data.category=bar,nut")
+    found = selected(tmp_path, "data.category=bar,nut", "data.batch_size=4")
     assert parts_of_main.asked == [
         (["cae", "padim"], 60 * 5 - 35, 33),
         (["control_pca", "control_mean_image"], math.inf, 33),
@@ -285,7 +290,9 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_al
     assert found["photos"] == photos
     assert found["basis"] == "labels"
     assert [row["name"] for row in found["ranking"]] == ["padim", "cae", "control_pca", "control_mean_image"]
-    assert "method=padim" in found["commands"][0]["command"]
+    train = found["commands"][0]["command"]
+    assert " method=padim data=folder " in train
+    assert train.endswith(" data.category=bar,nut data.batch_size=4")
     assert found["commands"][1]["command"].endswith(" source=new_photos/ trust=mine")  # as it was typed
     assert (tmp_path / "runs/select/bar+nut/select.html").is_file()
     printed = capsys.readouterr().out
