@@ -24,7 +24,7 @@ from anomaly_lab.launch.table import JobTable
 from anomaly_lab.networks.offline import OFFLINE, is_installed
 from anomaly_lab.report.ranking import IMAGE_LEVEL, Contender
 from anomaly_lab.runs.collect import read
-from anomaly_lab.runs.folder import read_job, refuse_unwritable, state_of
+from anomaly_lab.runs.folder import read_job, refuse_unwritable, seconds_of, state_of
 from anomaly_lab.runs.measures import BY_KEY
 
 GROUP = "select"  # of conf/
@@ -308,6 +308,6 @@ def settle(contender: Contender, entry: Entry, outcomes: Mapping[Path, Outcome])
 
 
 def minutes_of(job: Mapping[str, Any]) -> float:
-    """How long a run took by its job.json, in minutes; nan if it does not say."""
-    began, ended = job.get("started"), job.get("finished")
-    return (ended - began) / 60 if isinstance(began, float) and isinstance(ended, float) else math.nan
+    """How long a run took by its job.json, with all attempts, in minutes; nan if it does not say."""
+    seconds = seconds_of(job)
+    return math.nan if seconds is None else seconds / 60

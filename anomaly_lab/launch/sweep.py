@@ -31,7 +31,7 @@ from anomaly_lab.data.layouts import POOLS, categories, of_pool, textures_of
 from anomaly_lab.data.one_class import classes
 from anomaly_lab.launch.jobs import Job, Outcome, Words
 from anomaly_lab.launch.table import JobTable
-from anomaly_lab.runs.folder import refuse_unwritable, state_of, write_job
+from anomaly_lab.runs.folder import read_job, refuse_unwritable, seconds_of, state_of, write_job
 from anomaly_lab.runs.naming import place_of
 
 Settings = TypeVar("Settings")
@@ -190,7 +190,8 @@ def launch(
     outcomes = {folder: Outcome("done") for folder in runs}
     for job in to_do:
         if states[job.folder] == "to test again":
-            write_job(job.folder, "interrupted")  # a launcher takes a finished run for a job that has ended
+            # a launcher takes a finished run for a job that has ended
+            write_job(job.folder, "interrupted", seconds=seconds_of(read_job(job.folder)))
     if to_do:
         refuse_unwritable(to_do[0].folder)
         with JobTable({job.folder: job.label for job in to_do}) as board:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +100,17 @@ def maker_of(folder: Path) -> str | None:
 def read_job(folder: Path) -> dict[str, Any]:
     """The content of `job.json`: state (running, done, failed), format, times; empty if there is none."""
     return read_object(folder / "job.json")
+
+
+def seconds_of(job: Mapping[str, Any]) -> float | None:
+    """Seconds of all attempts at a run that has ended, by its `job.json`; None if it does not say.
+
+    An attempt that started from the beginning counts none of those before it.
+    """
+    seconds, began, ended = (job.get(name) for name in ("seconds", "started", "finished"))
+    if isinstance(seconds, float):
+        return seconds
+    return ended - began if isinstance(began, float) and isinstance(ended, float) else None
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -20,7 +20,15 @@ from anomaly_lab.report.html import write_report
 from anomaly_lab.report.verdict import verdict
 from anomaly_lab.runs.checkpoint import load_checkpoint
 from anomaly_lab.runs.collect import read
-from anomaly_lab.runs.folder import RESULT_VERSION, checkpoint_to_resume, read_job, remove_empty, state_of, write_job
+from anomaly_lab.runs.folder import (
+    RESULT_VERSION,
+    checkpoint_to_resume,
+    read_job,
+    remove_empty,
+    seconds_of,
+    state_of,
+    write_job,
+)
 from anomaly_lab.runs.naming import place_of, versions_of
 from anomaly_lab.runs.stored import CONFIG
 from anomaly_lab.tracking.loggers import RUN_ID
@@ -52,13 +60,14 @@ def run(config: DictConfig, folder: Path) -> None:
     before, result = read_job(folder), _identity(folder)
     stored = folder / CONFIG
     earlier = stored.read_text(encoding="utf-8") if stored.is_file() else None
+    earlier_seconds = spent(before, resume) if resume else 0.0
     first, started = is_first_process(), time.time()
     if first:
         if config.rerun is True:
             (folder / RUN_ID).unlink(missing_ok=True)  # a new run in W&B
         # Here, under the lock, and not by Hydra: a command that waits must change nothing of the run that it waits for.
         write_whole(stored, lambda part: part.write_text(OmegaConf.to_yaml(config), encoding="utf-8"))
-        write_job(folder, "running", started=started)
+        write_job(folder, "running", started=started, earlier_seconds=earlier_seconds)
         for part in folder.rglob(".*.ckpt.*"):  # of a process that was killed while it wrote
             part.unlink()
     try:
@@ -74,8 +83,9 @@ def run(config: DictConfig, folder: Path) -> None:
         elif first:
             state = "interrupted" if interrupted or terminated else "failed"
             stopped = "by Ctrl-C" if interrupted else "by SIGTERM" if terminated else ""
+            seconds = earlier_seconds + time.time() - started
             with suppress(UserError):  # a full disk takes no state either
-                write_job(folder, state, error=stopped or f"{type(error).__name__}: {error}")
+                write_job(folder, state, error=stopped or f"{type(error).__name__}: {error}", seconds=seconds)
         if interrupted:  # Lightning makes a SystemExit of it
             raise KeyboardInterrupt from error
         if terminated:
@@ -83,9 +93,19 @@ def run(config: DictConfig, folder: Path) -> None:
         raise
     if first:
         write_json(folder / "metrics.json", metrics)
-        write_job(folder, "done", started=started, finished=time.time(), versions=versions_of(resolved))
+        finished = time.time()
+        times = {"started": started, "finished": finished, "seconds": earlier_seconds + finished - started}
+        write_job(folder, "done", **times, versions=versions_of(resolved))
         write_page(folder)
         show(metrics, folder)
+
+
+def spent(job: dict[str, Any], checkpoint: Path) -> float:
+    """Seconds of the attempts at a run that this checkpoint continues; of one that was killed, up to the checkpoint."""
+    earlier, began = (job.get(name) for name in ("earlier_seconds", "started"))
+    if job.get("state") == "running" and isinstance(earlier, float) and isinstance(began, float):
+        return earlier + max(0.0, checkpoint.stat().st_mtime - began)
+    return seconds_of(job) or 0.0
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -344,6 +344,7 @@ def test_what_needs_labels_is_not_shown_where_they_are_not_used(tmp_path, clock,
 
 def test_minutes_of_a_run_are_known_once_it_has_ended():
     assert minutes_of({"started": 60.0, "finished": 150.0}) == 1.5
+    assert minutes_of({"started": 60.0, "finished": 150.0, "seconds": 120.0}) == 2  # with earlier attempts
     assert math.isnan(minutes_of({"started": 60.0}))
 
 

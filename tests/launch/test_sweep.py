@@ -25,7 +25,7 @@ from anomaly_lab.launch.jobs import Outcome, command
 from anomaly_lab.launch.local import Local
 from anomaly_lab.launch.slurm import Slurm
 from anomaly_lab.launch.sweep import Composer, checked, expanded, labels, launch, plan
-from anomaly_lab.runs.folder import FORMAT, write_job
+from anomaly_lab.runs.folder import FORMAT, read_job, write_job
 from tests.conftest import every
 
 
@@ -143,13 +143,14 @@ class Fake:
     jobs = 2
 
     def __init__(self, objective=None, failing=()):
-        self.objective, self.failing, self.ran = objective, failing, []
+        self.objective, self.failing, self.ran, self.found = objective, failing, [], []
 
     def execute(self, jobs, config, board):
         outcomes = {}
         for job in jobs:
             seed = job.config["seed"]
             self.ran.append(seed)
+            self.found.append(read_job(job.folder))
             outcomes[job.folder] = Outcome("failed", "exit code 3", "boom") if seed in self.failing else Outcome("done")
             if seed not in self.failing:
                 finish(job, seed / 10)
@@ -161,7 +162,7 @@ def finish(job, value):
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.touch()
     write_json(job.folder / "metrics.json", {"score": value, "precision": "x", "result_key": job.result_key})
-    write_job(job.folder, "done")
+    write_job(job.folder, "done", seconds=90.0)
 
 
 @pytest.fixture
@@ -224,6 +225,7 @@ def test_a_sweep_with_another_threshold_judges_again(sweep, capsys):
     again = Fake()
     sweep(again, ["seed=0", "threshold=area"], ["seed=1"])
     assert again.ran == [0]
+    assert again.found == [{"state": "interrupted", "format": FORMAT, "seconds": 90.0}]  # its time goes on
     assert "2 jobs: 1 to test again, 1 finished" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"threshold=max: expected jobs that train weights of their own, .*set another"):
         sweep(again, ["seed=2", "threshold=area"], ["seed=2", "threshold=max"])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,13 +34,14 @@ from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.data.textures import ForeignTextures
 from anomaly_lab.evaluation import controls
+from anomaly_lab.launch.portfolio import minutes_of
 from anomaly_lab.methods.base.method import Method
 from anomaly_lab.methods.base.tiling import SlidingWindow, WholeImage
 from anomaly_lab.methods.efficient_ad import EfficientAD
 from anomaly_lab.methods.ganomaly import GANomaly
 from anomaly_lab.methods.patchcore import PatchCore
 from anomaly_lab.metrics.ranking import rank
-from anomaly_lab.runs.folder import read_job, write_job
+from anomaly_lab.runs.folder import read_job, seconds_of, write_job
 from anomaly_lab.runs.naming import folder_of as folder_for
 from anomaly_lab.training import lifecycle
 from anomaly_lab.training.checks import (
@@ -280,6 +282,47 @@ def test_what_ended_a_run_is_its_state(life, error, code, state, reason):
     assert code is None or raised.value.code == code
     job = read_job(life.folder)
     assert (job["state"], job["error"]) == (state, reason)
+
+
+def test_the_time_of_a_run_is_that_of_all_attempts_at_it(life, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(lifecycle, "time", SimpleNamespace(time=lambda: clock[0]))
+    checkpoint = life.folder / "checkpoints" / "last.ckpt"
+
+    def training(seconds, error=None):
+        def train(config, folder, resume):
+            clock[0] += seconds
+            checkpoint.parent.mkdir(exist_ok=True)
+            torch.save({"state_dict": {}}, checkpoint)
+            os.utime(checkpoint, (clock[0], clock[0]))
+            if error:
+                raise error
+            return {"threshold": 1.0}
+
+        return train
+
+    def minutes(*attempt, **changes):
+        life.start(training(*attempt), **changes)
+        clock[0] += 9999  # until the command is repeated
+        return minutes_of(read_job(life.folder))
+
+    def killed(seconds):
+        before = read_job(life.folder)
+        write_job(life.folder, "running", started=clock[0], earlier_seconds=seconds_of(before))
+        os.utime(checkpoint, (clock[0] + seconds, clock[0] + seconds))
+        clock[0] += seconds + 9999
+
+    with pytest.raises(KeyboardInterrupt):
+        minutes(60, KeyboardInterrupt())
+    clock[0] += 9999
+    killed(120)  # after its last checkpoint nothing was kept
+    with pytest.raises(RuntimeError):
+        minutes(30, RuntimeError("no"))
+    assert minutes(90) == 5
+    assert minutes(60, rerun="judge") == 6
+    write_job(life.folder, "interrupted", seconds=seconds_of(read_job(life.folder)))  # as a sweep does, to test again
+    assert minutes(60) == 7
+    assert minutes(60, rerun=True) == 1  # from the beginning
 
 
 def test_of_a_mistake_of_the_user_nothing_is_left(life, tmp_path):
