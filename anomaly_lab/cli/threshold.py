@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from anomaly_lab.cli.options import TRUST, Options, packages, parse
 from anomaly_lab.config.check import check_node
 from anomaly_lab.config.files import CONF
-from anomaly_lab.config.schema import class_fact
+from anomaly_lab.config.schema import own_line
 from anomaly_lab.core.console import tracked
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.core.remarks import RemarkCounter
@@ -117,7 +117,7 @@ def rule_config(rule: dict[str, Any], options: dict[str, str], method: dict[str,
             raise UserError(f"threshold: expected one of {', '.join(known)}, found {name!r}{nearest(name, known)}")
         config = OmegaConf.load(CONF / "threshold" / f"{name}.yaml")
         if "line" in config:
-            config.line = class_fact(method["_target_"], "own_line")
+            config.line = own_line(method)
     else:
         config = OmegaConf.create(rule)
     changes = [f"{key.partition('.')[2]}={value}" for key, value in options.items() if key.startswith("threshold.")]

@@ -5,6 +5,7 @@
 - `${want:key,default}`: the value that the method wants for a key (`wants` in its file), else the default. A value
   that is typed, or set by an experiment or a data set, replaces the whole expression and so takes precedence.
 - `${fact:name,default}`: a class attribute of the method, read from its source; the default if it is None.
+- `${own_line:}`: where the method itself calls a pixel of its maps defective; null: nowhere.
 - `${given:value}`: whether a value is set.
 - `${textures:}`: the categories of `data.categories` that are textures.
 - `${tiled_as:kind}`: `object` if the method sees whole images, else the kind of the data.
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from anomaly_lab.config.schema import class_fact
+from anomaly_lab.config.schema import class_fact, own_line
 from anomaly_lab.data.layouts import textures_of
 from anomaly_lab.data.names import category_of
 from anomaly_lab.data.number_table import column_count
@@ -28,6 +29,7 @@ def register() -> None:
         OmegaConf.register_new_resolver("given", lambda value: value is not None)
         OmegaConf.register_new_resolver("want", _want)
         OmegaConf.register_new_resolver("fact", _fact)
+        OmegaConf.register_new_resolver("own_line", _own_line)
         OmegaConf.register_new_resolver("tiled_as", _tiled_as)
         OmegaConf.register_new_resolver("textures", _textures)
 
@@ -50,6 +52,10 @@ def _want(key: str, default: Any, *, _root_: DictConfig) -> Any:
 def _fact(name: str, default: Any, *, _root_: DictConfig) -> Any:
     value = class_fact(_method(_root_)["_target_"], name)
     return default if value is None else value
+
+
+def _own_line(*, _root_: DictConfig) -> float | None:
+    return own_line(_method(_root_))
 
 
 def _tiled_as(kind: str, *, _root_: DictConfig) -> str:

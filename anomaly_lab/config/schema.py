@@ -3,7 +3,7 @@
 import ast
 import builtins
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -63,6 +63,16 @@ def class_fact(target: str, name: str) -> Any:
         return ast.literal_eval(vars(node)["value"])  # a method has none
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{target}: expected {name} as a plain value, found {ast.unparse(node)!r}") from error
+
+
+def own_line(method: Mapping[str, Any]) -> float | None:
+    """What the maps of a configured method reach where it calls a pixel defective; None: it draws no line in them.
+
+    Raises UserError as `class_fact` does.
+    """
+    target = method["_target_"]
+    fits = all(method.get(name, value) == value for name, value in class_fact(target, "own_line_for").items())
+    return class_fact(target, "own_line") if fits else None
 
 
 @cache

@@ -142,15 +142,18 @@ class CAVGA(AdversarialMethod):
     - CAVGA-w: the classes are told apart from the mean code, and all images are reconstructed.
 
     The attention is computed as a gradient, which is not exported. The code is linear in the last maps, so that it is
-    one mixture of their channels for all images. `threshold=own` draws the line of the attention: it means nothing for
-    `map=residual`, and neither do `oracle_cavga_*` for `score=map`.
+    one mixture of their channels for all images. `threshold=own` draws the line of the attention: `map=residual` has
+    none, and `score=map` has no `oracle_cavga_*`.
 
     `autoencoder/attention` has to rise; where `attention_deviation` is zero, it is the same everywhere.
+
+    Raises UserError for a frozen backbone.
     """
 
     labelled: ClassVar = True
     own_line: ClassVar[float | None] = 0.5
-    scaled_line: ClassVar[float | None] = 0.5
+    own_line_for: ClassVar = {"map": "attention"}
+    scaled_line: float | None = 0.5
     leaders = ("autoencoder",)
 
     def __init__(
@@ -170,10 +173,17 @@ class CAVGA(AdversarialMethod):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        if backbone is not None and not backbone.trainable:
+            raise UserError(
+                "method.backbone.fine_tuned: expected true, because the encoder is what learns where to look, found "
+                "false; method.backbone=null has an encoder of its own"
+            )
         self.image_size, self.channels = image_size, channels
         self.adversarial_weight, self.attention_weight = adversarial_weight, attention_weight
         self.classification_weight = classification_weight
         self.gain, self.score, self.map = gain, score, map
+        if score == "map":
+            self.scaled_line = None
         if backbone is None:
             self.autoencoder: Autoencoder = ConvolutionalAutoencoder(image_size, channels, latent_size, width)
             places = 1
@@ -250,9 +260,22 @@ class CAVGA(AdversarialMethod):
         logits = self.autoencoder.decode(self.autoencoder.codes(self.autoencoder.features(photos))[0])
         return {"loss": functional.binary_cross_entropy_with_logits(logits, photos)}
 
-    @torch.inference_mode(False)  # the test loop forbids gradients
     def predict(self, images: Images) -> Prediction:
-        """Map, score and the reconstruction of the mean code; one backward pass, for all images at once."""
+        """Map, score and the reconstruction of the mean code."""
+        if self.map == "attention":
+            return self.attended(images)
+        return self.compared(images, self.autoencoder.codes(self.autoencoder.features(images))[0])
+
+    def compared(self, images: Images, mean: Codes) -> Prediction:
+        """The difference of the images from what their mean codes decode to, with the score."""
+        made = self.autoencoder.decode(mean).sigmoid()
+        difference = residual_map(images, made, "l1")
+        score = difference.mean(dim=(1, 2, 3)) if self.score == "residual" else None
+        return Prediction(difference, score, made)
+
+    @torch.inference_mode(False)  # the test loop forbids gradients
+    def attended(self, images: Images) -> Prediction:
+        """The same with the map of the attention: one backward pass, for all images at once."""
         with torch.no_grad():
             features = self.autoencoder.features(images.clone())
         with torch.enable_grad():
@@ -261,10 +284,7 @@ class CAVGA(AdversarialMethod):
             numbers = self.looked_for(mean) if classify is None else classify(mean.flatten(1))[:, GOOD]
             attention = self.attention(features, numbers).detach()
         with torch.no_grad():
-            made = self.autoencoder.decode(mean).sigmoid()
-        difference = residual_map(images, made, "l1")
-        score = difference.mean(dim=(1, 2, 3)) if self.score == "residual" else None
-        return Prediction(1 - attention if self.map == "attention" else difference, score, made)
+            return self.compared(images, mean)._replace(anomaly_map=1 - attention)
 
     @property
     def export_obstacle(self) -> str | None:

@@ -119,3 +119,8 @@ def test_a_content_counts_once_and_a_run_without_a_list_of_its_photos_is_named(t
 def test_the_line_of_the_method_is_read_from_its_class(method, line):
     rule = rule_config({}, {"threshold": "own"}, {"_target_": f"anomaly_lab.methods.{method}"})
     assert rule["line"] == line
+
+
+def test_a_map_through_which_the_method_draws_no_line_has_none():
+    method = {"_target_": "anomaly_lab.methods.cavga.CAVGA", "map": "residual"}
+    assert rule_config({}, {"threshold": "own"}, method)["line"] is None

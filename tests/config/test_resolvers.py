@@ -32,6 +32,20 @@ def test_facts_are_those_of_the_class_and_its_base_classes():
         resolved(method={"_target_": "anomaly_lab.methods.cae.CEA"})
 
 
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ({"_target_": "anomaly_lab.methods.cae.CAE"}, None),
+        ({"_target_": "anomaly_lab.methods.supervised.Supervised"}, 0.0),
+        ({"_target_": "anomaly_lab.methods.cavga.CAVGA", "map": "attention"}, 0.5),
+        ({"_target_": "anomaly_lab.methods.cavga.CAVGA"}, 0.5),
+        ({"_target_": "anomaly_lab.methods.cavga.CAVGA", "map": "residual"}, None),
+    ],
+)
+def test_the_line_of_a_method_is_that_of_the_maps_that_it_makes(method, line):
+    assert resolved(method=method, line="${own_line:}")["line"] == line
+
+
 def test_whether_a_value_is_given():
     assert resolved()["given"] is True
     assert resolved()["missing"] is False

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.functional.attention import grad_cam
+from anomaly_lab.inference.graph import ask_onnx, ask_pt2, to_onnx, to_pt2, traced, valid_pixels
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.cavga import CAVGA, ConvolutionalAutoencoder, ResidualAutoencoder
 from anomaly_lab.networks.backbone import Backbone
@@ -193,6 +195,31 @@ def test_the_score_is_the_mean_difference_and_maps_are_chosen():
     assert residual.score is None
     assert cavga(map="residual").export_obstacle is None
     assert "is a gradient" in cavga().export_obstacle
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("write", "ask"), [(to_pt2, ask_pt2), (to_onnx, ask_onnx)], ids=["pt2", "onnx"])
+@pytest.mark.parametrize(("layer", "score"), [("layer2", "residual"), (None, "map")], ids=["R", "D"])
+def test_the_map_that_is_no_gradient_is_a_graph(layer, score, write, ask):
+    """As the reason says why the other map is none."""
+    method = cavga(layer, map="residual", score=score).eval()
+    with torch.no_grad():
+        right = method(images())
+    file = write(traced(method, 3, 32), "{}")
+    for some in (slice(0, 3), slice(2, 3)):
+        found = ask(file, images()[some], valid_pixels(images()[some], ()))
+        for part, expected in ((found.anomaly_map, right.anomaly_map), (found.score, right.score)):
+            np.testing.assert_allclose(part, expected[some].numpy(), rtol=0, atol=1e-5)
+
+
+def test_only_the_scores_of_the_paper_have_its_line():
+    assert [cavga(score=score).scaled_line for score in ("residual", "map")] == [0.5, None]
+
+
+def test_a_frozen_encoder_is_refused():
+    told = "method.backbone.fine_tuned: expected true, because .*, found false; method.backbone=null"
+    with pytest.raises(UserError, match=told):
+        CAVGA(32, 3, Backbone("resnet18.tv_in1k", ["layer2"]), tiling=WholeImage(), optimizer=torch.optim.Adam)
 
 
 def test_labels_add_a_classifier_and_nothing_else():

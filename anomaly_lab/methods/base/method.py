@@ -57,11 +57,12 @@ class Method(pl.LightningModule, ABC):
     - `clips_gradients`: whether there is a key `method.gradient_clip`.
     - `rates`: the keys of its optimizers.
     - `own_line`: what its maps reach where the method itself calls a pixel defective (`threshold=own`); None: no line.
-    - `scaled_line`: what the paper's scores, scaled to [0, 1] over the test, reach where it calls an image defective.
-      Reported as `oracle_<method>_*`; it decides nothing.
+    - `own_line_for`: the values of its arguments with which it has that line; with others it has none.
 
     Attributes, which may depend on its arguments: `localises`; False: one number an image, of which no pixel metric is
-    made. `fewest`: whole training images without which it cannot end; windows of one are several.
+    made. `fewest`: whole training images without which it cannot end; windows of one are several. `scaled_line`: what
+    the paper's scores, scaled to [0, 1] over the test, reach where it calls an image defective; None: no line. It is
+    reported as `oracle_<method>_*` and decides nothing.
     """
 
     version: ClassVar[int] = 1
@@ -80,11 +81,12 @@ class Method(pl.LightningModule, ABC):
     clips_gradients: ClassVar[bool] = False
     rates: ClassVar[tuple[str, ...]] = ()
     own_line: ClassVar[float | None] = None
-    scaled_line: ClassVar[float | None] = None
+    own_line_for: ClassVar[dict[str, Any]] = {}
 
     copies: int = 1  # of each image that its network sees at once, so that a batch of one image has several
     localises: bool = True  # False: one number an image; nothing scores its pixels
     fewest: int = 1
+    scaled_line: float | None = None
     search_steps: int = 0  # gradient steps that `predict` takes for every image
     stage: int = 0  # of a training in several stages, the one of the present epoch
     # All training images as `prepare` gets them, for a look between stages; set by the run.
