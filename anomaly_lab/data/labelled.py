@@ -1,5 +1,6 @@
 """Defective photos that a method may learn from (`data.labelled_abnormal`): a run with them is weakly supervised."""
 
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from anomaly_lab.core.remarks import RemarkCounter
 from anomaly_lab.data.class_folders import mask_trees, masks_beside, masks_in
 from anomaly_lab.data.folds import in_fold
 from anomaly_lab.data.listing import FOLDER_OF_MASKS, images_in
-from anomaly_lab.data.names import PHOTOS, is_good
+from anomaly_lab.data.names import PHOTOS, folded
 from anomaly_lab.data.samples import Sample, Splits, choose, join_copies, same_content
 
 Amount = (
@@ -44,13 +45,14 @@ def with_labelled(splits: Splits, amount: Amount, seed: int) -> Splits:
     """The splits with `labelled` photos, of a folder, or drawn from the test, which no longer has them.
 
     The draw takes the types of defects in turns, so that each gives as many photos as the others while it has some, and
-    fewer photos are always among more. Shots of the same part, and copies, leave the test with a photo that is drawn.
+    fewer photos are always among more. A photo is drawn once, however many copies it has. Shots of the same part, and
+    copies, leave the test with a photo that is drawn.
     Raises UserError where there are too few defective test photos, or the folder has none, good ones or tested ones.
     """
     if isinstance(amount, str):
         return _of_folder(amount, splits)
     test = join_copies(splits.test)
-    abnormal = [sample for sample in test if sample.label == 1]
+    abnormal = _defective(test)
     number = max(1, round(amount * len(abnormal))) if isinstance(amount, float) else amount
     if number >= len(abnormal):
         found = f"{number} of {len(abnormal)}" if abnormal else "a test without labelled defective photos"
@@ -71,6 +73,16 @@ def with_labelled(splits: Splits, amount: Amount, seed: int) -> Splits:
         test=[sample for sample in splits.test if sample.path in kept],
         labelled=tuple(sample for sample in test if sample in drawn),
     )
+
+
+def _defective(samples: list[Sample]) -> list[Sample]:
+    """The defective samples, of copies the first one."""
+    same = same_content([sample.path for sample in samples])
+    first: dict[Path | str, Sample] = {}
+    for sample in samples:
+        if sample.label == 1:
+            first.setdefault(same.get(sample.path, sample.path), sample)
+    return list(first.values())
 
 
 def _in_turns(samples: list[Sample], seed: int) -> list[Sample]:
@@ -114,20 +126,20 @@ def _of_folder(folder: str, splits: Splits) -> Splits:
     if not files:
         raise UserError(f"{KEY}: expected defective photos, found none in {path}")
     for file in files:
-        below = [part.lower() for part in file.relative_to(path).parts[:-1]]
+        below = [folded(part) for part in file.relative_to(path).parts[:-1]]
         if "train" in below:
             raise UserError(
                 f"{KEY}: expected a folder of defective photos alone, found a data set, with {file} to train on; type "
-                f"a folder of defects: {KEY}={path / 'test'}/DEFECT, or so many of the test photos: {KEY}=5"
+                f"a folder of defects: {KEY}={path / 'test'}/DEFECT{_instead('so many of the test photos', splits)}"
             )
-        if any(map(is_good, [*below, file.parent.name])):
+        if not splits.good_names.isdisjoint([*below, folded(_kind(file)), folded(file.parent.name)]):
             raise UserError(f"{KEY}: expected folders of defective photos, found {file} in one of good ones")
     masks = _masks(files, path, remarks) | beside
     for unused in sorted(folders_of_masks):
         if not any(mask.is_relative_to(unused) for mask in masks.values()):
             remarks.add(FOLDER_OF_MASKS, unused)
     lines = [*remarks.lines(), *_copies(files, splits)]
-    labelled = tuple(Sample(file, masks.get(file), 1, _of_photos(file).name, f"labelled {file}") for file in files)
+    labelled = tuple(Sample(file, masks.get(file), 1, _kind(file), f"labelled {file}") for file in files)
     return splits._replace(labelled=labelled, remarks=(*splits.remarks, *lines))
 
 
@@ -157,16 +169,35 @@ def _copies(files: list[Path], splits: Splits) -> list[str]:
     contents = {same[path]: path for path in others.values() if path in same}
     twins = {file: contents.get(same.get(file, "")) or others.get(file.resolve()) for file in files}
     if known := [(file, twin) for file, twin in twins.items() if twin]:
+        file, twin = known[0]
+        what = "tested" if any(sample.path == twin for sample in splits.test) else "good"
+        is_twin = _absolute(file) == _absolute(twin)
         raise UserError(
             f"{KEY}: expected photos that are neither tested nor good, found {len(known)} of {len(files)} that are, "
-            f"such as {known[0][0]}, the same as {known[0][1]}; take them out of the folder, or learn from some of "
-            f"the test photos, which then are not tested: {KEY}=5"
+            f"such as {file}, {f'which is {what}' if is_twin else f'the same as {twin}'}; take them out of the folder"
+            + _instead("learn from some of the test photos, which then are not tested", splits)
         )
     first: dict[str, Path] = {}
     again = [(file, first.setdefault(same[file], file)) for file in files if file in same]
     again = [pair for pair in again if pair[0] != pair[1]]
     what = "byte copies among the labelled photos, which count several times"
     return [f"{what}: {len(again)}, such as {again[0][0]} of {again[0][1]}"] if again else []
+
+
+def _instead(what: str, splits: Splits) -> str:
+    """The hint that a number of test photos does as well, if one would be left to test."""
+    number = min(5, len(_defective(splits.test)) - 1)
+    return f", or {what}: {KEY}={number}" if number > 0 else ""
+
+
+def _kind(file: Path) -> str:
+    """The name of that folder, of `.` too."""
+    return _of_photos(_absolute(file)).name
+
+
+def _absolute(file: Path) -> Path:
+    """The whole path, without `..`; links stay links."""
+    return Path(os.path.normpath(file.absolute()))
 
 
 def _of_photos(file: Path) -> Path:

@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes, class_folders
 from anomaly_lab.data.listing import child_of, images_in, is_mask_folder, is_photo, subfolders
-from anomaly_lab.data.names import as_typed, folded, is_good, is_system, speaks_of_defects, speaks_of_good
+from anomaly_lab.data.names import GOOD, as_typed, folded, is_good, is_system, speaks_of_defects, speaks_of_good
 from anomaly_lab.data.samples import Splits, hold_out, join_copies, with_copies
 
 POOLS = ("all", "textures", "objects")  # instead of a category: all of them, or those of one kind
@@ -103,6 +103,11 @@ def folder(
     if not path.is_dir():
         found = "a file" if path.is_file() else "nothing"
         raise UserError(f"data.root: expected a folder of images, found {found} at {root}; set data.root=FOLDER")
+    return _of_one_part(path, root, names, split_seed, normal_test_share)._replace(good_names=frozenset(GOOD | names))
+
+
+def _of_one_part(path: Path, root: str, names: set[str], split_seed: int, normal_test_share: float) -> Splits:
+    """The same for a folder that is there; `names` of good ones are `folded`."""
     reading = Classes(path)
     level = _only_folder(path, names)
     if child_of(level, "train"):

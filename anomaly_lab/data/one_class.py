@@ -1,6 +1,7 @@
 """Photos of several classes, one of which is normal and the others are not: the protocols of one-class papers."""
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from pydantic import NonNegativeInt
 from anomaly_lab.core.errors import UserError, nearest
 from anomaly_lab.data.class_folders import Classes
 from anomaly_lab.data.listing import child_of
-from anomaly_lab.data.names import composed, is_system
+from anomaly_lab.data.names import GOOD, composed, folded, is_system
 from anomaly_lab.data.samples import Sample, Splits, with_copies
 
 Protocol = Literal["one_vs_rest", "leave_one_out"]
@@ -56,14 +57,21 @@ def one_class(root: str, category: str, protocol: Protocol, split_seed: NonNegat
     test = [sample for name in (*names, *others) for sample in labelled(tested[name])]
     if protocol == "one_vs_rest":
         train = labelled(next(folder for folder in folders if composed(folder.name) == category))
-        return with_copies(reading.splits(f"one class, {category}, against the others", train, test))
+        splits = with_copies(reading.splits(f"one class, {category}, against the others", train, test))
+        return splits._replace(good_names=good_names(tested, {category}))
     pool = [*(sample for folder in folders for sample in labelled(folder)), *test]
     normal = [number for number, sample in enumerate(pool) if not sample.label]
     kept = set(random.Random(split_seed).sample(normal, int(SHARE * len(normal))))
     train = [sample for number, sample in enumerate(pool) if number in kept]
     rest = [sample for number, sample in enumerate(pool) if number not in kept]
     splits = with_copies(reading.splits(f"all classes but {category}", train, rest))
-    return splits._replace(pool=tuple(pool))  # nine of ten runs learn from each photo
+    is_good = good_names(names, {*names} - {category})
+    return splits._replace(good_names=is_good, pool=tuple(pool))  # nine of ten runs learn from each photo
+
+
+def good_names(every: Iterable[str], good: Iterable[str]) -> frozenset[str]:
+    """The names of folders of good photos, of some of the classes: as a class, 0 means what the others do."""
+    return frozenset((GOOD - {folded(name) for name in every}) | {folded(name) for name in good})
 
 
 def kinds_in(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from anomaly_lab.core.console import printable
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data.names import composed
+from anomaly_lab.data.names import GOOD, composed
 
 
 class Sample(NamedTuple):
@@ -39,6 +39,7 @@ class Splits(NamedTuple):
     remarks: tuple[str, ...] = ()  # one line each: what is left out, cannot be told, or occurs twice
     labelled: tuple[Sample, ...] = ()  # abnormal images that the method may learn from (data/labelled.py)
     good_masks: tuple[Path, ...] = ()  # of good images: left out, and a contradiction if they mark anything
+    good_names: frozenset[str] = frozenset(GOOD)  # of folders of good parts, `folded`, of these data and of others
     pool: tuple[Sample, ...] = ()  # the photos of which other runs on the same data train with others; decoded together
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.data import samples
+from anomaly_lab.data import labelled, samples
 from anomaly_lab.data.labelled import in_words, known, with_labelled
-from anomaly_lab.data.layouts import mvtec_ad
+from anomaly_lab.data.layouts import folder, mvtec_ad
+from anomaly_lab.data.one_class import one_class
 from anomaly_lab.data.samples import Sample, Splits
 from tests.conftest import write_image
 
@@ -26,7 +27,8 @@ def splits(*kinds, good=5, train=6):
 def nothing_on_disk(monkeypatch, request):
     """Photos that are only names have no copies."""
     if "tmp_path" not in request.fixturenames:
-        monkeypatch.setattr(samples, "same_content", lambda paths: {})
+        for module in (samples, labelled):
+            monkeypatch.setattr(module, "same_content", lambda paths: {})
 
 
 def test_a_draw_takes_the_types_in_turns_and_leaves_the_rest_to_the_test():
@@ -114,19 +116,53 @@ def test_a_folder_gives_photos_named_after_their_folders(tmp_path):
     assert some.test == whole.test
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_a_folder_with_tested_photos_is_refused(copied, tmp_path):
-    part = tmp_path / "part"
-    photos(part, "train/good/0.png", "train/good/1.png", "test/good/2.png", "test/crack/3.png")
-    folder = part / "test/crack"
-    if copied:
-        folder = tmp_path / "more"
-        folder.mkdir()
-        (folder / "other.png").write_bytes((part / "test/crack/3.png").read_bytes())
-    with pytest.raises(
-        UserError, match="neither tested nor good, found 1 of 1 that are, such as .*, the same as .*3.png;"
-    ):
-        with_labelled(mvtec_ad(str(tmp_path), "part"), str(folder), 0)
+@pytest.mark.parametrize(
+    ("more", "which"),
+    [("part/test/crack", "which is tested;"), ("more", "the same as .*test/crack/3.png;"), ("link", "the same as .*")],
+)
+def test_a_folder_with_tested_photos_is_refused(more, which, tmp_path):
+    photos(tmp_path / "part", "train/good/0.png", "train/good/1.png", "test/good/2.png", "test/crack/3.png")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/other.png").write_bytes((tmp_path / "part/test/crack/3.png").read_bytes())
+    (tmp_path / "link").symlink_to("part/test/crack")
+    with pytest.raises(UserError, match=f"neither tested nor good, found 1 of 1 that are, such as .*png, {which}"):
+        with_labelled(mvtec_ad(str(tmp_path), "part"), str(tmp_path / more), 0)
+
+
+def test_a_good_photo_is_called_that(tmp_path):
+    photos(tmp_path, "part/train/lot/0.png", "part/train/lot/1.png", "part/test/good/2.png", "part/test/crack/3.png")
+    whole = folder(str(tmp_path / "part"), 0, good=["lot"])._replace(good_names=frozenset())
+    with pytest.raises(UserError, match=r"found 2 of 2 that are, such as .*lot/0.png, which is good; take .* folder$"):
+        with_labelled(whole, str(tmp_path / "part/train/lot"), 0)
+
+
+@pytest.mark.parametrize(("number", "hint"), [(1, None), (2, 1), (3, 2), (6, 5), (9, 5)])
+def test_the_hint_asks_for_no_more_photos_than_there_are(number, hint, tmp_path):
+    photos(tmp_path / "part", "train/good/0.png", *(f"test/crack/{1 + i}.png" for i in range(number)))
+    photos(tmp_path / "part", "test/copy/of_1.png", value=1)
+    whole = mvtec_ad(str(tmp_path), "part")
+    end = f", or learn from some .*: data.labelled_abnormal={hint}" if hint else ""
+    with pytest.raises(UserError, match=f"take them out of the folder{end}$"):
+        with_labelled(whole, str(tmp_path / "part/test/crack"), 0)
+    if hint:
+        assert len(with_labelled(whole, hint, 0).labelled) == hint
+    end = f", or so many of the test photos: data.labelled_abnormal={hint}" if hint else ""
+    with pytest.raises(UserError, match=f"=.*/test/DEFECT{end}$"):
+        with_labelled(whole, str(tmp_path / "part"), 0)
+
+
+def test_a_draw_takes_each_content_once_and_leaves_no_copy_to_the_test(tmp_path):
+    photos(tmp_path / "part", "train/good/0.png", *(f"test/crack/{1 + i}.png" for i in range(3)))
+    for copy in range(6):
+        photos(tmp_path / "part", f"test/crack/copy{copy}.png", value=1)
+    whole = mvtec_ad(str(tmp_path), "part")
+    for seed in range(4):
+        some = with_labelled(whole, 2, seed)
+        drawn, left = ([sample.path.read_bytes() for sample in found] for found in (some.labelled, some.test))
+        assert len({*drawn}) == 2
+        assert not {*drawn} & {*left}
+    with pytest.raises(UserError, match="fewer photos than the defective ones of the test, .*found 3 of 3"):
+        with_labelled(whole, 3, 0)
 
 
 def test_copies_of_tested_photos_are_counted_and_the_others_are_not(tmp_path):
@@ -201,10 +237,10 @@ def test_a_mask_of_two_photos_is_of_none(tmp_path):
 
 
 def test_the_line_for_people_says_how_many_have_masks():
-    labelled = splits(("crack", 2)).test[-2:]
-    assert " to learn from (crack 2), not among the 7 test photos: " in in_words((*labelled,), 7)
-    marked = labelled[0]._replace(mask_path=Path("mask"))
-    assert " to learn from (crack 2), 1 with a mask, not among" in in_words((marked, labelled[1]), 7, masks=True)
+    first, second = splits(("crack", 2)).test[-2:]
+    assert " to learn from (crack 2), not among the 7 test photos: " in in_words((first, second), 7)
+    marked = first._replace(mask_path=Path("mask"))
+    assert " to learn from (crack 2), 1 with a mask, not among" in in_words((marked, second), 7, masks=True)
 
 
 def test_depths_beside_rgb_are_no_labelled_photos(tmp_path):
@@ -226,6 +262,49 @@ def test_good_photos_below_a_good_folder_are_refused(tmp_path):
     photos(tmp_path, "test/good/rgb/1.png", "test/crack/1.png", value=9)
     with pytest.raises(UserError, match="found .*test/good/rgb/1.png in one of good ones"):
         with_labelled(Splits([], []), str(tmp_path), 0)
+
+
+@pytest.mark.parametrize("inner", ["", "images", "rgb", "Img"])
+@pytest.mark.parametrize("name", ["good", "gut", "GUT"])
+def test_good_photos_are_those_of_the_folders_that_the_user_calls_good(inner, name, tmp_path, monkeypatch):
+    photos(tmp_path / "part", "gut/0.png", "gut/1.png", "gut/2.png", "crack/3.png")
+    whole = folder(str(tmp_path / "part"), 0, good=["gut"])
+    more = tmp_path / "more" / name / inner
+    photos(more, "0.png", value=100)
+    for typed in (tmp_path / "more", more.parent if inner else more, more):
+        with pytest.raises(UserError, match=r"found .*0.png in one of good ones"):
+            with_labelled(whole, str(typed), 0)
+    monkeypatch.chdir(more)
+    with pytest.raises(UserError, match=r"found 0.png in one of good ones"):
+        with_labelled(whole, ".", 0)
+
+
+def test_the_folder_in_which_one_is_has_a_name(tmp_path, monkeypatch):
+    photos(tmp_path / "crack", "0.png", "deep/1.png")
+    monkeypatch.chdir(tmp_path / "crack")
+    assert [sample.defect for sample in with_labelled(Splits([], []), ".", 0).labelled] == ["crack", "deep"]
+    monkeypatch.chdir(tmp_path / "crack/deep")
+    assert [sample.defect for sample in with_labelled(Splits([], []), "..", 0).labelled] == ["crack", "deep"]
+
+
+@pytest.mark.parametrize(
+    ("category", "protocol", "taken", "refused"),
+    [
+        ("3", "one_vs_rest", "0", "3"), ("0", "one_vs_rest", "3", "0"),
+        ("3", "leave_one_out", "3", "0"), ("0", "leave_one_out", "0", "3"),
+    ],
+)  # fmt: skip
+def test_a_class_of_that_number_is_good_only_where_it_is_learnt_as_that(category, protocol, taken, refused, tmp_path):
+    photos(
+        tmp_path / "digits", *(f"{part}/{kind}/{i}.png" for part in ("train", "test") for kind in "038" for i in "01")
+    )
+    whole = one_class(str(tmp_path / "digits"), category, protocol, 0)
+    photos(tmp_path / "more", "0/a.png", "3/b.png", "good/c.png", value=100)
+    (labelled,) = with_labelled(whole, str(tmp_path / "more" / taken), 0).labelled
+    assert labelled.defect == taken
+    for good in (refused, "good"):
+        with pytest.raises(UserError, match="in one of good ones"):
+            with_labelled(whole, str(tmp_path / "more" / good), 0)
 
 
 def test_good_photos_are_refused_whether_the_run_knows_them_or_not(tmp_path):
