@@ -74,6 +74,7 @@ def test_the_resolved_configuration_has_columns_to_filter_by(run):
     assert config["data"]["patches"] == 64
     assert config["data"]["settings"]["rotation"] == 0
     assert config["seed"] == 0
+    assert (config["protocol"], config["learner"]) == ("unsupervised", "ganomaly")
     assert config["environment"] == json.loads((run.folder / "environment.json").read_text())
     assert not {"logger", "callbacks", "run_folder", "hydra"} & set(config)
 

@@ -1,7 +1,8 @@
 """`python -m anomaly_lab dashboard`: save a W&B workspace that shows the runs of a project side by side.
 
-W&B has no panel for a table of two keys. The nearest substitute is used here: runs grouped by method, then by category,
-with the means of their metrics as columns, and one bar per group. `compare` draws the matrix.
+W&B has no panel for a table of two keys. The nearest substitute is used here: runs grouped by protocol, method and
+category, with the means of their metrics as columns, and one bar per group. Runs that knew defective photos share no
+bar with those that did not. `compare` draws the matrix.
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ OPTIONS: Options = {
     "project": "the W&B project of the runs: their `logger.project`, by default anomaly_lab",
     "name": f"title of the workspace (default: {NAME}); every call saves a new workspace",
 }
-METHOD, CATEGORY = "method.name", "data.category"  # in the configuration of a run
+PROTOCOL, METHOD, CATEGORY = "protocol", "method.name", "data.category"  # in the configuration of a run
+LEARNER = "learner"  # the method with the protocol: a panel is grouped by one key
 METRICS = {"image AUROC": "image_auroc", "AU-PRO": "pixel_aupro"}
 LOSSES = {
     "training": ("train/loss_epoch",),
@@ -84,7 +86,7 @@ def workspace(entity: str, project: str, name: str) -> "Workspace":
             sections=[which_method_wins(), losses(), maps(), curves()],
             settings=WorkspaceSettings(x_axis="epoch", max_runs=RUNS),
             runset_settings=RunsetSettings(
-                groupby=[expr.Config(METHOD), expr.Config(CATEGORY)], pinned_columns=columns
+                groupby=[expr.Config(key) for key in (PROTOCOL, METHOD, CATEGORY)], pinned_columns=columns
             ),
         )
     except ValueError as error:
@@ -104,7 +106,7 @@ def which_method_wins() -> "Section":
         BarPlot(
             title=f"{name}: mean over the categories, and that of the best control",
             metrics=[f"test/{key}", f"test/control_{key}"],
-            groupby=Config(METHOD),
+            groupby=Config(LEARNER),
             groupby_aggfunc="mean",
             groupby_rangefunc="stderr",
         )
@@ -125,7 +127,7 @@ def losses() -> "Section":
                 title=title,
                 x="epoch",
                 y=list(names),
-                groupby=Config(METHOD),
+                groupby=Config(LEARNER),
                 groupby_aggfunc="mean",
                 groupby_rangefunc="minmax",
                 max_runs_to_show=RUNS,

@@ -55,6 +55,10 @@ def main(arguments: list[str]) -> None:
     if len(runs) > 1:
         print(f"{len(runs)} runs: {', '.join(f'{name} ({run})' for name, run in zip(names, runs, strict=True))}")
     detectors = {name: Detector.load(run, trust=packages(options)) for name, run in zip(names, runs, strict=True)}
+    protocols = {name: knows(run) for name, run in zip(names, runs, strict=True)}
+    for name, sentence in protocols.items():
+        if sentence:
+            say(sentence if len(runs) == 1 else f"{name}: {sentence}")
     if "out" not in options:
         out = claim_folder(default, source)
     with ExitStack() as turns:
@@ -67,8 +71,8 @@ def main(arguments: list[str]) -> None:
         finally:  # photos that cannot be read are an error at the end, beside a whole result
             if (out / "scores.csv").is_file():
                 supported = {
-                    name: f"{guarantee(detector.threshold.name, detector.threshold.normals)} {knows(run)}".strip()
-                    for (name, detector), run in zip(detectors.items(), runs, strict=True)
+                    name: f"{guarantee(found.threshold.name, found.threshold.normals)} {protocols[name]}".strip()
+                    for name, found in detectors.items()
                 }
                 page = write_predictions(out, lambda photo: result(out / "pictures", photo, base, ".png"), supported)
                 if page:

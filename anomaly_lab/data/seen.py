@@ -16,7 +16,7 @@ from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.samples import Sample, digests
 
 FILE = "photos.json"  # in the run folder
-LOOKED_AT = 64  # training photos, evenly spaced: they are decoded once more
+LOOKED_AT = 64  # good training photos, evenly spaced: they are decoded once more
 DIGITS = 16  # of the SHA-256 of a file
 LEVELS = 51  # gray levels beyond those of the training from which on a photo is unlike them: a fifth of the range
 COLOUR = 8  # mean difference of the channels of a colour photo, in gray levels; JPEG leaves fewer in a gray one
@@ -43,13 +43,14 @@ class Seen(NamedTuple):
 
     trained: frozenset[str]  # the first digits of their SHA-256
     tested: frozenset[str]
-    least: Look  # of the training photos, number by number
+    least: Look  # of the good training photos, number by number
     largest: Look
 
     @classmethod
     def of(cls, trained: list[Sample], tested: list[Sample], decoding: Decoding, workers: int) -> "Seen":
-        """Hash all photos and look at some of the training. Raises UserError if one cannot be read."""
-        some = [trained[i] for i in np.unique(np.linspace(0, len(trained) - 1, LOOKED_AT).astype(int))]
+        """Hash all photos and look at some good ones of the training. Raises UserError if one cannot be read."""
+        good = [sample for sample in trained if not sample.label] or trained
+        some = [good[i] for i in np.unique(np.linspace(0, len(good) - 1, LOOKED_AT).astype(int))]
         with closing(prefetch(lambda sample: Look.of(*decoding.read(sample.path)), some, workers)) as read:
             numbers = list(zip(*read, strict=True))
         names = [frozenset(names_of([sample.path for sample in samples])) for samples in (trained, tested)]

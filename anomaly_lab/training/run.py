@@ -20,7 +20,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.files import write_json
 from anomaly_lab.data.cache import entry
 from anomaly_lab.data.corruption import textures_of
-from anomaly_lab.data.datamodule import DataModule
+from anomaly_lab.data.datamodule import DataModule, Knowledge
 from anomaly_lab.data.seen import FILE
 from anomaly_lab.evaluation.controls import Controls
 from anomaly_lab.evaluation.evaluation import Evaluation
@@ -106,7 +106,8 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
     check_processes(trainer)
     about = environment(trainer)
     write_json(folder / "environment.json", about)
-    known = {"environment": about, "weights_key": folder.name, "protocol": datamodule.protocol}
+    learner = {"protocol": datamodule.protocol, "learner": learner_of(resolved["method"]["name"], datamodule.protocol)}
+    known = {"environment": about, "weights_key": folder.name, **learner}
     for logger in loggers:
         logger.log_hyperparams({**hyperparameters(settings), **known})
     if resolved["trainer"].get("profiler"):  # else it prints to a logger that is silent
@@ -157,6 +158,11 @@ def fit_and_test(config: DictConfig, folder: Path, resume: Path | None) -> dict[
             finish(logger.experiment)  # a sweep in one process would go on in the same W&B run
     marks = {} if datamodule.protocol == "unsupervised" else {"protocol": datamodule.protocol}
     return {**metrics, **held_out, "precision": trainer.precision, **marks}
+
+
+def learner_of(method: str, protocol: Knowledge) -> str:
+    """The method, as one that is compared with no other: with its protocol where it knew more than good photos."""
+    return method if protocol == "unsupervised" else f"{method}, {protocol.replace('_', ' ')}"
 
 
 def made(key: str, node: dict[str, Any], kind: type, **arguments: Any) -> Any:

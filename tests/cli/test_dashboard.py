@@ -26,10 +26,10 @@ def configs(spec, name, kind=None):
     return [panel["config"] for panel in sections(spec)[name]["panels"] if kind in (None, panel["viewType"])]
 
 
-def test_runs_are_grouped_by_method_and_category_with_their_metrics_as_columns(spec):
+def test_runs_are_grouped_by_protocol_method_and_category_with_their_metrics_as_columns(spec):
     (runs,) = spec["section"]["runSets"]
     assert [(key["section"], key["name"]) for key in runs["grouping"]] == [
-        ("config", "method.value.name"), ("config", "data.value.category")
+        ("config", "protocol.value"), ("config", "method.value.name"), ("config", "data.value.category")
     ]  # fmt: skip
     assert runs["runFeed"]["columnOrder"] == [
         "run:displayName", "summary:test/image_auroc", "summary:test/control_image_auroc", "summary:test/pixel_aupro",
@@ -46,7 +46,7 @@ def test_bars_show_each_cell_of_the_matrix_and_each_method(spec):
     assert [panel["metrics"] for panel in rows] == [
         ["test/image_auroc", "test/control_image_auroc"], ["test/pixel_aupro", "test/control_pixel_aupro"]
     ]  # fmt: skip
-    assert {(panel["groupBy"], panel["groupAgg"]) for panel in rows} == {("method.value.name", "mean")}
+    assert {(panel["groupBy"], panel["groupAgg"]) for panel in rows} == {("learner.value", "mean")}
 
 
 def test_losses_are_drawn_over_epochs_by_method(spec):
@@ -55,7 +55,7 @@ def test_losses_are_drawn_over_epochs_by_method(spec):
         ["train/loss_epoch"],
         ["validation/loss", "validation/latent"],
     ]
-    assert {(panel["xAxis"], panel["groupBy"]) for panel in panels} == {("epoch", "method.value.name")}
+    assert {(panel["xAxis"], panel["groupBy"]) for panel in panels} == {("epoch", "learner.value")}
     names = {name for panel in panels for name in panel["metrics"]}
     assert {"generator/adversarial", "discriminator/real", "discriminator/gradient_penalty"} <= names
 

@@ -154,6 +154,19 @@ def test_of_a_run_that_knew_defective_photos_it_is_said(tmp_path):
     assert knows(folder) == ""
 
 
+def test_the_terminal_says_which_run_knew_defective_photos(toy_run, tmp_path, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(toy_run.folder, tmp_path / "runs" / name, symlinks=True)
+    write_json(tmp_path / "runs/b/metrics.json", read_metrics(tmp_path / "runs/b") | {"protocol": "supervised"})
+    sentence = "The run is supervised: it has learnt from known defective photos, too.\n"
+    words = [f"source={toy_run.photos}/test/good/000.png", f"out={tmp_path / 'judged'}", "pictures=false"]
+    for run, expected in (("runs", f"\nganomaly-b: {sentence}"), ("runs/b", sentence), ("runs/a", None)):
+        main([f"run={tmp_path / run}", *words])
+        said = capsys.readouterr().out
+        assert said.count("is supervised") == (expected is not None)
+        assert (expected or "") in said
+
+
 def test_two_processes_that_predict_into_one_folder_take_turns(toy_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     photo = next((toy_run.photos / "test/good").iterdir())

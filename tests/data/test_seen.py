@@ -58,6 +58,14 @@ def test_photos_of_several_shapes_have_a_range(tmp_path, write):
     assert "shape (theirs is 60 x 40 to 90 x 80 px)" in found.unlike(Look.of(*DECODING.read(photo(50, 91))))
 
 
+def test_labelled_defects_are_known_and_say_nothing_of_how_good_photos_look(tmp_path, write):
+    looks = [photo(), photo(), photo(90, 80, level=220, coloured=False)]
+    samples = [Sample(write(tmp_path / f"{i}.png", one), None, i // 2, "", str(i)) for i, one in enumerate(looks)]
+    found, good = (Seen.of(samples[:number], [], DECODING, 0) for number in (3, 2))
+    assert (found.least, found.largest) == (good.least, good.largest)
+    assert found.trained == set(names_of([sample.path for sample in samples]))
+
+
 LOOK = {"height": 40, "width": 60, "coloured": True, "level": 100.0}
 FOUND = {"trained": ["0123456789abcdef"], "tested": [], "least": LOOK, "largest": LOOK}
 

@@ -53,7 +53,7 @@ from anomaly_lab.training.checks import (
     check_processes,
     check_strategy,
 )
-from anomaly_lab.training.run import fit_and_test
+from anomaly_lab.training.run import fit_and_test, learner_of
 from anomaly_lab.training.strategy import DDP
 from tests.conftest import QUIET, stand_in, variables
 from tests.features import Pixels
@@ -675,3 +675,8 @@ def test_foreign_photos_are_no_photos_of_the_run(tmp_path, write, split, how, ke
         match=rf"{key}.foreign_images: .*found 1 of this data set, such as {own}; name another folder, or procedural",
     ):
         check_foreign_photos(method, data)
+
+
+def test_a_method_that_knew_more_than_good_photos_has_another_name_beside_others():
+    names = [learner_of("cavga", protocol) for protocol in ("unsupervised", "weakly_supervised", "supervised")]
+    assert names == ["cavga", "cavga, weakly supervised", "cavga, supervised"]
