@@ -1,7 +1,7 @@
 """`python -m anomaly_lab data check KEY=VALUE ...`: what a run would find in the data, without training."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from anomaly_lab.core.errors import UserError
 
 if TYPE_CHECKING:
     from anomaly_lab.data.datamodule import DataModule
-    from anomaly_lab.data.samples import Sample
+    from anomaly_lab.data.samples import Splits
 
 EXAMPLES = 3  # names shown of each kind of image
 MOST = 5  # sizes and suffixes listed
@@ -27,7 +27,8 @@ def check_data(words: list[str]) -> None:
     from anomaly_lab.data.formats import Header, header_of  # and torch with it, after mistakes in the words
     from anomaly_lab.data.table_module import TableModule
 
-    datamodule, samples = examined(resolved)
+    datamodule, splits = examined(resolved)
+    samples = [*splits.train, *splits.labelled, *splits.test]
     if isinstance(datamodule, TableModule):
         names = datamodule.columns
         print(f"columns: {', '.join(map(printable, names[:MOST]))}{', ...' * (len(names) > MOST)} ({len(names)})")
@@ -43,7 +44,7 @@ def check_data(words: list[str]) -> None:
     print(f"pixels: {most_common(pixels.items())}")
     traits = {"size": {path: f"{width} x {height} px" for path, (height, width) in datamodule.sizes.items()}}
     traits |= {name: {path: getattr(header, name) for path, header in headers.items()} for name in Header._fields}
-    for line in telling(traits, samples):
+    for line in (*telling(traits, splits), *brightness(datamodule)):
         print(f"data: {line}")
     for defect, paths in by_defect(samples).items():
         print(f"names of {printable(defect)}: {', '.join(printable(path.name) for path in paths[:EXAMPLES])}")
@@ -57,8 +58,8 @@ def check_data(words: list[str]) -> None:
     refuse_unreadable(datamodule, resolved)
 
 
-def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
-    """The data of a run, every photo decoded once, and all samples; prints what they are and what is odd about them.
+def examined(resolved: dict[str, Any]) -> tuple["DataModule", "Splits"]:
+    """The data of a run, every photo decoded once, and its samples; prints what they are and what is odd about them.
 
     Decoded training photos go to the cache, from which a run then takes them. Raises UserError where there are none.
     """
@@ -77,7 +78,7 @@ def examined(resolved: dict[str, Any]) -> tuple["DataModule", list[Any]]:
     datamodule.on_error = "skip"  # all that cannot be read are named, not only the first
     datamodule.cache = "none" if datamodule.cache == "memory" else datamodule.cache
     datamodule.setup("fit")  # prints the remarks
-    return datamodule, [*splits.train, *labelled, *splits.test]
+    return datamodule, splits
 
 
 def refuse_unreadable(datamodule: "DataModule", resolved: dict[str, Any]) -> None:
@@ -118,26 +119,58 @@ def by_defect(samples: Iterable[Any]) -> dict[str, list[Path]]:
     return paths
 
 
-def telling(traits: Mapping[str, Mapping[Path, str]], samples: Sequence["Sample"]) -> list[str]:
+def telling(traits: Mapping[str, Mapping[Path, str]], splits: "Splits") -> list[str]:
     """A line on each trait of the files that tells good photos from defective ones.
 
-    That is the difference of the shares of its values, counted where good ones have more, or where defective ones have.
-    A value that one photo has alone says nothing.
+    That is looked for in all defective ones, else in the labelled ones, beside the good ones of the training, and in
+    the tested ones.
     """
+    good = [sample for sample in (*splits.train, *splits.test) if sample.label == 0]
+    tested = [sample for sample in splits.test if sample.label == 1]
+    groups = [("defective", good, [*splits.labelled, *tested])]
+    if splits.labelled:
+        groups += [("labelled", splits.train, splits.labelled), ("tested defective", good, tested)]
     lines = []
     for name, values in traits.items():
-        of = [Counter(values[s.path] for s in samples if s.label == label and s.path in values) for label in (0, 1)]
-        shares = [{value: n / counts.total() for value, n in counts.items()} for counts in of]
-        if not all(shares):
-            continue
-        often = [value for value, n in (of[0] + of[1]).items() if n > 1]
-        more = [shares[0].get(value, 0) - shares[1].get(value, 0) for value in often]
-        if max(sum(max(sign * share, 0) for share in more) for sign in (1, -1)) >= TELLING:
-            lines.append(
-                f"the {name} of the files tells good photos, {most_common(of[0].items())}, from defective ones, "
-                f"{most_common(of[1].items())}; a method may learn to tell this apart instead of the defect"
-            )
+        for kind, *pair in groups:
+            first, second = (Counter(values[s.path] for s in samples if s.path in values) for samples in pair)
+            if tells(first, second):
+                lines.append(
+                    f"the {name} of the files tells good photos, {most_common(first.items())}, from {kind} ones, "
+                    f"{most_common(second.items())}; a method may learn to tell this apart instead of the defect"
+                )
+                break
     return lines
+
+
+def tells(good: Counter[str], bad: Counter[str]) -> bool:
+    """Whether the values of a trait are others in good photos than in defective ones.
+
+    That is the difference of their shares, counted where good ones have more, or where defective ones have. A value
+    that one photo has alone says nothing.
+    """
+    shares = [{value: n / counts.total() for value, n in counts.items()} for counts in (good, bad)]
+    often = [value for value, n in (good + bad).items() if n > 1]
+    more = [shares[0].get(value, 0) - shares[1].get(value, 0) for value in often]
+    return all(shares) and max(sum(max(sign * share, 0) for share in more) for sign in (1, -1)) >= TELLING
+
+
+def brightness(datamodule: "DataModule") -> list[str]:
+    """A line if labelled photos are darker, or brighter, than all good ones of the training; one photo says nothing."""
+    from anomaly_lab.data.seen import looks
+
+    good, labelled = datamodule.good, datamodule.train_samples[len(datamodule.good) :]
+    if not good or len(labelled) < 2:
+        return []
+    of = [[look.level for look in looks(some, datamodule.decoding, datamodule.workers)] for some in (good, labelled)]
+    (low, high), levels = (min(of[0]) - 1, max(of[0]) + 1), of[1]
+    if max(sum(level < low for level in levels), sum(level > high for level in levels)) < TELLING * len(levels):
+        return []
+    ranges = [f"a mean gray of {min(levels):.0f} to {max(levels):.0f} of 255" for levels in of]
+    return [
+        f"the brightness tells good photos, {ranges[0]}, from labelled ones, {ranges[1]}; a method may learn to tell "
+        "this apart instead of the defect"
+    ]
 
 
 def most_common(counts: Iterable[tuple[str, int]]) -> str:

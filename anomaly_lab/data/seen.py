@@ -16,7 +16,7 @@ from anomaly_lab.data.images import Decoding
 from anomaly_lab.data.samples import Sample, digests
 
 FILE = "photos.json"  # in the run folder
-LOOKED_AT = 64  # good training photos, evenly spaced: they are decoded once more
+LOOKED_AT = 64  # photos, evenly spaced: they are decoded once more
 DIGITS = 16  # of the SHA-256 of a file
 LEVELS = 51  # gray levels beyond those of the training from which on a photo is unlike them: a fifth of the range
 COLOUR = 8  # mean difference of the channels of a colour photo, in gray levels; JPEG leaves fewer in a gray one
@@ -50,9 +50,7 @@ class Seen(NamedTuple):
     def of(cls, trained: list[Sample], tested: list[Sample], decoding: Decoding, workers: int) -> "Seen":
         """Hash all photos and look at some good ones of the training. Raises UserError if one cannot be read."""
         good = [sample for sample in trained if not sample.label] or trained
-        some = [good[i] for i in np.unique(np.linspace(0, len(good) - 1, LOOKED_AT).astype(int))]
-        with closing(prefetch(lambda sample: Look.of(*decoding.read(sample.path)), some, workers)) as read:
-            numbers = list(zip(*read, strict=True))
+        numbers = list(zip(*looks(good, decoding, workers), strict=True))
         names = [frozenset(names_of([sample.path for sample in samples])) for samples in (trained, tested)]
         least, largest = (Look(*map(end, numbers)) for end in (min, max))
         return cls(names[0], names[1], least, largest)
@@ -89,6 +87,13 @@ class Seen(NamedTuple):
         if not least.level - LEVELS <= look.level <= largest.level + LEVELS:
             found.append(f"value range (their mean gray is {least.level:.0f} to {largest.level:.0f} of 255)")
         return f"unlike the training photos in {', '.join(found)}" if found else ""
+
+
+def looks(samples: Sequence[Sample], decoding: Decoding, workers: int) -> list[Look]:
+    """The looks of some of the photos. Raises UserError if one of them cannot be read."""
+    some = [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, LOOKED_AT).astype(int))]
+    with closing(prefetch(lambda sample: Look.of(*decoding.read(sample.path)), some, workers)) as read:
+        return list(read)
 
 
 def _is_name(value: Any) -> bool:

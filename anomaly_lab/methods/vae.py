@@ -119,15 +119,18 @@ class VAE(GradientMethod):
         """What an image costs with its code and without, by value; the divergence by image; how many codes are used.
 
         The noise of an image follows from its row in the epoch, that of a held-out image from its number alone: neither
-        batches nor processes change anything.
+        batches nor processes change anything. The used codes are counted in training alone: the few held-out images say
+        nothing, and a single one calls every code unused.
         """
         images = batch.image
         mean, log_variance = self.network.encode(images)
         noise = normal(batch_keys(self.seed, self.current_epoch, batch), mean.shape[1])
         outputs = self.decode(sample(mean, log_variance, noise.view_as(mean)))
         cost, kl = self.cost(images, outputs).mean(), kl_to_standard_normal(mean, log_variance).mean()
-        active = (mean.detach().var(dim=0, correction=0) > ACTIVE).float().sum()
-        return {"loss": cost + self.beta * kl / images[0].numel(), "cost": cost, "kl": kl, "active_units": active}
+        found = {"loss": cost + self.beta * kl / images[0].numel(), "cost": cost, "kl": kl}
+        if self.training:
+            found["active_units"] = (mean.detach().var(dim=0, correction=0) > ACTIVE).float().sum()
+        return found
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Bring back a gamma that the last step has moved below the least."""

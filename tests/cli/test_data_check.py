@@ -11,7 +11,7 @@ from anomaly_lab.cli.data_check import telling
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.messages import explain
 from anomaly_lab.data import images, layouts
-from anomaly_lab.data.samples import Sample
+from anomaly_lab.data.samples import Sample, Splits
 
 
 @pytest.fixture
@@ -117,10 +117,17 @@ def test_a_folder_that_may_not_be_read_is_one_of_data_root(checked, monkeypatch,
     assert str(explain(raised.value)) == said
 
 
-def samples(good, bad):
-    values = [*good, *bad]
-    found = [Sample(Path(f"{i}"), None, int(i >= len(good)), "x", f"{i}") for i in range(len(values))]
-    return {"size": {Path(f"{i}"): value for i, value in enumerate(values)}}, found
+def samples(good, bad, labelled="", good_tested=""):
+    """The traits of training photos, of tested ones and of labelled ones, and who is which."""
+    sizes: dict[Path, str] = {}
+
+    def part(values, label):
+        found = [Sample(Path(f"{len(sizes) + i}"), None, label, "x", "") for i in range(len(values))]
+        sizes.update(zip((sample.path for sample in found), values, strict=True))
+        return found
+
+    test = part(good_tested, 0) + part(bad, 1)
+    return {"size": sizes}, Splits(part(good, 0), test, labelled=tuple(part(labelled, 1)))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,45 @@ def test_what_tells_good_photos_from_defective_ones_is_said(good, bad, told):
     lines = telling(*samples(good, bad))
     assert len(lines) == (told is not None)
     assert not lines or (told in lines[0] and lines[0].startswith("the size of the files tells good photos, "))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "tested", "told"),
+    [
+        ("bbb", "a" * 9, "good photos, a (9), from labelled ones, b (3)"),
+        ("b", "a" * 9, "good photos, a (9), from labelled ones, b (1)"),
+        ("cc", "c" * 9, "good photos, a (9), from labelled ones, c (2)"),  # tested ones are like good tested ones
+        ("aaa", "d", "good photos, a (9), c (9), from tested defective ones, d (1)"),
+        ("bbb", "bb", "good photos, a (9), c (9), from defective ones, b (5)"),
+        ("aab", "acac", None),
+    ],
+)
+def test_labelled_photos_that_alone_differ_are_said(labelled, tested, told):
+    lines = telling(*samples("a" * 9, tested, labelled, good_tested="c" * 9))
+    assert len(lines) == (told is not None)
+    assert not lines or told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("levels", "told"),
+    [
+        (
+            [200, 210],
+            "good photos, a mean gray of 9 to 180 of 255, from labelled ones, a mean gray of 200 to 210 of 255;",
+        ),
+        ([0, 3, 5, 7], "from labelled ones, a mean gray of 0 to 7 of 255; a method may"),
+        ([200], None),
+        ([3, 200], None),
+        ([181, 181], None),  # hardly
+        ([200, 210, 220, 90], None),
+    ],
+)
+def test_labelled_photos_that_are_darker_or_brighter_are_said(checked, tmp_path, write, levels, told):
+    for i, level in enumerate(levels):
+        write(tmp_path / f"more/dent/{i}.png", np.full((8, 12 + i), level, np.uint8))  # no copies
+    said = checked("method=cavga", "method.backbone=null", "data.labelled_abnormal=more", "data.held_out=0.01")
+    assert said.count("data: the brightness tells good photos") == (told is not None)
+    assert (told or "") in said
 
 
 def test_traits_of_the_files_that_tell_good_from_defective_are_said(tmp_path, monkeypatch, capsys, write):

@@ -124,7 +124,7 @@ def test_noise_follows_from_seed_epoch_and_row(network, images, monkeypatch):
 
 
 def test_a_collapsed_code_uses_no_unit(network, images):
-    assert vae().losses(Batch.of(images))["active_units"] == vae().losses(Batch.of(images))["kl"] == 0
+    assert vae().train().losses(Batch.of(images))["active_units"] == vae().losses(Batch.of(images))["kl"] == 0
     assert vae(network).losses(Batch.of(images))["kl"] > 0
 
 
@@ -133,7 +133,8 @@ def test_a_unit_is_active_whose_mean_differs_from_image_to_image(images, monkeyp
     codes = torch.tensor([[0.0, 1, 0.3, 5], [0, 2, 0.31, 5], [0, 3, 0.32, 5]]).view(3, 4, 1, 1)
     monkeypatch.setattr(method.network, "encode", lambda images: (codes, torch.zeros_like(codes)))
     monkeypatch.setattr(method, "decode", lambda codes: torch.zeros_like(images))
-    assert method.losses(Batch.of(images))["active_units"] == 1
+    assert method.train().losses(Batch.of(images))["active_units"] == 1
+    assert set(method.eval().losses(Batch.of(images))) == {"loss", "cost", "kl"}  # of held-out images
 
 
 def test_scores_are_of_the_mean_code():
