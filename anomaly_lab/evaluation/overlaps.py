@@ -1,5 +1,6 @@
 """False positives and overlaps of every test image by itself, from which AU-PRO is resampled over images."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from anomaly_lab.metrics.bootstrap import LIMIT
 
 FILE = "overlaps.npz"
 LEVELS = 512  # thresholds at equal steps of the false positive rate, beside 64 at very low ones
+MORE = 128  # beyond them, where some image needs it
 DROPPED = 12  # bits of a float32: the others tell scores apart that differ by more than a part in 2000
 Counts = tuple[Int[np.ndarray, " code"], Float[np.ndarray, " code"]]  # rising codes, and how much lies at each
 
@@ -35,7 +37,8 @@ class Overlaps(pl.Callback):
 
     `index` is the row of scores.csv. Nothing is written where no defect is marked, or for a method with one number an
     image. Raw maps at the size of the photos, as for `pixel_aupro`; scores are rounded to a part in 2000, and the curve
-    has 576 thresholds.
+    has 576 thresholds, and up to 128 more: its last one is reached by the share `LIMIT` of the normal pixels of every
+    image, so that no resample of images ends below it.
     """
 
     def __init__(self) -> None:
@@ -99,6 +102,9 @@ def arrays(images: list[Histogram]) -> dict[str, np.ndarray]:
     above = pooled[::-1].cumsum()  # normal pixels at the largest code, at the two largest, ...
     rates = np.union1d(np.geomspace(1e-6, 1e-3, 64), np.linspace(0, 1.5 * LIMIT, LEVELS + 1)[1:])
     wanted = rates * above[-1]  # beyond the limit, too: a resample may need it
+    last = above[len(values) - 1 - np.searchsorted(values, min(map(at_limit, images)))]
+    if last > wanted[-1]:  # some images lie far below the others, and a resample may be of them alone
+        wanted = np.concatenate([wanted, np.linspace(wanted[-1], last, MORE + 1)[1:]])
     places = np.unique(np.minimum(np.searchsorted(above, wanted), len(values) - 1))
     levels = np.concatenate([[values[-1] + 1], values[::-1][places]])  # the first: above all normal pixels
     return {
@@ -108,6 +114,13 @@ def arrays(images: list[Histogram]) -> dict[str, np.ndarray]:
         "normal_pixels": np.array([image.normal[1].sum() for image in images]),
         "regions": np.array([image.regions for image in images], float),
     }
+
+
+def at_limit(image: Histogram) -> float:
+    """The code that the share `LIMIT` of the normal pixels reaches; inf for an image without any."""
+    codes, each = image.normal
+    sums = each[::-1].cumsum()
+    return float(codes[::-1][np.searchsorted(sums, LIMIT * sums[-1])]) if len(codes) else math.inf
 
 
 def reaching(counts: Counts, levels: Int[np.ndarray, " level"]) -> Float[np.ndarray, " level"]:

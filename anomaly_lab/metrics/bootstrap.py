@@ -49,11 +49,12 @@ def aupro(
     """The area under the PRO curve up to a false positive rate, of every resample, divided by that rate.
 
     The arrays hold, of each image: the normal pixels that reach each of falling thresholds, the overlaps of its regions
-    there, added up, and the totals of both. Trapezoids between the thresholds, the last one cut at the limit.
+    there, added up, and the totals of both. Trapezoids between the thresholds, and from the last one to where all
+    pixels count; the one that crosses the limit is cut there.
     """
     x = weights @ false_positives / (weights @ normal_pixels)[:, None]
     y = weights @ overlaps / (weights @ regions)[:, None]
-    x, y = (np.pad(values, ((0, 0), (1, 0))) for values in (x, y))
+    x, y = (np.pad(values, ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1))) for values in (x, y))
     step, within = np.diff(x, axis=1), np.minimum(x, limit)
     part = np.diff(within, axis=1)
     share = np.divide(part, step, out=np.zeros_like(step), where=step > 0)

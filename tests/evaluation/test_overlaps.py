@@ -11,7 +11,7 @@ from anomaly_lab.data.datamodule import DataModule
 from anomaly_lab.data.placement import place
 from anomaly_lab.data.samples import Sample
 from anomaly_lab.evaluation.overlaps import FILE, Overlaps, amounts, arrays, codes_of, histogram, reaching
-from anomaly_lab.metrics.bootstrap import aupro
+from anomaly_lab.metrics.bootstrap import LIMIT, aupro
 from anomaly_lab.metrics.pixel_metrics import PixelMetrics
 from tests.conftest import stand_in
 
@@ -120,6 +120,30 @@ def test_thresholds_begin_above_all_normal_pixels_and_end_beyond_the_limit():
     assert counts[0] == 0 < counts[1] < 10
     assert (counts < 1e-3 * found["normal_pixels"].sum()).sum() > 5
     assert counts[-1] / found["normal_pixels"].sum() == pytest.approx(1.5 * 0.3, abs=0.01)  # for a resample
+
+
+def test_resamples_of_the_dim_photos_alone_have_their_whole_curve():
+    maps, masks = drawn(12, 2)
+    lots = np.arange(12) % 3 == 0
+    maps[lots] += 20  # another lamp: most of the highest scores lie in a third of the photos
+    found = arrays([histogram(i, [maps[i]], [masks[i]]) for i in range(12)])
+    reached = found["false_positives"][:, -1] / found["normal_pixels"]
+    assert reached.min() >= LIMIT
+    assert reached[lots].min() == 1
+    assert 577 < found["overlaps"].shape[1] <= 577 + 128
+    rows = [found[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")]
+    exact = PixelMetrics(mode="exact")
+    for i in np.flatnonzero(~lots):
+        exact.update([maps[i]], [masks[i]], one_image=True)
+    assert aupro(*rows, weights=1.0 * ~lots[None])[0] == pytest.approx(exact.compute()["aupro"], abs=2e-3)
+
+
+def test_photos_without_normal_pixels_need_no_threshold():
+    maps, masks = drawn(4, 0)
+    masks[3] = True
+    found = arrays([histogram(i, [maps[i]], [masks[i]]) for i in range(4)])
+    assert found["normal_pixels"][3] == 0
+    assert (found["false_positives"][:3, -1] / found["normal_pixels"][:3]).min() >= LIMIT
 
 
 def test_codes_keep_the_order_and_equal_scores_equal():

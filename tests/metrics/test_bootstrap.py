@@ -44,6 +44,15 @@ def test_aupro_is_that_of_the_repeated_images():
         assert value == pytest.approx(np.trapezoid(np.interp(fine, x, y), fine) / 0.3, abs=1e-6)
 
 
+@pytest.mark.parametrize(("reached", "overlap"), [(0.2, 0.9), (0.3, 0.9), (0.0, 0.5), (0.05, 1.0)])
+def test_a_curve_that_ends_before_the_limit_goes_on_to_where_all_pixels_count(reached, overlap):
+    x, y = np.array([[0, reached]]), np.array([[0, overlap]])
+    (found,) = aupro(x * 100, y * 2, np.array([100.0]), np.array([2.0]), np.ones((1, 1)))
+    at_limit = overlap + (1 - overlap) * (0.3 - reached) / (1 - reached)
+    expected = reached * overlap / 2 + (0.3 - reached) * (overlap + at_limit) / 2
+    assert found == pytest.approx(expected / 0.3)
+
+
 def test_an_interval_holds_the_truth_as_often_as_it_says():
     random = np.random.default_rng(2)
     inside = 0
