@@ -79,9 +79,10 @@ def which(ranking: Ranking) -> str:
         strongest = ranking.controls[0]
         measure = next(iter(strongest.figures), next(iter(first.figures)))
         reached = f"{strongest.contender.name}, {spoken(measure, strongest.figures[measure])}"
+        clauses = [f"{first.contender.name} comes first with {figures}", *beside(ranking.standings)]
         return (
             f"No method that was tried beats the trivial control {reached}: these photos do not show that any of "
-            f"them sees defects; {first.contender.name} comes first with {figures}."
+            f"them sees more than the control; {'; '.join(clauses)}."
         )
     below = [NAMES[name] for name, above in first.above_control.items() if above.value <= 0]
     untold = [NAMES[name] for name, above in first.above_control.items() if above.low <= 0 < above.value]

@@ -363,11 +363,29 @@ def test_where_nothing_beats_the_control_that_is_the_answer(tmp_path):
     ranking = rank([bright, contender("cae", NOISE + LABELS, folder=tmp_path)], "labels")
     assert ranking.controls[0].figures["image_auroc"] == pytest.approx((1, 0.05 ** (1 / 30), 1))
     assert ranking.nothing_beats_the_control
-    assert sentences(ranking, FACTS)[0].startswith(
-        "No method that was tried beats the trivial control control_brightness, image AUROC 1.000"
+    said = sentences(ranking, FACTS)[0]
+    assert said.startswith("No method that was tried beats the trivial control control_brightness, image AUROC 1.000")
+    first = ranking.standings[0].figures["image_auroc"]
+    assert first.low > 0.5  # it does see defects
+    figure = spoken("image_auroc", first)
+    assert said.endswith(
+        f": these photos do not show that any of them sees more than the control; cae comes first with {figure}."
     )
     found = summary(ranking, [], FACTS, [])
     assert [row["name"] for row in found["ranking"]] == ["cae", "control_brightness"]
+
+
+def test_what_is_tied_is_named_where_nothing_beats_the_control_too(tmp_path):
+    bright = contender("control_brightness", LABELS, folder=tmp_path)
+    scores = {"cae": (NOISE + 2 * LABELS, 1), "padim": (NOISE + 2.1 * LABELS, 2), "spade": (NOISE, 3)}
+    there = [contender(name, *scores[name], tmp_path) for name in scores]
+    ranking = rank([bright, *there], "labels")
+    assert ranking.nothing_beats_the_control
+    tied = [each.contender.name for each in ranking.standings if each.tied]
+    assert tied == ["cae", "padim"]
+    assert sentences(ranking, FACTS)[0].endswith(
+        "); these photos cannot tell padim from it, and it is the fastest of them."
+    )
 
 
 def test_the_strongest_control_is_the_one_to_beat_and_leads_no_method(tmp_path):
