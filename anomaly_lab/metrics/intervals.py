@@ -71,17 +71,37 @@ def auroc_difference(
     return difference - reach, difference + reach
 
 
-def _newcombe(auroc: float, normal: int, abnormal: int, confidence: float) -> tuple[float, float]:
-    """The AUROCs whose own standard error reaches the observed one: method 5 of Newcombe, Stat. Med. 2006, part 2.
+def auroc_variance(
+    normal: Float[np.ndarray, " normal"], abnormal: Float[np.ndarray, " abnormal"], more: int = 0
+) -> float:
+    """Variance of the AUROC, as it would be with `more` abnormal images of the same kind: that of `auroc_interval`.
 
-    Hanley and McNeil's variance of exponential scores, with (normal + abnormal) / 2 - 1 in place of either count less
-    one.
+    By DeLong each class adds the variance of its placements, divided by its images: more abnormal ones leave the part
+    of the normal ones as it is. Where that says nothing: Newcombe's, or, of pairs that are all in order, what so few
+    exclude. Both classes are needed.
     """
-    z, images = NormalDist().inv_cdf((1 + confidence) / 2), (normal + abnormal) / 2 - 1
+    of_normal, of_abnormal = _placements(normal, abnormal)
+    auroc, count = float(of_abnormal.mean()), len(abnormal) + more
+    if auroc in (0.0, 1.0):
+        return ((1 - 0.05 ** (1 / min(len(normal), count))) / NormalDist().inv_cdf(0.975)) ** 2
+    parts = [float(part.var(ddof=1)) if len(part) > 1 else 0.0 for part in (of_normal, of_abnormal)]
+    if not any(parts) or min(len(normal), len(abnormal)) == 1:
+        return _newcombe_variance(auroc, len(normal), count)
+    return parts[0] / len(normal) + parts[1] / count
+
+
+def _newcombe_variance(auroc: float, normal: int, abnormal: int) -> float:
+    """Hanley and McNeil's of exponential scores, with (normal + abnormal) / 2 - 1 in place of either count less one."""
+    a, images = auroc, (normal + abnormal) / 2 - 1
+    return a * (1 - a) * (1 + images * ((1 - a) / (2 - a) + a / (1 + a))) / (normal * abnormal)
+
+
+def _newcombe(auroc: float, normal: int, abnormal: int, confidence: float) -> tuple[float, float]:
+    """The AUROCs whose own standard error reaches the observed one: method 5 of Newcombe, Stat. Med. 2006, part 2."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
 
     def distance(a: float) -> float:
-        variance = a * (1 - a) * (1 + images * ((1 - a) / (2 - a) + a / (1 + a))) / (normal * abnormal)
-        return abs(auroc - a) - z * math.sqrt(variance)
+        return abs(auroc - a) - z * math.sqrt(_newcombe_variance(a, normal, abnormal))
 
     return float(brentq(distance, 0, auroc)), float(brentq(distance, auroc, 1))
 

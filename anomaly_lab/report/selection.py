@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anomaly_lab.metrics.intervals import auroc_variance
 from anomaly_lab.report.photo_counts import Photos, supported, total
-from anomaly_lab.report.ranking import GOOD, Contender, Figure, Ranking, Standing, synthetic_of
+from anomaly_lab.report.ranking import GOOD, Contender, Figure, Ranking, Standing, scored, synthetic_of
 
 KINDS = {"perlin": "a foreign texture", "patch": "a pasted patch", "scar": "a scar", "blob": "a stain"}  # as docs say
 NAMES = {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO", "synthetic_auroc": "AUROC on painted defects"}
@@ -184,9 +185,19 @@ def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
         more = f"defect{each}" if fewer else f"defect and one more good test photo{each}"
         off = math.hypot(*(1 - excluded(min(photos.defective, photos.test_good) + 1) for photos in sets)) / len(sets)
         return f"One more labelled {more}, in order again, would exclude values below {number(1 - off)}; {good}."
-    then, now = (sum(1 / (photos.defective + more) for photos in sets) for more in (1, 0))  # variances of the mean
-    share = percent(1 - math.sqrt(then / now))
-    return f"One more labelled defect{each} would narrow the interval by about {share}; {good}."
+    share = narrowing(first)
+    about = f"about {percent(share)}" if share >= 0.01 else "less than 1 %"
+    return f"One more labelled defect{each} would narrow the interval by {about}; {good}."
+
+
+def narrowing(first: Standing) -> float:
+    """The share of its width that the interval of image AUROC loses by one more defective photo of each data set."""
+    then, now = 0.0, 0.0  # variances of the sum over data sets
+    for run in first.contender.runs:
+        labels, scores = scored(run)
+        parts = scores[labels == 0], scores[labels == 1]
+        then, now = then + auroc_variance(*parts, more=1), now + auroc_variance(*parts)
+    return 1 - math.sqrt(then / now)
 
 
 def of_real_defects(sets: Mapping[str, Photos]) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval, t_interval
+from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval, auroc_variance, t_interval
 from anomaly_lab.metrics.ranking import rank
 
 
@@ -73,6 +73,20 @@ def test_a_difference_without_variance_is_as_wide_as_its_two_intervals():
     other = np.array([2.0, 1, 4, 3])  # as perfect, in another order
     low, high = auroc_difference(perfect, other, abnormal)
     assert low == -high < -0.5
+
+
+def test_the_variance_is_that_of_the_interval_and_more_abnormal_images_lessen_their_part():
+    normal, abnormal = np.array([0.1, 0.4]), np.array([0.35, 0.8])
+    assert auroc_variance(normal, abnormal) == pytest.approx(0.0625 + 0.0625)
+    assert auroc_variance(normal, abnormal, 2) == pytest.approx(0.0625 + 0.0625 / 2)
+    tied = auroc_variance(np.ones(2), np.ones(2))
+    assert tied == pytest.approx(0.25 * (1 + 2 / 3) / 4)  # Newcombe
+    assert auroc_variance(np.ones(2), np.ones(2), 1) == pytest.approx(0.25 * (1 + 1.5 * 2 / 3) / 6)
+    for more, pairs in ((0, 3), (1, 4), (9, 5)):
+        low, high = auroc_interval(np.zeros(5), np.ones(pairs))
+        found = auroc_variance(np.zeros(5), np.ones(3), more)
+        assert 1.959964 * found**0.5 == pytest.approx(high - low, rel=1e-5)
+        assert auroc_variance(np.ones(5), np.zeros(3), more) == found
 
 
 def scores(count, seed=0):

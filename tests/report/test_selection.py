@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from anomaly_lab.core.files import read_csv
+from anomaly_lab.metrics.intervals import auroc_variance
 from anomaly_lab.report.photo_counts import Photos
 from anomaly_lab.report.ranking import rank
-from anomaly_lab.report.selection import Facts, how_fast, how_sure, sentences, steadiness, summary, what_more
+from anomaly_lab.report.selection import Facts, how_fast, how_sure, narrowing, sentences, steadiness, summary, what_more
 from tests.report.test_ranking import FACTS, LABELS, NOISE, PHOTOS_OF_BAR, contender, marked, painted, written
 
 ODD = "<b>cae & co</b>"
@@ -94,25 +96,71 @@ def test_how_fast_says_no_minutes_that_it_does_not_know(ranking):
     assert how_fast(first) == "It needs 0.4 s a photo here."
 
 
-def test_what_more_photos_would_tell(ranking):
+def halves(folder, scores, good, defective):
+    """A method that was tested on the first photos of both labels alone."""
+    kept = np.sort(np.concatenate([np.flatnonzero(LABELS == 0)[:good], np.flatnonzero(LABELS == 1)[:defective]]))
+    return contender("a", scores[kept], folder=folder, labels=LABELS[kept])
+
+
+def by_hand(scores, good, defective):
+    """Both parts of the variance of the AUROC, pair by pair."""
+    won = scores[LABELS == 1][:defective, None] > scores[LABELS == 0][:good]
+    return won.mean(1).var(ddof=1), won.mean(0).var(ddof=1)
+
+
+@pytest.mark.parametrize(("good", "defective"), [(30, 30), (4, 20), (30, 3), (5, 2)])
+def test_what_more_photos_would_tell(tmp_path, good, defective):
+    scores = NOISE + 0.7 * LABELS
+    ranking = rank([halves(tmp_path, scores, good, defective)], "labels")
     text = what_more(ranking.standings[0], ranking, FACTS)
-    assert text.startswith("One more labelled defect would narrow the interval by about 2 %; 50 more good photos")
+    of_defective, of_good = by_hand(scores, good, defective)
+    then, now = (of_defective / (defective + more) + of_good / good for more in (1, 0))
+    share = 100 * (1 - (then / now) ** 0.5)
+    about = f"about {share:.0f} %" if share >= 1 else "less than 1 %"
+    assert text.startswith(f"One more labelled defect would narrow the interval by {about}; 50 more good photos")
     assert text.endswith("support 1 false alarm in 21 instead of 1 in 11.")  # 20 of 100, 10 of 50 held out
-    few = what_more(ranking.standings[0], ranking, facts(defective=3))
-    assert "by about 13 %;" in few  # 1 - sqrt(3 / 4)
 
 
-def test_what_more_photos_would_tell_is_of_each_data_set(ranking):
-    def more(*sets):
-        return what_more(ranking.standings[0], ranking, Facts(dict(zip("abc", sets, strict=False)), 3.0))
+@pytest.mark.parametrize(("good", "defective"), [(1, 9), (9, 1), (1, 1)])
+def test_of_a_single_photo_of_a_label_one_more_defect_still_tells_something(tmp_path, good, defective):
+    scores = np.arange(60) // 2 % 2 * (good + defective > 2)  # of one and one: equal
+    ranking = rank([halves(tmp_path, scores, good, defective)], "labels")
+    assert 0 < ranking.standings[0].figures["image_auroc"].value < 1
+    assert 0 < narrowing(ranking.standings[0]) < 0.5
 
+
+def test_few_good_photos_limit_what_more_defects_tell():
+    """Simulated: the spread of the AUROC over tests of 4 good photos, with 20 and with 21 defective ones."""
+    random = np.random.default_rng(0)
+    tests = [(random.normal(size=4), random.normal(1, size=21)) for _ in range(4000)]
+    spread = [np.std([(bad[:count, None] > good).mean() for good, bad in tests]) for count in (20, 21)]
+    means = np.mean([[auroc_variance(good, bad[:20], more) for more in (0, 1)] for good, bad in tests[:400]], axis=0)
+    assert 1 - (means[1] / means[0]) ** 0.5 == pytest.approx(1 - spread[1] / spread[0], abs=0.003)
+    assert 3 * (1 - spread[1] / spread[0]) < 1 - (20 / 21) ** 0.5  # as if good photos added no variance
+
+
+def test_what_more_photos_would_tell_is_of_each_data_set(tmp_path):
+    scores = NOISE + 0.7 * LABELS
+    both = halves(tmp_path, scores, 30, 30)
+    both.runs += halves(tmp_path, scores, 30, 3).runs
+    ranking = rank([both], "labels")
     half = Photos(good=20, held_out=5, test_good=15, defective=15)
+
+    def more(*sets):
+        return what_more(ranking.standings[0], ranking, Facts(dict(zip("ab", sets, strict=True)), 3.0))
+
+    parts = [(by_hand(scores, 30, count), count) for count in (30, 3)]
+    then, now = (
+        sum(bad / (count + more) + good / 30 for (bad, good), count in parts) for more in (1, 0)
+    )  # variances of the sum
+    share = f"{100 * (1 - (then / now) ** 0.5):.0f}"
     text = more(half, half)
-    assert text.startswith("One more labelled defect of each data set would narrow the interval by about 3 %; 50 more")
+    assert text.startswith(
+        f"One more labelled defect of each data set would narrow the interval by about {share} %; 50 more"
+    )
     assert "50 more good photos of each data set would" in text
     assert text.endswith("support 1 false alarm in 16 instead of 1 in 6.")
-    text = more(half, half._replace(held_out=12, defective=3))
-    assert "by about 12 %;" in text  # 1 - sqrt((1 / 16 + 1 / 4) / (1 / 15 + 1 / 3))
+    text = more(half, half._replace(held_out=12))
     assert text.endswith("support 1 false alarm in 16 to 32 instead of 1 in 6 to 13.")  # 12 of 32: 19 of 50
 
 
