@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
     from anomaly_lab.launch.sweep import Composer
     from anomaly_lab.networks.hub import can_be_had
     from anomaly_lab.report.photo_counts import total, unused
-    from anomaly_lab.report.ranking import Contender, rank
+    from anomaly_lab.report.ranking import Contender, rank, set_aside
     from anomaly_lab.report.select_page import page
     from anomaly_lab.report.selection import Facts, summary
 
@@ -150,6 +150,7 @@ def main(arguments: list[str]) -> None:
                 contenders += [Contender(kind, state="left out", note=str(error)) for kind in kinds]
             else:
                 contenders += tried(again, math.inf)
+    set_aside(contenders)
     for each in contenders:  # before the ranking, which is refused where none has a result
         if not each.runs:
             print(printable(f"{each.state}: {each.name} ({each.note})"), flush=True)

@@ -9,6 +9,7 @@ anything else is unknown.
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -121,7 +122,11 @@ class Ranking(NamedTuple):
 
 
 def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Ranking:
-    """Rank the contenders with runs. Raises UserError if no method, or none with the measures of the basis, has any."""
+    """Rank the contenders with whole runs (`set_aside`).
+
+    Raises UserError if no method, or none with the measures of the basis, has any.
+    """
+    set_aside(contenders)
     there = [contender for contender in contenders if contender.runs]
     kinds = common_kinds(there)
     resampled = {name: _means(there, partial(SAMPLERS[name], seed=seed, kinds=kinds)) for name in MEASURES[basis]}
@@ -173,6 +178,30 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
     standings = [each for each in every if not each.contender.is_control]
     controls = sorted((each for each in every if each.contender.is_control), key=lambda each: -_value(each, first))
     return Ranking(basis, _ordered(standings, tuple(resampled), difference), controls, kinds)
+
+
+def set_aside(contenders: Sequence[Contender]) -> None:
+    """Mark as failed those whose files are damaged, or whose test photos are not those of most others on a data set.
+
+    Their scores could not be paired with those of the others.
+    """
+    for each in contenders:
+        if damaged := [run for run in each.runs if run.trouble]:
+            _fail(each, damaged[0], damaged[0].trouble)
+    there = [each for each in contenders if each.runs]
+    for place in range(max((len(each.runs) for each in there), default=0)):
+        sets = Counter(each.runs[place].test_set for each in there)
+        usual = max((each.runs[place] for each in there), key=lambda run: (sets[run.test_set], len(run.images)))
+        for each in [each for each in there if each.runs[place].test_set != usual.test_set]:
+            run, number = each.runs[place], len(usual.images)
+            found = f"{len(run.images)}{' others' * (len(run.images) == number)}"
+            _fail(each, run, f"scores.csv: expected the {number} test photos of the other methods, found {found}")
+            there.remove(each)
+
+
+def _fail(contender: Contender, run: Run, trouble: str) -> None:
+    contender.runs, contender.state = [], "failed"
+    contender.note = f"{trouble}; delete {run.folder}, and the same command makes it again"
 
 
 def _ordered(

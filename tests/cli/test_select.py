@@ -300,6 +300,21 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_al
     assert "Take padim: " in printed
 
 
+def test_a_damaged_result_is_a_line_and_no_rank(tmp_path, parts_of_main, capsys, monkeypatch):
+    def contend(*asked):
+        contenders = parts_of_main.contend(*asked)
+        for each in contenders:
+            for run in each.runs[: each.name == "cae"]:
+                run.images, run.scores = run.images[:-2], run.scores[:-2]
+        return contenders
+
+    monkeypatch.setattr("anomaly_lab.launch.portfolio.contend", contend)
+    found = selected(tmp_path)
+    assert [each["name"] for each in found["others"]] == ["cae"]
+    printed = capsys.readouterr().out
+    assert "\nfailed: cae (scores.csv: expected the 60 test photos of the other methods, found 58; delete " in printed
+
+
 @pytest.mark.parametrize("when", [1, 2], ids=["methods", "controls"])
 def test_an_interruption_says_that_the_same_command_goes_on(tmp_path, parts_of_main, monkeypatch, when):
     def contend(found, *rest):

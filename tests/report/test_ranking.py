@@ -257,8 +257,9 @@ def test_it_is_called_better_than_all_others_only_where_that_is_tested(tmp_path)
     assert sentences(ranking, FACTS)[0].endswith("; maps is above it in AU-PRO.")
     there[2] = contender("maps", scores["maps"], 1, marked(tmp_path / "again", 0.85))
     assert sentences(rank(there, "labels"), FACTS)[0].endswith("; it is better than every other method that was tried.")
-    blind = Contender("blind", contender("blind", NOISE, folder=tmp_path, labels=np.zeros(PHOTOS)).runs)
-    assert sentences(rank([*there, blind], "labels"), FACTS)[0].endswith("; no figure shows it above blind.")
+    blind = contender("blind", NOISE, folder=tmp_path)
+    strong = contender("strong", NOISE, folder=painted(tmp_path / "strong", 3.0))
+    assert sentences(rank([strong, blind], "synthetic"), FACTS)[0].endswith("; no figure shows it above blind.")
 
 
 def test_worse_methods_follow_by_their_first_figure_and_one_without_any_is_last(tmp_path):
@@ -429,6 +430,39 @@ def test_what_failed_or_was_left_out_is_named_and_not_ranked(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("strength", [1, 9], ids=["some", "all in order"])
+def test_a_method_with_other_test_photos_has_failed_whatever_its_place(tmp_path, strength):
+    kept = np.arange(PHOTOS - 2)  # two rows of scores.csv are missing
+    for place in range(3):
+        there = [contender(name, NOISE + strength * LABELS, folder=tmp_path) for name in "ab"]
+        short = contender("short", (NOISE + LABELS)[kept], folder=tmp_path / "short", labels=LABELS[kept])
+        there.insert(place, short)
+        assert set(names(rank(there, "labels"))) == {"a", "b"}
+        assert (short.state, short.note) == (
+            "failed", "scores.csv: expected the 60 test photos of the other methods, found 58; delete "
+            f"{tmp_path / 'short'}, and the same command makes it again",
+        )  # fmt: skip
+    short = contender("short", (NOISE + LABELS)[kept], folder=tmp_path, labels=LABELS[kept])
+    assert names(rank([short, there[0]], "labels")) == ["a"]  # of two the one with more
+    there, other = [contender(name, NOISE, folder=tmp_path, several=2) for name in "abc"], 1 - LABELS
+    there[2].runs[1] = contender("c", NOISE, folder=tmp_path, labels=other).runs[0]
+    assert set(names(rank(there, "labels"))) == {"a", "b"}
+    assert there[2].note.startswith("scores.csv: expected the 60 test photos of the other methods, found 60 others;")
+
+
+def test_a_method_with_damaged_files_has_failed(tmp_path):
+    there = [contender(name, NOISE + LABELS, folder=tmp_path) for name in "ab"]
+    there[1].runs[0].trouble = "scores.csv: expected one row per image, found none"
+    there[1].runs[0].images = []
+    assert names(rank(there, "labels")) == ["a"]
+    assert (there[1].state, there[1].runs) == ("failed", [])
+    assert there[1].note.startswith("scores.csv: expected one row per image, found none; delete ")
+    assert names(rank(there, "labels")) == ["a"]
+    there[0].runs[0].trouble = "metrics.json: not there"
+    with pytest.raises(UserError, match="found none; the lines above say why"):
+        rank(there, "labels")
+
+
 def test_painted_photos_are_drawn_with_all_of_their_copies(tmp_path):
     folder = painted(tmp_path / "a", 1.0, light=0.5, photos=30)
     figure = rank([contender("a", NOISE, folder=folder)], "synthetic").standings[0].figures["synthetic_auroc"]
@@ -513,6 +547,7 @@ def test_kinds_that_one_method_was_trained_with_count_for_none(tmp_path):
     assert rank([everything, without], "synthetic").kinds == ("scar",)
     both = contender("c", NOISE, 1, tmp_path / "a")
     both.runs += without.runs  # of another data set
+    everything.runs *= 2
     assert rank([everything, both], "synthetic").kinds == ("scar",)
 
 
@@ -527,9 +562,10 @@ def test_the_mean_over_data_sets_and_a_method_that_lacks_one(tmp_path):
     del both.runs[1].metrics["predict_seconds_per_image"]
     assert np.isnan(both.seconds)
     one_class = contender("good_only", NOISE, folder=tmp_path, labels=np.zeros(PHOTOS))
-    half = contender("half", high, folder=tmp_path)
-    half.runs += one_class.runs
-    assert rank([both, half], "labels").standings[1].figures == {}
+    half = contender("half", high, folder=marked(tmp_path / "half", 0.5))
+    half.runs += both.runs[1:]
+    figures = {each.contender.name: set(each.figures) for each in rank([both, half], "labels").standings}
+    assert figures == {"both": {"image_auroc"}, "half": {"image_auroc"}}  # maps of one data set alone
     with pytest.raises(UserError, match="expected a method with a result"):
         rank([one_class], "labels")
     with pytest.raises(UserError, match="expected a method with a result"):
