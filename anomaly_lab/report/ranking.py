@@ -117,8 +117,9 @@ class Ranking(NamedTuple):
 
     @property
     def nothing_beats_the_control(self) -> bool:
-        """Whether a control is there and no method is above it."""
-        return bool(self.controls) and not any(standing.beats_control for standing in self.standings)
+        """Whether methods were compared with a control and none is above it."""
+        compared = any(standing.above_control for standing in self.standings)
+        return compared and not any(standing.beats_control for standing in self.standings)
 
 
 def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Ranking:

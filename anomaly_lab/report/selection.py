@@ -14,6 +14,7 @@ KINDS = {"perlin": "a foreign texture", "patch": "a pasted patch", "scar": "a sc
 NAMES = {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO", "synthetic_auroc": "AUROC on painted defects"}
 MORE = 50  # good photos
 BEST = "it is better than every other method that was tried"
+GUESSED = 0.5  # AUROC of scores that say nothing
 FEW_HELD_OUT = 10  # fewer photos decide little, however many copies of them are painted
 
 
@@ -77,8 +78,8 @@ def which(ranking: Ranking) -> str:
     first = ranking.standings[0]
     figures = ", ".join(spoken(name, figure) for name, figure in first.figures.items())
     if ranking.nothing_beats_the_control:
-        strongest = ranking.controls[0]
-        measure = next(iter(strongest.figures), next(iter(first.figures)))
+        strongest = next(each for each in ranking.controls if each.figures)
+        measure = next(iter(strongest.figures))
         reached = f"{strongest.contender.name}, {spoken(measure, strongest.figures[measure])}"
         clauses = [f"{first.contender.name} comes first with {figures}", *beside(ranking.standings)]
         return (
@@ -89,10 +90,20 @@ def which(ranking: Ranking) -> str:
     untold = [NAMES[name] for name, above in first.above_control.items() if above.low <= 0 < above.value]
     figures += f"; a trivial control reaches as much in {listed(below)}" if below else ""
     figures += f"; these photos cannot tell it from a trivial control in {listed(untold)}" if untold else ""
+    figures += "" if first.above_control else f"; no trivial control has a result to compare it with{chance(first)}"
     if len(ranking.standings) == 1:
         return f"Take {first.contender.name}, the only method with a result: {figures}."
     clauses = beside(ranking.standings)
     return f"Take {first.contender.name}: {figures}; {'; '.join(clauses or [BEST])}."
+
+
+def chance(first: Standing) -> str:
+    """Whether these photos show an AUROC to be more than chance; empty where they do."""
+    name, figure = next(iter(first.figures.items()))
+    if figure.low > GUESSED:
+        return ""
+    lies = "lies below" if figure.high < GUESSED else "has an interval that holds"
+    return f", and its {NAMES[name]} {lies} {number(GUESSED)}, as high as chance comes"
 
 
 def beside(standings: Sequence[Standing]) -> list[str]:

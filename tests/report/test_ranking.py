@@ -389,6 +389,31 @@ def test_what_is_tied_is_named_where_nothing_beats_the_control_too(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("strength", "said"),
+    [(2, ""), (0, ", and its image AUROC has an interval that holds .500, as high as chance comes"),
+     (-2, ", and its image AUROC lies below .500, as high as chance comes")],
+)  # fmt: skip
+def test_an_answer_without_a_control_says_so(tmp_path, strength, said):
+    there = [contender("cae", NOISE + strength * LABELS, folder=tmp_path)]
+    said = f"; no trivial control has a result to compare it with{said}"
+    assert sentences(rank(there, "labels"), FACTS)[0].endswith(f"){said}.")
+    there.append(contender("padim", NOISE + (strength - 9) * LABELS, 2, folder=tmp_path))
+    assert f"){said}; " in sentences(rank(there, "labels"), FACTS)[0]
+    there.append(contender("control_pca", NOISE - 9 * LABELS, folder=tmp_path))
+    assert "no trivial control" not in sentences(rank(there, "labels"), FACTS)[0]
+
+
+def test_a_control_without_painted_defects_compares_nothing(tmp_path):
+    there = [
+        contender("cae", NOISE, folder=painted(tmp_path / "cae", 3.0)),
+        contender("control_pca", NOISE, 1, tmp_path),
+    ]
+    ranking = rank(there, "synthetic")
+    assert not ranking.nothing_beats_the_control
+    assert "; no trivial control has a result to compare it with." in sentences(ranking, FACTS)[0]
+
+
 def test_the_strongest_control_is_the_one_to_beat_and_leads_no_method(tmp_path):
     shares = {"control_pca": 0.2, "control_mean_image": 0.7, "weak": 0.1, "method": 0.5}
     there = [contender(name, NOISE, 1, marked(tmp_path / name, share)) for name, share in shares.items()]
