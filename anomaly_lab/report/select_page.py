@@ -13,6 +13,7 @@ from anomaly_lab.report.html import PAGE, filled, head, in_script
 from anomaly_lab.report.ranking import GOOD, Ranking, synthetic_of
 from anomaly_lab.report.selection import KINDS, listed
 from anomaly_lab.report.thumbnails import Thumbnail, encoded, thumbnails
+from anomaly_lab.report.verdict import judged
 from anomaly_lab.runs.collect import Run, names_of
 
 SCRIPTS = ("base.js", "charts.js", "select.js")
@@ -58,7 +59,7 @@ def page(found: dict[str, Any], ranking: Ranking) -> str:
     """The page of a summary (`selection.summary`)."""
     about = {"written": f"{datetime.now():%Y-%m-%d %H:%M}", "version": __version__}
     title = f"Which detector for {found['title']}"
-    pictures = painted_photos(ranking) if ranking.basis == "synthetic" else worst_misses(ranking)
+    pictures = painted_photos(ranking) if ranking.basis == "synthetic" else hardest_photos(ranking)
     parts = {
         "head": head(title, "data:"),
         "data": in_script({**found, **about, "pictures": pictures, "names": found["measures"], "measures": []}),
@@ -67,8 +68,11 @@ def page(found: dict[str, Any], ranking: Ranking) -> str:
     return filled("select.html", parts)
 
 
-def worst_misses(ranking: Ranking) -> dict[str, Any]:
-    """For each of the best methods a column: its lowest defective and its highest good photos of the test."""
+def hardest_photos(ranking: Ranking) -> dict[str, Any]:
+    """For each of the best methods a column: its lowest defective and its highest good photos of the test.
+
+    Each says what the threshold of its run makes of it.
+    """
     groups = []
     for standing in ranking.standings[:METHODS]:
         shots, tiles = [], ()
@@ -76,12 +80,15 @@ def worst_misses(ranking: Ranking) -> dict[str, Any]:
             for each in thumbnails(run, PICTURE_BYTES):
                 if each.kind in GALLERY:
                     name = run.images[each.image].name if each.image >= 0 else each.name
-                    shots.append(shot(each, GALLERY[each.kind], name, f"{name}, {GALLERY[each.kind]}", each.tiles))
+                    note = ": ".join(filter(None, (name, judged(run, each.image))))
+                    shots.append(shot(each, GALLERY[each.kind], note, f"{name}, {GALLERY[each.kind]}", each.tiles))
                     tiles = max(tiles, each.tiles, key=len)
         if shots:
             note = f"from the left: {', '.join(tiles)}"
             groups.append({"title": standing.contender.name, "note": note, "shots": shots})
-    return {"title": "The worst misses of the best methods", "note": "", "side_by_side": False, "groups": groups}
+    note = "Found, missed, false alarm: at the threshold of each run." * bool(groups)
+    title = "Test photos that the best methods find hardest"
+    return {"title": title, "note": note, "side_by_side": False, "groups": groups}
 
 
 def painted_photos(ranking: Ranking) -> dict[str, Any]:

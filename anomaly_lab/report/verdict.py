@@ -25,6 +25,14 @@ def found(run: Run) -> str:
     return ", ".join(parts).capitalize() + "." if parts else ""
 
 
+def judged(run: Run, place: int) -> str:
+    """What the threshold of the run says of one of its images; empty where that is not known, or has no label."""
+    if not 0 <= place < len(run.decision_scores) or math.isnan(run.threshold):
+        return ""
+    words = {0: ("no false alarm", "false alarm"), 1: ("missed", "found")}.get(run.images[place].label)
+    return words[run.decision_scores[place] >= run.threshold] if words else ""
+
+
 def against(run: Run) -> str:
     """The ranking beside the best trivial control; empty without both kinds of images."""
     own, low, high = (run.metrics.get(f"image_auroc{end}") for end in ("", "_low", "_high"))

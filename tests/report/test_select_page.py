@@ -28,21 +28,38 @@ def shown(contenders, basis):
     return json.loads(text.partition('id="data">')[2].partition("</script>")[0])
 
 
-def test_the_page_shows_the_worst_misses_of_the_first_three(tmp_path):
+def test_the_page_shows_what_the_first_three_find_hardest_and_whether_they_miss_it(tmp_path):
     there = []
     for method, strength in (("cae", 6), ("padim", 5), ("spade", 4), ("ganomaly", 0)):
         folder = write_run(tmp_path, method, strength=strength, pictures=2, images=4)  # all four are shown
         there.append(Contender(method, [read_run(folder, folder)]))
     pictures = shown(there, "labels")["pictures"]
-    assert pictures["title"] == "The worst misses of the best methods"
+    assert pictures["title"] == "Test photos that the best methods find hardest"
+    assert pictures["note"] == "Found, missed, false alarm: at the threshold of each run."
     assert {group["title"] for group in pictures["groups"]} == {"cae", "padim", "spade"}
-    kinds = {"defective, lowest score": 1, "good, highest score": 0}
+    kinds, seen = {"defective, lowest score": 1, "good, highest score": 0}, set[str]()
     for group in pictures["groups"]:
         run = there[[each.name for each in there].index(group["title"])].runs[0]
         assert group["note"] == "from the left: image, overlay, mask"
         assert [shot["name"] for shot in group["shots"]] == [*kinds] * 2
         for shot in group["shots"]:
-            assert shot["note"] in {image.name for image in run.images if image.label == kinds[shot["name"]]}
+            name, _, said = shot["note"].partition(": ")
+            (place,) = [i for i, image in enumerate(run.images) if image.name == name]
+            assert run.images[place].label == kinds[shot["name"]]
+            above = run.decision_scores[place] >= 1  # the threshold
+            words = ("missed", "found") if run.images[place].label else ("no false alarm", "false alarm")
+            assert said == words[above]
+            seen.add(said)
+    assert seen == {"found", "no false alarm"}  # the title is true where nothing is missed, too
+
+
+def test_a_picture_of_an_unknown_photo_has_no_verdict(tmp_path):
+    folder = write_run(tmp_path, "cae", pictures=2, images=4)
+    index = folder / "gallery" / "index.csv"
+    index.write_text(index.read_text().replace("/home/somebody/photos", "/elsewhere"))
+    (group,) = shown([Contender("cae", [read_run(folder, folder)])], "labels")["pictures"]["groups"]
+    assert group["shots"]
+    assert not [shot for shot in group["shots"] if ": " in shot["note"]]
 
 
 def looked_at(folder, scores, changed=0.0, kept=None):

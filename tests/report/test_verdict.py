@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_lab.metrics.thresholds import Threshold
-from anomaly_lab.report.verdict import verdict
+from anomaly_lab.report.verdict import judged, verdict
 from anomaly_lab.runs.collect import Image, Key, Run
 
 LINE = Threshold("false_alarms", "score", 1.25, 2.0, 0.001, 19)._asdict()
@@ -35,6 +35,15 @@ def run_of(pairs=IMAGES, metrics=METRICS, thresholds=(LINE,), **controls):
 )
 def test_what_was_found(images, metrics, sentence):
     assert verdict(run_of(images, metrics))[0] == sentence
+
+
+def test_each_image_at_the_threshold_of_its_run():
+    run = run_of()
+    words = ["found", "missed", "found", "no false alarm", "false alarm"]  # reaching it is enough
+    assert [judged(run, place) for place in range(5)] == words
+    assert judged(run, -1) == judged(run, 5) == ""  # of a picture whose photo is not known
+    assert judged(run_of([(-1, 2.0)]), 0) == ""  # no label
+    assert judged(replace(run, threshold=float("nan")), 0) == ""
 
 
 @pytest.mark.parametrize(
