@@ -231,6 +231,22 @@ def test_the_page_in_a_browser(browser, tmp_path):
     assert browser.execute_script(names) == ["", "", "control"]
     assert browser.execute_script("return document.querySelectorAll('#ranking svg.whisker').length") == 3
     assert browser.execute_script("return document.getElementById('pictures').hidden")
+    scores = {"a": NOISE, "b": np.roll(NOISE, 2), "control_pca": NOISE + LABELS}  # b: as high, in other photos
+    found, _ = look([contender(name, score, 1, tmp_path) for name, score in scores.items()], "labels")
+    behind = [row["behind"]["image_auroc"] for row in found["ranking"]]
+    assert behind[0]["value"] == behind[1]["value"] == 0 > behind[2]["value"]
+    column = "return [...document.querySelectorAll('#ranking tr')].map((row) => row.cells[2].innerText)"
+    header, *cells = browser.execute_script(column)
+    assert header == "behind the highest method"  # a control may be higher
+
+    def digits(value):
+        return f"{value:.3f}".replace("0.", ".", 1)
+
+    assert sorted(cells[:2]) == sorted(
+        "{} ({} to {})".format(*map(digits, each.values())) if each["high"] else "–" for each in behind[:2]
+    )
+    assert cells[2].startswith(f"{digits(behind[2]['value'])} (")
+    assert sorted(cell[:4] for cell in cells[:2]) == [".000", "–"]
     folder = write_run(tmp_path, "cae", pictures=2, images=4)
     look([Contender("cae", [read_run(folder, folder)])], "labels")
     legend = browser.execute_script("return document.querySelector('#groups p').innerText")

@@ -17,6 +17,11 @@ function figureCell(row, name, domain) {
   return [whisker(figure, domain, row.control ? "var(--quiet)" : "var(--normal)"),
     el("span", {}, `${digits(figure.value)} `, el("span", { class: "quiet" }, `(${range(figure)})`))];
 }
+// Less than 0 for a control that is above all methods; all three are 0 of the highest method itself.
+function behindCell(behind) {
+  if (!behind || !(behind.value || behind.low || behind.high)) return "–";
+  return `${digits(behind.value)} (${range(behind)})`;
+}
 function markOf(row, place) {
   if (row.control) return "control";
   const flag = DATA.ranking.some((other) => other.control) && !row.beats_control ? "▽ " : "";
@@ -27,12 +32,11 @@ function drawRanking() {
     const low = Math.min(...DATA.ranking.filter((row) => row.figures[name]).map((row) => row.figures[name].low));
     return [name, [Math.max(0, Math.floor(10 * low) / 10), 1]];
   }));
-  const headers = ["method", ...MEASURES.flatMap((name) => [`${DATA.names[name]}, from ${digits(domains[name][0])} to 1`, "behind the highest"]),
+  const headers = ["method", ...MEASURES.flatMap((name) => [`${DATA.names[name]}, from ${digits(domains[name][0])} to 1`, "behind the highest method"]),
     "painted defects found", "alarms at small changes", "s a photo", "minutes", ""];
   const rows = DATA.ranking.map((row, place) => [soft(row.name),
     ...MEASURES.flatMap((name) => {
-      const behind = row.behind[name];
-      return [figureCell(row, name, domains[name]), behind && behind.value ? `${digits(behind.value)} (${range(behind)})` : "–"];
+      return [figureCell(row, name, domains[name]), behindCell(row.behind[name])];
     }),
     share(row.found), share(row.alarms), known(row.seconds) ? Number(row.seconds.toPrecision(2)) : "–",
     known(row.minutes) ? Number(row.minutes.toFixed(1)) : "–", markOf(row, place)]);
