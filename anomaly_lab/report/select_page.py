@@ -111,7 +111,8 @@ def painted_photos(ranking: Ranking) -> dict[str, Any]:
         f"No real defect is shown: these are painted into held-out good photos. Of each kind the one that these "
         f"methods find worst, of {painted} whose pictures are kept; then those with the highest scores of {good} good "
         f"photos, the next to raise a false alarm. Found: it scores above every unchanged good photo; those that score "
-        f"as high are counted among unchanged and slightly changed ones. From the left: {', '.join(TILES)}."
+        f"as high are counted among unchanged and slightly changed ones. From the left: {', '.join(TILES)}; where a "
+        "method has no map, the last one alone, without it."
     )
     kept = f"The runs of {listed([*without])} keep no pictures: they are older, or damaged."
     note = " ".join([note] * bool(groups) + [kept] * bool(without))
