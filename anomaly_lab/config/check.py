@@ -86,6 +86,7 @@ NO_OPTION = {  # of the trainer, and why
     **dict.fromkeys(("fast_dev_run", "barebones"), "a run needs its checkpoint; a short one: budget.epochs=1"),
 }
 TUNERS = {"LearningRateFinder", "BatchSizeFinder"}  # train within a training, on attributes that no method has
+OWN = "anomaly_lab.metrics.thresholds.Own"
 REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
 ADAPTERS: dict[str, pydantic.TypeAdapter] = {}
 
@@ -116,6 +117,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     except UserError as error:
         raise _of_whole_objects(error, resolved["data"]) from None
     _check_passes(resolved)
+    _check_own_line(resolved)
     check_labelled(resolved)
     for key, letters in FOLDERS.items():
         name = _at(resolved, key)
@@ -234,6 +236,19 @@ def _check_passes(resolved: dict[str, Any]) -> None:
             f"trainer.max_epochs: expected {passes}, because {target.rpartition('.')[2]} sees every training image "
             f"{times}, found {epochs}"
         )
+
+
+def _check_own_line(resolved: dict[str, Any]) -> None:
+    """Refuse the line of a method that draws none in the maps that it is to make."""
+    if resolved["threshold"].get("_target_") != OWN or resolved["threshold"].get("line", 0) is not None:
+        return
+    target, name = (resolved["method"][key] for key in ("_target_", "name"))
+    wanted = class_fact(target, "own_line_for") if class_fact(target, "own_line") is not None else {}
+    hint = ", ".join(f"method.{key}={value}" for key, value in wanted.items())
+    raise UserError(
+        "threshold: expected a rule for a method without a threshold of its own (area, false_alarms), found own"
+        + (f"; method={name} has one with {hint}" if hint else "")
+    )
 
 
 def _of_whole_objects(error: UserError, data: dict[str, Any]) -> UserError:

@@ -181,3 +181,20 @@ def test_a_target_that_is_not_there_is_told():
         signature("anomaly_lab.methods.none.None")
     with pytest.raises(UserError, match="expected a class or function of anomaly_lab.methods.cae, found 'CEA'"):
         signature("anomaly_lab.methods.cae.CEA")
+
+
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        ("method=cae", "found own"),
+        ("method=cavga method.map=residual", "found own; method=cavga has one with method.map=attention"),
+    ],
+)
+def test_a_line_that_the_method_does_not_draw_is_refused_before_anything_is_read(words, end):
+    found = message("threshold=own", *words.split())
+    assert (
+        found == f"threshold: expected a rule for a method without a threshold of its own (area, false_alarms), {end}"
+    )
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = composed(lambda typed: compose("train", typed), ["threshold=own", "method=cavga"])[0]
+        assert check(config)["threshold"]["line"] == 0.5
