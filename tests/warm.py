@@ -27,7 +27,10 @@ from typing import Any
 
 import omegaconf.base
 import yaml
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra.core.default_element import InputDefault, ResultDefault
 
 from anomaly_lab.config.files import CONF
 
@@ -139,20 +142,41 @@ def kill(number: int) -> None:
 
 
 def compose_quickly() -> None:
-    """Parse every expression and file of a configuration once, and YAML in C: composing takes a third of the time."""
+    """Parse every expression and file of a configuration once, merge the same files once, and YAML in C.
+
+    Composing takes a tenth of the time. Hydra's own steps are kept: what they return is remembered, never what a word
+    of the command line made of it.
+    """
     omegaconf.base.parse = cache(omegaconf.base.parse)
     yaml.SafeLoader = yaml.CSafeLoader
-    load, loaded = ConfigRepository.load_config, {}
+    load, merge, choices = (
+        ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list,
+        defaults_list._create_interpolation_map,
+    )  # fmt: skip
+    made: dict[Any, bytes] = {}
+
+    def once(repository: IConfigRepository, key: Any, make: Callable[[], Any]) -> Any:
+        sources = tuple(source.path for source in repository.get_sources())
+        if any(path.startswith("file://") and path != f"file://{CONF}" for path in sources):
+            return make()  # a folder of the user, which a test may change
+        if (key, sources) not in made:
+            made[key, sources] = pickle.dumps(make())
+        return pickle.loads(made[key, sources])
 
     def load_once(repository: ConfigRepository, config_path: str) -> Any:
-        sources = (config_path, *(source.path for source in repository.get_sources()))
-        if any(path.startswith("file://") and path != f"file://{CONF}" for path in sources):
-            return load(repository, config_path)  # a folder of the user, which a test may change
-        if sources not in loaded:
-            loaded[sources] = pickle.dumps(load(repository, config_path))
-        return pickle.loads(loaded[sources])
+        return once(repository, config_path, lambda: load(repository, config_path))
+
+    def merge_once(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> Any:
+        files = tuple((default.config_path, default.package, default.primary) for default in defaults)
+        return once(repo, files, lambda: merge(loader, defaults=defaults, repo=repo))
+
+    def map_if_read(overrides: Any, defaults: list[InputDefault], self_added: bool) -> Any:
+        read = any(default.is_interpolation() for default in defaults)
+        return choices(overrides, defaults, self_added) if read else None
 
     ConfigRepository.load_config = load_once
+    ConfigLoaderImpl._compose_config_from_defaults_list = merge_once
+    defaults_list._create_interpolation_map = map_if_read
 
 
 def warm_up() -> None:
