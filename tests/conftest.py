@@ -32,6 +32,7 @@ from tests.warm import WarmProgram
 
 gc.disable()  # until everything is imported
 warm.compose_quickly()
+warm.look_for_plugins_once()
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))

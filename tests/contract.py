@@ -255,16 +255,16 @@ class Toy:
         return (place(self.side, self.side, self.side, "pad"),) * (count - 1) + (place(30, 90, self.side, "pad"),)
 
     def fit(
-        self, method: Method, *callbacks: pl.Callback, resume: Path | None = None, batch_size: int = 4,
-        rank: int | None = None, **options: Any
+        self, method: Method, *callbacks: pl.Callback, resume: Path | None = None, batches: int = 2,
+        batch_size: int = 4, rank: int | None = None, **options: Any
     ) -> pl.Trainer:  # fmt: skip
         """Train it for two epochs, or as often as it looks, alone or as one of two processes."""
         sides = {"side": self.side, "channels": self.channels, "corruption": self.corruption}
-        method.training_images = lambda: Bars(2, batch_size, **sides)
+        method.training_images = lambda: Bars(batches, batch_size, **sides)
         if resume is None:
             with evaluating(method), torch.no_grad():
                 method.prepare(method.training_images())
-        patches = Bars(2, batch_size, place=(0, 1) if rank is None else (rank, 2), **sides)
+        patches = Bars(batches, batch_size, place=(0, 1) if rank is None else (rank, 2), **sides)
         options |= {} if rank is None else shared()
         trainer = fit(
             method, self.folder, method.passes or 2, patches, Bars(1, **sides), resume, callbacks, **options

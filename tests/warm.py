@@ -7,6 +7,7 @@ code, as a fresh interpreter would. Its number and its exit code come back, a li
 
 import atexit
 import gc
+import importlib.metadata
 import json
 import os
 import pickle
@@ -179,6 +180,14 @@ def compose_quickly() -> None:
     defaults_list._create_interpolation_map = map_if_read
 
 
+def look_for_plugins_once() -> None:
+    """Every trainer of Lightning reads the entry points of all installed packages, which no test changes.
+
+    To be called before Lightning is imported.
+    """
+    importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
+
+
 def warm_up() -> None:
     """What every run of the program needs once: modules, the sources of constructors."""
     from hydra import compose, initialize_config_dir
@@ -187,6 +196,7 @@ def warm_up() -> None:
     from anomaly_lab.config.check import check
     from anomaly_lab.config.resolvers import register
 
+    look_for_plugins_once()
     for module in ("anomaly_lab.training.lifecycle", "anomaly_lab.cli.train", "matplotlib.pyplot"):
         import_module(module)
 

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from anomaly_lab.config.files import CONF
+from anomaly_lab.config.schema import class_fact
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch
 from anomaly_lab.evaluation.curves import embedded
@@ -21,6 +22,7 @@ from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.tiling import SlidingWindow, enlarge
 from anomaly_lab.training.seed import SeedEveryStep
 from tests.adversarial import OUTSIDE, Losses, configured, in_two_processes
+from tests.conftest import make_parts
 from tests.contract import (
     DESCENDING,
     FILES,
@@ -46,7 +48,7 @@ from tests.contract import (
     state_of,
     table_of,
 )
-from tests.golden import golden_losses
+from tests.golden import RECORDED, golden_losses
 
 OPTIMISED = pytest.mark.parametrize("toy", DESCENDING, indirect=True)
 MAGNIFIED = {  # rounding: by the root of a covariance, by a norm, by a distribution of guesses that hardly differ
@@ -56,7 +58,16 @@ MAGNIFIED = {  # rounding: by the root of a covariance, by a norm, by a distribu
     "patch_svdd": (1e-5, 1e-6),  # of codes up to 1
     "transformation_classifier": (1e-3, 1e-7),
 }
-FEWER = [pytest.param(name, marks=[pytest.mark.slow] if SIDE.get(name, 32) > 64 else []) for name in DESCENDING]
+
+
+def some(quick):
+    """All methods with losses, of which the fast tests ask these."""
+    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in DESCENDING]
+
+
+FEWER = {name for name in DESCENDING if SIDE.get(name, 32) <= 64}
+# Those that step themselves, and one of those for which Lightning does.
+OWN_STEPS = {name for name in DESCENDING if class_fact(FILES[name]["_target_"], "clips_gradients")} | {"cflow", "memae"}
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -220,7 +231,7 @@ def test_a_run_that_broke_off_ends_like_one_that_did_not(toy):
         assert not differing(whole, state_of(trainer)), path.name
 
 
-@pytest.mark.parametrize("toy", FEWER, indirect=True)
+@pytest.mark.parametrize("toy", some(FEWER & OWN_STEPS), indirect=True)
 def test_a_loss_scale_changes_nothing(toy):
     """float16 on an accelerator: gradients are unscaled before they are clipped, each by the scale that made them."""
     scale = scaled()
@@ -229,15 +240,15 @@ def test_a_loss_scale_changes_nothing(toy):
     assert scale.scaler.get_scale() == 2.0 ** (10 + toy.training.steps)
 
 
-@pytest.mark.parametrize("toy", FEWER, indirect=True)
+@pytest.mark.parametrize("toy", some(FEWER), indirect=True)
 def test_half_precision_has_finite_losses_and_no_step_waits_for_the_device(toy):
     """Only a GANomaly asks for a number: the loss of the step before, which is on the host by then."""
     method, losses = toy.built(), Losses()
     descend(method, min(GENTLE.get(toy.name, 1e-3), 1e-3))  # Adam asks the host for its number of steps
     waits = Waits(method)
-    toy.fit(method, losses, precision="bf16-mixed", batch_size=2)
+    toy.fit(method, losses, precision="bf16-mixed", batches=1, batch_size=3)  # processors are slow at it
     assert torch.tensor([*losses.steps, *losses.last.values()]).isfinite().all()
-    assert waits.count == (4 if "ganomaly" in toy.name else 0)
+    assert waits.count == (2 if "ganomaly" in toy.name else 0)
 
 
 @OPTIMISED
@@ -365,25 +376,31 @@ STEADY_STEPS = 3  # rounding differs between processors and grows from step to s
 
 
 class EnoughError(Exception):
-    """Five steps are done."""
+    """The steps are done."""
 
 
-class FiveLosses(Losses):
-    """Ends the training after them."""
+class FirstLosses(Losses):
+    """Ends the training after those that are compared, or, to be recorded, after five."""
 
     def on_train_batch_end(self, trainer, *rest):
         super().on_train_batch_end(trainer, *rest)
-        if len(self.steps) == 5:
+        if len(self.steps) == (5 if RECORDED else STEADY_STEPS):
             raise EnoughError
 
 
+@pytest.fixture(scope="module")
+def gray_bars(tmp_path_factory):
+    """The photos of `parts`, which no test here changes."""
+    return make_parts(tmp_path_factory.mktemp("parts") / "bar")
+
+
 @pytest.mark.parametrize("name", DESCENDING)
-def test_the_first_losses_are_those_of_yesterday(name, parts, weights, tmp_path, monkeypatch):
+def test_the_first_losses_are_those_of_yesterday(name, gray_bars, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(ganomaly, "WON", 1e-5)
     torch.set_num_threads(1)
     outside = OUTSIDE if not (CONF / f"method/{name}.yaml").is_file() else None
     photos = [
-        "data=folder", f"data.root={parts}", "data.image_size=128", "data.patches=160", "data.workers=0",
+        "data=folder", f"data.root={gray_bars}", "data.image_size=128", "data.patches=160", "data.workers=0",
         "data.settings.rotation=0", "data.settings.shift=0",
     ]  # fmt: skip
     data = ["data=table", f"data.root={table_of(tmp_path)}"] if name in OF_TABLES else photos
@@ -394,7 +411,7 @@ def test_the_first_losses_are_those_of_yesterday(name, parts, weights, tmp_path,
     )  # fmt: skip
     pl.seed_everything(0, verbose=False)
     data = instantiate(resolved["data"]["datamodule"], _convert_="all")
-    method, losses = build_method(resolved, TRUST), FiveLosses()
+    method, losses = build_method(resolved, TRUST), FirstLosses()
     if name in OF_TABLES:  # a column of thousands would hide the others
         data.setup("fit")
         method.prepare(data.whole_training_images())
