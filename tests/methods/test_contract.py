@@ -221,7 +221,7 @@ def test_a_training_logs_finite_losses(toy):
     assert torch.tensor([*losses.steps, *losses.last.values()]).isfinite().all()
 
 
-@OPTIMISED
+@pytest.mark.parametrize("toy", some(FEWER), indirect=True)
 def test_a_run_that_broke_off_ends_like_one_that_did_not(toy):
     whole = toy.training.state
     assert whole.get("reinitialisations", 2) == 2
