@@ -6,6 +6,7 @@ code, as a fresh interpreter would. Its number and its exit code come back, a li
 """
 
 import atexit
+import copy
 import gc
 import importlib.metadata
 import json
@@ -32,6 +33,7 @@ from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.default_element import InputDefault, ResultDefault
+from omegaconf.base import Metadata
 
 from anomaly_lab.config.files import CONF
 
@@ -175,6 +177,13 @@ def compose_quickly() -> None:
         read = any(default.is_interpolation() for default in defaults)
         return choices(overrides, defaults, self_added) if read else None
 
+    def metadata_copy(old: Metadata, memo: dict[int, Any]) -> Metadata:
+        new = copy.copy(old)
+        new.flags, new.resolver_cache = copy.copy(old.flags), copy.deepcopy(old.resolver_cache, memo)
+        return new
+
+    Metadata.__deepcopy__ = metadata_copy  # the rest of it are types and names
+    ConfigRepository.__deepcopy__ = lambda repository, _: copy.copy(repository)  # which gets another list, if any
     ConfigRepository.load_config = load_once
     ConfigLoaderImpl._compose_config_from_defaults_list = merge_once
     defaults_list._create_interpolation_map = map_if_read

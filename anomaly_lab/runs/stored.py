@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -182,8 +183,13 @@ def _own(node: Any) -> Any:
         return {key: _own(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_own(value) for value in node]
-    foreign = isinstance(node, str) and "$" in node and not RESOLVERS.issuperset(_resolvers(parse(node)))
-    return "???" if foreign else node
+    return "???" if isinstance(node, str) and "$" in node and _is_foreign(node) else node
+
+
+@lru_cache(10_000)  # runs repeat the texts of `conf/`, and to parse those of one takes a 20th of a second
+def _is_foreign(text: str) -> bool:
+    """Whether a text names a resolver that is not of this package."""
+    return not RESOLVERS.issuperset(_resolvers(parse(text)))
 
 
 def _resolvers(tree: Any) -> Iterator[str]:

@@ -305,7 +305,7 @@ def batches(draw, elements=SCORES, dtype=np.float32):
 
 
 @given(batch=batches(), limit=LIMITS, connectivity=st.sampled_from((4, 8)))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_the_loop_over_all_thresholds_agrees_with_scikit_learn_and_mvtec(batch, limit, connectivity):
     slow, fast = slow_reference(*batch, limit, connectivity), reference(*batch, limit, connectivity)
     assert slow == pytest.approx(fast, abs=1e-12)
@@ -313,7 +313,7 @@ def test_the_loop_over_all_thresholds_agrees_with_scikit_learn_and_mvtec(batch, 
 
 @pytest.mark.parametrize("mode", MODES)
 @given(batch=batches(), limit=LIMITS, connectivity=st.sampled_from((4, 8)))
-@settings(max_examples=120)
+@settings(max_examples=60)
 def test_equals_the_loop_over_all_thresholds(mode, batch, limit, connectivity):
     values = compute(*batch, limit, connectivity=connectivity, mode=mode)
     assert_close(values, slow_reference(*batch, limit, connectivity))
