@@ -133,19 +133,29 @@ def test_a_start_says_what_the_method_wants_and_an_argument_that_an_optimizer_re
             "method=deep_svdd data.image_size=32 budget.epochs=3 method.pretraining_epochs=3",
             "method.pretraining_epochs: expected at most 2, .* found 3",
         ),
-        ("method=f_anogan data.patches=40 budget.epochs=1", "budget.epochs: expected at least 2, .* found 1"),
+        (
+            "method=f_anogan method.generator.width=2 method.critic.width=2 method.encoder.width=2 data.patches=40 "
+            "budget.epochs=1",
+            "budget.epochs: expected at least 2, .* found 1",
+        ),
         (
             "method=fcdd data.corruption=null",
             "data.corruption: expected painted defects, from which fcdd .* found null",
         ),
-        ("method=draem data.corruption=null", "data.corruption: expected painted defects, from which draem .* null"),
+        (
+            "method=draem method.width=2 method.segmentation_width=2 data.corruption=null",
+            "data.corruption: expected painted defects, from which draem .* null",
+        ),
         ("method=nsa data.corruption=null", "data.corruption: expected painted defects, from which nsa .* null"),
         (
             "method=transformation_classifier data.image_size=32 data.good_photos=2",
             "data: expected 2 training images at least, because TransformationClassifier .* found 1",
         ),
-        ("method=lsa data.batch_size=1", "data.batch_size: expected at least 2 images"),
-        ("method=ganomaly trainer.gradient_clip_val=1", "trainer.gradient_clip_val: expected null, because GANomaly"),
+        ("method=lsa method.hidden=4 data.batch_size=1", "data.batch_size: expected at least 2 images"),
+        (
+            "method=ganomaly method.width=4 trainer.gradient_clip_val=1",
+            "trainer.gradient_clip_val: expected null, because GANomaly",
+        ),
     ],
 )
 def test_a_dry_run_ends_where_the_run_would(parts, tmp_path, monkeypatch, words, message):
