@@ -145,7 +145,9 @@ def test_only_photos_that_all_of_the_best_have_kept_are_shown(tmp_path):
     assert [[shot["name"] for shot in group["shots"]] for group in groups] == [["other"]] * len(groups)
     assert groups
     note = shown(there, "synthetic")["pictures"]["note"]
-    assert note.endswith("the last one alone, without it. The runs of one keep no pictures: they are older, or damaged.")
+    assert note.endswith(
+        "the last one alone, without it. The runs of one keep no pictures: they are older, or damaged."
+    )
     (tmp_path / "other" / FOLDER / "index.csv").unlink()  # of a run that has kept none
     pictures = shown(there, "synthetic")["pictures"]
     assert pictures["groups"] == []
