@@ -60,12 +60,12 @@ MAGNIFIED = {  # rounding: by the root of a covariance, by a norm, by a distribu
 }
 
 
-def some(quick):
-    """All methods with losses, of which the fast tests ask these."""
-    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in DESCENDING]
+def some(quick, names=DESCENDING):
+    """All methods with losses, or other ones, of which the fast tests ask these."""
+    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in names]
 
 
-FEWER = {name for name in DESCENDING if SIDE.get(name, 32) <= 64}
+FEWER = {name for name in METHODS if SIDE.get(name, 32) <= 64}
 # Those that step themselves, and one of those for which Lightning does.
 OWN_STEPS = {name for name in DESCENDING if class_fact(FILES[name]["_target_"], "clips_gradients")} | {"cflow", "memae"}
 
@@ -150,7 +150,7 @@ def test_a_prediction(toy):
     assert all(weight.grad is None for weight in rebuilt.parameters())
 
 
-@pytest.mark.parametrize("toy", [name for name in METHODS if name not in OF_TABLES], indirect=True)
+@pytest.mark.parametrize("toy", some(FEWER, [name for name in METHODS if name not in OF_TABLES]), indirect=True)
 def test_textures_are_asked_window_by_window_and_images_may_be_gray_or_colour(toy):
     side, channels = toy.side, 4 - toy.channels
     words = ["data.kind=texture", f"data.image_size={side + 16}", f"data.patch_size={side}", "data.stride=16"]
@@ -251,7 +251,7 @@ def test_half_precision_has_finite_losses_and_no_step_waits_for_the_device(toy):
     assert waits.count == (2 if "ganomaly" in toy.name else 0)
 
 
-@OPTIMISED
+@pytest.mark.parametrize("toy", some(FEWER), indirect=True)
 def test_a_rate_out_of_all_proportion_stops_the_run(toy):
     method = toy.built()
     descend(method, 1e30)
