@@ -7,7 +7,8 @@ their order, on batches or on the number of processes. Zero, infinities and outl
 cost the others no resolution.
 
 Up to `LEVELS` distinct scores are counted one by one, in a hash table; then nothing is approximate. The same holds
-where bins are no wider than the zero bits that all scores end with (float16, bfloat16).
+where bins are no wider than the zero bits that all scores end with (float16, bfloat16), and for the largest score where
+its block begins with it. The ceiling at which many maps end (1, 4, 255) does so, because few of its bits are set.
 """
 
 from typing import NamedTuple, no_type_check
@@ -55,6 +56,7 @@ class ScoreHistogram:
     def __init__(self, bins: int = 2**18) -> None:
         self.bins = bins
         self.low_bits = 0  # all bits that occur in any score, or-ed
+        self.largest = 0  # the code of the largest score; 0: not known
         self.rounded = False  # whether scores were rounded to float32: equal ones may have differed
         self.shift = 0
         self.occupied = np.zeros(PAGES, dtype=bool)
@@ -144,6 +146,7 @@ class ScoreHistogram:
         single = np.isin(code >> np.uint32(PAGE_BITS), ONE_SCORE_PAGES)
         if self.low_bits & (2**self.shift - 1) == 0:
             single[:] = True
+        single[-1:] |= code[-1:] == self.largest  # no score above it shares its block
         return Blocks(code, counts, single & (not self.rounded))
 
     def _mark_gaps(self) -> None:

@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from anomaly_lab.metrics import aupimo
-from anomaly_lab.metrics.histogram import ScoreHistogram, decode, look
+from anomaly_lab.metrics.histogram import ScoreHistogram, decode, encode, look
 from anomaly_lab.metrics.ranking import Ranking, Value, as_share, rank, share
 
 Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]  # a batch, or images that may differ in size
@@ -98,6 +98,7 @@ class PixelMetrics(Metric):
         # The histogram, as it travels between processes: filled when they meet, empty otherwise.
         self.add_state("blocks", [], dist_reduce_fx="cat")
         self.add_state("low_bits", torch.tensor(0), dist_reduce_fx=_bitwise_or)
+        self.add_state("largest", torch.tensor(0), dist_reduce_fx="max")
         for name in ("beyond_levels", "rounded"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
@@ -111,9 +112,10 @@ class PixelMetrics(Metric):
 
         """
         stacks = _stacks(maps, masks)
-        low_bits, rounded = 0, False
+        low_bits, rounded, largest = 0, False, np.float32(-np.inf)
         for number, (scores, _) in enumerate(stacks):
-            nan, bits = look(_single(scores).ravel())
+            single = _single(scores).ravel()
+            nan, bits = look(single)
             if nan:
                 counts = np.isnan(scores).sum(axis=(1, 2))
                 image = int(counts.argmax()) + number
@@ -121,9 +123,11 @@ class PixelMetrics(Metric):
                     f"expected scores that are numbers, found {counts.max()} NaN in image {image} of the batch"
                 )
             low_bits |= bits
-            rounded |= scores.dtype.itemsize > 4 and not np.array_equal(_single(scores), scores)
+            largest = max(largest, single.max(initial=largest))
+            rounded |= scores.dtype.itemsize > 4 and not np.array_equal(single, scores.ravel())
         self.histogram.rounded |= rounded
         self.histogram.low_bits |= low_bits
+        self.histogram.largest = max(self.histogram.largest, int(encode(np.array([largest]))[0]))
         found = [[_regions(mask, self.connectivity) for mask in masks] for _, masks in stacks]
         whole = None
         if one_image and stacks:
@@ -247,6 +251,7 @@ class PixelMetrics(Metric):
         rows = np.column_stack([blocks.code.astype(np.int64), blocks.counts])
         self.blocks = [torch.from_numpy(rows).to(self.device)]
         self.low_bits = torch.tensor(self.histogram.low_bits, device=self.device)
+        self.largest = torch.tensor(self.histogram.largest, device=self.device)
         self.beyond_levels = torch.tensor(int(self.histogram.keys is None), device=self.device)
         self.rounded = torch.tensor(int(self.histogram.rounded), device=self.device)
 
@@ -255,6 +260,7 @@ class PixelMetrics(Metric):
         rows = dim_zero_cat(self.blocks).cpu().numpy()
         histogram = ScoreHistogram()
         histogram.low_bits, histogram.rounded = int(self.low_bits), bool(self.rounded)
+        histogram.largest = int(self.largest)
         histogram.merge(rows[:, 0].astype(np.uint32), rows[:, 1:], levels=not self.beyond_levels)
         return histogram
 

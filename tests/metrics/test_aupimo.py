@@ -123,6 +123,23 @@ def test_bounds_hold_the_exact_value_among_continuous_scores():
         assert values["aupimo"] == pytest.approx(exact, abs=5e-4)
 
 
+def test_a_ceiling_at_which_many_pixels_end_is_told_from_the_scores_below_it():
+    maps, masks = images(strength=3)
+    maps = [np.minimum(m, 4) for m in maps]  # six good pixels, and a seventh of the defective ones
+    exact, values = compute(maps, masks, "exact")["aupimo"], compute(maps, masks)
+    low, high = values["bounds"]["aupimo"]
+    assert low - 1e-12 <= exact <= high + 1e-12
+    assert high - low < 2e-3
+    whole = PixelMetrics(tolerance=1)
+    whole.persistent(True)
+    for m, mask in zip(maps, masks, strict=True):
+        whole.update([m], [mask])
+    again = PixelMetrics(tolerance=1)
+    again.persistent(True)
+    again.load_state_dict(whole.state_dict())
+    assert again.compute()["bounds"] == values["bounds"]
+
+
 @st.composite
 def sets(draw):
     """Images of a few levels, of one size or of several, the first good, the second not."""

@@ -31,6 +31,7 @@ def filled(*parts, bins=2**18):
     histogram = ScoreHistogram(bins)
     for scores in parts:
         histogram.low_bits |= look(scores)[1]
+        histogram.largest = max(histogram.largest, int(encode(scores).max(initial=0)))
         histogram.add(scores)
     return histogram
 
@@ -145,13 +146,27 @@ def test_blocks_depend_neither_on_order_nor_on_parts_nor_on_processes(scores, cu
     assert_same(filled(*parts).blocks(), whole.blocks())
     histograms = [filled(part) for part in parts]
     merged = ScoreHistogram()
-    merged.low_bits = whole.low_bits
+    merged.low_bits, merged.largest = whole.low_bits, whole.largest
     rows = [histogram.blocks() for histogram in histograms]
     levels = all(histogram.keys is not None for histogram in histograms)
     merged.merge(np.concatenate([r.code for r in rows]), np.concatenate([r.counts for r in rows]), levels)
     assert_same(merged.blocks(), whole.blocks())
     merged.add(scores)
     assert_same(merged.blocks(), filled(scores, scores).blocks())
+
+
+@pytest.mark.parametrize(("ceiling", "is_known"), [(4.0, True), (1.0, True), (-0.5, False), (0.7, False)])
+def test_the_largest_score_is_alone_where_its_block_begins_with_it(ceiling, is_known):
+    """Of a negative number the block ends with it: lower ones share it."""
+    random = np.random.default_rng(0)
+    scores = np.minimum(random.normal(ceiling - 1, 1, 10**5).astype(np.float32), np.float32(ceiling))
+    histogram = filled(scores)
+    blocks = histogram.blocks()
+    assert (histogram.shift > 0, blocks.single[-1], blocks.single[:-1].any()) == (True, is_known, False)
+    assert not is_known or blocks.counts[-1, 0] == (scores == ceiling).sum()
+    if ceiling > 0:
+        higher = filled(scores, np.array([np.nextafter(np.float32(ceiling), np.float32(9))]))
+        assert not higher.blocks().single[-1]  # another score lies in the block
 
 
 @given(scores=many(), order=st.integers(0, 9))

@@ -136,6 +136,7 @@ def merged(parts):
     for name in ("regions", "images", "good_pixels"):
         setattr(whole, name, torch.stack([getattr(part, name) for part in parts]).sum(0))
     whole.low_bits = reduce(torch.bitwise_or, [part.low_bits for part in parts])
+    whole.largest = torch.stack([part.largest for part in parts]).max()
     whole.beyond_levels = torch.stack([part.beyond_levels for part in parts]).sum()
     return whole
 
