@@ -9,15 +9,19 @@ from torch import Tensor
 from anomaly_lab.core.errors import UserError
 
 
+FEWEST = 3  # rows of a Gaussian
+
+
 def whitening(
     rows: Float[Tensor, "image feature"],
 ) -> tuple[Float[Tensor, " feature"], Float[Tensor, "feature feature"]]:
     """Mean and whitener of rows, one an image, in float64: |(x - mean) @ whitener.T| is the Mahalanobis distance of x.
 
-    The covariance is shrunk by Ledoit and Wolf. Raises UserError for fewer than two rows, and where all are the same.
+    The covariance is shrunk by Ledoit and Wolf, by nothing for two rows, whose products are the same: it has no inverse
+    then. Raises UserError for fewer than three rows, and where all are the same.
     """
-    if len(rows) < 2:
-        raise UserError(f"data: expected two training images at least, for a Gaussian, found {len(rows)}")
+    if len(rows) < FEWEST:
+        raise UserError(f"data: expected three training images at least, for a Gaussian, found {len(rows)}")
     if (rows == rows[0]).all():
         raise UserError(
             f"data: expected training images whose features differ, for a Gaussian, found {len(rows)} with the same; "

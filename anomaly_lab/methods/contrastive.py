@@ -22,7 +22,7 @@ from anomaly_lab.core.errors import UserError
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.noise import Keys, batch_keys, derive, row_keys
 from anomaly_lab.functional.views import Views, flipped
-from anomaly_lab.functional.whitening import whitening
+from anomaly_lab.functional.whitening import FEWEST, whitening
 from anomaly_lab.methods.base.gradient import GradientMethod, summed
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
@@ -90,7 +90,7 @@ class Contrastive(GradientMethod):
             raise UserError("method.score: expected mahalanobis, kde or ocsvm with method.guess=false, found csi")
         self.network, self.views = network, views
         self.temperature, self.score, self.draws, self.seed = temperature, score, draws, seed
-        self.fewest = 2 if score == "mahalanobis" else 1
+        self.fewest = FEWEST if score == "mahalanobis" else 1
         self.turns = 4 if turns else 1
         self.copies = self.turns  # a single one leaves its two views nothing else to be compared with
         layers, before = [], network.features

@@ -16,7 +16,7 @@ from torch.nn import functional
 from anomaly_lab.core.types import Batch, Images, Prediction
 from anomaly_lab.data.corruption import Patch, Scar
 from anomaly_lab.data.noise import batch_keys
-from anomaly_lab.functional.whitening import whitening
+from anomaly_lab.functional.whitening import FEWEST, whitening
 from anomaly_lab.methods.base.gradient import GradientMethod
 from anomaly_lab.methods.base.method import OptimizerFactory, Scalar
 from anomaly_lab.methods.base.schedule import Schedule
@@ -70,7 +70,7 @@ class CutPaste(GradientMethod):
         features = backbone.channels[-1]
         self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1 + len(self.pasted)))
         self.localises = isinstance(tiling, SlidingWindow)
-        self.fewest = 2  # a Gaussian
+        self.fewest = FEWEST  # a Gaussian
         self.seed = seed
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("whitener", torch.eye(features))  # makes all variances one

@@ -28,9 +28,11 @@ def test_the_order_of_rows_changes_nothing(rows):
     torch.testing.assert_close(whitening(rows)[1], whitening(rows)[1].T)  # the symmetric root
 
 
-def test_one_row_has_no_gaussian(rows):
-    with pytest.raises(UserError, match="expected two training images at least, for a Gaussian, found 1"):
-        whitening(rows[:1])
+@pytest.mark.parametrize("count", [1, 2])
+def test_so_few_rows_have_no_gaussian(rows, count):
+    with pytest.raises(UserError, match=f"expected three training images at least, for a Gaussian, found {count}"):
+        whitening(rows[:count])
+    assert whitening(rows[:3])[1].isfinite().all()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1])

@@ -116,7 +116,7 @@ def test_all_windows_of_a_plain_image_have_the_same_number():
 
 
 def test_one_image_has_no_gaussian():
-    with pytest.raises(UserError, match="expected two training images at least.*, found 1"):
+    with pytest.raises(UserError, match="expected three training images at least.*, found 1"):
         cutpaste().conclude([Batch.of(torch.rand(1, 3, 32, 32))])
 
 
