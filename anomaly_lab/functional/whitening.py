@@ -8,7 +8,6 @@ from torch import Tensor
 
 from anomaly_lab.core.errors import UserError
 
-
 FEWEST = 3  # rows of a Gaussian
 
 
