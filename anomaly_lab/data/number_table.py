@@ -6,10 +6,10 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from anomaly_lab.core.errors import UserError, nearest
@@ -18,7 +18,7 @@ from anomaly_lab.data.samples import Sample, Splits
 from anomaly_lab.data.tables import counts_rows, delimiter_of, doubts, kind_of, lines_of, named, text_of
 
 LARGEST = 1e15  # of a number, whose square must be one of 32 bits
-FEW = 9  # steps from row to row; fewer may be of 1 by chance
+FEW = 10  # rows; fewer may count by chance
 SPLIT = "split"  # a column of this name, in any case, says train or test
 
 
@@ -72,11 +72,12 @@ def number_table(
 
 def _counters(found: Numbers) -> list[str]:
     """A remark on columns that count the rows: where good ones stand first, such a number tells the others."""
-    steps = np.diff(np.frombuffer(found.values).reshape(-1, len(found.columns)), axis=0)
-    counting = (steps == 1).all(axis=0) & (len(steps) >= FEW)
+    count = len(found.columns)
+    columns = [found.values[place::count] for place in range(count)]
+    counting = [all(after - before == 1 for before, after in pairwise(values)) for values in columns]
     names = [name for name, counts in zip(found.columns, counting, strict=True) if counts]
     told = f"counts the rows; unless it was measured, leave it out: {as_typed(names, 'data.leave_out')}"
-    return [f"column {', '.join(names)} {told}"] * bool(names)
+    return [f"column {', '.join(names)} {told}"] * (bool(names) and len(found.lines) >= FEW)
 
 
 def _why(samples: Sequence[Sample]) -> str:
