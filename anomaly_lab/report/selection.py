@@ -103,7 +103,7 @@ def chance(first: Standing) -> str:
     if figure.low > GUESSED:
         return ""
     lies = "lies below" if figure.high < GUESSED else "has an interval that holds"
-    return f", and its {NAMES[name]} {lies} {number(GUESSED)}, as high as chance comes"
+    return f", and its {NAMES[name]} {lies} {number(GUESSED)}, which is chance"
 
 
 def beside(standings: Sequence[Standing]) -> list[str]:

@@ -391,8 +391,8 @@ def test_what_is_tied_is_named_where_nothing_beats_the_control_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("strength", "said"),
-    [(2, ""), (0, ", and its image AUROC has an interval that holds .500, as high as chance comes"),
-     (-2, ", and its image AUROC lies below .500, as high as chance comes")],
+    [(2, ""), (0, ", and its image AUROC has an interval that holds .500, which is chance"),
+     (-2, ", and its image AUROC lies below .500, which is chance")],
 )  # fmt: skip
 def test_an_answer_without_a_control_says_so(tmp_path, strength, said):
     there = [contender("cae", NOISE + strength * LABELS, folder=tmp_path)]
