@@ -25,6 +25,7 @@ from anomaly_lab.launch.hpo import check_values
 from anomaly_lab.launch.portfolio import portfolio
 from anomaly_lab.launch.space import SYNTHETIC, SearchRequest, Settings
 from anomaly_lab.launch.sweep import Composer, plan
+from anomaly_lab.report.html import known_as
 from tests.adversarial import configured
 from tests.conftest import METHODS, ROOT
 from tests.contract import OF_TABLES
@@ -99,6 +100,23 @@ def test_the_benchmark_is_every_method_on_every_category_with_three_seeds(comman
     assert {job.config["name"] for job in made} == {"mvtec_benchmark"}
     dictionary = next(job.config["method"] for job in made if job.config["method"]["name"] == "cnn_dictionary")
     assert dictionary["backbone"]["weights"] == "/some where/w.safetensors"
+
+
+@pytest.mark.slow
+def test_the_published_trainings_of_one_class_are_made_for_its_data(commands, jobs, tmp_path):
+    for name in ("mnist", "cifar10"):
+        for place in ("train/1", "train/2", "test/1", "test/2"):
+            (folder := tmp_path / "one_class" / name / place).mkdir(parents=True)
+            cv2.imwrite(str(folder / "0.png"), np.zeros((8, 8), np.uint8))
+    found, _ = commands("one_class/published.sh", str(tmp_path))
+    made = [job for words in found for job in jobs(words)]
+    assert count(made, "data.category") == Counter({("1",): 10, ("2",): 10})
+    sizes = [(known_as(job.config["data"]["name"]), job.config["data"]["image_size"]) for job in made]
+    assert Counter(sizes) == Counter({("mnist-one_vs_rest", 28): 4, ("cifar10-one_vs_rest", 32): 16})
+    assert count(made, "method.name", "data.channels") == Counter(
+        {("deep_svdd", "1"): 2, ("lsa", "1"): 2, ("deep_svdd", "3"): 2, ("memae", "3"): 2,
+         ("transformation_classifier", "3"): 6, ("contrastive", "3"): 6}
+    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The self-contained report page: data, styles and code in one file that needs no network."""
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -101,7 +102,6 @@ def data_of(
         if run.shown in place and len(run.images) <= MOST_SCORES:
             images.setdefault(place[run.shown][1], [list(image) for image in run.images])
     again = {run.shown for run in groups.repeated}
-    here = {(column.dataset, column.category) for column in groups.columns}
     return {
         "title": title,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -122,7 +122,10 @@ def data_of(
         "matrices": {key: _matrix(matrix, groups) for key, matrix in found.items()},
         "photos": [_photo_curve(curve, groups) for curve in photo_curves(groups, found)],
         "published": [
-            line for line in published() if (line["dataset"], line["category"]) in here and line["measure"] in found
+            {**line, "dataset": dataset}
+            for dataset, category in dict.fromkeys((column.dataset, column.category) for column in groups.columns)
+            for line in published()
+            if (line["dataset"], line["category"]) == (known_as(dataset), category) and line["measure"] in found
         ],
         "runs": [
             _run(i, run, place.get(run.shown), run.shown in again, shots)
@@ -220,6 +223,12 @@ def _features(run: Run) -> tuple[list[list[Any]], str]:
         return [], ""
     made = {"pc1": "the first two principal components", "tsne1": "t-SNE"}
     return points, next((made[column] for column in next(iter(rows), {}) if column in made), "")
+
+
+def known_as(dataset: str) -> str:
+    """The name of a data set in `published.csv`: of classes in a folder, that of the folder with the protocol."""
+    of_classes = re.fullmatch(r"(?:.*-)?([^-]+)-[0-9a-f]{4}-(one_vs_rest|leave_one_out)", dataset)
+    return "-".join(of_classes.groups()) if of_classes else dataset
 
 
 @cache

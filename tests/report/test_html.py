@@ -13,6 +13,7 @@ from anomaly_lab.report.html import PAGE, SCRIPTS, in_script, page, published, t
 from anomaly_lab.report.matrix import matrices
 from anomaly_lab.runs.collect import collect
 from anomaly_lab.runs.measures import BY_KEY
+from tests.adversarial import configured
 from tests.conftest import METHODS
 from tests.report.synthetic import read_metrics, write_run, write_sweep
 
@@ -222,11 +223,15 @@ def test_published_figures_are_of_methods_and_measures_that_are_here():
 
 
 def test_a_class_has_the_published_figures_of_its_data_set_and_of_no_other(tmp_path):
-    write_run(tmp_path, "deep_svdd", "cifar10-one_vs_rest", "ship")
-    write_run(tmp_path, "deep_svdd", "mnist-leave_one_out", "3")
+    names = {}
+    for folder, protocol in (("cifar10", "one_vs_rest"), ("mnist", "leave_one_out")):
+        words = f"data.root={tmp_path}/{folder}", "data.category='3'", f"data.protocol={protocol}"
+        names[protocol] = configured("method=deep_svdd", "data=one_class", *words)["data"]["name"]
+    write_run(tmp_path, "deep_svdd", names["one_vs_rest"], "ship")
+    write_run(tmp_path, "deep_svdd", names["leave_one_out"], "3")
     write_run(tmp_path, "cae", "folder", "screw")
     lines = data_of(page_of(tmp_path))["published"]
-    assert {(line["dataset"], line["category"]) for line in lines} == {("cifar10-one_vs_rest", "ship")}
+    assert {(line["dataset"], line["category"]) for line in lines} == {(names["one_vs_rest"], "ship")}
     assert {line["method"]: line["value"] for line in lines if "Ruff" in line["source"]} == {"deep_svdd": 0.759}
 
 
