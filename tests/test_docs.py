@@ -85,7 +85,7 @@ def test_a_package_outside_the_project_trains_and_predicts(outside, lab, tmp_pat
     )
     assert re.search(r"\nmean_image +one pass +images .*squared distance", lab(*methods).stdout)
     assert "layout: prefixes\ntrain: 9 photos" in lab(*check).stdout
-    done = lab(*train, "data.image_size=32", "logger=none", "trainer.accelerator=cpu", "data.workers=0", *QUIET)
+    done = lab(*train, "logger=none", "trainer.accelerator=cpu", "data.workers=0", *QUIET)
     assert done.stdout.startswith("method=mean_image sets input.object.image_size=64 (default 256); ")
     (scores,) = (tmp_path / "runs").rglob("raw_scores.txt")
     *good, bad = map(float, scores.read_text().split())

@@ -460,7 +460,9 @@ def test_the_whole_and_again_without_labels(lab, parts, tmp_path):
     assert found["sentences"][0] in " ".join(done.stdout.split("\n"))
     pictures = pictures_of(folder)
     assert [group["title"] for group in pictures["groups"]] == ["variation_model"]
-    assert {shot["note"] for shot in pictures["groups"][0]["shots"]} >= {f"hole/{i:03d}.png" for i in range(5)}
+    notes = {shot["note"] for shot in pictures["groups"][0]["shots"]}
+    assert {note.partition(": ")[0] for note in notes} >= {f"hole/{i:03d}.png" for i in range(5)}
+    assert {note.partition(": ")[2] for note in notes} <= {"found", "missed", "false alarm", "no false alarm"}
     again = lab(*words, "minutes=5", "labels=false")
     assert "running: variation_model" not in again.stdout
     painted = json.loads((folder / "select.json").read_text())
