@@ -145,6 +145,14 @@ class Classes:
             )
         return self._listed(folder, images, "good", 0, {})
 
+    def _doubt(self, folder: Path) -> None:
+        """Note a class of defects whose name speaks of something else."""
+        if may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
+            self.remarks.add("read as defects, although the name speaks of masks (call those ground_truth)", folder)
+        elif speaks_of_good(folder.name):
+            what = f"read as defects, although the name speaks of good parts ({as_typed([folder.name])})"
+            self.remarks.add(what, folder)
+
     def samples(self, folder: Path, defect: str, label: int, holders: tuple[Path, ...] = ()) -> list[Sample]:
         """The photos of a class folder; those of defects with their masks.
 
@@ -169,13 +177,8 @@ class Classes:
                 self._good_masks.append(mask)
             return self._listed(photos_in, images, defect, label, {})
         self._class_folders.append(folder)
-        if self.kinds:
-            pass
-        elif may_be_masks(folder.name) or MASK_WORDS.search(folder.name.lower()):
-            self.remarks.add("read as defects, although the name speaks of masks (call those ground_truth)", folder)
-        elif speaks_of_good(folder.name):
-            what = f"read as defects, although the name speaks of good parts ({as_typed([folder.name])})"
-            self.remarks.add(what, folder)
+        if not self.kinds:
+            self._doubt(folder)
         found: dict[Path, Path] = dict(beside)
         for tree in mask_trees(folder, holders) if not beside else ():
             found = masks_in(tree, photos_in, images)

@@ -152,8 +152,8 @@ def open_store(
     store = _in_memory(samples, decoding, workers, on_error) if kept == "memory" else None
     if store is None:
         try:
-            among = {sample.path for sample in samples} <= {sample.path for sample in pool}
-            pool = list(pool) if among and 2 * len(samples) > len(pool) else []
+            covers = {sample.path for sample in samples} <= {sample.path for sample in pool}
+            pool = list(pool) if covers and 2 * len(samples) > len(pool) else []
             store = _on_disk(samples, decoding, workers, on_error, folder, data_folder, pool)
         except OSError as error:
             say(f"cache: {folder} cannot be used ({error}); continuing without it, images stay in memory")
