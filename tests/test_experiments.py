@@ -256,13 +256,14 @@ def test_agreement_is_what_the_pick_without_labels_loses():
         for name, value in values.items()
     ]}  # fmt: skip
     painted = {"ranking": [{"name": name} for name in ("control_pca", "padim_untrained", "cae", "padim")]}
-    assert script.agreement("wood", "0", labelled, painted) == {
+    assert script.agreement("wood", "0", labelled, painted) == [{
         "data": "wood", "seed": "0", "methods": 2, "best": "padim", "best_image_auroc": 0.95,
         "pick": "cae", "pick_image_auroc": 0.9, "loss": 0.05, "agrees": False,
-    }  # fmt: skip
+    }]  # fmt: skip
     values["cae"] = 0.92
     labelled["ranking"][3]["figures"]["image_auroc"]["value"] = 0.92
-    assert script.agreement("wood", "0", labelled, painted)["agrees"]
+    assert script.agreement("wood", "0", labelled, painted)[0]["agrees"]
+    assert script.agreement("wood", "0", {"ranking": labelled["ranking"][:2]}, painted) == []  # no candidate
 
 
 def test_results_of_fewer_sets_and_methods_leave_the_other_rows_as_they_are(tmp_path, monkeypatch, capsys):

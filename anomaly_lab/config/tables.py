@@ -30,15 +30,17 @@ def check_reads(resolved: dict[str, Any]) -> None:
     """Refuse a method for other data than it reads, and keys of photos for a table."""
     method, table = resolved["method"], is_table(resolved)
     reads, name = class_fact(method["_target_"], "reads"), method["name"]
+    asked = f"method={name}"
     if len(reads) > 1 and "projections" in signature(method["_target_"]):
         reads = ("tables",) if method.get("projections") else ("photos",)
+        asked += " and method.projections, as experiment=goad_table has them" * (reads == ("tables",))
     if table and "tables" not in reads:
         raise UserError(
             f"method: expected {' or '.join(of_tables())} with data=table, found method={name}, which reads photos"
         )
     if not table and "photos" not in reads:
         found = resolved["data"]["name"]
-        raise UserError(f"data: expected data=table with method={name}, which reads rows of numbers, found {found}")
+        raise UserError(f"data: expected data=table with {asked}, which reads rows of numbers, found {found}")
     kinds = get_args(signature(CONTROLS[table])["kind"])
     controls = resolved["data"].get("controls")
     for kind in controls if isinstance(controls, list) else ():

@@ -381,15 +381,22 @@ def _unknown(values: Resampled) -> Resampled:
 
 
 def synthetic_of(run: Run) -> Synthetic | None:
-    """The rows of synthetic.csv, sorted; None where they are missing or damaged."""
+    """The rows of synthetic.csv, sorted; None where they are missing or damaged, or do not make the recorded figure."""
     try:
         rows = sorted(
             (row["photo"], row["change"], float(row["score"])) for row in read_csv(run.folder / "synthetic.csv")
         )
     except (OSError, ValueError, KeyError):
         return None
-    photo, change, score = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.array([]),) * 3
-    return Synthetic(photo, change, score) if rows else None
+    if not rows:
+        return None
+    photo, change, score = (np.array(column) for column in zip(*rows, strict=True))
+    if (recorded := run.metrics.get("synthetic_image_auroc")) is not None:  # of the photos as they are, by all kinds
+        label = np.select([change == GOOD[0], ~np.isin(change, GOOD)], [0, 1], default=2)
+        value = auroc(score, label, np.ones((1, len(label))))[0] if {0, 1} <= set(label.tolist()) else math.nan
+        if not math.isclose(value, recorded, abs_tol=1e-6):
+            return None  # rows are missing
+    return Synthetic(photo, change, score)
 
 
 def common_kinds(contenders: Sequence[Contender]) -> tuple[str, ...]:

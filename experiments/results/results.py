@@ -65,17 +65,22 @@ def result(data: str, seed: str, row: dict, painted: dict | None) -> dict:
     return {"data": data, "method": row["name"], "seed": seed, "control": row["control"], **rounded, "commit": commit}
 
 
-def agreement(data: str, seed: str, labelled: dict, painted: dict) -> dict:
-    """What the pick without labels loses against the best with labels; untrained networks are no candidates."""
+def agreement(data: str, seed: str, labelled: dict, painted: dict) -> list[dict]:
+    """What the pick without labels loses against the best with labels, as a row; untrained networks are no candidates.
+
+    No row if there is no candidate.
+    """
     there = [row for row in labelled["ranking"] if not row["control"] and not row["name"].endswith("_untrained")]
     values = {row["name"]: round(row["figures"]["image_auroc"]["value"], 4) for row in there}
-    best = max(values, key=lambda name: values[name])
-    pick = next(row["name"] for row in painted["ranking"] if row["name"] in values)
+    picks = [row["name"] for row in painted["ranking"] if row["name"] in values]
+    if not picks:
+        return []
+    best, pick = max(values, key=lambda name: values[name]), picks[0]
     loss = round(values[best] - values[pick], 4)
-    return {
+    return [{
         "data": data, "seed": seed, "methods": len(values), "best": best, "best_image_auroc": values[best],
         "pick": pick, "pick_image_auroc": values[pick], "loss": loss, "agrees": loss <= CLOSE,
-    }  # fmt: skip
+    }]  # fmt: skip
 
 
 def of_more_methods(rows: list[dict]) -> list[dict]:
@@ -106,7 +111,7 @@ def main(folder: Path) -> None:
         painted = without.get((data, seed))
         of_painted = {row["name"]: row for row in painted["ranking"]} if painted else {}
         rows += [result(data, seed, row, of_painted.get(row["name"])) for row in answer["ranking"]]
-        agreed += [agreement(data, seed, answer, painted)] if painted else []
+        agreed += agreement(data, seed, answer, painted) if painted else []
     write("results.csv", RESULT, rows)
     agreed = of_more_methods(agreed)
     write("agreement.csv", AGREEMENT, agreed)

@@ -32,6 +32,8 @@ def test_what_is_of_photos_is_refused(words, message, tmp_path):
 def test_a_method_of_tables_reads_no_photos():
     with pytest.raises(UserError, match="data: expected data=table with method=table_autoencoder, .*found demo"):
         configured("data=demo", "method=table_autoencoder")
+    with pytest.raises(UserError, match="method.projections, as experiment=goad_table has them, which.*found demo"):
+        configured("data=demo", "experiment=goad_table")
 
 
 @pytest.mark.parametrize(

@@ -550,6 +550,14 @@ def test_a_damaged_table_of_painted_defects_counts_as_none(tmp_path, text):
         rank([contender("a", NOISE, folder=tmp_path)], "synthetic")
 
 
+def test_a_table_of_painted_defects_that_was_cut_counts_as_none(tmp_path):
+    good, found = [(photo, "none", 0.0) for photo in "abcd"], [("a", "blob", 1.0), ("b", "scar", -1.0)]
+    for there, rows in {"whole": [*good, *found], "cut": [*good, *found[:1]], "shorter": good}.items():
+        one = contender("one", NOISE, folder=written(tmp_path / there, [*rows, ("c", "light", 9.0)]))
+        one.runs[0].metrics["synthetic_image_auroc"] = 0.5
+        assert (synthetic_of(one.runs[0]) is None) == (there != "whole")
+
+
 def test_painted_defects_rank_and_an_unsteady_method_loses(tmp_path):
     steady = contender("steady", NOISE, 2, painted(tmp_path / "steady", 3.0))
     nervous = contender("nervous", NOISE, 1, painted(tmp_path / "nervous", 3.0, light=3.0))
