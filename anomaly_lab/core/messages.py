@@ -1,6 +1,7 @@
 """One line for every mistake of a user, whichever exception carries it."""
 
 import errno
+import math
 import re
 import shlex
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import yaml
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -69,7 +71,13 @@ def explain(error: BaseException) -> UserError:
         where = str(getattr(cause, "full_key", "") or found)
         if where.startswith("data.settings."):
             return UserError(f"{where}: expected no key, because categories are a table; set augmentation.{found}=...")
-        if elsewhere := _places(parent._get_root(), str(found)):
+        root = parent._get_root()
+        if wish := next(
+            (each for each in OmegaConf.select(root, "method.wants") or () if where.startswith(f"{each}.")), ""
+        ):
+            value = _typed(OmegaConf.to_container(root.method.wants, resolve=False)[wish])
+            return UserError(f"{where}: expected the whole of {wish}, which the method sets; type '{wish}={value}'")
+        if elsewhere := _places(root, str(found)):
             keys = " or ".join(elsewhere[:3])
             return UserError(f"{where}: expected the whole key, {keys}, found {where!r}; type {elsewhere[0]}=...")
         return unknown_key(where, map(str, parent))
@@ -98,6 +106,12 @@ def explain(error: BaseException) -> UserError:
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return UserError(" ".join(lines[:2]) or type(error).__name__)
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed between single quotes."""
+    flow = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    return re.sub(r"'(\$\{[^'}]*\})'", r"\1", flow)
 
 
 def _places(root: Any, name: str) -> list[str]:

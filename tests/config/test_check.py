@@ -138,6 +138,11 @@ def message(*overrides):
         ("+trainer.callbacks=[1]", r"trainer.callbacks: expected none, because the program sets it, found \[1\]"),
         ("+trainer.profiler=slow", "trainer.profiler: expected 'simple', 'advanced' or 'pytorch', found 'slow'"),
         ("image_size=64", "image_size: expected the whole key, data.image_size .*; type data.image_size=..."),
+        (
+            "method=draem data.corruption.probability=1",
+            r"data.corruption.probability: expected the whole of data.corruption, which the method sets; type "
+            r"'data.corruption=\{_target_: [^']*side: \${data.image_size}\}\}\]\}'",
+        ),
         ("data.epochs=3", "data.epochs: expected the whole key, budget.epochs, .*; type budget.epochs=..."),
     ]),
 )  # fmt: skip
