@@ -111,4 +111,4 @@ def entropy(weights: Weights) -> Float[Tensor, ""]:
 
 def used(weights: Weights) -> Float[Tensor, ""]:
     """The share of the slots that at least one query reads."""
-    return (weights > 0).any(dim=3).any(dim=2).any(dim=0).float().mean()
+    return (weights.detach().amax(dim=(0, 2, 3)) > 0).float().mean()
