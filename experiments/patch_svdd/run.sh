@@ -14,7 +14,7 @@ row() {  # ROW DATA WORDS...: steps of 16 pairs
 }
 
 for set in wood transistor; do row untrained $set budget.epochs=1 method.optimizer.lr=1e-12; done
-# The losses of directions of held-out good photos chose the rate: at 1e-4 they wait long, at 1e-3 all codes become one.
+# At 1e-3 all codes become one (rates.py).
 row trained wood budget.epochs=500 method.optimizer.lr=3e-4
 row trained transistor budget.epochs=125 method.optimizer.lr=3e-4
 
