@@ -71,12 +71,11 @@ def explain(error: BaseException) -> UserError:
         where = str(getattr(cause, "full_key", "") or found)
         if where.startswith("data.settings."):
             return UserError(f"{where}: expected no key, because categories are a table; set augmentation.{found}=...")
-        root = parent._get_root()
-        if wish := next(
-            (each for each in OmegaConf.select(root, "method.wants") or () if where.startswith(f"{each}.")), ""
-        ):
-            value = _typed(OmegaConf.to_container(root.method.wants, resolve=False)[wish])
-            return UserError(f"{where}: expected the whole of {wish}, which the method sets; type '{wish}={value}'")
+        root: Any = parent._get_root()
+        for wish, value in _wishes(root).items():
+            if where.startswith(f"{wish}."):
+                expected = f"expected the whole of {wish}, which the method sets"
+                return UserError(f"{where}: {expected}; type '{wish}={_typed(value)}'")
         if elsewhere := _places(root, str(found)):
             keys = " or ".join(elsewhere[:3])
             return UserError(f"{where}: expected the whole key, {keys}, found {where!r}; type {elsewhere[0]}=...")
@@ -106,6 +105,13 @@ def explain(error: BaseException) -> UserError:
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return UserError(" ".join(lines[:2]) or type(error).__name__)
+
+
+def _wishes(root: Any) -> dict[str, Any]:
+    """The keys that a method sets, with their values as they stand in its file."""
+    wants = OmegaConf.select(root, "method.wants")
+    values: Any = OmegaConf.to_container(wants, resolve=False) if isinstance(wants, DictConfig) else {}
+    return values
 
 
 def _typed(value: Any) -> str:
