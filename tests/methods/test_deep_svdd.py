@@ -192,6 +192,7 @@ def turned(images):
     return images.mT.contiguous()
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_what_is_of_another_kind(tmp_path):
     """Vertical bars are good; horizontal ones get a larger score, a larger one if some are known."""
     ratio = {}

@@ -240,6 +240,7 @@ def test_what_is_drawn_follows_from_seed_epoch_and_row(monkeypatch):
     assert loss() != here
 
 
+@pytest.mark.slow
 def test_directions_are_learnt_where_an_image_shows_them():
     """A ramp: what lies below and to the right is brighter, which noise hides at times."""
     method = patch_svdd()
@@ -255,6 +256,7 @@ def test_directions_are_learnt_where_an_image_shows_them():
     assert sum(losses[-10:]) / 10 < 1.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [False, True])
 def test_distances_alone_let_all_codes_collapse_and_directions_hold_them_apart(told):
     method, images = patch_svdd(pairs=1), photos(2)

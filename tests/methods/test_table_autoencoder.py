@@ -49,6 +49,7 @@ def test_the_loss_is_the_error_and_the_activity_of_the_first_layer():
     torch.testing.assert_close(method.predict(rows).score, errors, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_relu_cannot_reconstruct_half_of_a_symmetric_column():
     """The mean of max(-x, 0)^2 is a half; a linear output has no such floor."""
     rows = torch.randn(400, 1, 1, 1, generator=torch.Generator().manual_seed(1)).repeat(1, 3, 1, 1)
@@ -72,6 +73,7 @@ def cancer(tmp_path):
     return tmp_path / "cancer.csv"
 
 
+@pytest.mark.slow
 def test_a_table_is_checked_learnt_from_and_judged_in_rows(lab, cancer):
     words = f"data.root={cancer}", "data.label=kind", "data=table"
     said = lab("data", "check", *words).stdout

@@ -515,7 +515,8 @@ def _worlds(cases, mode, folder, rank):
     return found
 
 
-@pytest.mark.parametrize("mode", ["histogram", pytest.param("exact", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
 def test_gloo_processes_compute_the_same_bits(mode, tmp_path):
     maps, masks = images(5, 48, seed=5)
     coarse = [np.round(m, 1) for m in maps]
