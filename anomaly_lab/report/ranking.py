@@ -21,15 +21,14 @@ from zipfile import BadZipFile
 import numpy as np
 
 from anomaly_lab.core.errors import UserError
-from anomaly_lab.core.files import read_csv
 from anomaly_lab.metrics.bootstrap import aupro, auroc, interval, resamples
 from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval
+from anomaly_lab.report.synthetic_scores import GOOD, synthetic_scores
 from anomaly_lab.runs.collect import Run
 
 Basis = Literal["labels", "synthetic"]
 MEASURES: dict[Basis, tuple[str, ...]] = {"labels": ("image_auroc", "pixel_aupro"), "synthetic": ("synthetic_auroc",)}
 IMAGE_LEVEL = ("control_brightness", "control_sharpness")  # darker is as easy to detect as brighter
-GOOD = ("none", "shift", "light", "noise")  # what synthetic.csv calls unchanged and harmlessly changed photos
 Resampled = np.ndarray  # (resample,), with the value of the photos themselves before them; nan: they say nothing
 
 
@@ -44,14 +43,6 @@ class Figure(NamedTuple):
     def of(cls, values: Resampled) -> "Figure":
         """From the value of the photos and those of the resamples behind it."""
         return cls(float(values[0]), *interval(values[1:]))
-
-
-class Synthetic(NamedTuple):
-    """The scores on held-out photos, as they are, changed a little, and with a defect painted in; a row per image."""
-
-    photo: np.ndarray
-    change: np.ndarray
-    score: np.ndarray
 
 
 @dataclass
@@ -318,7 +309,7 @@ def all_in_order(value: float, runs: Sequence[Run]) -> Figure:
     """An AUROC on painted defects of 1, or 0, whose resamples are all alike: with what so few photos cannot exclude."""
     offs = []
     for run in runs:
-        rows = synthetic_of(run)
+        rows = synthetic_scores(run)
         photos = len(np.unique(rows.photo)) if rows else 1
         low, high = auroc_interval(np.zeros(photos), np.full(photos, 2 * value - 1))
         offs.append(high - low)
@@ -342,7 +333,7 @@ def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Re
 
     Photos are resampled, each with all of its copies.
     """
-    rows = synthetic_of(run)
+    rows = synthetic_scores(run)
     if rows is None or not kinds:
         return None
     photos, number = np.unique(rows.photo, return_inverse=True)
@@ -380,26 +371,7 @@ def _unknown(values: Resampled) -> Resampled:
     return np.concatenate([values[:1], np.full(len(values) - 1, math.nan)])
 
 
-def synthetic_of(run: Run) -> Synthetic | None:
-    """The rows of synthetic.csv, sorted; None where they are missing or damaged, or do not make the recorded figure."""
-    try:
-        rows = sorted(
-            (row["photo"], row["change"], float(row["score"])) for row in read_csv(run.folder / "synthetic.csv")
-        )
-    except (OSError, ValueError, KeyError):
-        return None
-    if not rows:
-        return None
-    photo, change, score = (np.array(column) for column in zip(*rows, strict=True))
-    if (recorded := run.metrics.get("synthetic_image_auroc")) is not None:  # of the photos as they are, by all kinds
-        label = np.select([change == GOOD[0], ~np.isin(change, GOOD)], [0, 1], default=2)
-        value = auroc(score, label, np.ones((1, len(label))))[0] if {0, 1} <= set(label.tolist()) else math.nan
-        if not math.isclose(value, recorded, abs_tol=1e-6):
-            return None  # rows are missing
-    return Synthetic(photo, change, score)
-
-
 def common_kinds(contenders: Sequence[Contender]) -> tuple[str, ...]:
     """The kinds of painted defects that all runs have seen; each leaves out those that it was trained with."""
-    seen = [set(rows.change) - set(GOOD) for each in contenders for run in each.runs if (rows := synthetic_of(run))]
+    seen = [set(rows.change) - set(GOOD) for each in contenders for run in each.runs if (rows := synthetic_scores(run))]
     return tuple(sorted(map(str, set.intersection(*seen)))) if seen else ()

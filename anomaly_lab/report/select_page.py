@@ -10,8 +10,9 @@ import numpy as np
 from anomaly_lab import __version__
 from anomaly_lab.core.files import read_csv
 from anomaly_lab.report.html import PAGE, filled, head, in_script
-from anomaly_lab.report.ranking import GOOD, Ranking, synthetic_of
+from anomaly_lab.report.ranking import Ranking
 from anomaly_lab.report.selection import KINDS, listed
+from anomaly_lab.report.synthetic_scores import GOOD, synthetic_scores
 from anomaly_lab.report.thumbnails import Thumbnail, encoded, thumbnails
 from anomaly_lab.report.verdict import judged
 from anomaly_lab.runs.collect import Run, names_of
@@ -157,7 +158,7 @@ def worst(looks: Mapping[str, Look], changes: set[Change]) -> list[Change]:
 
 def look_of(run: Run, kinds: tuple[str, ...]) -> Look | None:
     """The scores on held-out photos, and the pictures in `painted/`; None if the run has none of either."""
-    rows, scores, files = synthetic_of(run), dict[Change, float](), dict[Change, Path]()
+    rows, scores, files = synthetic_scores(run), dict[Change, float](), dict[Change, Path]()
     folder = run.folder / "painted"
     try:
         for row in read_csv(folder / "index.csv"):

@@ -8,7 +8,8 @@ import numpy as np
 
 from anomaly_lab.metrics.intervals import auroc_variance
 from anomaly_lab.report.photo_counts import Photos, supported, total
-from anomaly_lab.report.ranking import GOOD, Contender, Figure, Ranking, Standing, scored, synthetic_of
+from anomaly_lab.report.ranking import Contender, Figure, Ranking, Standing, scored
+from anomaly_lab.report.synthetic_scores import GOOD, synthetic_scores
 
 KINDS = {"perlin": "a foreign texture", "patch": "a pasted patch", "scar": "a scar", "blob": "a stain"}  # as docs say
 NAMES = {"image_auroc": "image AUROC", "pixel_aupro": "AU-PRO", "synthetic_auroc": "AUROC on painted defects"}
@@ -57,7 +58,7 @@ def steadiness(standing: Standing, kinds: Sequence[str]) -> Steadiness | None:
     """How many painted defects are found without a false alarm, and how many small changes raise one."""
     found, alarms = [], []
     for run in standing.contender.runs:
-        rows = synthetic_of(run)
+        rows = synthetic_scores(run)
         if rows is None or not (rows.change == "none").any():
             return None
         reaches = rows.score > rows.score[rows.change == "none"].max()

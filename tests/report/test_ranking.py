@@ -13,8 +13,9 @@ from anomaly_lab.evaluation.painted_pictures import GOOD as GOOD_PHOTO
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
 from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval
 from anomaly_lab.report.photo_counts import Photos
-from anomaly_lab.report.ranking import GOOD, IMAGE_LEVEL, Contender, Figure, rank, synthetic_of
+from anomaly_lab.report.ranking import IMAGE_LEVEL, Contender, Figure, rank
 from anomaly_lab.report.selection import Facts, listed, number, sentences, spoken, summary
+from anomaly_lab.report.synthetic_scores import GOOD, synthetic_scores
 from anomaly_lab.runs.collect import Image, Key, Run
 
 PHOTOS = 60
@@ -491,7 +492,7 @@ def test_a_method_with_damaged_files_has_failed(tmp_path):
 def test_painted_photos_are_drawn_with_all_of_their_copies(tmp_path):
     folder = painted(tmp_path / "a", 1.0, light=0.5, photos=30)
     figure = rank([contender("a", NOISE, folder=folder)], "synthetic").standings[0].figures["synthetic_auroc"]
-    rows = synthetic_of(Run(folder, "a", Key("select", "a", "folder", "bar", "0"), "done"))
+    rows = synthetic_scores(Run(folder, "a", Key("select", "a", "folder", "bar", "0"), "done"))
     random, values = np.random.default_rng(0), []
     places = [np.flatnonzero(rows.photo == photo) for photo in np.unique(rows.photo)]
     for drawn in random.integers(0, 30, (1000, 30)):
@@ -548,14 +549,6 @@ def test_a_damaged_table_of_painted_defects_counts_as_none(tmp_path, text):
     (tmp_path / "synthetic.csv").write_text(text)
     with pytest.raises(UserError, match="expected a method with a result"):
         rank([contender("a", NOISE, folder=tmp_path)], "synthetic")
-
-
-def test_a_table_of_painted_defects_that_was_cut_counts_as_none(tmp_path):
-    good, found = [(photo, "none", 0.0) for photo in "abcd"], [("a", "blob", 1.0), ("b", "scar", -1.0)]
-    for there, rows in {"whole": [*good, *found], "cut": [*good, *found[:1]], "shorter": good}.items():
-        one = contender("one", NOISE, folder=written(tmp_path / there, [*rows, ("c", "light", 9.0)]))
-        one.runs[0].metrics["synthetic_image_auroc"] = 0.5
-        assert (synthetic_of(one.runs[0]) is None) == (there != "whole")
 
 
 def test_painted_defects_rank_and_an_unsteady_method_loses(tmp_path):
