@@ -315,17 +315,19 @@ def test_the_words_of_every_training_compose_and_want_weights_only_where_they_ar
         resolved = configured(*words)
         epochs[name] = resolved["trainer"]["max_epochs"]
         assert resolved["method"]["name"] == name.partition(",")[0]
+        if "half width" in name:
+            assert (resolved["method"]["width"], resolved["method"]["segmentation_width"]) == (64, 32)
         backbone = resolved["method"].get("backbone", {})
         if backbone and not backbone.get("trainable"):
             assert (backbone["name"], backbone["weights"]) == ("resnet18.tv_in1k", str(weights))
     assert epochs["draem, half width, 60 000 images"] * 192 == pytest.approx(60_000, abs=192)
     assert epochs["cflow, 20 000 images"] * 192 == pytest.approx(20_000, abs=192)
     assert epochs["cutpaste, 25 000 steps"] * 8192 // 32 == pytest.approx(25_000, abs=256)
-    assert (epochs["fastflow, 100 epochs"], epochs["fastflow"], epochs["draem"]) == (100, 500, 700)
+    assert (epochs["fastflow, 100 epochs"], epochs["fastflow"], epochs["draem, half width"]) == (100, 500, 700)
 
     options.resnet18 = None
     without = {name for name, _ in words_of(parts.budgets())}
-    assert without == {"cae", "ssim_ae", "ganomaly", "f_anogan", "cutpaste", "draem"}
+    assert without == {"cae", "ssim_ae", "ganomaly", "f_anogan", "cutpaste", "draem, half width"}
     assert "left out: cflow wood wants --resnet18" in capsys.readouterr().out
     options.methods = ["draem"]
     assert {name for name, _ in words_of(parts.sized())} == {"draem, half width, 60 000 images"}

@@ -33,7 +33,8 @@ Ranks the methods on your photos: with labelled test photos by image AUROC and A
 photos that were held out. The same command again goes on where it was. Writes select.html.
 """
 LEAST = 10  # good photos
-RESERVE = 35.0  # seconds for ranking and page; two controls may have to run, too, for about 15 each
+RESERVE = 10.0  # seconds for ranking and page
+CONTROL = 15.0  # seconds of a control on a data set; with labels, two may have to run at the end
 SHORT = ("experiment=quick", "budget.", "data.batch_size=")  # words of a candidate that make its training shorter
 OF_SELECT = ("callbacks=", "callbacks.synthetic", "name=", "rerun=")  # what it sets itself
 RUN = ("name=select", "callbacks=select", "logger=none", "data.held_out=0.2")
@@ -119,7 +120,7 @@ def main(arguments: list[str]) -> None:
         sets = looked_at([job.config for job in first.jobs])
         photos = total(sets)
         labelled = request.labels and all(each.labelled for each in sets.values())
-        left = 60 * request.minutes - RESERVE
+        left = seconds_for_methods(request.minutes, len(sets), labelled)
         if line := unused(sets, request.labels):
             print(line, flush=True)
         if not labelled:
@@ -140,7 +141,9 @@ def main(arguments: list[str]) -> None:
             print(f"the strongest of the other controls run too: {', '.join(kinds)}", flush=True)
             controls = {
                 kind: Candidate(
-                    words=("method=control", f"method.kind={kind.removeprefix('control_')}"), seconds=15, per_photo=0.02
+                    words=("method=control", f"method.kind={kind.removeprefix('control_')}"),
+                    seconds=CONTROL,
+                    per_photo=0.02,
                 )
                 for kind in kinds
             }
@@ -150,11 +153,12 @@ def main(arguments: list[str]) -> None:
                 contenders += [Contender(kind, state="left out", note=str(error)) for kind in kinds]
             else:
                 contenders += tried(again, math.inf)
-    set_aside(contenders)
+    basis = "labels" if labelled else "synthetic"
+    set_aside(contenders, basis)
     for each in contenders:  # before the ranking, which is refused where none has a result
         if not each.runs:
             print(printable(f"{each.state}: {each.name} ({each.note})"), flush=True)
-    ranking = rank(contenders, "labels" if labelled else "synthetic")
+    ranking = rank(contenders, basis)
     facts = Facts(sets, (time.monotonic() - began) / 60)
     best = ranking.standings[0].contender
     chosen_one = next(entry for entry in found if entry.name == best.name)
@@ -171,6 +175,11 @@ def main(arguments: list[str]) -> None:
     write_json(out / "select.json", answer)
     write_whole(out / "select.html", lambda part: part.write_text(page(answer, ranking), encoding="utf-8"))
     print(f"page: {out / 'select.html'}")
+
+
+def seconds_for_methods(minutes: float, sets: int, labelled: bool) -> float:
+    """What is left of the time without the ranking and, with labels, two more controls on each data set."""
+    return 60 * minutes - RESERVE - (2 * CONTROL * sets if labelled else 0)
 
 
 def strongest_controls(contenders: Sequence["Contender"]) -> list[str]:

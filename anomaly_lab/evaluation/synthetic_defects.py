@@ -35,9 +35,10 @@ class SyntheticDefects(pl.Callback):
     `metrics`: `synthetic_image_auroc` of the scores; `synthetic_pixel_auroc` and `synthetic_pixel_aupro` of the raw
     maps at the working size, if the method has maps. Kinds of defects (`data.corruption`) alternate from image to
     image, without those that the method is trained with. The defects depend on `defect_seed`, the number of the image
-    and the kind, not on the seed of the run or on the other kinds: all trials of a search see the same ones, and so do
-    methods that leave out different kinds. No other image is read and no other metric changes. Every process predicts
-    all images.
+    and the kind, not on the seed of the run or on the other kinds: all trials of a search see the same ones. Where a
+    method leaves out kinds there are fewer copies, so that with as many copies as kinds (4), or twice as many, all
+    methods see the same defects of the kinds that they share. No other image is read and no other metric changes.
+    Every process predicts all images.
 
     `synthetic.csv` has the score of every image: photo, change (none, or the kind of the defect), label (1: defective).
     With `variations`, each held-out image is also shown shifted a little, in another light and with noise
@@ -97,6 +98,10 @@ class SyntheticDefects(pl.Callback):
                 f"trained with them: {', '.join(left_out)}"
             )
 
+    def copies_of(self, kinds: int) -> int:
+        """Copies of an image: where kinds are left out, so many fewer that none of the others comes more often."""
+        return self.copies if kinds == len(KINDS) else min(self.copies, kinds * max(1, self.copies // len(KINDS)))
+
     def batches(
         self, data: DataModule, corruptions: Sequence[Corruption], device: torch.device
     ) -> Iterator[tuple[list[str], Batch]]:
@@ -113,7 +118,7 @@ class SyntheticDefects(pl.Callback):
             clean = torch.zeros(images.shape[-2:], dtype=torch.bool)[None]
             good = batch._replace(image=images, mask=(clean,) * len(images), placement=placement)
             yield [GOOD] * len(images), good
-            for copy in range(self.copies):
+            for copy in range(self.copies_of(len(corruptions))):
                 changed, defect, kinds = images.clone(), torch.zeros_like(inside), [""] * len(images)
                 for turn, corruption in enumerate(corruptions):
                     here = (batch.index + copy) % len(corruptions) == turn

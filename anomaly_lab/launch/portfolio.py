@@ -264,9 +264,9 @@ def contend(
     """Run the candidates one after another; what is finished is skipped. No candidate starts that would end too late.
 
     `seconds`: from `began` (time.monotonic) to the end. How long the next one takes is estimated from its file and
-    from how long the others took here. A failed one does not end the others.
+    from how long the others took here, in this call if there are any. A failed one does not end the others.
     """
-    pace: list[float] = []
+    pace, earlier = list[float](), list[float]()
     contenders = [Contender(entry.name, state="left out", note=entry.obstacle) for entry in found]
     names = {job.folder: entry.name for entry in found for job in entry.jobs}
     with Board(names, SHOWN if labels else (PAINTED,)) as board:
@@ -276,7 +276,7 @@ def contend(
             usual = expected(entry, photos)
             to_do = [job for job in entry.jobs if state_of(job.folder, job.result_key) != "finished"]
             left = seconds - (time.monotonic() - began)
-            likely = usual * (median(pace) if pace else 1.0) * len(to_do) / len(entry.jobs)
+            likely = usual * median(pace or earlier or [1.0]) * len(to_do) / len(entry.jobs)
             if to_do and likely > left:
                 contender.note = f"would take about {duration(likely)}, and {duration(max(left, 0))} are left"
                 continue
@@ -287,6 +287,9 @@ def contend(
                 outcomes |= launcher.execute(to_do, config, board)
                 if all(outcome.state == "done" for outcome in outcomes.values()):
                     pace.append((time.monotonic() - start) / (usual * len(to_do) / len(entry.jobs)))
+            elif all(known := [seconds_of(read_job(job.folder)) for job in entry.jobs]):
+                # Without the start of their processes: no sign of a fast machine, but one of a slow machine.
+                earlier.append(max(1.0, sum(filter(None, known)) / usual))
             for job in entry.jobs:
                 if job not in to_do:
                     board.change(job.folder, "done")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -118,7 +118,7 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
 
     Raises UserError if no method, or none with the measures of the basis, has any.
     """
-    set_aside(contenders)
+    set_aside(contenders, basis)
     there = [contender for contender in contenders if contender.runs]
     kinds = common_kinds(there)
     resampled = {name: _means(there, partial(SAMPLERS[name], seed=seed, kinds=kinds)) for name in MEASURES[basis]}
@@ -172,14 +172,14 @@ def rank(contenders: Sequence[Contender], basis: Basis, seed: int = 0) -> Rankin
     return Ranking(basis, _ordered(standings, tuple(resampled), difference), controls, kinds)
 
 
-def set_aside(contenders: Sequence[Contender]) -> None:
+def set_aside(contenders: Sequence[Contender], basis: Basis) -> None:
     """Mark as failed those whose files are damaged, or whose test photos are not those of most others on a data set.
 
     Their scores could not be paired with those of the others.
     """
     for each in contenders:
-        if damaged := [run for run in each.runs if run.trouble]:
-            _fail(each, damaged[0], damaged[0].trouble)
+        if damaged := [(run, trouble) for run in each.runs if (trouble := run.trouble or damage(run, basis))]:
+            _fail(each, *damaged[0])
     there = [each for each in contenders if each.runs]
     for place in range(max((len(each.runs) for each in there), default=0)):
         sets = Counter(each.runs[place].test_set for each in there)
@@ -189,6 +189,18 @@ def set_aside(contenders: Sequence[Contender]) -> None:
             found = f"{len(run.images)}{' others' * (len(run.images) == number)}"
             _fail(each, run, f"scores.csv: expected the {number} test photos of the other methods, found {found}")
             there.remove(each)
+
+
+def damage(run: Run, basis: Basis) -> str:
+    """What is wrong with the file of a basis; empty where it is whole, or where its run has no such figure."""
+    name, measure, read = {
+        "labels": ("overlaps.npz", "pixel_aupro", overlaps_of),
+        "synthetic": ("synthetic.csv", "synthetic_image_auroc", synthetic_scores),
+    }[basis]
+    there = (run.folder / name).exists()
+    if read(run) is not None or (not there and measure not in run.metrics):
+        return ""
+    return f"{name}: expected what its run has written, found {'another or a damaged file' if there else 'no file'}"
 
 
 def _fail(contender: Contender, run: Run, trouble: str) -> None:
@@ -318,14 +330,25 @@ def all_in_order(value: float, runs: Sequence[Run]) -> Figure:
 
 
 def pixel_aupro(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:
-    """AU-PRO of the raw maps; None without marked defects, for a method without a map, or where the file is damaged."""
+    """AU-PRO of the raw maps; None without marked defects, and for a method without a map."""
+    parts = overlaps_of(run)
+    if parts is None:
+        return None
+    strata = (parts["regions"] > 0).astype(int)
+    values = aupro(**parts, weights=_with_itself(strata, seed + place)).clip(max=1)
+    in_order = min(values[0], 1 - values[0]) < 1e-9  # resamples are alike, but for the last digits of their sums
+    return _unknown(values) if in_order else _unless_alone(values, strata)
+
+
+def overlaps_of(run: Run) -> dict[str, Any] | None:
+    """What `bootstrap.aupro` takes of the photos of a run; None where the file is missing or damaged."""
     try:
         with (run.folder / "overlaps.npz").open("rb") as file, np.load(file) as arrays:
             parts = {name: arrays[name] for name in ("false_positives", "overlaps", "normal_pixels", "regions")}
-        strata = (parts["regions"] > 0).astype(int)
-        return _unless_alone(aupro(**parts, weights=_with_itself(strata, seed + place)), strata)
+        aupro(**parts, weights=np.ones((1, len(parts["regions"]))))  # arrays of other shapes end here
     except (OSError, EOFError, BadZipFile, zlib.error, ValueError, KeyError, TypeError):
         return None
+    return parts
 
 
 def synthetic_auroc(run: Run, place: int, seed: int, kinds: Sequence[str]) -> Resampled | None:

@@ -61,9 +61,11 @@ def page(found: dict[str, Any], ranking: Ranking) -> str:
     about = {"written": f"{datetime.now():%Y-%m-%d %H:%M}", "version": __version__}
     title = f"Which detector for {found['title']}"
     pictures = painted_photos(ranking) if ranking.basis == "synthetic" else hardest_photos(ranking)
+    kinds = [KINDS.get(kind, kind) for kind in ranking.kinds]
+    shown = {"kinds": kinds, "pictures": pictures, "names": found["measures"], "measures": []}
     parts = {
         "head": head(title, "data:"),
-        "data": in_script({**found, **about, "pictures": pictures, "names": found["measures"], "measures": []}),
+        "data": in_script({**found, **about, **shown}),
         "script": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     }
     return filled("select.html", parts)

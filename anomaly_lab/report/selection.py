@@ -71,7 +71,9 @@ def steadiness(standing: Standing, kinds: Sequence[str]) -> Steadiness | None:
 def sentences(ranking: Ranking, facts: Facts) -> list[str]:
     """Three sentences: which, how sure, how fast and what more photos would tell."""
     first = ranking.standings[0]
-    return [which(ranking), how_sure(ranking, facts), f"{how_fast(first)} {what_more(first, ranking, facts)}"]
+    more = what_more(first, ranking, facts)
+    speed_and_more = f"{how_fast(first).removesuffix('.')}; {more[0].lower()}{more[1:]}"
+    return [which(ranking), how_sure(ranking, facts), speed_and_more]
 
 
 def which(ranking: Ranking) -> str:
@@ -186,7 +188,7 @@ def what_more(first: Standing, ranking: Ranking, facts: Facts) -> str:
     sets = list(facts.sets.values())
     each = " of each data set" if len(sets) > 1 else ""
     good = (
-        f"{MORE} more good photos{each} would let the threshold support 1 false alarm in "
+        f"{MORE} more good photos{each} would let the threshold of these runs support 1 false alarm in "
         f"{supported(photos.more(MORE) for photos in sets)} instead of 1 in {supported(sets)}"
     )
     if ranking.basis == "synthetic":

@@ -54,8 +54,9 @@ def result(data: str, seed: str, row: dict, painted: dict | None) -> dict:
         f"{name}{end}": figures[name][part] if name in figures else ""
         for name in FIGURES for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
     }  # fmt: skip
-    above = row["above_control"].get("image_auroc", {})
-    parts |= {"above_control": above.get("value", ""), "above_control_low": above.get("low", "")}
+    for measure, column in (("image_auroc", "above_control"), ("pixel_aupro", "aupro_above_control")):
+        above = row["above_control"].get(measure, {})
+        parts |= {column: above.get("value", ""), f"{column}_low": above.get("low", "")}
     parts |= {
         "pixel_auroc": metrics.get("pixel_auroc", ""),
         "seconds_per_photo": row["seconds"],

@@ -279,7 +279,7 @@ def test_methods_have_the_time_less_a_reserve_and_the_strongest_controls_have_al
 ):
     found = selected(tmp_path, "data.category=bar,nut", "data.batch_size=4")
     assert parts_of_main.asked == [
-        (["cae", "padim"], 60 * 5 - 35, 33),
+        (["cae", "padim"], 60 * 5 - 10 - 2 * 2 * 15, 33),
         (["control_pca", "control_mean_image"], math.inf, 33),
     ]
     assert [[words[-1] for words in spread] for spread in parts_of_main.words] == [

@@ -166,12 +166,14 @@ def test_methods_that_leave_out_kinds_see_the_same_defects_of_the_others(data):
                 found[int(batch.index[i]), change].append(batch.image[i])
         return found
 
-    every, part = defects(9), defects(6, "patch")
-    assert Counter(kind for _, kind in part) == dict.fromkeys(("none", "perlin", "scar", "blob"), 4)
-    for at, images in part.items():
-        assert len(images) == (1 if at[1] == "none" else 2)
-        assert all(torch.equal(one, other) for one, other in zip(images, every[at], strict=False)), at
-        assert at[1] == "none" or not torch.equal(*images)
+    for copies in (4, 8):
+        every, part, few = defects(copies), defects(copies, "patch"), defects(copies, "perlin", "blob")
+        assert Counter(kind for _, kind in part) == dict.fromkeys(("none", "perlin", "scar", "blob"), 4)
+        assert Counter(kind for _, kind in few) == dict.fromkeys(("none", "patch", "scar"), 4)
+        for at, images in [*part.items(), *few.items()]:
+            assert len(images) == (1 if at[1] == "none" else copies // 4)
+            assert all(torch.equal(one, other) for one, other in zip(images, every[at], strict=True)), at
+            assert copies == 4 or at[1] == "none" or not torch.equal(*images)
 
 
 def test_kinds_that_are_left_out_are_said_to_be(data, capsys):

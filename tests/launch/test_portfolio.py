@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from anomaly_lab.config.files import CONF
 from anomaly_lab.core.errors import UserError
+from anomaly_lab.core.files import write_json
 from anomaly_lab.launch import portfolio as module
 from anomaly_lab.launch.jobs import Job, Outcome
 from anomaly_lab.launch.local import Local
@@ -364,6 +365,20 @@ def test_a_failure_ends_only_itself_and_says_why(tmp_path, clock):
     assert [(each.state, each.note) for each in contenders] == [
         ("failed", "error: out of memory (exit code 1)"), ("done", ""), ("left out", "needs a GPU"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "tried"), [(15.0, ["b"]), (90.0, [])])
+def test_what_is_finished_tells_a_slow_machine_and_no_fast_one(tmp_path, clock, monkeypatch, seconds, tried):
+    """The start of its process is not among its seconds. By the file, each takes 20 s."""
+    found = made(tmp_path, "a", "b")
+    write_run(tmp_path, "a", name="select")
+    done = found[0].jobs[0].folder
+    write_json(done / "job.json", {"state": "done", "seconds": seconds})
+    monkeypatch.setattr(module, "state_of", lambda folder, key: "finished" if folder == done else "to start")
+    launcher, ran = launching(clock, tmp_path, took=20)
+    contenders = contend(found, launcher, OmegaConf.create(), 50, 100, 0.0)
+    assert ran == tried
+    assert tried or contenders[1].note == "would take about 2 min, and 50 s are left"
 
 
 def test_what_is_finished_costs_no_time(tmp_path, clock, monkeypatch):

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.core.errors import UserError
 from anomaly_lab.data.variation import VARIATIONS
+from anomaly_lab.evaluation.overlaps import arrays, histogram
 from anomaly_lab.evaluation.painted_pictures import GOOD as GOOD_PHOTO
 from anomaly_lab.methods.control import IMAGE_LEVEL_CONTROLS
 from anomaly_lab.metrics.intervals import auroc_difference, auroc_interval
@@ -283,25 +284,52 @@ def damages(whole):
     yield "short", whole[: len(whole) // 2]
     yield "junk", b"junk" * 50
     yield "flipped", bytes(byte ^ (1000 < i < 9000) for i, byte in enumerate(whole))
-    for name, arrays in {
+    for name, found in {
         "one array": np.zeros(3),
         "others": {"regions": LABELS},
         "lengths": {name: np.ones((3, 20)) for name in ("false_positives", "overlaps", "normal_pixels", "regions")},
         "pickle": dict.fromkeys(("false_positives", "overlaps", "normal_pixels", "regions"), np.array([{}])),
     }.items():
         file = io.BytesIO()
-        np.savez(file, **arrays) if isinstance(arrays, dict) else np.save(file, arrays)
+        np.savez(file, **found) if isinstance(found, dict) else np.save(file, found)
         yield name, file.getvalue()
 
 
-def test_damaged_overlaps_count_as_none(tmp_path):
+def test_a_method_with_damaged_overlaps_has_failed(tmp_path):
     folder = marked(tmp_path / "a", 0.5)
     path = folder / "overlaps.npz"
     for name, left in damages(path.read_bytes()):
         path.write_bytes(left)
         there = [contender("a", NOISE + LABELS, 1, folder), contender("b", NOISE, 1, tmp_path)]
-        first = rank(there, "labels").standings[0]
-        assert set(first.figures) == {"image_auroc"}, name
+        assert names(rank(there, "labels")) == ["b"], name
+        assert there[0].note.startswith("overlaps.npz: expected what its run has written, found another or a damaged ")
+        assert there[0].note.endswith(f"; delete {folder}, and the same command makes it again")
+    path.unlink()
+    there = [contender(name, NOISE, 1, folder) for name in "ab"]
+    there[0].runs[0].metrics["pixel_aupro"] = 0.5
+    assert names(rank(there, "labels")) == ["b"]
+    assert "found no file; delete" in there[0].note
+
+
+def test_a_method_with_a_damaged_table_of_painted_defects_has_failed_where_these_rank(tmp_path):
+    there = [contender(name, NOISE + LABELS, 1, painted(tmp_path / name, 3.0)) for name in "ab"]
+    there[0].runs[0].metrics["synthetic_image_auroc"] = 0.123  # another one than its rows make
+    assert set(names(rank(there, "labels"))) == {"a", "b"}
+    assert names(rank(there, "synthetic")) == ["b"]
+    assert (there[0].state, there[0].runs) == ("failed", [])
+    assert there[0].note.startswith("synthetic.csv: expected what its run has written, found another or a damaged file")
+
+
+def test_defects_that_are_all_found_without_a_false_positive_are_no_certain_figure(tmp_path):
+    """Sums of shares of pixels are not exact: resamples that are all alike differ in their last digits."""
+    random, images = np.random.default_rng(0), []
+    for place, label in enumerate(LABELS[:6]):
+        mask = np.zeros((20, 20), bool)
+        mask[3 : 6 + place, 3:8] = label
+        images.append(histogram(place, [(mask + random.random((20, 20)) / 2).astype(np.float32)], [mask]))
+    np.savez(tmp_path / "overlaps.npz", **arrays(images))
+    one = contender("one", NOISE[:6], folder=tmp_path, labels=LABELS[:6])
+    assert rank([one], "labels").standings[0].figures["pixel_aupro"] == Figure(1.0, 0.0, 1.0)
 
 
 def test_images_with_and_without_a_defect_are_drawn_apart_for_maps_too(tmp_path):
