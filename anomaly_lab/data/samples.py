@@ -193,9 +193,10 @@ def hold_out(samples: list[Sample], share: float, seed: int) -> tuple[list[Sampl
     if len(groups) < 2:
         alike = "that are byte copies or of one group, such as" if len(samples) > 1 else "at"
         found = f"{len(samples)} {alike} {samples[0].path}" if samples else "none"
+        noun, place = ("rows", "FILE") if samples and samples[0].line else ("photos", "FOLDER")
         raise UserError(
-            "data.root: expected at least 2 different good photos, of 2 groups, so that one can be held out for the "
-            f"threshold, found {found}; set data.root=FOLDER to more of them"
+            f"data.root: expected at least 2 different good {noun}, of 2 groups, so that one can be held out for the "
+            f"threshold, found {found}; set data.root={place} to more of them"
         )
     wanted = min(max(1, round(share * len(samples))), len(samples) - 1)
     if len(groups) == len(samples):

@@ -70,16 +70,21 @@ class TableModule(DataModule):
     def setup(self, stage: str) -> None:
         """Look up the rows.
 
-        Raises UserError for a column that has one value, to the digits of float32, in all rows that are learnt from,
-        and for a row that is so far from these that its square is no number of float32.
+        Raises UserError for a single row to learn from, for a column that has one value, to the digits of float32, in
+        all rows that are learnt from, and for a row so far from these that its square is no number of float32.
         """
         if stage != "fit" or self.store is not None:
             return
         for remark in self.remarks:
             say(f"data: {printable(remark)}")
         rows = self._rows(self.train_samples)
+        if len(rows) == 1:
+            raise UserError(
+                f"{self.train_samples[0].path}: expected at least 2 good rows to learn from, beside those held out for "
+                "the threshold, found 1; give the table more of them"
+            )
         deviation = rows.std(axis=0)
-        if len(rows) > 1 and (same := (rows == rows[0]).all(axis=0) | (deviation < SMALLEST)).any():
+        if (same := (rows == rows[0]).all(axis=0) | (deviation < SMALLEST)).any():
             place = int(same.argmax())
             column = self.columns[place]
             raise UserError(

@@ -48,7 +48,8 @@ class TransformationClassifier(GradientMethod):
       `log_probability`, its logarithm; `dirichlet`, how likely all guesses are under a Dirichlet distribution of those
       of the training images (GEOM, section 4.2); `distance`, the logarithm of the probability that follows from the
       squared distances between the features and their means over the training images, as the network sees these at the
-      end (GOAD; the code takes means over the last epoch, while weights still change).
+      end (GOAD; the code takes means over the last epoch, while weights still change, and gives squared distances a
+      small floor).
 
     Probabilities count as 10^-12 at least. Images are not augmented: flips and turns are what is learnt.
 

@@ -37,7 +37,7 @@ def main(root: str, steps: str = "500") -> None:
     for name, folder in SETS.items():
         files = sorted(path for path in (Path(root) / folder).rglob("*") if path.suffix in {".png", ".jpg"})
         every = torch.stack([resize(decode_image(str(file), ImageReadMode.RGB), [SIDE, SIDE]) for file in files]) / 255
-        images = 2 * (every - every.mean(dim=0))
+        images = every - every.mean(dim=0)  # as the method sees them
         held = images[::10]
         shown = images[[i for i in range(len(images)) if i % 10]]
         for rate in RATES:

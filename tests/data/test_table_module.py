@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from anomaly_lab.core.errors import UserError
@@ -79,6 +80,14 @@ def test_a_column_that_only_tested_rows_change_is_constant_too(module):
     rows = [f"{number},1,good" for number in range(9)] + ["1,2,worn"]
     with pytest.raises(UserError, match="column b: expected different values in the 6 rows that are learnt from"):
         module(rows=rows).setup("fit")
+
+
+def test_a_single_row_teaches_no_scale(module):
+    rows = ["1,5,good", "2,6,good", "3,7,good", "4,8,worn"]
+    with pytest.raises(UserError, match="wear.csv: expected at least 2 good rows to learn from, .*found 1; give"):
+        module(rows=rows).setup("fit")
+    with pytest.raises(InstantiationException, match="different good rows, .*found 1 at .*wear.csv; .*=FILE"):
+        module(rows=rows[2:])
 
 
 def test_a_number_far_from_all_others_is_named_before_the_training(module):
