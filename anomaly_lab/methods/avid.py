@@ -9,6 +9,7 @@ From the paper, of which we read summaries, and the code of the authors. Where w
 - I is the generator of pix2pix, down to one pixel; the authors' U-Net halves the side four times.
 - D is a trunk of convolutions that halve the side to 16 px, then 13 x 13 patches of a third of the side, whatever the
   size of the image. The authors' has 11 x 11, of images of 224 px only.
+- D sees single images, as in the code of the authors; an implementation by others gives it pairs with the noisy image.
 - D descends the cross entropy of the paper; the code has squares. I also descends the absolute difference from the
   image without noise, with the weight that pix2pix gives it. The code has it switched off, and leaves I to D alone.
 - The map is |x - I(x)| (1 - D(x)), whose thresholds generalise the two published ones. The code asks D about I(x).

@@ -5,12 +5,13 @@ near N(0, 1), so that it knows what a normal image looks like and how likely it 
 
 `map=projection` is gamma-VAE-grad: Dehaene, Frigo, Combrexelle, Eline: Iterative Energy-Based Projection on a Normal
 Data Manifold for Anomaly Localization, ICLR 2020. `map=attention` is ADVAE: Liu, Li, Zheng, Karanam, Wu, Bhanu, Radke,
-Camps: Towards Visually Explaining Variational Autoencoders, CVPR 2020.
+Camps: Towards Visually Explaining Variational Autoencoders, CVPR 2020. Both are history: ADVAE is cited as the first
+attention of a VAE, and gamma-VAE-grad stands in tables of its time.
 """
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -42,9 +43,11 @@ class VAE(GradientMethod):
     """An autoencoder with a Gaussian of codes; tests and pictures take its mean.
 
     - `likelihood`: `gaussian`, the squared difference by twice the variance `gamma`, plus half its logarithm; null: one
-      `gamma` for all pixels is learnt, and not below e^-10. `bernoulli`: cross entropy, the output is logits.
+      `gamma` for all pixels is learnt, and not below e^-10. `bernoulli`: cross entropy, the output is logits. The
+      variance of a code is not limited: where it overflows, the loss is infinite, and the run ends with that reason.
     - `score`: `map`; `elbo`, what is descended, at the mean code and with the KL divergence unweighted; `kl`, that
-      alone, in nats an image.
+      alone, in nats an image. The mean likelihood of ten draws (An and Cho, 2015) is not offered: the same image would
+      have another score each time, or noise of its own.
     - `map`: `residual`, the squared difference. `projection`, the absolute difference from what `search_steps` of
       gradient descent make of the image (`functional/projection.py`); an image is done at the smallest residual of the
       training images. `attention`: Grad-CAM of the sum of the mean code on 16 x 16 places, of small images on a quarter
@@ -132,8 +135,8 @@ class VAE(GradientMethod):
             found["active_units"] = (mean.detach().var(dim=0, correction=0) > ACTIVE).float().sum()
         return found
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Bring back a gamma that the last step has moved below the least."""
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Bring back a gamma that the step has moved below the least."""
         with torch.no_grad():
             self.exponent.clamp_(min=LEAST / UNIT)
 

@@ -73,7 +73,8 @@ class GaussianAutoencoder(Autoencoder):
     """The same, but its encoder gives a Gaussian of codes: mean and log variance, each of `latent_size` numbers.
 
     For small images, of 28 and 32 px, it is the network with which Liu et al. (CVPR 2020) train a VAE on MNIST: two
-    convolutions of stride 2 to 64 and 128 channels, a dense layer of 1024, and their mirror, with ReLUs.
+    convolutions of stride 2 to 64 and 128 channels, a dense layer of 1024, and their mirror, with ReLUs; theirs has a
+    `latent_size` of 32.
     """
 
     attended: int  # the layers of the encoder whose maps attention explains

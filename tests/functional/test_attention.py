@@ -44,6 +44,14 @@ def test_the_gradient_of_a_map_is_that_of_its_weights_and_of_its_features():
     torch.testing.assert_close(features.grad, expected)
 
 
+def test_a_batch_needs_one_backward_pass(monkeypatch):
+    calls, backward = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given, **rest: calls.append(1) or backward(*given, **rest))
+    features = torch.randn(5, 3, 4, 4, requires_grad=True)
+    grad_cam(features, numbers(features))
+    assert len(calls) == 1
+
+
 def test_a_batch_gives_what_single_images_give():
     features = torch.randn(3, 3, 4, 4, requires_grad=True)
     alone = [row.detach()[None].clone().requires_grad_() for row in features]

@@ -86,10 +86,20 @@ def test_gamma_comes_back_from_below_its_least():
     method, batch = vae(), Batch.of(torch.rand(2, 1, 4, 4))
     with torch.no_grad():
         method.exponent.fill_(-1.5)
-    method.on_train_batch_start(batch, 0)
+    method.on_train_batch_end(None, batch, 0)
     assert method.log_gamma.item() == -10
     method.losses(batch)["loss"].backward()
     assert method.exponent.grad < 0  # and rises again, if the residuals do
+
+
+@pytest.mark.parametrize("log_variance", [100.0, math.nan])
+def test_a_variance_that_is_no_number_makes_a_loss_and_scores_that_are_none(log_variance):
+    """So that the run ends with that reason: nothing is clamped on the way (`training/finite_loss.py`)."""
+    network = Net()
+    network.encoder.log_variance = log_variance
+    method, batch = vae(network, score="kl"), Batch.of(torch.rand(2, 1, 4, 4))
+    assert not method.losses(batch)["loss"].isfinite()
+    assert not method.predict(batch.image).score.isfinite().any()
 
 
 def test_logits_have_their_cross_entropy():
@@ -176,6 +186,19 @@ def test_a_projection_moves_towards_the_normal_and_stops_where_training_images_a
     torch.testing.assert_close(answer.anomaly_map, (images - answer.reconstruction).abs())
     assert method.search_steps == 300
     assert "300 gradient steps" in method.export_obstacle
+
+
+def test_a_projection_asks_the_network_that_the_plain_map_asks(network, images):
+    """No weight moves; after one step without any weight on the distance it is the published step by hand."""
+    plain, moved = vae(network), vae(network, map="projection", search_steps=1, search_rate=0.5, search_weight=0.0)
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    found = moved.predict(images).reconstruction
+    assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
+    leaf = images.clone().requires_grad_()
+    squared = (leaf - plain.reconstruct(leaf)).square()
+    (gradient,) = torch.autograd.grad(squared.sum(), leaf)
+    expected = images - 0.5 * gradient * squared.detach()
+    torch.testing.assert_close(found, expected.clamp(0, 1), rtol=1e-4, atol=1e-6)
 
 
 def test_a_projection_of_windows_stops_where_training_windows_are():
