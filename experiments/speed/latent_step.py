@@ -1,8 +1,9 @@
-"""A training step of the VAE, MemAE and CAVGA beside the bare step, and one Grad-CAM of a batch beside one an image.
+"""A training step of the latent methods beside the bare step, and one Grad-CAM of a batch beside one an image.
 
 `python experiments/speed/latent_step.py [STEPS] > experiments/speed/latent_step.csv`: networks of random weights, 128
 px (CAVGA: ResNet-18 to layer3), batches of 8 on resident tensors, one thread, CPU seconds in turns in one process,
-medians of five. STEPS: of CAVGA in a turn, five times as many of the others; of few the trainer's start is a part.
+medians of five. STEPS: of CAVGA in a turn, five times as many of VAE, MemAE and AVID, twice as many of the others; of
+few the trainer's start is a part.
 
 - `bare`: networks, the loss written out, backward, a step of each optimizer, and nothing else.
 - `ours`: the same batches through Lightning's trainer, with the callbacks of a run that work in a step.
@@ -18,16 +19,22 @@ import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from resident import ours, seconds
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
+from anomaly_lab.methods.adae import ADAE
+from anomaly_lab.methods.avid import AVID
 from anomaly_lab.methods.base.tiling import WholeImage
 from anomaly_lab.methods.cavga import CAVGA
+from anomaly_lab.methods.egbad import EGBAD
+from anomaly_lab.methods.lsa import LSA
 from anomaly_lab.methods.memae import MemAE
 from anomaly_lab.methods.vae import VAE
 from anomaly_lab.networks.autoencoder import GaussianAutoencoder
+from anomaly_lab.networks.autoregression import negative_log_likelihood
 from anomaly_lab.networks.backbone import Backbone
 from anomaly_lab.training.messages import quiet
 
@@ -57,11 +64,11 @@ def memae(method: MemAE, images: Images) -> None:
         optimizer.zero_grad()
         x = (2 * batch - 1).contiguous(memory_format=torch.channels_last)
         queries = encoder(x)
-        weights = torch.einsum("bchw,nc->bnhw", queries, memory.slots).softmax(dim=1)
+        weights = (queries.movedim(1, -1) @ memory.slots.T).softmax(dim=-1)
         kept = weights * (weights > memory.shrinkage)
-        kept = kept / kept.sum(dim=1, keepdim=True).clamp(min=1e-12)
-        made = decoder(torch.einsum("bnhw,nc->bchw", kept, memory.slots))
-        spread = -(kept * (kept + 1e-12).log()).sum(dim=1).mean()
+        kept = kept / kept.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+        made = decoder((kept @ memory.slots).movedim(-1, 1))
+        spread = -(kept * (kept + 1e-12).log()).sum(dim=-1).mean()
         ((x - made).square().mean() + 2e-4 * spread).backward()
         optimizer.step()
 
@@ -86,6 +93,87 @@ def cavga(method: CAVGA, images: Images) -> None:
         real, fake = discriminator(2 * batch - 1)[0], discriminator(made.detach())[0]
         (torch.nn.functional.softplus(-real).mean() + torch.nn.functional.softplus(fake).mean()).backward()
         optimizers[1].step()
+
+
+def lsa(method: LSA, images: Images) -> None:
+    """Steps written out; the estimator and its likelihood are the method's."""
+    optimizer = ADAM(method.parameters())
+    for batch in images:
+        optimizer.zero_grad()
+        codes = method.encoder(batch.contiguous(memory_format=torch.channels_last)).sigmoid()
+        squared = (batch - method.decoder(codes)).square().flatten(1).sum(dim=1)
+        (squared + negative_log_likelihood(codes, method.estimator(codes))).mean().backward()
+        optimizer.step()
+
+
+class Players:
+    """Networks that step in turn, each for its own loss."""
+
+    def __init__(self, *networks: torch.nn.Module) -> None:
+        self.weights = [list(network.parameters()) for network in networks]
+        self.optimizers = [ADAM(weights) for weights in self.weights]
+
+    def step(self, number: int, loss: torch.Tensor) -> None:
+        """One of them."""
+        self.optimizers[number].zero_grad()
+        loss.backward(inputs=self.weights[number])
+        self.optimizers[number].step()
+
+
+def real(logits: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of calling them real."""
+    return torch.nn.functional.softplus(-logits).mean()
+
+
+def fake(logits: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of calling them generated."""
+    return torch.nn.functional.softplus(logits).mean()
+
+
+def egbad(method: EGBAD, images: Images) -> None:
+    """Steps written out, the moving average of all weights among them."""
+    networks = discriminator, generator, encoder = method.discriminator, method.generator, method.encoder
+    players = Players(*networks)
+    for batch in images:
+        x, codes = 2 * batch - 1, torch.randn(BATCH, method.latent_size)
+        with torch.no_grad():
+            found, made = encoder(x), generator(codes)
+        players.step(0, real(discriminator(x, found)) + fake(discriminator(made, codes)))
+        codes, found = torch.randn(BATCH, method.latent_size), encoder(x)
+        with torch.no_grad():
+            generator(found)  # for its batch norm
+        players.step(1, real(discriminator(generator(codes), codes)))
+        players.step(2, fake(discriminator(x, found)))
+        with torch.no_grad():
+            for network, name in zip(networks, ("discriminator", "generator", "encoder"), strict=True):
+                torch._foreach_lerp_(list(method.averages[name].parameters()), list(network.parameters()), 0.1)
+
+
+def adae(method: ADAE, images: Images) -> None:
+    """Steps written out: one network in even, the other in odd ones."""
+    generator, discriminator = method.generator, method.discriminator
+    players = Players(generator, discriminator)
+    for number, batch in enumerate(images):
+        x = (2 * batch - 1).contiguous(memory_format=torch.channels_last)
+        if number % 2 == 0:
+            made = generator(x)
+            players.step(0, (x - made).abs().mean() + (made - discriminator(made)).abs().mean())
+        else:
+            with torch.no_grad():
+                made = generator(x)
+            errors = (made - discriminator(made)).abs().mean(dim=(1, 2, 3))
+            players.step(1, (x - discriminator(x)).abs().mean() - errors.clamp(max=0.1).mean())
+
+
+def avid(method: AVID, images: Images) -> None:
+    """Steps written out."""
+    inpainter, detector = method.inpainter, method.detector
+    players = Players(detector, inpainter)
+    for batch in images:
+        x = (2 * batch - 1).contiguous(memory_format=torch.channels_last)
+        made = inpainter(x + 0.8 * torch.randn_like(x))
+        players.step(0, real(detector(x)) + fake(detector(made.detach())))
+        players.step(1, real(detector(made)) + 100 * (x - made).abs().mean())
 
 
 def maps(method: CAVGA, images: Images) -> None:
@@ -130,6 +218,13 @@ def main(steps: str = "6") -> None:
     report("vae", 5 * images, (ours, variational), (vae, variational))
     memory = MemAE(WholeImage(), ADAM, SIDE, 3, slots=500, shrinkage=1.0)
     report("memae", 5 * images, (ours, memory), (memae, memory))
+    density = LSA(WholeImage(), ADAM, SIDE, 3)
+    report("lsa", 2 * images, (ours, density), (lsa, density))
+    settings: dict[str, Any] = {"image_size": SIDE, "channels": 3, "tiling": WholeImage(), "optimizer": ADAM}
+    bidirectional, dual, irregular = EGBAD(**settings), ADAE(**settings), AVID(**settings)
+    report("egbad", 2 * images, (ours, bidirectional), (egbad, bidirectional))
+    report("adae", 2 * images, (ours, dual), (adae, dual))
+    report("avid", 5 * images, (ours, irregular), (avid, irregular))
     backbone = Backbone("resnet18", ["layer3"], fine_tuned=True)
     backbone.sha256.fill_(1)  # as if its weights had been read
     guided = CAVGA(SIDE, 3, backbone, tiling=WholeImage(), optimizer=ADAM)
