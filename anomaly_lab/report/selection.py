@@ -138,9 +138,10 @@ def how_sure(ranking: Ranking, facts: Facts) -> str:
     if ranking.basis == "synthetic":
         each = ", by data set" if len(facts.sets) > 1 else ""
         kinds = listed([KINDS.get(kind, kind) for kind in ranking.kinds])
+        were = "were" if ranking.kinds[1:] else "was"
         few = ", too few to decide much" if photos.held_out < FEW_HELD_OUT else ""
         return (
-            f"This ranks and does not measure: no real defect was looked at, {kinds} were painted into copies of "
+            f"This ranks and does not measure: no real defect was looked at, {kinds} {were} painted into copies of "
             f"{photos.held_out} held-out good photos{few}{_alarms(first, ranking)}; so many held-out photos support no "
             f"rate of false alarms below 1 in {supported(facts.sets.values())}{each}."
         )

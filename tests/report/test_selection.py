@@ -53,6 +53,8 @@ def test_small_changes_are_those_of_changed_photos_and_defects_those_of_the_kind
     assert "; it finds 25 % of these defects without a false alarm, and small" in sure
     assert "raise one in 33 % of the cases" in sure
     assert "a stain and a scar were painted into copies of 10 held-out good photos; it finds" in sure
+    one = ranking._replace(kinds=("blob",))
+    assert "looked at, a stain was painted into copies of 10 held-out good photos" in sentences(one, FACTS)[1]
     assert "of 9 held-out good photos, too few to decide much; it" in sentences(ranking, facts(held_out=9))[1]
     more = [what_more(first, ranking, each) for each in (FACTS, facts(test_good=0), facts(defective=0))]
     assert [text.partition(";")[0] for text in more] == [
